@@ -1,0 +1,1 @@
+"""From raw prompts to a better-aligned chat model, by way of a multi-modal reward model."""

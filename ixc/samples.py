@@ -1,0 +1,185 @@
+"""The one record that travels the whole way, and its Parquet form.
+
+The columns follow TRL's conversational preference format, so that
+`datasets.load_dataset("parquet", data_files=...)` feeds other trainers unchanged.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, fields
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from ixc.files import replacing
+
+STRICT = ConfigDict(extra="forbid")
+
+Domain = Literal["instruction", "general", "text_rich", "reasoning", "video", "safety"]
+Modality = Literal["text", "image", "video"]
+Check = Literal["match", "number", "choice", "constraints", "open"]
+
+
+class BadRecord(ValueError):
+    """A stored record that is not what its schema says: file, row and field in one breath."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Turn:
+    """One message of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Media:
+    """A picture or a film in the content-addressed store."""
+
+    kind: Literal["image", "video"]
+    path: str
+    """Relative to `data/media/`: two hex digits, a slash, the digest and the suffix."""
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Gold:
+    """What is known to be right, and how an answer is checked against it."""
+
+    check: Check
+    """`match`: `value` occurs as words, and none of `others` does · `number`: equal as mathematics ·
+    `choice`: the same option · `constraints`: IFEval instructions, JSON `[{"id", "kwargs"}]` ·
+    `open`: only a judge can tell."""
+    value: str
+    answer: str = ""
+    """A reference answer in full words: what SFT learns; empty when the source has none."""
+    others: tuple[str, ...] = ()
+    """Values that would contradict `value`: an answer that names one of them is wrong (`match`)."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Verdict:
+    """Who decided that `chosen` is better, and on what ground."""
+
+    winner: Literal["chosen", "rejected", "tie"]
+    judge: str
+    """`verifier/<check>`, `source` for a ready pair, or the judge model's name."""
+    orders: tuple[str, ...] = ()
+    """A model's verdicts with chosen shown first, then second: judges favour a position."""
+    reason: str = ""
+    cost: float = 0.0
+    """Paid for this verdict, US dollars."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Sample:
+    """A prompt, and what the stages so far have added to it."""
+
+    id: str
+    source: str
+    domain: Domain
+    modality: Modality
+    split: Literal["train", "val"] = "train"
+    """`val` prompts and their media are held out from every training stage."""
+    prompt: tuple[Turn, ...]
+    """The conversation up to the answer, oldest turn first; `<ImageHere>` marks where a picture belongs."""
+    media: tuple[Media, ...] = ()
+    """Pictures and films in the order the prompt mentions them."""
+    gold: Gold | None = None
+    candidates: tuple[str, ...] = ()
+    """Sampled answers (`generate`)."""
+    chosen: tuple[Turn, ...] = ()
+    """The better answer (`judge`, or a ready pair)."""
+    rejected: tuple[Turn, ...] = ()
+    verdict: Verdict | None = None
+    rewards: tuple[float, ...] = ()
+    """Rewards, in the order of `candidates`, or of (chosen, rejected)."""
+    meta: dict[str, Any] = Field(default_factory=dict)
+    """What only one source or stage knows; JSON."""
+
+
+def answer(text: str) -> tuple[Turn, ...]:
+    """An assistant's answer in TRL's form.
+
+    >>> answer("Yes.")[0].content
+    'Yes.'
+    """
+    return (Turn(role="assistant", content=text),)
+
+
+_TURNS = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
+SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "source": pa.string(),
+        "domain": pa.string(),
+        "modality": pa.string(),
+        "split": pa.string(),
+        "prompt": _TURNS,
+        "media": pa.list_(pa.struct({"kind": pa.string(), "path": pa.string(), "sha256": pa.string()})),
+        "gold": pa.struct(
+            {"check": pa.string(), "value": pa.string(), "answer": pa.string(), "others": pa.list_(pa.string())}
+        ),
+        "candidates": pa.list_(pa.string()),
+        "chosen": _TURNS,
+        "rejected": _TURNS,
+        "verdict": pa.struct(
+            {
+                "winner": pa.string(),
+                "judge": pa.string(),
+                "orders": pa.list_(pa.string()),
+                "reason": pa.string(),
+                "cost": pa.float64(),
+            }
+        ),
+        "rewards": pa.list_(pa.float64()),
+        "meta": pa.string(),
+    }
+)
+_SAMPLE = TypeAdapter(Sample)
+_NAMES = [field.name for field in fields(Sample)]
+
+
+def read_samples(path: Path) -> Iterator[Sample]:
+    """Stream the samples of a Parquet file, a row group at a time.
+
+    Raises:
+        BadRecord: a row or a column is not what the schema says.
+    """
+    try:
+        file = pq.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        raise BadRecord(f"{path}: not a Parquet file ({error}); run the stage that writes it again") from error
+    missing = set(_NAMES) - set(file.schema_arrow.names)
+    if missing:
+        raise BadRecord(f"{path}: no column {sorted(missing)}; expected {_NAMES}")
+    row = 0
+    for batch in file.iter_batches(batch_size=4096, columns=_NAMES):
+        for record in batch.to_pylist():
+            yield _decode(record, path, row)
+            row += 1
+
+
+def _decode(record: dict[str, Any], path: Path, row: int) -> Sample:
+    try:
+        return _SAMPLE.validate_python({**record, "meta": json.loads(record["meta"] or "{}")})
+    except (ValidationError, ValueError) as error:
+        detail = error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("meta",), "msg": str(error)}
+        where = ".".join(map(str, detail["loc"]))
+        raise BadRecord(f"{path}: row {row}: {where}: {detail['msg']}") from error
+
+
+def write_samples(samples: Iterable[Sample], path: Path, rows_per_group: int = 4096) -> int:
+    """Write samples to `path`, which appears only when it is complete; returns how many."""
+    count, rest = 0, iter(samples)
+    with replacing(path) as part, pq.ParquetWriter(part, SCHEMA) as writer:
+        while group := list(islice(rest, rows_per_group)):
+            rows = [{**asdict(sample), "meta": json.dumps(sample.meta, sort_keys=True)} for sample in group]
+            writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+            count += len(group)
+    return count
