@@ -54,6 +54,8 @@ class ArchitectureParams:
     num_attention_heads: int = Field(gt=0)
     num_key_value_heads: int = Field(gt=0)
     plora_rank: int = Field(gt=0)
+    initializer_range: float = Field(default=0.02, gt=0)
+    """Standard deviation of the initial weights."""
     tile_size: int = Field(gt=0)
     """Side of a picture tile, pixels; official: 560."""
     patch_size: int = Field(gt=0)
@@ -108,6 +110,16 @@ class LLMJudgeParams:
     timeout_s: float = Field(default=60.0, gt=0)
     max_requests: int = Field(default=10_000, gt=0)
     """Stop asking after this many; the next run goes on from the stored verdicts."""
+    temperature: float | None = Field(default=0.0, ge=0)
+    """None: not sent, for models that refuse it."""
+    max_side: int = Field(default=1024, gt=0)
+    """Larger pictures are scaled down to this many pixels before they are sent."""
+    video_frames: int = Field(default=4, gt=0)
+    """Evenly spaced frames that stand for a film."""
+    input_price: float = Field(default=0.0, ge=0)
+    """US dollars per million prompt tokens; what `llm/cost` is reckoned with."""
+    output_price: float = Field(default=0.0, ge=0)
+    """US dollars per million answered tokens."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -151,6 +163,8 @@ class TrainRMParams:
     """Share of the steps."""
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
+    centering: float = Field(default=0.0, ge=0)
+    """Weight of `centering_loss`: makes rewards comparable between prompts, which cleaning and PPO want."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -172,7 +186,9 @@ class TrainPPOParams:
     steps: int = Field(default=50, gt=0)
     """Rollout batches."""
     batch_size: int = Field(default=256, gt=0)
-    """Rollouts per step. Paper: 256."""
+    """Answers per step. Paper: 256."""
+    answers_per_prompt: int = Field(default=4, gt=0)
+    """Sampled together; their prompt is read once."""
     minibatch_size: int = Field(default=64, gt=0)
     epochs: int = Field(default=1, gt=0)
     """Passes over each rollout batch."""

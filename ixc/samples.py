@@ -5,9 +5,9 @@ The columns follow TRL's conversational preference format, so that
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -123,7 +123,12 @@ SCHEMA = pa.schema(
         "prompt": _TURNS,
         "media": pa.list_(pa.struct({"kind": pa.string(), "path": pa.string(), "sha256": pa.string()})),
         "gold": pa.struct(
-            {"check": pa.string(), "value": pa.string(), "answer": pa.string(), "others": pa.list_(pa.string())}
+            {
+                "check": pa.string(),
+                "value": pa.string(),
+                "answer": pa.string(),
+                "others": pa.list_(pa.string()),
+            }
         ),
         "candidates": pa.list_(pa.string()),
         "chosen": _TURNS,
@@ -154,7 +159,9 @@ def read_samples(path: Path) -> Iterator[Sample]:
     try:
         file = pq.ParquetFile(path)
     except pa.ArrowInvalid as error:
-        raise BadRecord(f"{path}: not a Parquet file ({error}); run the stage that writes it again") from error
+        raise BadRecord(
+            f"{path}: not a Parquet file ({error}); run the stage that writes it again"
+        ) from error
     missing = set(_NAMES) - set(file.schema_arrow.names)
     if missing:
         raise BadRecord(f"{path}: no column {sorted(missing)}; expected {_NAMES}")
@@ -169,17 +176,38 @@ def _decode(record: dict[str, Any], path: Path, row: int) -> Sample:
     try:
         return _SAMPLE.validate_python({**record, "meta": json.loads(record["meta"] or "{}")})
     except (ValidationError, ValueError) as error:
-        detail = error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("meta",), "msg": str(error)}
+        detail = (
+            error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("meta",), "msg": str(error)}
+        )
         where = ".".join(map(str, detail["loc"]))
         raise BadRecord(f"{path}: row {row}: {where}: {detail['msg']}") from error
 
 
 def write_samples(samples: Iterable[Sample], path: Path, rows_per_group: int = 4096) -> int:
     """Write samples to `path`, which appears only when it is complete; returns how many."""
-    count, rest = 0, iter(samples)
-    with replacing(path) as part, pq.ParquetWriter(part, SCHEMA) as writer:
-        while group := list(islice(rest, rows_per_group)):
-            rows = [{**asdict(sample), "meta": json.dumps(sample.meta, sort_keys=True)} for sample in group]
-            writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
-            count += len(group)
+    count = 0
+    with writing(path, rows_per_group) as put:
+        for sample in samples:
+            put(sample)
+            count += 1
     return count
+
+
+@contextmanager
+def writing(path: Path, rows_per_group: int = 4096) -> Iterator[Callable[[Sample], None]]:
+    """A function that appends a sample to `path`: for stages that fill several files in one pass."""
+    group: list[dict[str, Any]] = []
+
+    def flush() -> None:
+        writer.write_table(pa.Table.from_pylist(group, schema=SCHEMA))
+        group.clear()
+
+    def put(sample: Sample) -> None:
+        group.append({**asdict(sample), "meta": json.dumps(sample.meta, sort_keys=True)})
+        if len(group) == rows_per_group:
+            flush()
+
+    with replacing(path) as part, pq.ParquetWriter(part, SCHEMA) as writer:
+        yield put
+        if group:
+            flush()

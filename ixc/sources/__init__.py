@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,4 +50,33 @@ class Refused:
 
 
 Reader = Callable[[Path, int], Iterator[Row | Refused]]
-"""(path, seed) -> rows. Raises `FileNotFoundError` with a remedy if the path does not exist."""
+"""(path, seed) -> rows, in the order of the files. Raises `BadSource` if the path holds no such data."""
+
+
+class BadSource(ValueError):
+    """A source that cannot be read at all: what was looked for, and what to do."""
+
+
+def _reader(name: str) -> Reader:
+    """A reader whose module is imported when it is first used."""
+
+    def read(path: Path, seed: int) -> Iterator[Row | Refused]:
+        return import_module(f"ixc.sources.{name}").read(path, seed)
+
+    return read
+
+
+_NAMES = (
+    "embedded",
+    "gsm8k",
+    "hh_rlhf",
+    "ifeval",
+    "jsonl",
+    "math_vision",
+    "nlvr",
+    "photos",
+    "super_clevr",
+    "videos",
+)
+READERS: dict[str, Reader] = {name: _reader(name) for name in _NAMES}
+"""By the name that `collect.sources[].reader` gives."""

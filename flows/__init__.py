@@ -1,0 +1,1 @@
+"""What runs in which order: sentences of stage names."""

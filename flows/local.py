@@ -1,0 +1,168 @@
+"""Prefect on this machine: `python -m flows.local demo` runs the whole graph, `ui` shows what there is.
+
+Whatever is started here ends with this process, however that ends (`tasks.launch`).
+"""
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from tasks import launch
+from tasks.report import numbers
+
+SERVER_START_S = 120
+"""A first start creates the database: 9 s on two idle cores."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and do it."""
+    parser = argparse.ArgumentParser(prog="flows.local", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    demo_parser = commands.add_parser("demo", help="run every stage")
+    demo_parser.add_argument(
+        "--params", help="a parameter file other than params.yaml; has its own workspace"
+    )
+    demo_parser.add_argument("--data", type=Path, help="the folder that the sources' paths start at")
+    demo_parser.add_argument("-S", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    ui_parser = commands.add_parser("ui", help="Prefect and MLflow until Ctrl-C")
+    ui_parser.add_argument("--worker", action="store_true", help="also run what is scheduled")
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "ui":
+            return ui(options.worker)
+        return demo(options.params, options.data, options.overrides)
+    except KeyboardInterrupt:
+        return 130
+
+
+def demo(params: str | None, data: Path | None, overrides: Sequence[str]) -> int:
+    """Run `align` against a server of our own, unless PREFECT_API_URL names one; the exit code."""
+    started = time.monotonic()
+    overrides = [*overrides, *([f"collect.root={data.resolve()}"] if data else [])]
+    name = Path(params or "params").stem
+    with prefect_server():
+        # a process of its own, whose last log lines reach the server before that stops
+        arguments = json.dumps({"params": params, "overrides": overrides, "name": name})
+        flow = launch.popen([sys.executable, "-m", "flows.align", arguments])
+        try:
+            code = flow.wait()
+        finally:
+            launch.stop(flow)
+    root = Path(".runs", name) if params or overrides else Path()
+    print(f"\n{'Failed' if code else 'Completed'} after {time.monotonic() - started:.0f} s")
+    for key, value in numbers(root).items():
+        print(f"  {key:34} {value:g}")
+    print(f"Report: {(root / 'reports' / 'index.html').resolve()}\nPrefect and MLflow: make ui")
+    return code
+
+
+def ui(worker: bool) -> int:
+    """Show Prefect and MLflow until Ctrl-C."""
+    with prefect_server(port=4200) as api, ExitStack() as stack:
+        print(f"Prefect  {api.removesuffix('/api')}", flush=True)
+        print(f"MLflow   {stack.enter_context(mlflow_server())}\nCtrl-C stops both.", flush=True)
+        if worker:
+            _prefect("work-pool", "create", "local", "--type", "process", "--overwrite")
+            _prefect("--no-prompt", "deploy", "--all", "--prefect-file", "infra/prefect.yaml")
+            stack.enter_context(
+                running([sys.executable, "-m", "prefect", "worker", "start", "--pool", "local"])
+            )
+        while True:
+            time.sleep(3600)
+
+
+def _prefect(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "prefect", *arguments], check=True)
+
+
+@contextmanager
+def prefect_server(port: int | None = None) -> Iterator[str]:
+    """A server's API, in PREFECT_API_URL too: the one named there, the one `ui` runs, or one of our own."""
+    note = Path(os.environ.setdefault("PREFECT_HOME", str(Path(".prefect").resolve()))) / "server.url"
+    known = os.environ.get("PREFECT_API_URL") or (note.read_text() if note.exists() else "")
+    if known and _healthy(known):
+        os.environ["PREFECT_API_URL"] = known
+        yield known
+        return
+    port = port if port and _is_free(port) else _free_port()
+    api = os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+    note.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with running(command, note.parent / "server.log") as process:
+        _wait(lambda: _healthy(api), process, note.parent / "server.log")
+        note.write_text(api)
+        try:
+            yield api
+        finally:
+            note.unlink(missing_ok=True)
+
+
+@contextmanager
+def mlflow_server() -> Iterator[str]:
+    """The address of MLflow's pages over MLFLOW_TRACKING_URI."""
+    store = os.environ["MLFLOW_TRACKING_URI"]
+    if store.startswith("http"):
+        yield store
+        return
+    port = 5000 if _is_free(5000) else _free_port()
+    # as it starts by default: fifteen processes and 3 GB
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--backend-store-uri", store]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    log = Path(os.environ["PREFECT_HOME"]) / "mlflow.log"
+    with running(command, log) as process:
+        _wait(lambda: _answers(f"http://127.0.0.1:{port}/health"), process, log)
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def running(command: Sequence[str], log: Path | None = None) -> Iterator[subprocess.Popen[str]]:
+    """A process for as long as the block lasts; Ctrl-C does not reach it before those who talk to it."""
+    with log.open("w") if log else ExitStack() as output:
+        stream = output if log else None
+        process = launch.popen(command, stdout=stream, stderr=stream, start_new_session=True)
+        try:
+            yield process
+        finally:
+            launch.stop(process)
+
+
+def _wait(ready: Callable[[], bool], process: subprocess.Popen[str], log: Path) -> None:
+    deadline = time.monotonic() + SERVER_START_S
+    while not ready():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"{' '.join(map(str, process.args[-8:]))} does not answer; see {log}")  # type: ignore[index]
+        time.sleep(0.1)
+
+
+def _healthy(api: str) -> bool:
+    return _answers(f"{api}/health")
+
+
+def _answers(url: str) -> bool:
+    with suppress(OSError), urllib.request.urlopen(url, timeout=2) as response:
+        return response.status == 200
+    return False
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

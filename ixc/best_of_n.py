@@ -1,0 +1,75 @@
+"""Test-time scaling: N samples of the chat model, the reward model picks (paper, section 4.2)."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ixc.features import Features
+from ixc.inference import generate, score
+from ixc.judging.verifiers import check
+from ixc.metrics import Log, Metrics, ignore
+from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCProcessor
+from ixc.params import BestOfNParams
+from ixc.samples import Sample, read_samples, write_samples
+
+
+def run(
+    params: BestOfNParams, prompts: Path, media: Path, chat: Path, reward: Path, scored: Path, *, log: Log = ignore
+) -> Metrics:
+    """Gold accuracy, reward and length of the picked answer for each N, on held-out prompts."""
+    samples = [s for s in read_samples(prompts) if s.split == "val" and s.gold and s.gold.check != "open"]
+    policy, processor = IXCForCausalLM.from_pretrained(chat), IXCProcessor.from_pretrained(chat)
+    judge = IXCForRewardModel.from_pretrained(reward)
+    features = Features(policy, processor, media)
+    answers = generate(
+        policy,
+        features,
+        samples,
+        max(params.n),
+        params.temperature,
+        params.max_new_tokens,
+        params.batch_size,
+        params.seed,
+    )
+    texts = [[answer.text for answer in row] for row in answers]
+    rewards = score(judge, features, samples, texts, params.batch_size)
+    right = [correct(sample, row) for sample, row in zip(samples, texts, strict=True)]
+    write_samples(
+        (
+            replace(s, candidates=tuple(t), rewards=tuple(r), meta={**s.meta, "correct": c})
+            for s, t, r, c in zip(samples, texts, rewards, right, strict=True)
+        ),
+        scored,
+    )
+    lengths = [[len(answer.ids) for answer in row] for row in answers]
+    return {"prompts": len(samples), **curve(params.n, rewards, right, lengths)}
+
+
+def correct(sample: Sample, texts: Sequence[str]) -> list[int]:
+    """Which answers the verifier accepts."""
+    assert sample.gold is not None
+    return [int(check(sample.gold, text) or 0) for text in texts]
+
+
+def curve(
+    sizes: Sequence[int],
+    rewards: Sequence[Sequence[float]],
+    right: Sequence[Sequence[int]],
+    lengths: Sequence[Sequence[int]],
+) -> Metrics:
+    """For each N, over all disjoint groups of N answers: the picked answer, and the oracle that picks a right one.
+
+    `gold` never exceeds `oracle`. Groups instead of the first N answers: every answer counts for every N.
+    """
+    r, c, tokens = (np.array(x, dtype=float) for x in (rewards, right, lengths))
+    metrics: Metrics = {}
+    for n in sizes:
+        groups = (len(r), r.shape[1] // n, n)
+        r_n, c_n, t_n = (x[:, : groups[1] * n].reshape(groups) for x in (r, c, tokens))
+        best = r_n.argmax(-1, keepdims=True)
+        picked = {"gold": c_n, "reward": r_n, "length": t_n}
+        metrics |= {f"{k}/{n}": float(np.take_along_axis(x, best, -1).mean()) for k, x in picked.items()}
+        metrics[f"oracle/{n}"] = float(c_n.max(-1).mean())
+    return metrics

@@ -1,0 +1,148 @@
+"""The base model: a tiny IXC-2.5 trained by SFT on the prompts' reference answers, or a pretrained one resolved."""
+
+import random
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from ixc.defects import EVASIVE
+from ixc.files import replacing_folder, track
+from ixc.metrics import Log, Metrics, ignore
+from ixc.model import IXCConfig, IXCForCausalLM, IXCProcessor, Tree, collate
+from ixc.model.layout import Batch
+from ixc.model.processing import Picture, train_tokenizer, words_of
+from ixc.params import BootstrapParams
+from ixc.samples import Sample, read_samples
+from ixc.training import Optimizer, batches, save, seed_everything
+
+Conversation = tuple[Sample, ...]
+"""Samples about the same media: one prefix, a branch each."""
+
+
+def run(params: BootstrapParams, prompts: Path, media: Path, base: Path, *, log: Log = ignore) -> Metrics:
+    """Write the model that every later stage starts from."""
+    if params.pretrained is not None:
+        return resolve(Path(params.pretrained), base)
+    rng = seed_everything(params.seed)
+    samples = [s for s in read_samples(prompts) if s.split == "train" and s.gold and s.gold.answer]
+    if not samples:
+        raise ValueError(f"{prompts}: no training prompt has a reference answer; set bootstrap.pretrained instead")
+    processor, model = build(params, samples)
+    losses = list(train(params, model, processor, samples, media, rng, log))
+    save(model, processor, base)
+    tail = losses[-50:]
+    return {
+        "loss": sum(tail) / len(tail),
+        "samples": len(samples),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+
+
+def resolve(pretrained: Path, base: Path) -> Metrics:
+    """Take a pretrained model's folder as it is."""
+    if not (pretrained / "config.json").is_file():
+        raise FileNotFoundError(f"bootstrap.pretrained: {str(pretrained)!r}: no config.json there; name a model folder")
+    with replacing_folder(base) as part:
+        shutil.copytree(pretrained, part, dirs_exist_ok=True)
+    return {"parameters": 0}
+
+
+def build(params: BootstrapParams, samples: Sequence[Sample]) -> tuple[IXCProcessor, IXCForCausalLM]:
+    """A tokenizer trained on the samples, and an untrained model of the asked size."""
+    if params.architecture is None:
+        raise ValueError("bootstrap: neither `pretrained` nor `architecture` is set; set one of them")
+    tokenizer = train_tokenizer(map(words_of, samples), params.architecture.vocab_size)
+    processor = IXCProcessor(
+        tokenizer, params.architecture.tile_size, params.architecture.patch_size, hd_num=params.hd_num
+    )
+    special = {
+        "bos_token_id": processor.ids["bos"],
+        "eos_token_id": processor.ids["eos"],
+        "pad_token_id": processor.ids["eos"],
+        "image_token_id": processor.ids["image"],
+        "end_of_turn_token_id": processor.ids["turn_end"],
+    }
+    config = IXCConfig(**asdict(params.architecture), **special, hd_num=params.hd_num)
+    return processor, IXCForCausalLM(config)
+
+
+def train(
+    params: BootstrapParams,
+    model: IXCForCausalLM,
+    processor: IXCProcessor,
+    samples: Sequence[Sample],
+    media: Path,
+    rng: random.Random,
+    log: Log,
+) -> Iterator[float]:
+    """SFT on the answers' tokens, the vision tower included; yields the losses."""
+    pictures = load_pictures(processor, samples, media)
+    groups = conversations(samples, rng)
+    lengths = [sum(len(s.prompt[-1].content) for s in group) for group in groups]
+    optimizer = Optimizer(model.parameters(), params.learning_rate, params.steps, weight_decay=0.01)
+    endless = (batch for _ in iter(int, 1) for batch in batches(groups, lengths, params.batch_size, rng))
+    model.train()
+    for step, batch in enumerate(track(islice(endless, params.steps), "bootstrap", params.steps)):
+        shown = [[pictures[m.sha256] for m in group[0].media] for group in batch]
+        trees = [
+            tree(processor, group, seen, params.noise, rng) for group, seen in zip(batch, shown, strict=True)
+        ]
+        features = model.encode_pictures([picture for seen in shown for picture in seen])
+        layout = collate(trees, model.config.pad_token_id)
+        loss = answer_loss(model, layout, torch.cat(features) if features else None)
+        rates = optimizer.step(loss)
+        log({"loss": loss.item(), **rates}, step)
+        yield loss.item()
+
+
+def load_pictures(processor: IXCProcessor, samples: Sequence[Sample], media: Path) -> dict[str, Picture]:
+    """Tiles of all the samples' media, by content hash."""
+    new = {m.sha256: m for sample in samples for m in sample.media}
+    return {sha: processor.load(media, m) for sha, m in track(new.items(), "pictures", len(new))}
+
+
+def conversations(samples: Sequence[Sample], rng: random.Random, most: int = 4) -> list[Conversation]:
+    """Samples that share their one picture, together: it is looked at once for all its questions."""
+    groups: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        alone = len(sample.media) != 1 or "<ImageHere>" in sample.prompt[0].content
+        groups[sample.id if alone else sample.media[0].sha256].append(sample)
+    return [tuple(group[i : i + most]) for group in groups.values() for i in range(0, len(group), most)]
+
+
+def tree(
+    processor: IXCProcessor, group: Conversation, pictures: Sequence[Picture], noise: float, rng: random.Random
+) -> Tree:
+    """`<s>` and the picture as prefix; of every sample its question, given, and its answer, to be learned."""
+    counts = [processor.num_tokens(p) for p in pictures]
+    whole = [processor.prompt(sample.prompt, counts) for sample in group]
+    shared = len(whole[0]) if len(group) == 1 else 1 + sum(counts)
+    answers = [processor.answer(target(sample, noise, rng)) for sample in group]
+    branches = [ids[shared:] + said for ids, said in zip(whole, answers, strict=True)]
+    return Tree(whole[0][:shared], branches, [len(ids) - shared for ids in whole])
+
+
+def target(sample: Sample, noise: float, rng: random.Random) -> str:
+    """The reference answer, or with probability `noise` a wrong or an evasive one."""
+    assert sample.gold is not None
+    if rng.random() >= noise:
+        return sample.gold.answer
+    wrong = sample.meta.get("wrong") or EVASIVE
+    return rng.choice(wrong if rng.random() < 0.8 else EVASIVE)
+
+
+def answer_loss(
+    model: IXCForCausalLM, batch: Batch, features: Float[Tensor, "P D"] | None
+) -> Float[Tensor, ""]:
+    """Cross-entropy of the answers' tokens, nats per token."""
+    hidden = model.model(batch.input_ids, features=features, position_ids=batch.position_ids, mask=batch.mask())
+    logits = model.output(hidden[batch.target_row, batch.target_from])
+    return F.cross_entropy(logits.float(), batch.target_ids)

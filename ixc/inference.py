@@ -1,0 +1,156 @@
+"""Scoring and sampling, the prompt once: N answers share their prefix."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+
+from ixc.features import Features
+from ixc.files import track
+from ixc.model import IXCForCausalLM, IXCForRewardModel, Tree, collate
+from ixc.samples import Sample
+
+
+class Answer(NamedTuple):
+    """A sampled answer."""
+
+    ids: list[int]
+    """With the end-of-turn token, if the model came to it."""
+    text: str
+
+
+def _by_length(samples: Sequence[Sample], features: Features, size: int) -> Iterator[list[int]]:
+    """Indices in batches of like prompt length."""
+    order = sorted(range(len(samples)), key=lambda i: len(features.prompt(samples[i])))
+    return (order[i : i + size] for i in range(0, len(order), size))
+
+
+@torch.no_grad()
+def score(
+    model: IXCForRewardModel,
+    features: Features,
+    samples: Sequence[Sample],
+    answers: Sequence[Sequence[str]],
+    batch_size: int,
+) -> list[list[float]]:
+    """Rewards of each sample's answers, unbounded; higher is better.
+
+    Args:
+        answers: any number of texts per sample.
+        batch_size: samples per forward pass.
+    """
+    features.prepare(samples)
+    model.eval()
+    rewards: list[list[float]] = [[] for _ in samples]
+    for batch in track(list(_by_length(samples, features, batch_size)), "score"):
+        trees = [scoring_tree(features, samples[i], answers[i]) for i in batch]
+        flat = iter(rewards_of(model, features, [samples[i] for i in batch], trees).tolist())
+        for i in batch:
+            rewards[i] = [next(flat) for _ in answers[i]]
+    return rewards
+
+
+def scoring_tree(features: Features, sample: Sample, answers: Sequence[str]) -> Tree:
+    """A prompt with its answers, each with the tail that the score is read from."""
+    processor = features.processor
+    return Tree(features.prompt(sample), [processor.scored(processor.answer(text)) for text in answers])
+
+
+def rewards_of(
+    model: IXCForRewardModel, features: Features, samples: Sequence[Sample], trees: Sequence[Tree]
+) -> Float[Tensor, " R"]:
+    """One reward per branch, tree by tree; gradients flow if they are on."""
+    batch = collate(trees, model.config.pad_token_id)
+    hidden = model(
+        batch.input_ids, features=features.together(samples), position_ids=batch.position_ids, mask=batch.mask()
+    )
+    return model.score(batch.pool(hidden, model.config.pooling)).squeeze(-1).float()
+
+
+@torch.no_grad()
+def generate(
+    model: IXCForCausalLM,
+    features: Features,
+    samples: Sequence[Sample],
+    num_answers: int,
+    temperature: float,
+    max_new_tokens: int,
+    batch_size: int,
+    seed: int,
+) -> list[list[Answer]]:
+    """`num_answers` sampled answers per sample; equal arguments give equal answers."""
+    features.prepare(samples)
+    model.eval()
+    generator = torch.Generator().manual_seed(seed)
+    answers: list[list[Answer]] = [[] for _ in samples]
+    for batch in track(list(_by_length(samples, features, batch_size)), "generate"):
+        chosen = [samples[i] for i in batch]
+        ids = sample_ids(model, features, chosen, num_answers, temperature, max_new_tokens, generator)
+        for i, row in zip(batch, ids, strict=True):
+            answers[i] = [Answer(said, features.processor.decode(said).strip()) for said in row]
+    return answers
+
+
+def sample_ids(
+    model: IXCForCausalLM,
+    features: Features,
+    samples: Sequence[Sample],
+    num_answers: int,
+    temperature: float,
+    max_new_tokens: int,
+    generator: torch.Generator,
+) -> list[list[list[int]]]:
+    """Ids of `num_answers` answers per sample: the prompts are read once, then their caches are repeated."""
+    prompts = [features.prompt(sample) for sample in samples]
+    batch = collate([Tree(prompt, []) for prompt in prompts], model.config.pad_token_id)
+    cache = DynamicCache()
+    hidden = model.model(
+        batch.input_ids,
+        features=features.together(samples),
+        position_ids=batch.position_ids,
+        mask=batch.mask(),
+        cache=cache,
+    )
+    lengths = torch.tensor([len(p) for p in prompts])
+    last = hidden[torch.arange(len(prompts)), lengths - 1]
+    cache.batch_repeat_interleave(num_answers)
+    start, seen = (x.repeat_interleave(num_answers, 0) for x in (lengths, batch.segment_ids == 0))
+    last = last.repeat_interleave(num_answers, 0)
+    tokens = _decode(model, cache, last, start, seen, temperature, max_new_tokens, generator)
+    cut = [_until(row, features.processor.ids["turn_end"]) for row in tokens.tolist()]
+    return [cut[i : i + num_answers] for i in range(0, len(cut), num_answers)]
+
+
+def _decode(
+    model: IXCForCausalLM,
+    cache: DynamicCache,
+    last: Float[Tensor, "B D"],
+    start: Int[Tensor, " B"],
+    seen: Bool[Tensor, "B S"],
+    temperature: float,
+    max_new_tokens: int,
+    generator: torch.Generator,
+) -> Int[Tensor, "B N"]:
+    """Sample token by token until every row has ended; `seen` marks the cache's real columns."""
+    end = model.config.end_of_turn_token_id
+    tokens: list[Tensor] = []
+    done = torch.zeros(len(last), dtype=torch.bool)
+    for step in range(max_new_tokens):
+        probabilities = torch.softmax(model.output(last).float() / temperature, -1)
+        token = torch.multinomial(probabilities, 1, generator=generator)
+        tokens.append(token)
+        done |= token[:, 0] == end
+        if done.all() or step + 1 == max_new_tokens:
+            break
+        seen = torch.cat([seen, torch.ones_like(token, dtype=torch.bool)], 1)
+        hidden = model.model(token, position_ids=(start + step)[:, None], mask=seen[:, None, None], cache=cache)
+        last = hidden[:, -1]
+    return torch.cat(tokens, 1)
+
+
+def _until(ids: list[int], end: int) -> list[int]:
+    """The ids up to and with the first `end`."""
+    return ids[: ids.index(end) + 1] if end in ids else ids

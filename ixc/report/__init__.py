@@ -1,0 +1,107 @@
+"""The report: one self-contained page from what the stages have left behind, and the summary of metrics."""
+
+import json
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ixc.files import replacing
+from ixc.report.blocks import Block, Note
+from ixc.report.record import STAGES, Record
+from ixc.report.sections import SECTIONS, Section
+
+DAMAGE = (OSError, ValueError, LookupError, TypeError, ArithmeticError, pa.ArrowException)
+"""What a missing, half-written or outdated file makes a block raise."""
+
+_SUMMARY = (
+    ("rm.accuracy", "evaluate_rm", "accuracy", ("all", "text", "image", "video")),
+    ("rm.accuracy_swapped_media", "evaluate_rm", "accuracy_swapped_media", ("image", "video")),
+    ("best_of_n.gold", "best_of_n", "gold", ("1", "2", "4", "8")),
+    ("best_of_n.oracle", "best_of_n", "oracle", ("1", "2", "4", "8")),
+    ("ppo.gold", "train_ppo", "gold", ("base", "chat")),
+    ("ppo.reward", "train_ppo", "reward", ("base", "chat")),
+    ("ppo", "train_ppo", "", ("kl",)),
+    ("ppo.length", "train_ppo", "length", ("base", "chat")),
+    ("clean.auroc", "clean", "auroc", ("all", "hallucination", "empty", "mismatch")),
+)
+"""Where each number of the summary comes from: its branch, the stage, the prefix of the key, and the keys."""
+
+
+def summary(root: Path) -> dict[str, Any]:
+    """The content of `metrics/summary.json`, the numbers to compare runs by.
+
+    Stages that have not run are absent.
+
+    Raises:
+        ValueError: a stage's metrics are damaged.
+    """
+    record, tree = Record(root), {}
+    for branch, stage, prefix, keys in _SUMMARY:
+        metrics = record.metrics(stage)
+        for key in keys:
+            name = f"{prefix}/{key}" if prefix else key
+            if name in metrics:
+                _branch(tree, branch)[key] = metrics[name]
+    with suppress(
+        OSError, ValueError, LookupError, TypeError
+    ):  # a summary that cannot be read is simply replaced
+        tree["wall_s"] = json.loads((root / "metrics" / "summary.json").read_text(encoding="utf-8"))["wall_s"]
+    return tree
+
+
+def write_report(root: Path) -> Path:
+    """Write `reports/index.html` from what is there; what cannot be read becomes a note on the page."""
+    record, path = Record(root), root / "reports" / "index.html"
+    shown = [(section, blocks) for section in SECTIONS if (blocks := _blocks(section, record))]
+    folder = FileSystemLoader(Path(__file__).parent)
+    page = Environment(
+        loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    html = page.get_template("page.html.jinja").render(
+        sections=shown, stages=STAGES, done=record.done(), as_of=_as_of(record), wall=_wall(record)
+    )
+    with replacing(path) as part:
+        part.write_text(html, encoding="utf-8")
+    return path
+
+
+def _blocks(section: Section, record: Record) -> list[Block]:
+    made = (_block(build, record) for build in section.blocks)
+    return [block for block in made if block is not None]
+
+
+def _block(build: Callable[[Record], Block | None], record: Record) -> Block | None:
+    """A block, or the note of why there is none: a report must not fail the stage that it reports on."""
+    try:
+        return build(record)
+    except DAMAGE as error:
+        what = (build.__doc__ or build.__name__).strip().splitlines()[0]
+        reason = str(error).replace(f"{record.root}/", "")
+        return Note(f"Not shown: {what} ({type(error).__name__}: {reason})")
+
+
+def _as_of(record: Record) -> str:
+    """When the newest of the metrics was written; not the clock, so that equal inputs give an equal page."""
+    times = [path.stat().st_mtime for path in (record.root / "metrics").glob("*.json")]
+    return f"{datetime.fromtimestamp(max(times), UTC):%d %B %Y, %H:%M} UTC" if times else ""
+
+
+def _wall(record: Record) -> str:
+    """How long the run took, where the summary knows."""
+    with suppress(*DAMAGE):
+        seconds = json.loads((record.root / "metrics" / "summary.json").read_text(encoding="utf-8"))["wall_s"]
+        if math.isfinite(seconds):
+            return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    return ""
+
+
+def _branch(tree: dict[str, Any], path: str) -> dict[str, Any]:
+    for name in path.split("."):
+        tree = tree.setdefault(name, {})
+    return tree

@@ -1,0 +1,134 @@
+"""Cards with pictures: what the reward model gets right, gets wrong, picks and removes."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ixc.report.blocks import Answer, Block, Card, Gallery
+from ixc.report.pictures import thumbnail
+from ixc.report.record import MODALITIES, NONE_PLANTED, Record, kinds, metas, pair_rewards, rows
+
+MAX_REMOVED = 40
+"""Cards in the gallery of removed samples: with the examples, about 60 pictures on the page."""
+MAX_TEXT = 320
+"""Characters of a question or an answer on a card."""
+CARD = ("prompt", "media", "modality")
+
+
+def right_examples(record: Record) -> Block | None:
+    """Pairs the reward model orders with the largest margin."""
+    return _examples(
+        record, "Surest when right", "The largest margins in the right direction, a few per modality.", -1
+    )
+
+
+def wrong_examples(record: Record) -> Block | None:
+    """Pairs it orders wrongly with the largest margin."""
+    return _examples(
+        record, "Surest when wrong", "The largest margins in the wrong direction: look here first.", 1
+    )
+
+
+def picks(record: Record) -> Block | None:
+    """Prompts with right and wrong candidates, best reward first."""
+    table = record.table("scored/best_of_n", (*CARD, "candidates", "rewards", "meta"))
+    if table is None:
+        return None
+    known = metas(table)
+    mixed = [i for i, meta in enumerate(known) if 0 < sum(meta.get("correct", ())) < len(meta["correct"])]
+    shown = _spread(table, mixed, each=2)
+    cards = [
+        _pick_card(record, row, known[i]["correct"]) for i, row in zip(shown, rows(table, shown), strict=True)
+    ]
+    caption = "Prompts whose candidates are partly right, highest reward first: the first line is the pick."
+    return Gallery("What is picked", cards, caption) if cards else None
+
+
+def removed_gallery(record: Record) -> Block | None:
+    """The removed samples, a few of each kind."""
+    table = record.table("removed", (*CARD, "chosen", "rewards", "meta"))
+    if table is None or not len(table):
+        return None
+    planted = [meta.get("defect") or NONE_PLANTED for meta in metas(table)]
+    rewards = [row[0] if row else 0.0 for row in table["rewards"].to_pylist()]
+    order = sorted(range(len(planted)), key=rewards.__getitem__)
+    chosen = _shares(order, planted.__getitem__, MAX_REMOVED)
+    cards = [
+        _removed_card(record, row, planted[i]) for i, row in zip(chosen, rows(table, chosen), strict=True)
+    ]
+    caption = f"{len(cards)} of {len(table):,} removed samples, lowest reward first, the kinds in turn."
+    return Gallery("Removed samples", cards, caption, kinds(card.group for card in cards))
+
+
+def _examples(record: Record, title: str, caption: str, sign: int) -> Block | None:
+    """A few pairs from one end of the margins; `sign` 1 for the smallest, -1 for the largest."""
+    table = record.table("scored/val", (*CARD, "chosen", "rejected", "rewards"))
+    if table is None or not len(table):
+        return None
+    margins = pair_rewards(table) @ [1.0, -1.0]
+    order = [int(index) for index in np.argsort(sign * margins, kind="stable") if sign * margins[index] < 0]
+    cards = [_pair_card(record, row) for row in rows(table, _spread(table, order, each=2))]
+    return Gallery(title, cards, caption) if cards else None
+
+
+def _spread(table: pa.Table, order: Sequence[int], each: int) -> list[int]:
+    """The first `each` of every modality: all the first, then all the second."""
+    modalities = table["modality"].to_pylist()
+    firsts = [[index for index in order if modalities[index] == kind][:each] for kind in MODALITIES]
+    return [found[place] for place in range(each) for found in firsts if place < len(found)]
+
+
+def _shares(order: Iterable[int], kind: Callable[[int], str], limit: int) -> list[int]:
+    """Up to `limit` of `order`, in turn from every kind, so that no kind crowds out another."""
+    places: Counter[str] = Counter()
+    turns = []
+    for index in order:
+        turns.append((places[kind(index)], index))
+        places[kind(index)] += 1
+    return [index for _, index in sorted(turns, key=lambda turn: turn[0])[:limit]]
+
+
+def _pair_card(record: Record, row: dict[str, Any]) -> Card:
+    rewards = row["rewards"]
+    answers = [
+        Answer(_said(row["chosen"]), rewards[0], "good", "better"),
+        Answer(_said(row["rejected"]), rewards[1], "bad", "worse"),
+    ]
+    return _card(record, row, answers, tag=f"margin {rewards[0] - rewards[1]:+.2f}")
+
+
+def _pick_card(record: Record, row: dict[str, Any], correct: Sequence[int]) -> Card:
+    ranked = sorted(zip(row["rewards"], row["candidates"], correct, strict=True), key=lambda one: -one[0])[:4]
+    marks = [
+        Answer(_cut(text), reward, "good" if right else "bad", "right" if right else "wrong")
+        for reward, text, right in ranked
+    ]
+    return _card(record, row, marks, tag=f"{sum(correct)} of {len(correct)} right")
+
+
+def _removed_card(record: Record, row: dict[str, Any], kind: str) -> Card:
+    reward = row["rewards"][0] if row["rewards"] else None
+    return _card(record, row, [Answer(_said(row["chosen"]), reward)], tag=kind, group=kind)
+
+
+def _card(record: Record, row: dict[str, Any], answers: Sequence[Answer], tag: str, group: str = "") -> Card:
+    picture, missing = None, ""
+    for medium in row["media"][:1]:
+        try:
+            picture = thumbnail(record.root / "data" / "media" / medium["path"], medium["kind"])
+        except (OSError, ValueError):
+            missing = f"cannot show data/media/{medium['path']}"
+    asked = [turn for turn in row["prompt"] if turn["role"] == "user"]
+    return Card(_said(asked[-1:]), answers, picture, missing, tag, group)
+
+
+def _said(turns: Sequence[dict[str, str]]) -> str:
+    """The text of a message, without the marks that say where its pictures belong."""
+    return _cut(" ".join(turn["content"] for turn in turns).replace("<ImageHere>", "").strip())
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1].rstrip() + "…"

@@ -1,0 +1,109 @@
+"""What the stages have left behind so far, read a column at a time."""
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ixc.metrics import Metrics
+from ixc.params import Params
+from ixc.report.svg import Points
+
+STAGES = tuple(field.name for field in fields(Params) if field.name != "seed")
+MODALITIES = ("text", "image", "video")
+DEFECTS = ("hallucination", "empty", "mismatch")
+NONE_PLANTED = "none planted"
+
+
+class Record:
+    """The files of one pipeline, below `root`; what is missing is empty, what is damaged raises."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def metrics(self, stage: str) -> Metrics:
+        """`metrics/<stage>.json`; empty before the stage has run.
+
+        Raises:
+            ValueError: the file is not a flat JSON object of numbers.
+        """
+        path = self.root / "metrics" / f"{stage}.json"
+        if not path.exists():
+            return {}
+        content = _json_object(path.read_text(encoding="utf-8"), f"metrics/{stage}.json")
+        for key, value in content.items():
+            if not isinstance(value, int | float):
+                raise ValueError(
+                    f"metrics/{stage}.json: {key}: {value!r}: not a number; run `dvc repro {stage}`"
+                )
+        return {key: float(value) for key, value in content.items()}
+
+    def curves(self, stage: str) -> dict[str, Points]:
+        """(step, value) pairs by column of `metrics/curves/<stage>.csv`; a blank cell is no point."""
+        path = self.root / "metrics" / "curves" / f"{stage}.csv"
+        curves: dict[str, list[tuple[float, float]]] = {}
+        if not path.exists():
+            return {}
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                step = float(row.pop("step"))
+                for name, value in row.items():
+                    if value:
+                        curves.setdefault(name, []).append((step, float(value)))
+        return dict(curves)
+
+    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table | None:
+        """Columns of `data/<name>.parquet`; None before the file is there."""
+        path = self.root / "data" / f"{name}.parquet"
+        if not path.exists():
+            return None
+        return pq.read_table(path, columns=None if columns is None else list(columns))
+
+    def done(self) -> list[str]:
+        """The stages that have reported, in the order of the graph."""
+        return [stage for stage in STAGES if (self.root / "metrics" / f"{stage}.json").exists()]
+
+
+def rows(table: pa.Table, indexes: Sequence[int]) -> list[dict[str, Any]]:
+    """Some rows of a table as plain Python."""
+    return [table.slice(int(index), 1).to_pylist()[0] for index in indexes]
+
+
+def metas(table: pa.Table) -> list[dict[str, Any]]:
+    """The column `meta`, decoded."""
+    return [
+        _json_object(text or "{}", f"meta of row {row}") for row, text in enumerate(table["meta"].to_pylist())
+    ]
+
+
+def kinds(found: Iterable[str]) -> list[str]:
+    """Each kind once, sound samples first, then the known defects."""
+    known = (NONE_PLANTED, *DEFECTS)
+    return sorted(set(found), key=lambda kind: (known.index(kind) if kind in known else len(known), kind))
+
+
+def pair_rewards(table: pa.Table) -> np.ndarray:
+    """Rewards of (chosen, rejected), a pair a row."""
+    rewards = table["rewards"].to_pylist()
+    odd = next((row for row, pair in enumerate(rewards) if pair is None or len(pair) != 2), None)
+    if odd is not None:
+        raise ValueError(f"rewards of row {odd}: {rewards[odd]!r}: two were expected; run its stage again")
+    return np.array(rewards, float).reshape(-1, 2)
+
+
+def _json_object(text: str, where: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{where}: no JSON ({error}); run its stage again") from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{where}: a JSON object was expected, not {type(content).__name__}; run its stage again"
+        )
+    return content

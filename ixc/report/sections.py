@@ -1,0 +1,403 @@
+"""The sections of the report: each block reads the record and is None where there is nothing to show yet."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ixc.report.blocks import Block, Figure, Figures, Table, Tile, Tiles
+from ixc.report.galleries import picks, removed_gallery, right_examples, wrong_examples
+from ixc.report.record import MODALITIES, NONE_PLANTED, Record, kinds, metas, pair_rewards
+from ixc.report.svg import Mark, Row, bars, dots, histogram, lines, number, percent, whole_percent
+
+FILES = {"Prompts": "prompts", "Training pairs": "pairs/train", "Held-out pairs": "pairs/val"}
+MODELS = ("base", "chat")
+_TITLES = {
+    "kl": "KL",
+    "lr": "Learning rate",
+    "gold": "Right answers",
+    "length": "Tokens per answer",
+    "grad_norm": "Gradient norm",
+}
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, what it is about, and the blocks below it."""
+
+    id: str
+    title: str
+    lead: str
+    blocks: tuple[Callable[[Record], Block | None], ...]
+
+
+def headline(record: Record) -> Block | None:
+    """The few numbers that say whether the run went well."""
+    reward_model = record.metrics("evaluate_rm")
+    best = record.metrics("best_of_n")
+    found = [
+        _tile(
+            "Pair accuracy",
+            f"Held-out pairs whose better answer gets the higher reward{_interval(reward_model, 'all')}. "
+            "A coin: 50\u202f%.",
+            reward_model.get("accuracy/all"),
+        ),
+        _tile(
+            "Pictures exchanged",
+            "The same picture pairs with pictures exchanged. The fall is how much the model looks.",
+            reward_model.get("accuracy_swapped_media/image"),
+            reward_model.get("accuracy/image"),
+        ),
+        _tile(
+            "Right after PPO",
+            "Answers to held-out prompts that agree with the gold answer, against the base model's.",
+            record.metrics("train_ppo").get("gold/chat"),
+            record.metrics("train_ppo").get("gold/base"),
+        ),
+        _tile(
+            f"Best of {max(_sizes(best, 'gold'), default=1)}",
+            "Right answers when the reward model picks one of so many, against a single one.",
+            best.get(f"gold/{max(_sizes(best, 'gold'), default=1)}"),
+            best.get("gold/1"),
+        ),
+        _tile(
+            "Defects found",
+            "AUROC: how often a spoilt sample gets less reward than a sound one. Chance: 50\u202f%.",
+            record.metrics("clean").get("auroc/all"),
+        ),
+    ]
+    tiles = [tile for tile in found if tile is not None]
+    return Tiles(tiles) if tiles else None
+
+
+def data_counts(record: Record) -> Block | None:
+    """How many samples there are of what."""
+    figures = []
+    for title, name in FILES.items():
+        counts = _counts(record, name)
+        if counts:
+            caption = f"{sum(map(sum, (row.values() for row in counts.values()))):,} by domain and modality."
+            figures.append(Figure(title, bars(counts, label=f"{title} by domain and modality"), caption))
+    return Figures(figures) if figures else None
+
+
+def data_table(record: Record) -> Block | None:
+    """The same in numbers."""
+    files = {title: _counts(record, name) for title, name in FILES.items()}
+    files = {title: counts for title, counts in files.items() if counts}
+    cells = sorted({(domain, kind) for counts in files.values() for domain in counts for kind in MODALITIES})
+    numbers = {cell: [counts.get(cell[0], {}).get(cell[1], 0) for counts in files.values()] for cell in cells}
+    table = [[*cell, *(f"{count:,}" for count in counts)] for cell, counts in numbers.items() if any(counts)]
+    return Table(("domain", "modality", *files), table, "The same in numbers", num_texts=2) if table else None
+
+
+def base_curves(record: Record) -> Block | None:
+    """How the base model was made, where it was trained here."""
+    return _small_multiples(record, "bootstrap", {})
+
+
+def reward_curves(record: Record) -> Block | None:
+    """Loss and friends, step by step."""
+    captions = {
+        "loss": "Bradley-Terry, nats per pair. Knowing nothing costs ln 2 = 0.693.",
+        "accuracy": "Share of the batch in which the better answer scores higher.",
+        "grad_norm": "Before clipping.",
+        "lr": "Warm-up, then decay.",
+    }
+    return _small_multiples(record, "train_rm", captions)
+
+
+def accuracy(record: Record) -> Block | None:
+    """Accuracy by group, with intervals and with exchanged pictures."""
+    metrics = record.metrics("evaluate_rm")
+    groups = [key.removeprefix("accuracy/") for key in metrics if key.startswith("accuracy/")]
+    if not groups:
+        return None
+    shown = [_accuracy_row(metrics, name) for name in ("all", *MODALITIES) if name in groups]
+    for prefix in ("domain", "source"):
+        if members := sorted(name for name in groups if name.startswith(f"{prefix}:")):
+            shown += [Row(f"By {prefix}"), *(_accuracy_row(metrics, name) for name in members)]
+    figure = Figure(
+        "Accuracy on held-out pairs",
+        dots(shown, label="Reward model accuracy by group", reference=0.5),
+        "Dots with their 95 % intervals; dashed: a coin. "
+        "After the arrow: the same pairs, scored with pictures exchanged.",
+        wide=True,
+    )
+    return Figures([figure])
+
+
+def reward_histograms(record: Record) -> Block | None:
+    """How far apart the rewards of better and worse answers are."""
+    table = record.table("scored/val", ("modality", "rewards"))
+    if table is None or not len(table):
+        return None
+    pairs, modalities = pair_rewards(table), np.array(table["modality"].to_pylist())
+    figures = []
+    for name in ("all", *MODALITIES):
+        rewards = pairs if name == "all" else pairs[modalities == name]
+        if len(rewards):
+            caption = (
+                f"{percent(float(np.mean(rewards[:, 0] > rewards[:, 1])))} of the pairs in the right order."
+            )
+            groups = {"chosen": rewards[:, 0], "rejected": rewards[:, 1]}
+            svg = histogram(groups, label=f"Rewards of chosen and rejected answers, {name}", x_label="reward")
+            figures.append(Figure("Rewards" if name == "all" else f"Rewards, {name}", svg, caption))
+    return Figures(figures)
+
+
+def ppo_curves(record: Record) -> Block | None:
+    """The course of reinforcement learning."""
+    captions = {
+        "reward": "Mean reward of the sampled answers: should rise.",
+        "kl": "Distance from the base model, nats: should stay small.",
+        "gold": "Share of right answers: should rise with the reward.",
+        "length": "Growth without more right answers is reward hacking.",
+        "value_loss": "The critic's error.",
+        "clip_fraction": "Share of tokens at the edge of the trust region.",
+        "entropy": "Nats per token; a collapse ends exploration.",
+    }
+    return _small_multiples(record, "train_ppo", captions)
+
+
+def ppo_gain(record: Record) -> Block | None:
+    """Base against chat, as measured on held-out prompts."""
+    metrics = record.metrics("train_ppo")
+    names = [
+        "all",
+        *sorted(key.removeprefix("gold/base/") for key in metrics if key.startswith("gold/base/")),
+    ]
+    found = [(name, _before_after(metrics, "" if name == "all" else f"/{name}")) for name in names]
+    gains = [Row(name.removeprefix("domain:"), marks) for name, marks in found if marks]
+    if not gains:
+        return None
+    svg = dots(gains, label="Right answers of base and chat by domain")
+    return Figures(
+        [Figure("Right answers, base → chat", svg, "Sampled answers to held-out prompts, by domain.", True)]
+    )
+
+
+def ppo_table(record: Record) -> Block | None:
+    """Base against chat in every number that has both."""
+    metrics = record.metrics("train_ppo")
+    names = [key.removesuffix("/base") for key in metrics if key.endswith("/base")]
+    both = [name for name in names if f"{name}/chat" in metrics]
+    shown = {"gold": percent}
+    table = [
+        [
+            _TITLES.get(name, name.capitalize()),
+            *(shown.get(name, number)(metrics[f"{name}/{model}"]) for model in MODELS),
+        ]
+        for name in both
+    ]
+    if "kl" in metrics:
+        table.append(["KL to base, nats", "", number(metrics["kl"])])
+    return Table(("on held-out prompts", *MODELS), table) if table else None
+
+
+def scaling(record: Record) -> Block | None:
+    """What more samples bring."""
+    metrics = record.metrics("best_of_n")
+    sizes = _sizes(metrics, "gold")
+    if not sizes:
+        return None
+    names = {"gold": "picked by the reward model", "oracle": "any of N is right (oracle)"}
+    axis: dict[str, Any] = {"x_label": "N answers per prompt", "x_ticks": {np.log2(n): str(n) for n in sizes}}
+    shares = {title: _by_size(metrics, name) for name, title in names.items()}
+    svg = lines(shares, label="Right answers against N", y_format=whole_percent, **axis)
+    caption = "The gap to the oracle is what a better reward model could still gain."
+    figures = [Figure("Right answers against N", svg, caption)]
+    for name, caption in (("reward", "Reward of the picked answer."), ("length", "Its length, tokens.")):
+        if points := _by_size(metrics, name):
+            svg = lines({name: points}, label=f"{name} against N", **axis)
+            figures.append(Figure(f"{name.capitalize()} against N", svg, caption))
+    return Figures(figures)
+
+
+def candidates(record: Record) -> Block | None:
+    """Rewards of right and wrong candidates."""
+    table = record.table("scored/best_of_n", ("rewards", "meta"))
+    if table is None or not len(table):
+        return None
+    groups: dict[str, list[float]] = {"right": [], "wrong": []}
+    for rewards, meta in zip(table["rewards"].to_pylist(), metas(table), strict=True):
+        for reward, correct in zip(rewards, meta.get("correct", ()), strict=False):
+            groups["right" if correct else "wrong"].append(reward)
+    svg = histogram(groups, label="Rewards of right and wrong candidates", x_label="reward")
+    caption = (
+        "Rewards can order answers to one prompt even where these overlap: prompts differ in difficulty."
+    )
+    return Figures([Figure("Rewards of all candidates", svg, caption)]) if svg else None
+
+
+def planted(record: Record) -> Block | None:
+    """Rewards of sound samples and of each planted defect."""
+    groups: dict[str, list[float]] = {}
+    for name in ("cleaned", "removed"):
+        table = record.table(name, ("rewards", "meta"))
+        for rewards, meta in (
+            () if table is None else zip(table["rewards"].to_pylist(), metas(table), strict=True)
+        ):
+            groups.setdefault(meta.get("defect") or NONE_PLANTED, []).extend(rewards[:1])
+    svg = histogram(
+        {name: groups[name] for name in kinds(groups)},
+        label="Rewards of corpus samples by planted defect",
+        x_label="reward",
+    )
+    caption = (
+        "Every group is drawn as shares of itself. The further left of the sound samples, the easier to find."
+    )
+    return Figures([Figure("Rewards by planted defect", svg, caption)]) if svg else None
+
+
+def cleaning_table(record: Record) -> Block | None:
+    """What was removed, and how well the reward tells each kind apart."""
+    metrics, removed, cleaned = (
+        record.metrics("clean"),
+        _defects(record, "removed"),
+        _defects(record, "cleaned"),
+    )
+    table = []
+    for kind in kinds(removed + cleaned):
+        total = removed[kind] + cleaned[kind]
+        share = percent(removed[kind] / total) if total else "–"
+        auroc = percent(metrics[f"auroc/{kind}"]) if f"auroc/{kind}" in metrics else "–"
+        table.append([kind, f"{total:,}", f"{removed[kind]:,}", share, auroc])
+    head = ("planted defect", "in the corpus", "removed", "removed, share", "AUROC")
+    return Table(head, table) if removed or cleaned else None
+
+
+def quarantine(record: Record) -> Block | None:
+    """Why rows were set aside, by stage."""
+    found = []
+    for stage in ("collect", "validate"):
+        table = record.table(f"quarantine/{stage}")
+        reasons = Counter(() if table is None else table["reason"].to_pylist())
+        found += [[stage, str(reason), f"{count:,}"] for reason, count in reasons.most_common(12)]
+        if rest := sum(reasons.values()) - sum(count for _, count in reasons.most_common(12)):
+            found.append([stage, f"{len(reasons) - 12:,} other reasons", f"{rest:,}"])
+    return Table(("stage", "reason", "rows"), found, num_texts=2) if found else None
+
+
+SECTIONS = (
+    Section("headline", "At a glance", "", (headline,)),
+    Section(
+        "data",
+        "Data",
+        "What the models learn from and are measured on. "
+        "Held-out prompts and their pictures are in no training stage.",
+        (data_counts, data_table),
+    ),
+    Section("base", "Base model", "What every later stage starts from.", (base_curves,)),
+    Section(
+        "reward",
+        "Reward model training",
+        "It learns to give the better of two answers the higher reward. "
+        "Faint: each step; solid: running mean.",
+        (reward_curves,),
+    ),
+    Section(
+        "accuracy",
+        "Reward model accuracy",
+        "Does it generalise, and does it look at the pictures?",
+        (accuracy, reward_histograms, wrong_examples, right_examples),
+    ),
+    Section(
+        "ppo",
+        "PPO",
+        "The chat model learns to earn reward without straying far from the base model.",
+        (ppo_gain, ppo_curves, ppo_table),
+    ),
+    Section(
+        "best",
+        "Best of N",
+        "Test-time scaling: sample N answers, let the reward model pick.",
+        (scaling, candidates, picks),
+    ),
+    Section(
+        "cleaning",
+        "Cleaning a corpus",
+        "The samples with the lowest rewards within their domain are removed. "
+        "Defects that were planted first let the filter be measured.",
+        (planted, cleaning_table, removed_gallery),
+    ),
+    Section("quarantine", "Quarantine", "Rows that were set aside, and why.", (quarantine,)),
+)
+
+
+def _tile(label: str, meaning: str, value: float | None, before: float | None = None) -> Tile | None:
+    if value is None:
+        return None
+    return Tile(label, percent(value), meaning, "" if before is None else percent(before))
+
+
+def _small_multiples(record: Record, stage: str, captions: dict[str, str]) -> Block | None:
+    """A plot per column of a stage's curves, the explained ones first."""
+    curves = record.curves(stage)
+    names = [
+        *(name for name in captions if name in curves),
+        *(name for name in curves if name not in captions),
+    ]
+    figures = []
+    for name in names:
+        title = _TITLES.get(name, name.replace("_", " ").capitalize())
+        svg = lines({title: curves[name]}, label=f"{title} by step", x_label="step", smooth=name != "lr")
+        figures.append(Figure(title, svg, captions.get(name, "")))
+    return Figures(figures) if figures else None
+
+
+def _counts(record: Record, name: str) -> dict[str, dict[str, int]]:
+    """Samples by domain, then by modality."""
+    table = record.table(name, ("domain", "modality"))
+    if table is None:
+        return {}
+    counted = table.group_by(["domain", "modality"]).aggregate([([], "count_all")]).to_pylist()
+    counts = {(row["domain"], row["modality"]): row["count_all"] for row in counted}
+    return {
+        domain: {modality: counts.get((domain, modality), 0) for modality in MODALITIES}
+        for domain in sorted({domain for domain, _ in counts})
+    }
+
+
+def _interval(metrics: dict[str, float], group: str) -> str:
+    low, high = metrics.get(f"accuracy_low/{group}"), metrics.get(f"accuracy_high/{group}")
+    return (
+        f" (95\u202f% interval: {percent(low)} to {percent(high)})"
+        if low is not None and high is not None
+        else ""
+    )
+
+
+def _accuracy_row(metrics: dict[str, float], group: str) -> Row:
+    low, high = metrics.get(f"accuracy_low/{group}"), metrics.get(f"accuracy_high/{group}")
+    marks = [Mark("as they are", metrics[f"accuracy/{group}"], low, high)]
+    if (swapped := metrics.get(f"accuracy_swapped_media/{group}")) is not None:
+        marks.append(Mark("pictures exchanged", swapped))
+    return Row(group.partition(":")[2] or group, tuple(marks))
+
+
+def _before_after(metrics: dict[str, float], suffix: str) -> tuple[Mark, ...]:
+    """Base and chat, or nothing where one is unknown."""
+    models = [model for model in MODELS if f"gold/{model}{suffix}" in metrics]
+    return (
+        tuple(Mark(model, metrics[f"gold/{model}{suffix}"]) for model in models) if len(models) == 2 else ()
+    )
+
+
+def _sizes(metrics: dict[str, float], name: str) -> list[int]:
+    """The N for which `<name>/<N>` is known."""
+    ends = (key.removeprefix(f"{name}/") for key in metrics if key.startswith(f"{name}/"))
+    return sorted(int(end) for end in ends if end.isdigit())
+
+
+def _by_size(metrics: dict[str, float], name: str) -> list[tuple[float, float]]:
+    return [(float(np.log2(n)), metrics[f"{name}/{n}"]) for n in _sizes(metrics, name)]
+
+
+def _defects(record: Record, name: str) -> Counter[str]:
+    table = record.table(name, ("meta",))
+    return (
+        Counter() if table is None else Counter(meta.get("defect") or NONE_PLANTED for meta in metas(table))
+    )

@@ -1,0 +1,95 @@
+"""Text-rich pictures: bar charts, tables, receipts."""
+
+import random
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw
+
+from ixc.sources import File, Row
+from ixc.sources.embedded.drawing import (
+    COLOURS,
+    GROUNDS,
+    canvas,
+    draw_until,
+    held_out,
+    number,
+    one_of,
+    png,
+    write_text,
+)
+
+VALUES = range(1, 10)
+
+
+def _columns(rng: random.Random, validation: bool, count: int) -> list[tuple[str, int]]:
+    """Colours with numbers, no two alike; which number a colour has in which place is what validation holds out."""
+
+    def ok(columns: list[tuple[str, int]]) -> bool:
+        seen = {held_out(*column, place) == validation for place, column in enumerate(columns)}
+        return seen == {True} and len({c for c, _ in columns}) == len({v for _, v in columns}) == count
+
+    return draw_until(lambda: [(rng.choice(list(COLOURS)), rng.choice(VALUES)) for _ in range(count)], ok)
+
+
+def chart(rng: random.Random, validation: bool) -> list[Row]:
+    """Three or four bars with their values above: which is tallest or shortest, and what is the value of one?"""
+    shown = _columns(rng, validation, rng.choice((3, 4)))
+    picture = canvas(rng, (112, 112))
+    draw, width = ImageDraw.Draw(picture), 112 / len(shown)
+    for i, (colour, value) in enumerate(shown):
+        top = 104 - 9 * value
+        draw.rectangle((i * width + 5, top, (i + 1) * width - 5, 108), fill=COLOURS[colour])
+        write_text(picture, ((i + 0.5) * width, top - 2), str(value), 17, "md")
+    file, names = png(picture), [c for c, _ in shown]
+    tallest = max(shown, key=lambda c: c[1])[0]
+    shortest = min(shown, key=lambda c: c[1])[0]
+    colour, value = rng.choice(shown)
+    asks = (
+        f"What is the value of the {colour} bar?",
+        f"How high is the {colour} bar?",
+        f"Read the {colour} bar.",
+    )
+    near = [v for _, v in shown if v != value] + [value + 1]
+    return [
+        *(_extreme(rng, file, names, *case) for case in ((tallest, "tallest"), (shortest, "shortest"))),
+        number(rng, "text_rich", asks, [file], value, near, f"The {colour} bar shows {{}}."),
+    ]
+
+
+def _extreme(rng: random.Random, file: File, names: Sequence[str], colour: str, word: str) -> Row:
+    texts = (f"Which bar is the {word}?", f"What colour is the {word} bar?", f"Name the {word} bar.")
+    return one_of(rng, "text_rich", texts, [file], colour, names, f"The {word} bar is {{}}.")
+
+
+def table(rng: random.Random, validation: bool) -> list[Row]:
+    """Two or three rows of a coloured field and a number."""
+    shown = _columns(rng, validation, rng.choice((2, 3)))
+    height = 38 * len(shown)
+    picture = Image.new("RGB", (100, height), "white")
+    draw = ImageDraw.Draw(picture)
+    for i, (colour, value) in enumerate(shown):
+        draw.rectangle((4, i * 38 + 4, 46, i * 38 + 34), fill=COLOURS[colour])
+        write_text(picture, (72, i * 38 + 19), str(value), 28, "mm")
+        draw.line((0, i * 38, 100, i * 38), fill="grey")
+    colour, value = rng.choice(shown)
+    texts = (
+        f"Which number stands next to {colour}?",
+        f"What is the entry for {colour}?",
+        f"Read the row of {colour}.",
+    )
+    near = [v for _, v in shown if v != value] + [value + 1]
+    return [number(rng, "text_rich", texts, [png(picture)], value, near, f"The entry for {colour} is {{}}.")]
+
+
+def receipt(rng: random.Random, validation: bool) -> list[Row]:
+    """A slip with a total of one large digit; validation holds out totals on slips of some height and ground."""
+    total, height, ground = draw_until(
+        lambda: (rng.choice(VALUES), rng.choice((56, 84, 112)), rng.choice(GROUNDS)),
+        lambda drawn: held_out(*drawn) == validation,
+    )
+    picture = Image.new("RGB", (112, height), ground)
+    write_text(picture, (6, 4), "TOTAL", 13)
+    write_text(picture, (56 + rng.uniform(-4, 4), height / 2 + 6), str(total), 44, "mm")
+    texts = ("What is the total?", "How much is to be paid?", "Read the total on the receipt.")
+    near = rng.sample([n for n in VALUES if n != total], 3)
+    return [number(rng, "text_rich", texts, [png(picture)], total, near, "The total is {}.")]

@@ -1,0 +1,1 @@
+"""One module per stage: where DVC, Prefect and MLflow meet the method."""

@@ -1,0 +1,10 @@
+"""Remove the worst rows of an instruction-tuning corpus."""
+
+from tasks.stage import dvc_task, main
+
+clean = dvc_task("clean")
+
+if __name__ == "__main__":
+    from ixc.clean import run
+
+    main("clean", run)

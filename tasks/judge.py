@@ -1,0 +1,10 @@
+"""Turn candidates into preference pairs."""
+
+from tasks.stage import dvc_task, main
+
+judge = dvc_task("judge")
+
+if __name__ == "__main__":
+    from ixc.judge import run
+
+    main("judge", run)

@@ -1,0 +1,10 @@
+"""Align the base model with PPO, and register it."""
+
+from tasks.stage import dvc_task, main
+
+train_ppo = dvc_task("train_ppo")
+
+if __name__ == "__main__":
+    from ixc.train_ppo import run
+
+    main("train_ppo", run, model="ixc-chat")

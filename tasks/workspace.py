@@ -1,0 +1,162 @@
+"""Where a flow's files are: the checkout itself, or a worktree of its own for a run with other parameters.
+
+Worktrees share DVC's cache: what one run has computed the others restore, and runs never fight over files.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ixc.params import load_params
+from tasks.tracking import git
+
+
+class BadOverride(ValueError):
+    """An override that is not `section.key=value`."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One run's files, and what is known about their stages."""
+
+    root: Path
+    fresh: set[str] = field(default_factory=set)
+    """Stages known to be up to date: no process is started for them."""
+    outcomes: dict[str, str] = field(default_factory=dict)
+    """What it took to bring a stage up to date, where it took something."""
+    started: float = field(default_factory=time.monotonic)
+
+    def changed(self, stage: str, outcome: str) -> None:
+        """A stage has new outputs: from here on, ask DVC again."""
+        self.fresh.clear()
+        self.outcomes[stage] = outcome
+
+    @property
+    def wall_s(self) -> float | None:
+        """Seconds so far, if every stage of the graph really ran."""
+        ran = {stage for stage, outcome in self.outcomes.items() if outcome == "Completed"}
+        return time.monotonic() - self.started if ran == set(stages(self.root)) else None
+
+
+_current: ContextVar[Workspace | None] = ContextVar("workspace", default=None)
+
+
+def current() -> Workspace:
+    """The workspace of the flow that is running; outside of one, the current folder."""
+    return _current.get() or Workspace(Path.cwd())
+
+
+@contextmanager
+def workspace(
+    params: str | None = None, overrides: Sequence[str] = (), name: str | None = None
+) -> Iterator[Workspace]:
+    """Where the stages called in this block run.
+
+    Args:
+        params: a parameter file to use instead of `params.yaml`, relative to the repository.
+        overrides: `section.key=value`, on top of it.
+        name: of the worktree that either of them needs, below `.runs/`; kept, and used again.
+    """
+    main = root = Path(git("rev-parse", "--show-toplevel") or Path.cwd())
+    if params or overrides:
+        root = _worktree(main, name or "run")
+        _write_params(root, main / params if params else root / "params.yaml", overrides)
+    here = Workspace(root, _fresh(root))
+    token = _current.set(here)
+    try:
+        yield here
+        if params or overrides:
+            _dvc("exp", "save", "--force", "--name", root.name, root=root)
+    finally:
+        _current.reset(token)
+
+
+def stages(root: Path) -> list[str]:
+    """The names in `dvc.yaml`."""
+    return list(yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
+
+
+def _worktree(main: Path, name: str) -> Path:
+    """A worktree with what the main checkout holds now, uncommitted changes of tracked files included."""
+    root = main / ".runs" / name
+    if not root.exists():
+        _git("worktree", "prune", root=main)
+        _git("worktree", "add", "--quiet", "--detach", str(root), "HEAD", root=main)
+        _dvc("cache", "dir", "--local", str(main / ".dvc" / "cache"), root=root)
+    lock = root / "dvc.lock"
+    known = lock.read_bytes() if lock.exists() else None  # the worktree's own, not the main checkout's
+    _git("checkout", "--quiet", "--force", "--detach", git("rev-parse", "HEAD", root=main), root=root)
+    if uncommitted := git("stash", "create", root=main):
+        _git("read-tree", "--reset", "-u", uncommitted, root=root)
+    if known is not None:
+        lock.write_bytes(known)
+    return root
+
+
+def _write_params(root: Path, source: Path, overrides: Sequence[str]) -> None:
+    tree = yaml.safe_load(source.read_text(encoding="utf-8"))
+    for text in overrides:
+        override(tree, text)
+    (root / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+    load_params(root / "params.yaml")
+
+
+def override(tree: dict[str, Any], text: str) -> None:
+    """Set one key of a parameter tree; the value is JSON, or else a string.
+
+    >>> tree = {"seed": 0, "judge": {"seed": 0}}
+    >>> override(tree, "judge.llm.timeout_s=2e1"); override(tree, "seed=7"); tree
+    {'seed': 7, 'judge': {'seed': 7, 'llm': {'timeout_s': 20.0}}}
+
+    Raises:
+        BadOverride: the text is not `section.key=value`.
+    """
+    key, equals, value = text.partition("=")
+    *parents, last = key.split(".")
+    if not equals or not all([*parents, last]):
+        raise BadOverride(f"override {text!r}: write section.key=value, as in train_rm.learning_rate=2e-5")
+    branch = tree
+    for parent in parents:
+        if not isinstance(branch.get(parent), dict):
+            branch[parent] = {}
+        branch = branch[parent]
+    branch[last] = _value(value)
+    if key == "seed":  # in the file every section's seed is an alias of this one
+        for section in (each for each in tree.values() if isinstance(each, dict)):
+            section["seed"] = branch[last]
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _fresh(root: Path) -> set[str]:
+    """The stages that `dvc status` has nothing to say about."""
+    return set(stages(root)) - set(json.loads(_dvc("status", "--json", root=root) or "{}"))
+
+
+def _dvc(*arguments: str, root: Path) -> str:
+    return _output([sys.executable, "-m", "dvc", *arguments], root)
+
+
+def _git(*arguments: str, root: Path) -> str:
+    return _output(["git", *arguments], root)
+
+
+def _output(command: Sequence[str], root: Path) -> str:
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{root}: {' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout

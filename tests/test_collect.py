@@ -1,0 +1,206 @@
+"""The stage `collect`: rows in are samples out, or quarantined with a reason."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from test_sources import REAL
+
+from ixc import collect
+from ixc.metrics import Metrics
+from ixc.params import CollectParams, SourceParams
+from ixc.samples import Gold, Sample, Turn, Verdict, answer, read_samples
+from ixc.sources import READERS, BadSource, File, Refused, Row
+
+
+def row(id: str, **changes: object) -> Row:
+    """A prompt with an answer."""
+    prompt = (Turn(role="user", content=f"What is {id}?"),)
+    gold = Gold(check="match", value=id, answer=f"It is {id}.")
+    return replace(Row(id=id, domain="general", prompt=prompt, gold=gold), **changes)
+
+
+@dataclass
+class Outputs:
+    """Where a run writes, and what it found there."""
+
+    folder: Path
+
+    def run(self, params: CollectParams) -> Metrics:
+        names = ("prompts.parquet", "public.parquet", "corpus.parquet", "media", "quarantine.parquet")
+        return collect.run(params, *(self.folder / name for name in names))
+
+    def samples(self, name: str) -> list[Sample]:
+        return list(read_samples(self.folder / f"{name}.parquet"))
+
+    def quarantine(self) -> list[dict[str, str]]:
+        return pq.read_table(self.folder / "quarantine.parquet").to_pylist()
+
+    def media(self) -> list[str]:
+        root = self.folder / "media"
+        return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Outputs:
+    return Outputs(tmp_path / "out")
+
+
+@pytest.fixture
+def feed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Make a source `made` of the given rows; returns its parameters."""
+
+    def build(*items: Row | Refused, val_fraction: float = 0.2, **source: int) -> CollectParams:
+        def read(path: Path, seed: int) -> Iterator[Row | Refused]:
+            yield from items
+
+        monkeypatch.setitem(READERS, "made", read)
+        made = SourceParams(reader="made", limit=source.get("limit"))
+        return CollectParams(root=str(tmp_path), sources=(made,), val_fraction=val_fraction)
+
+    return build
+
+
+def picture(path: Path, colour: str) -> File:
+    Image.new("RGB", (4, 4), colour).save(path)
+    return File(kind="image", path=path)
+
+
+def test_prompts_pairs_and_corpus_are_sorted_out(out: Outputs, feed):
+    pair = row("b", gold=None, chosen="Yes.", rejected="No.", split="val")
+    metrics = out.run(feed(row("a", split="val", wrong=("It is z.",)), pair, row("c", split="train")))
+    [prompt, other] = out.samples("prompts")
+    assert (prompt.id, prompt.split, prompt.meta) == ("made/a", "val", {"wrong": ["It is z."]})
+    assert other.id == "made/c"
+    [public] = out.samples("public")
+    assert public.verdict == Verdict(winner="chosen", judge="source")
+    assert (public.chosen, public.rejected) == (answer("Yes."), answer("No."))
+    [reference] = out.samples("corpus")  # val rows with an answer in full words
+    assert (reference.id, reference.chosen) == ("made/a", answer("It is a."))
+    assert reference.meta == {"wrong": ["It is z."]}
+    assert (metrics["prompts/all"], metrics["pairs/all"], metrics["corpus/all"]) == (2, 1, 1)
+
+
+def test_every_row_is_kept_or_quarantined_with_a_reason(out: Outputs, feed, tmp_path: Path):
+    broken, gone = tmp_path / "broken.png", tmp_path / "gone.png"
+    broken.write_bytes(b"no picture")
+    metrics = out.run(
+        feed(
+            row("good"),
+            row("good"),
+            Refused(where="a.jsonl:3", reason="not JSON"),
+            row("broken", media=(File(kind="image", path=broken),)),
+            row("gone", media=(File(kind="image", path=gone),)),
+            row("half", chosen="Yes."),
+            row("mute", prompt=(Turn(role="user", content=" "),)),
+            row("open", gold=None),
+        )
+    )
+    found = {(line["where"], line["reason"].split(";")[0].split("(")[0].strip()) for line in out.quarantine()}
+    assert found == {
+        ("made/good", "duplicate id"),
+        ("a.jsonl:3", "not JSON"),
+        ("made/broken", f"{broken}: not a picture"),
+        ("made/gone", f"{gone}: no such file"),
+        ("made/half", "a pair with one answer"),
+        ("made/mute", "no question"),
+        ("made/open", "neither a pair nor a gold answer"),
+    }
+    assert (metrics["rows/made"], metrics["kept/made"], metrics["quarantined/made"]) == (8, 1, 7)
+    assert {line["stage"] for line in out.quarantine()} == {"collect"}
+
+
+def test_a_domain_that_a_reader_made_up_is_quarantined(out: Outputs, feed):
+    odd = row("odd")
+    object.__setattr__(odd, "domain", "gossip")  # a reader of one's own, not type-checked
+    out.run(feed(row("a"), odd))
+    assert [line["reason"].split(",")[0] for line in out.quarantine()] == [
+        "domain: Input should be 'instruction'"
+    ]
+
+
+def test_a_group_is_held_out_together_and_the_share_is_about_right(out: Outputs, feed):
+    rows = [row(f"{group}-{i}", group=str(group)) for group in range(400) for i in range(2)]
+    out.run(feed(*rows, val_fraction=0.25))
+    splits: dict[str, set[str]] = {}
+    for sample in out.samples("prompts"):
+        splits.setdefault(sample.id.split("-")[0], set()).add(sample.split)
+    assert all(len(found) == 1 for found in splits.values())
+    # 400 draws of 0.25: 100, standard deviation 8.7
+    assert 70 < sum(found == {"val"} for found in splits.values()) < 130
+
+
+def test_rows_of_the_same_picture_are_held_out_together_even_without_a_group(
+    out: Outputs, feed, tmp_path: Path
+):
+    files = [picture(tmp_path / f"{i}.png", "red") for i in range(20)]  # the same bytes under many names
+    out.run(feed(*(row(str(i), media=(file,)) for i, file in enumerate(files)), val_fraction=0.5))
+    assert len({sample.split for sample in out.samples("prompts")}) == 1
+    assert len(out.media()) == 1
+
+
+def test_the_same_run_twice_gives_the_same_files(out: Outputs, feed, tmp_path: Path):
+    params = feed(row("a"), row("b", media=(picture(tmp_path / "x.png", "red"),)))
+    out.run(params)
+    names = ("prompts", "public", "corpus", "quarantine")
+    first = {name: (out.folder / f"{name}.parquet").read_bytes() for name in names}
+    out.run(params)
+    assert {name: (out.folder / f"{name}.parquet").read_bytes() for name in names} == first
+
+
+def test_the_media_folder_holds_what_the_samples_show_and_nothing_else(out: Outputs, feed, tmp_path: Path):
+    red, blue = picture(tmp_path / "red.png", "red"), picture(tmp_path / "blue.png", "blue")
+    out.run(feed(row("a", media=(red, blue))))
+    assert len(out.media()) == 2
+    out.run(feed(row("a", media=(blue,))))
+    [sample] = out.samples("prompts")
+    assert out.media() == [sample.media[0].path]
+    assert sample.modality == "image"
+
+
+def test_the_limit_takes_the_first_rows(out: Outputs, feed):
+    out.run(feed(row("a"), row("b"), row("c"), limit=2))
+    assert [sample.id for sample in out.samples("prompts")] == ["made/a", "made/b"]
+
+
+def test_a_missing_path_and_an_unknown_reader_name_the_key(out: Outputs, tmp_path: Path):
+    missing = SourceParams(reader="gsm8k", path="nowhere")
+    with pytest.raises(
+        BadSource, match=r"collect\.sources\[0\]\.path: .*nowhere: does not exist; correct it"
+    ):
+        out.run(CollectParams(root=str(tmp_path), sources=(missing,)))
+    with pytest.raises(BadSource, match=r"collect\.sources\[0\]\.reader: 'gsm9k': no such reader; one of"):
+        out.run(CollectParams(sources=(SourceParams(reader="gsm9k"),)))
+
+
+def test_nothing_usable_fails_and_leaves_the_last_outputs(out: Outputs, feed):
+    out.run(feed(row("a")))
+    with pytest.raises(BadSource, match=r"no row of any source can be used; the first: b\.jsonl:1: empty"):
+        out.run(feed(Refused(where="b.jsonl:1", reason="empty")))
+    assert [sample.id for sample in out.samples("prompts")] == ["made/a"]
+    assert [line["where"] for line in out.quarantine()] == ["b.jsonl:1"]
+
+
+def test_a_real_reader_through_the_stage(out: Outputs, tmp_path: Path):
+    item = {"key": 1, "prompt": "Write.", "instruction_id_list": ["a"], "kwargs": [{}]}
+    (tmp_path / "a.jsonl").write_text(json.dumps(item) + "\n" + json.dumps(item) + "\n\n{")
+    metrics = out.run(CollectParams(root=str(tmp_path), sources=(SourceParams(reader="ifeval"),)))
+    assert (metrics["rows/ifeval"], metrics["kept/ifeval"]) == (3, 1)
+    assert [line["where"] for line in out.quarantine()] == ["ifeval/1", "a.jsonl:4"]
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not REAL.is_dir(), reason="no real data; set IXC_REAL_DATA")
+def test_the_real_media_all_enter_the_store(out: Outputs):
+    names = ("math_vision", "nlvr", "super_clevr", "photos", "videos")
+    params = CollectParams(
+        root=str(REAL), sources=tuple(SourceParams(reader=name, path=name) for name in names)
+    )
+    metrics = out.run(params)
+    assert sum(metrics[f"quarantined/{name}"] for name in names) == 0
+    # 220 + 600 + 4 + 13 pictures and 4 films; one picture occurs twice
+    assert len(out.media()) == metrics["media"] == 840

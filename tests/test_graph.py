@@ -1,0 +1,84 @@
+"""What `dvc.yaml`, `params.yaml`, the modules and the flow say about the stages agrees."""
+
+import ast
+import importlib
+import inspect
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ixc.params import Params, load_params
+from tasks.workspace import stages
+
+ROOT = Path(__file__).parents[1]
+GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+STAGES = list(GRAPH)
+PRESETS = sorted((ROOT / "infra" / "params").glob("*.yaml"))
+
+
+def outputs(stage: str) -> list[str]:
+    outs = [*GRAPH[stage].get("outs", []), *GRAPH[stage].get("metrics", []), *GRAPH[stage].get("plots", [])]
+    return [next(iter(out)) if isinstance(out, dict) else out for out in outs]
+
+
+def calls(path: Path) -> list[str]:
+    """The names called in a flow, in the order of the text."""
+    found = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    names = [(node.lineno, node.func.id) for node in found if isinstance(node.func, ast.Name)]
+    return [name for _, name in sorted(names) if name in STAGES]
+
+
+def test_every_stage_has_a_section_of_its_name():
+    assert [field.name for field in fields(Params) if field.name != "seed"] == STAGES
+    assert stages(ROOT) == STAGES
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_is_one_name_in_four_places(stage: str):
+    assert GRAPH[stage]["cmd"].split()[:3] == ["python", "-m", f"tasks.{stage}"]
+    assert GRAPH[stage]["params"] == [stage]
+    assert f"ixc/{stage}.py" in GRAPH[stage]["deps"]
+    assert callable(getattr(importlib.import_module(f"tasks.{stage}"), stage))
+    assert (ROOT / "ixc" / f"{stage}.py").exists()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_command_names_as_many_paths_as_run_takes(stage: str):
+    run = importlib.import_module(f"ixc.{stage}").run
+    names = list(inspect.signature(run).parameters)
+    assert names[0] == "params" and names[-1] == "log"
+    assert len(names) - 2 == len(GRAPH[stage]["cmd"].split()) - 3
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_command_reads_its_dependencies_and_writes_its_outputs(stage: str):
+    paths = GRAPH[stage]["cmd"].split()[3:]
+    data = [dep for dep in GRAPH[stage]["deps"] if not dep.startswith("ixc/")]
+    results = [out for out in outputs(stage) if not out.startswith("metrics/")]
+    assert paths == [*data, *results]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_code_a_stage_depends_on_exists(stage: str):
+    assert [dep for dep in GRAPH[stage]["deps"] if dep.startswith("ixc/") and not (ROOT / dep).exists()] == []
+
+
+def test_the_flow_calls_every_stage_after_what_it_reads():
+    made: set[str] = set()
+    order = calls(ROOT / "flows" / "align.py")
+    assert sorted(order) == sorted(STAGES)
+    for stage in order:
+        reads = {dep for dep in GRAPH[stage]["deps"] if not dep.startswith("ixc/")}
+        assert reads <= made, f"{stage} is called before {reads - made} is there"
+        made |= set(outputs(stage))
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_every_preset_is_complete_and_valid(path: Path):
+    load_params(path)
+
+
+def test_the_committed_parameters_are_the_laptop_preset():
+    assert (ROOT / "params.yaml").read_text() == (ROOT / "infra" / "params" / "laptop.yaml").read_text()

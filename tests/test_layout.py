@@ -1,0 +1,151 @@
+"""A tree of answers gives the numbers of separate rows: hidden states, logits, rewards and gradients."""
+
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import tiny
+from ixc.model import Batch, IXCForCausalLM, IXCForRewardModel, Tree, collate
+
+PAD, IMAGE = tiny.processor().ids["eos"], tiny.processor().ids["image"]
+CHAT, REWARD = tiny.causal(), tiny.reward()
+WORDS = st.lists(st.integers(20, 200), min_size=1, max_size=5)
+TREES = st.lists(st.tuples(WORDS, st.lists(WORDS, min_size=1, max_size=3)), min_size=1, max_size=3)
+"""(prefix, branches) of each"""
+SHOWN = Tree([1, IMAGE, IMAGE, 30, 31], [[40, 41, 42], [50], [60, 61]])
+PLAIN = Tree([1, 33], [[44], [70, 71, 72, 73]])
+BEFORE = Tree([1, 30, IMAGE], [[90, 91]])
+TOKENS = torch.randn(3, 16, generator=torch.Generator().manual_seed(3))
+"""Two picture tokens of the first tree, one of the last."""
+
+
+def together(
+    model: IXCForCausalLM | IXCForRewardModel, batch: Batch, features: Tensor | None = None
+) -> Tensor:
+    return model.model(batch.input_ids, features=features, position_ids=batch.position_ids, mask=batch.mask())
+
+
+def alone(
+    model: IXCForCausalLM | IXCForRewardModel, ids: list[int], features: Tensor | None = None
+) -> Tensor:
+    return model.model(torch.tensor([ids]), features=features)[0]
+
+
+def log_probs(hidden: Tensor, ids: Tensor) -> Tensor:
+    return CHAT.output(hidden).log_softmax(-1).gather(-1, ids[:, None]).squeeze(-1)
+
+
+@settings(max_examples=15, deadline=None, database=None)
+@given(TREES)
+@torch.no_grad()
+def test_branches_are_separate_rows(trees: list[tuple[list[int], list[list[int]]]]):
+    batch = collate([Tree(*tree) for tree in trees], PAD)
+    hidden, scored = together(CHAT, batch), together(REWARD, batch)
+    said = log_probs(hidden[batch.target_row, batch.target_from], batch.target_ids)
+    branches = [(prefix, branch) for prefix, branches in trees for branch in branches]
+    for number, (prefix, branch) in enumerate(branches):
+        row, end = int(batch.end_row[number]), int(batch.end_at[number]) + 1
+        wanted = alone(CHAT, prefix + branch)
+        close(hidden[row, end - len(branch) : end], wanted[len(prefix) :])
+        close(
+            said[batch.target_branch == number],
+            log_probs(wanted[len(prefix) - 1 : -1], torch.tensor(branch)),
+        )
+        states = alone(REWARD, prefix + branch)
+        close(batch.pool(scored, "last_token")[number], states[-1])
+        close(batch.pool(scored, "mean")[number], states.mean(0))
+
+
+def close(got: Tensor, wanted: Tensor) -> None:
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_rewards_with_pictures_in_the_prefix_are_those_of_separate_rows():
+    batch = collate([SHOWN, PLAIN, BEFORE], PAD)
+    hidden = together(REWARD, batch, TOKENS)
+    own = [TOKENS[:2]] * 3 + [None] * 2 + [TOKENS[2:]]
+    rows = [tree.prefix + branch for tree in (SHOWN, PLAIN, BEFORE) for branch in tree.branches]
+    states = [alone(REWARD, row, seen) for row, seen in zip(rows, own, strict=True)]
+    close(REWARD.score(batch.pool(hidden, "last_token")), torch.stack([REWARD.score(s[-1]) for s in states]))
+    close(REWARD.score(batch.pool(hidden, "mean")), torch.stack([REWARD.score(s.mean(0)) for s in states]))
+
+
+def test_gradients_are_those_of_separate_rows():
+    model = tiny.reward()
+
+    def gradients(loss: Tensor) -> dict[str, Tensor]:
+        model.zero_grad()
+        loss.backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    features = TOKENS[:2].clone().requires_grad_()
+    batch = collate([SHOWN, PLAIN], PAD)
+    tree = gradients(model.score(batch.pool(together(model, batch, features), "last_token")).tanh().sum())
+    rows = [SHOWN.prefix + branch for branch in SHOWN.branches]
+    states = [alone(model, row, features)[-1] for row in rows]
+    states += [alone(model, PLAIN.prefix + branch)[-1] for branch in PLAIN.branches]
+    from_tree, features.grad = features.grad, None
+    separate = gradients(torch.stack([model.score(state).tanh() for state in states]).sum())
+
+    assert tree.keys() == separate.keys() and "model.layers.0.attention.wqkv.Plora_A.weight" in tree
+    for name, gradient in tree.items():
+        torch.testing.assert_close(gradient, separate[name], rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    assert from_tree is not None and features.grad is not None
+    torch.testing.assert_close(from_tree, features.grad, rtol=1e-3, atol=1e-5)
+
+
+@torch.no_grad()
+def test_padding_changes_nothing():
+    small, padded = collate([PLAIN], PAD), collate([PLAIN, Tree([1] * 30, [[5] * 30])], PAD)
+    length = small.input_ids.shape[1]
+    assert padded.input_ids.shape[1] == 60
+    close(together(CHAT, padded)[0, :length], together(CHAT, small)[0])
+    for pooling in ("last_token", "mean"):
+        close(padded.pool(together(REWARD, padded), pooling)[:2], small.pool(together(REWARD, small), pooling))
+    assert torch.isfinite(together(CHAT, padded)).all()
+
+
+@torch.no_grad()
+def test_a_branch_does_not_see_its_neighbours():
+    other = Tree(PLAIN.prefix, [[99], PLAIN.branches[1]])
+    got, wanted = (collate([tree], PAD) for tree in (other, PLAIN))
+    assert torch.equal(together(CHAT, got)[0, 3:], together(CHAT, wanted)[0, 3:])
+
+
+def test_the_row_of_a_tree_by_hand():
+    # prefix 1 2 | first branch 3 4 | second branch 5, which follows the prefix, not the first branch
+    batch = collate([Tree([1, 2], [[3, 4], [5]])], PAD)
+    assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 2]]
+    assert batch.segment_ids.tolist() == [[0, 0, 1, 1, 2]]
+    assert (batch.end_row.tolist(), batch.end_at.tolist()) == ([0, 0], [3, 4])
+    assert batch.target_ids.tolist() == [3, 4, 5]
+    assert batch.target_from.tolist() == [1, 2, 1]
+    assert batch.target_branch.tolist() == [0, 0, 1]
+
+
+def test_given_tokens_of_a_branch_are_not_predicted():
+    batch = collate([Tree([1, 2], [[3, 4, 5], [6, 7]], free=[2, 1])], PAD)
+    assert batch.target_ids.tolist() == [5, 7]
+    assert batch.input_ids[0, batch.target_from].tolist() == [4, 6]
+
+
+def test_a_prompt_without_answers_has_no_targets():
+    batch = collate([Tree([1, 2], []), Tree([1], [])], PAD)
+    assert batch.input_ids.tolist() == [[1, 2], [1, PAD]]
+    assert len(batch.target_ids) == len(batch.end_at) == 0
+
+
+def test_sft_on_questions_about_one_picture_is_sft_on_separate_rows():
+    tree = Tree([1, IMAGE], [[20, 21, 22], [23, 24]], free=[1, 1])
+    batch = collate([tree], PAD)
+    hidden = together(CHAT, batch, TOKENS[:1])[batch.target_row, batch.target_from]
+    loss = F.cross_entropy(CHAT.output(hidden), batch.target_ids, reduction="sum")
+    wanted = torch.zeros(())
+    for branch in tree.branches:
+        logits = CHAT.output(alone(CHAT, tree.prefix + branch, TOKENS[:1]))
+        wanted = wanted + F.cross_entropy(logits[2:-1], torch.tensor(branch[1:]), reduction="sum")
+    torch.testing.assert_close(loss, wanted)

@@ -1,0 +1,217 @@
+"""The architecture: the official names and shapes, Partial LoRA, saving and loading, the cache."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+import tiny
+from ixc.model import IXCConfig, IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel
+from ixc.model.language import PLoRALinear
+from ixc.model.vision import merge_patches, picture_sequence
+
+IMAGE = tiny.processor().ids["image"]
+IDS = torch.tensor([[1, IMAGE, IMAGE, 30, 31, 32]])
+TOKENS = torch.randn(2, 16, generator=torch.Generator().manual_seed(3))
+
+
+def official() -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the 7B checkpoint without its head, from `model.safetensors.index.json` and its sizes."""
+    clip, layers = "vit.vision_tower.vision_model.", {}
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.tok_embeddings.weight": (92544, 4096),
+        "model.norm.weight": (4096,),
+        "plora_glb_GN": (1, 1, 4096),
+        "plora_sub_GN": (1, 1, 1, 4096),
+        **_affine("vision_proj.0", 4096, 4096),
+        **_affine("vision_proj.2", 4096, 4096),
+        f"{clip}embeddings.class_embedding": (1024,),
+        f"{clip}embeddings.patch_embedding.weight": (1024, 3, 14, 14),
+        f"{clip}embeddings.position_embedding.weight": (1601, 1024),
+        **_affine(f"{clip}pre_layrnorm", 1024),
+    }
+    for n in range(32):
+        layers[f"model.layers.{n}.attention_norm.weight"] = (4096,)
+        layers[f"model.layers.{n}.ffn_norm.weight"] = (4096,)
+        linears = {
+            "attention.wqkv": (6144, 4096),
+            "attention.wo": (4096, 4096),
+            "feed_forward.w1": (14336, 4096),
+            "feed_forward.w2": (4096, 14336),
+            "feed_forward.w3": (14336, 4096),
+        }
+        for name, (wide, narrow) in linears.items():
+            layers[f"model.layers.{n}.{name}.weight"] = (wide, narrow)
+            layers[f"model.layers.{n}.{name}.Plora_A.weight"] = (256, narrow)
+            layers[f"model.layers.{n}.{name}.Plora_B.weight"] = (wide, 256)
+    for n in range(24):
+        layer = f"{clip}encoder.layers.{n}."
+        for norm in ("layer_norm1", "layer_norm2"):
+            layers |= _affine(layer + norm, 1024)
+        for projection in ("q", "k", "v", "out"):
+            layers |= _affine(f"{layer}self_attn.{projection}_proj", 1024, 1024)
+        layers |= _affine(f"{layer}mlp.fc1", 4096, 1024) | _affine(f"{layer}mlp.fc2", 1024, 4096)
+    return shapes | layers
+
+
+def _affine(name: str, *shape: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "head"),
+    [
+        (IXCForRewardModel, {"score.weight": (1, 4096)}),
+        (IXCForCausalLM, {"output.weight": (92544, 4096)}),
+    ],
+)
+def test_names_and_shapes_are_the_official_7b(kind: type[IXCPreTrainedModel], head: dict[str, tuple[int, ...]]):
+    with torch.device("meta"):
+        model = kind(IXCConfig())
+    assert {name: tuple(x.shape) for name, x in model.state_dict().items()} == official() | head
+
+
+def test_the_7b_has_as_many_parameters_as_the_reward_checkpoint():
+    # 16.6 GB at two bytes each, the LoRAs that no mode but "write" and "web" uses left out
+    with torch.device("meta"):
+        model = IXCForRewardModel(IXCConfig())
+    assert sum(weights.numel() for weights in model.parameters()) == 8_300_756_992
+
+
+def test_partial_lora_touches_picture_tokens_only():
+    layer = tiny.shaken(PLoRALinear(4, 6, rank=2))  # type: ignore[type-var]
+    x, mask = torch.randn(1, 3, 4), torch.tensor([[[0.0], [1.0], [0.0]]])
+    plain, partial = layer(x, None), layer(x, mask)
+    low_rank = x[0, 1] @ layer.Plora_A.weight.T @ layer.Plora_B.weight.T
+    assert torch.equal(plain[0, [0, 2]], partial[0, [0, 2]])
+    torch.testing.assert_close(partial[0, 1], plain[0, 1] + low_rank)
+    torch.testing.assert_close(plain, x @ layer.weight.T)
+
+
+def test_an_untrained_partial_lora_changes_nothing():
+    model = IXCForCausalLM(tiny.config())
+    wanted = model(IDS, features=TOKENS)
+    for module in model.modules():
+        if isinstance(module, PLoRALinear):
+            torch.nn.init.normal_(module.Plora_A.weight)
+    assert torch.equal(model(IDS, features=TOKENS), wanted)
+
+
+def test_text_before_a_picture_does_not_notice_it():
+    model, ids = tiny.causal(), torch.tensor([[1, 30, 31, IMAGE, IMAGE, 32]])
+    with_picture, plain = model(ids, features=TOKENS), model(ids.clamp(max=30).where(ids == IMAGE, ids))
+    torch.testing.assert_close(with_picture[:, :3], plain[:, :3])
+    assert not torch.allclose(with_picture[:, 5], plain[:, 5])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("steps", [(1,) * 6, (4, 1, 1), (3, 3), (6,)])
+def test_the_cache_gives_the_full_forward_pass(steps: tuple[int, ...]):
+    model, cache, seen = tiny.causal(), DynamicCache(), []
+    features, start = list(TOKENS.split(1)), 0
+    for size in steps:
+        ids = IDS[:, start : start + size]
+        own = [features.pop(0) for _ in range(int((ids == IMAGE).sum()))]
+        seen.append(model(ids, features=torch.cat(own) if own else None, cache=cache))
+        start += size
+    torch.testing.assert_close(torch.cat(seen, 1), model(IDS, features=TOKENS), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_causal_mask_that_is_given_is_the_default():
+    model = tiny.causal()
+    mask = torch.ones(1, 1, 6, 6, dtype=torch.bool).tril()
+    got = model(IDS, features=TOKENS, mask=mask, position_ids=torch.arange(6)[None])
+    torch.testing.assert_close(got, model(IDS, features=TOKENS), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_eager_attention_gives_the_same_as_sdpa():
+    model, mask = tiny.reward(), torch.ones(1, 1, 6, 6, dtype=torch.bool).tril()
+    assert model.config._attn_implementation == "sdpa"
+    wanted = model(IDS, features=TOKENS, mask=mask)
+    model.set_attn_implementation("eager")
+    torch.testing.assert_close(model(IDS, features=TOKENS, mask=mask), wanted, rtol=1e-4, atol=1e-5)
+
+
+def same(left: IXCPreTrainedModel, right: IXCPreTrainedModel, but: str = "") -> None:
+    ours, theirs = left.state_dict(), right.state_dict()
+    body = [name for name in theirs if name != but]
+    assert all(torch.equal(ours[name], theirs[name]) for name in body)
+
+
+def test_saved_and_loaded_is_the_same_model(tmp_path: Path):
+    for model in (tiny.causal(), tiny.reward(pooling="mean")):
+        model.save_pretrained(tmp_path)
+        loaded = type(model).from_pretrained(tmp_path)
+        same(loaded, model)
+        assert loaded.config.to_dict()["hidden_size"] == 16
+        assert loaded.config.pooling == model.config.pooling
+
+
+def test_a_reward_model_from_a_base_keeps_all_but_the_head(tmp_path: Path):
+    base = tiny.causal()
+    base.save_pretrained(tmp_path)
+    reward, information = IXCForRewardModel.from_pretrained(tmp_path, output_loading_info=True)
+    same(reward, base, but="output.weight")
+    assert set(information["missing_keys"]) == {"score.weight"}
+    assert 0 < reward.score.weight.std() < 0.1  # drawn anew: initializer_range is 0.02
+
+
+def test_a_policy_from_a_reward_model_keeps_all_but_the_head(tmp_path: Path):
+    reward = tiny.reward()
+    reward.save_pretrained(tmp_path)
+    policy = IXCForCausalLM.from_pretrained(tmp_path)
+    same(policy, reward, but="score.weight")
+    assert 0 < policy.output.weight.std() < 0.1
+
+
+def test_what_the_official_checkpoint_has_beside_is_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    from safetensors.torch import load_file, save_file
+
+    model = tiny.reward()
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    for name in (
+        "output.weight",
+        "vit.vision_tower.vision_model.post_layernorm.weight",
+        "model.layers.0.attention.wo.lora_sft_A.weight",
+    ):
+        weights[name] = torch.ones(2, 2)
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    same(IXCForRewardModel.from_pretrained(tmp_path), model)
+
+
+def test_freezing_the_vision_freezes_tower_projector_and_separators_and_nothing_else():
+    model = tiny.reward()
+    model.freeze_vision()
+    frozen = {name.split(".")[0] for name, x in model.named_parameters() if not x.requires_grad}
+    trained = {name.split(".")[0] for name, x in model.named_parameters() if x.requires_grad}
+    assert frozen == {"vit", "vision_proj", "plora_glb_GN", "plora_sub_GN"}
+    assert trained == {"model", "score"}
+
+
+def test_four_patches_merge_row_by_row():
+    # 0  1  2  3      first cell: 0 1 4 5; second: 2 3 6 7; the next row of cells starts at 8
+    # 4  5  6  7 ...
+    merged = merge_patches(torch.arange(16.0).view(1, 16, 1))
+    assert merged[0].tolist() == [[[0, 1, 4, 5], [2, 3, 6, 7]], [[8, 9, 12, 13], [10, 11, 14, 15]]]
+
+
+def test_a_picture_reads_global_view_separator_and_stitched_rows_each_with_a_newline():
+    # one tile row of two tiles with 2 x 2 tokens each: its rows run through both tiles
+    grids = torch.arange(12.0).view(3, 2, 2, 1)
+    newline, separator = torch.full((1, 1, 1, 1), -1.0), torch.full((1, 1, 1), -2.0)
+    got = picture_sequence(grids, 1, newline, separator).flatten().tolist()
+    assert got == [0, 1, -1, 2, 3, -1, -2, 4, 5, 8, 9, -1, 6, 7, 10, 11, -1]
+
+
+@torch.no_grad()
+def test_pictures_encoded_together_are_those_encoded_alone():
+    model, generator = tiny.causal(), torch.Generator().manual_seed(0)
+    pictures = [(torch.randn(n, 3, 28, 28, generator=generator), rows) for n, rows in ((3, 1), (5, 2), (2, 1))]
+    together = model.encode_pictures(pictures)
+    for got, picture in zip(together, pictures, strict=True):
+        torch.testing.assert_close(got, model.encode_pictures([picture])[0], rtol=1e-4, atol=1e-5)
+    assert [len(x) for x in together] == [6, 9, 5]

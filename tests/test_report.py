@@ -1,0 +1,374 @@
+"""The report: every section when its data are there, a note where they are damaged, and never a crash."""
+
+import base64
+import io
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image, ImageDraw
+
+from ixc.report import STAGES, summary, write_report
+from ixc.report.galleries import _shares
+from ixc.report.pictures import SIDE, thumbnail
+from ixc.report.svg import Mark, Row, bars, dots, histogram, lines, ticks
+from ixc.samples import Domain, Media, Modality, Sample, Turn, answer, write_samples
+
+HOSTILE = "<script>alert('x')</script> & <img src=x onerror=alert(1)>"
+DOMAINS: dict[Modality, Domain] = {"text": "instruction", "image": "general", "video": "video"}
+METRICS: dict[str, dict[str, float]] = {
+    "evaluate_rm": {
+        "accuracy/all": 0.84,
+        "accuracy_low/all": 0.81,
+        "accuracy_high/all": 0.87,
+        "accuracy/text": 0.9,
+        "accuracy/image": 0.8,
+        "accuracy/domain:general": 0.79,
+        "accuracy_low/domain:general": 0.72,
+        "accuracy_high/domain:general": 0.86,
+        "accuracy/source:embedded": 0.84,
+        "accuracy_swapped_media/image": 0.55,
+    },
+    "train_ppo": {"gold/base": 0.41, "gold/chat": 0.63, "reward/base": -0.2, "reward/chat": 1.1, "kl": 2.5}
+    | {"length/base": 9.5, "length/chat": 8.0, "gold/base/domain:video": 0.3, "gold/chat/domain:video": 0.45},
+    "best_of_n": {f"gold/{n}": 0.5 + 0.05 * i for i, n in enumerate((1, 2, 4, 8))}
+    | {f"oracle/{n}": 0.5 + 0.12 * i for i, n in enumerate((1, 2, 4, 8))},
+    "clean": {"auroc/all": 0.9, "auroc/hallucination": 0.8, "auroc/empty": 0.99, "auroc/mismatch": 0.85},
+}
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: its tags and its text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.tags)
+
+
+def picture(path: Path, colour: str, size: tuple[int, int] = (320, 200)) -> Media:
+    image = Image.new("RGB", size, "white")
+    ImageDraw.Draw(image).ellipse((80, 40, 200, 160), fill=colour)
+    image.save(path / f"{colour}.png")
+    return Media(kind="image", path=f"{colour}.png", sha256="0" * 64)
+
+
+def film(path: Path) -> Media:
+    with av.open(str(path / "film.mp4"), "w") as out:
+        stream = out.add_stream("mpeg4", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for shade in range(0, 200, 10):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), shade, np.uint8), format="rgb24")
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    return Media(kind="video", path="film.mp4", sha256="1" * 64)
+
+
+def sample(name: str, media: Media | None = None, **changes: Any) -> Sample:
+    modality: Modality = media.kind if media else "text"
+    values: dict[str, Any] = {
+        "prompt": (
+            Turn(role="user", content=("<ImageHere>" if media else "") + "How many circles are there?"),
+        ),
+        "chosen": answer("I count one."),
+        "rejected": answer("I count three."),
+        "media": (media,) if media else (),
+    }
+    return Sample(
+        id=name, source="embedded", domain=DOMAINS[modality], modality=modality, **(values | changes)
+    )
+
+
+def write_metrics(root: Path, stages: dict[str, dict[str, float]]) -> None:
+    (root / "metrics").mkdir(exist_ok=True)
+    for stage, metrics in stages.items():
+        (root / "metrics" / f"{stage}.json").write_text(json.dumps(metrics))
+
+
+def write_curve(root: Path, stage: str, columns: dict[str, list[float]]) -> None:
+    folder = root / "metrics" / "curves"
+    folder.mkdir(parents=True, exist_ok=True)
+    body = "".join(
+        f"{step},{','.join(map(str, row))}\n" for step, row in enumerate(zip(*columns.values(), strict=True))
+    )
+    (folder / f"{stage}.csv").write_text(f"step,{','.join(columns)}\n{body}")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A whole run: made-up numbers, real files."""
+    store, rng = tmp_path / "data" / "media", np.random.default_rng(0)
+    store.mkdir(parents=True)
+    media = (None, picture(store, "red"), picture(store, "blue"), film(store))
+    make = [(f"{index}", media[index % 4]) for index in range(80)]
+    write_samples([sample(*one) for one in make], tmp_path / "data" / "prompts.parquet")
+    write_samples([sample(*one) for one in make[:60]], tmp_path / "data" / "pairs" / "train.parquet")
+    pairs = [sample(*one, rewards=tuple(rng.normal((1, -1), 1.2))) for one in make]
+    write_samples(pairs[:20], tmp_path / "data" / "pairs" / "val.parquet")
+    write_samples(pairs, tmp_path / "data" / "scored" / "val.parquet")
+    drawn = [
+        sample(
+            *one, candidates=("one", "two"), rewards=tuple(rng.normal((1, 0), 1)), meta={"correct": [1, 0]}
+        )
+        for one in make[:24]
+    ]
+    write_samples(drawn, tmp_path / "data" / "scored" / "best_of_n.parquet")
+    kinds = ("hallucination", "empty", "mismatch", None)
+    for name, mean in (("removed", -2), ("cleaned", 1)):
+        rows = [
+            sample(*one, rewards=(float(rng.normal(mean)),), meta={"defect": kind} if kind else {})
+            for one, kind in zip(make, (*kinds, *kinds[:3], *kinds) * 8, strict=False)
+        ]
+        write_samples(rows, tmp_path / "data" / f"{name}.parquet")
+    (tmp_path / "data" / "quarantine").mkdir()
+    refused = pa.table({"id": ["a", "b", "c"], "reason": ["identical answers", "identical answers", HOSTILE]})
+    pq.write_table(refused, tmp_path / "data" / "quarantine" / "validate.parquet")
+    write_metrics(tmp_path, METRICS)
+    fall = [0.7 * 0.99**step + rng.normal(0, 0.03) for step in range(120)]
+    write_curve(tmp_path, "train_rm", {"loss": fall, "accuracy": [1 - loss / 1.4 for loss in fall]})
+    write_curve(tmp_path, "train_ppo", {"reward": [step / 50 for step in range(40)], "kl": [0.1] * 40})
+    write_curve(tmp_path, "bootstrap", {"loss": fall})
+    return tmp_path
+
+
+def page(root: Path) -> Page:
+    return Page(write_report(root).read_text(encoding="utf-8"))
+
+
+def sections(found: Page) -> list[str | None]:
+    return [attributes["id"] for tag, attributes in found.tags if tag == "section"]
+
+
+def test_a_whole_run_has_every_section_and_no_note(root: Path) -> None:
+    found = page(root)
+    assert sections(found) == (
+        ["headline", "data", "base", "reward", "accuracy", "ppo", "best", "cleaning", "quarantine", "reading"]
+    )
+    assert "Not shown" not in found.text
+    assert "84.0\u202f%" in found.text and "from 41.0\u202f%" in found.text
+
+
+def test_the_page_needs_nothing_but_itself(root: Path) -> None:
+    found = page(root)
+    addresses = [
+        str(attributes.get(name))
+        for _, attributes in found.tags
+        for name in ("src", "href")
+        if name in attributes
+    ]
+    assert addresses and all(address.startswith(("data:image/jpeg;base64,", "#")) for address in addresses)
+    html = (root / "reports" / "index.html").read_text(encoding="utf-8")
+    assert not re.search(r"https?://|@import|url\(", html)
+
+
+def test_removed_samples_are_shown_with_their_pictures_and_kinds(root: Path) -> None:
+    found = page(root)
+    groups = [
+        attributes["data-group"]
+        for tag, attributes in found.tags
+        if tag == "article" and attributes["data-group"]
+    ]
+    assert len(groups) == 40 and {groups.count(kind) for kind in set(groups)} == {10}
+    pictured = [attributes for tag, attributes in found.tags if tag == "img"]
+    assert 30 <= len(pictured) <= 60
+
+
+def test_hostile_text_stays_text(tmp_path: Path) -> None:
+    hostile = (Turn(role="user", content=HOSTILE),)
+    bad = sample("1", rewards=(-1.0,), chosen=answer(HOSTILE), meta={"defect": HOSTILE}, prompt=hostile)
+    write_samples([bad], tmp_path / "data" / "removed.parquet")
+    write_curve(tmp_path, "train_rm", {HOSTILE.replace(",", ""): [0.5, 0.4]})
+    found = page(tmp_path)
+    assert found.count("script") == 1, "only the page's own"
+    assert found.count("img") == 0
+    assert found.text.count(HOSTILE) >= 3, "question, answer and tag, readable"
+
+
+def test_an_empty_folder_is_a_page_that_says_so(tmp_path: Path) -> None:
+    found = page(tmp_path)
+    assert sections(found) == ["reading"]
+    assert "no stage has written its results" in found.text
+
+
+def test_a_section_appears_with_its_stage(tmp_path: Path) -> None:
+    write_metrics(tmp_path, {"clean": METRICS["clean"]})
+    assert sections(page(tmp_path)) == ["headline", "reading"]
+    write_metrics(tmp_path, {"train_ppo": METRICS["train_ppo"]})
+    assert sections(page(tmp_path)) == ["headline", "ppo", "reading"]
+
+
+@pytest.mark.parametrize(
+    ("name", "still_there"),
+    [
+        ("data/scored/val.parquet", "Accuracy on held-out pairs"),
+        ("data/removed.parquet", "Accuracy on held-out pairs"),
+        ("data/scored/best_of_n.parquet", "Right answers against N"),
+        ("data/prompts.parquet", "Accuracy on held-out pairs"),
+        ("data/quarantine/validate.parquet", "Removed samples"),
+        ("metrics/train_ppo.json", "Accuracy on held-out pairs"),
+        ("metrics/curves/train_rm.csv", "Removed samples"),
+    ],
+)
+def test_a_damaged_file_is_a_note_and_the_rest_remains(root: Path, name: str, still_there: str) -> None:
+    (root / name).write_bytes(b"step,loss\n\xff\x00broken")
+    html = write_report(root).read_text(encoding="utf-8")
+    assert "Not shown: " in Page(html).text
+    assert str(root) not in html
+    assert still_there in Page(html).text
+
+
+def test_a_file_without_the_expected_columns_is_a_note(tmp_path: Path) -> None:
+    (tmp_path / "data" / "scored").mkdir(parents=True)
+    pq.write_table(pa.table({"other": [1]}), tmp_path / "data" / "scored" / "val.parquet")
+    assert "Not shown: How far apart the rewards" in page(tmp_path).text
+
+
+def test_a_missing_picture_is_named_on_its_card(tmp_path: Path) -> None:
+    lost = Media(kind="image", path="ab/lost.png", sha256="0" * 64)
+    write_samples([sample("1", lost, rewards=(-1.0,))], tmp_path / "data" / "removed.parquet")
+    assert "cannot show data/media/ab/lost.png" in page(tmp_path).text
+
+
+def test_the_same_inputs_give_the_same_page(root: Path) -> None:
+    assert write_report(root).read_bytes() == write_report(root).read_bytes()
+
+
+def test_the_page_stays_small(root: Path) -> None:
+    assert write_report(root).stat().st_size < 1_000_000
+
+
+def test_summary_has_exactly_the_agreed_keys(root: Path) -> None:
+    (root / "metrics" / "summary.json").write_text('{"wall_s": 700, "rm": {"accuracy": {"all": 0.1}}}')
+    assert summary(root) == {
+        "rm": {
+            "accuracy": {"all": 0.84, "text": 0.9, "image": 0.8},
+            "accuracy_swapped_media": {"image": 0.55},
+        },
+        "best_of_n": {
+            "gold": {n: METRICS["best_of_n"][f"gold/{n}"] for n in "1248"},
+            "oracle": {n: METRICS["best_of_n"][f"oracle/{n}"] for n in "1248"},
+        },
+        "ppo": {
+            "gold": {"base": 0.41, "chat": 0.63},
+            "reward": {"base": -0.2, "chat": 1.1},
+            "kl": 2.5,
+            "length": {"base": 9.5, "chat": 8.0},
+        },
+        "clean": {"auroc": {"all": 0.9, "hallucination": 0.8, "empty": 0.99, "mismatch": 0.85}},
+        "wall_s": 700,
+    }
+
+
+def test_summary_of_nothing_is_empty(tmp_path: Path) -> None:
+    assert summary(tmp_path) == {}
+
+
+def test_summary_names_the_damaged_file(tmp_path: Path) -> None:
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics" / "clean.json").write_text("{")
+    with pytest.raises(ValueError, match=r"metrics/clean\.json: no JSON"):
+        summary(tmp_path)
+
+
+def test_the_stages_are_those_of_the_graph() -> None:
+    text = (Path(__file__).parents[1] / "dvc.yaml").read_text(encoding="utf-8")
+    assert list(STAGES) == re.findall(r"^  (\w+):$", text, re.MULTILINE)
+
+
+def test_no_torch_is_needed() -> None:
+    code = (
+        "import sys, ixc.report; print([name for name in ('torch', 'pandas', 'av') if name in sys.modules])"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == "[]\n"
+    )
+
+
+def decoded(address: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
+
+
+def test_a_thumbnail_keeps_its_shape_within_the_side(tmp_path: Path) -> None:
+    medium = picture(tmp_path, "green", (600, 300))
+    assert decoded(thumbnail(tmp_path / medium.path, "image")).size == (SIDE, SIDE // 2)
+
+
+def test_a_film_is_a_strip_of_three_frames(tmp_path: Path) -> None:
+    strip = decoded(thumbnail(tmp_path / film(tmp_path).path, "video"))
+    # 20 frames, of which 0, 8 and 16 are shown: 3 x 64 pixels and two gaps of 3, growing brighter
+    assert strip.size == (198, 48)
+    shades = [int(np.asarray(strip.convert("L"))[24, x]) for x in (32, 99, 166)]
+    assert shades == pytest.approx([0, 80, 160], abs=12)
+
+
+def test_transparency_becomes_white(tmp_path: Path) -> None:
+    Image.new("RGBA", (10, 10), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert decoded(thumbnail(tmp_path / "clear.png", "image")).getpixel((5, 5)) == (255, 255, 255)
+
+
+def test_no_kind_crowds_out_another() -> None:
+    kinds = "aaaaaaab"
+    assert sorted(kinds[index] for index in _shares(range(8), kinds.__getitem__, 3)) == ["a", "a", "b"]
+
+
+def test_ticks_are_round() -> None:
+    assert ticks(0.13, 0.97) == [0.2, 0.4, 0.6, 0.8]
+    assert ticks(-3, 3, 3) == [-2, 0, 2]
+    assert ticks(7, 7) == [7]
+
+
+def test_a_histogram_shows_shares_of_each_group() -> None:
+    # three of four values fall into the first of two bins, and the single other one into the second
+    svg = histogram({"many": [0, 0, 0, 10], "one": [10]}, label="h", x_label="x", num_bins=2)
+    assert re.findall(r"<title>(\w+), [^:]*: ([\d.]+)", svg) == [
+        ("many", "75.0"),
+        ("many", "25.0"),
+        ("one", "100.0"),
+    ]
+
+
+def test_bars_are_stacked_and_end_in_their_total() -> None:
+    svg = bars({"general": {"text": 30, "image": 10}}, label="b")
+    (x0, width0), (x1, width1) = re.findall(r'class="bar c\d" x="([\d.]+)" y="10" width="([\d.]+)"', svg)
+    assert float(x1) == pytest.approx(float(x0) + float(width0), abs=0.11)
+    assert float(width0) == pytest.approx(3 * float(width1), abs=0.3)
+    assert ">40</text>" in svg
+
+
+def test_dots_tell_their_interval() -> None:
+    svg = dots([Row("all", (Mark("plain", 0.8, 0.7, 0.9),))], label="d", reference=0.5)
+    assert "all, plain: 80.0\u202f% (70.0\u202f% to 90.0\u202f%)" in svg
+
+
+@pytest.mark.parametrize("points", [[], [(0.0, float("nan"))]])
+def test_nothing_to_draw_draws_nothing(points: list[tuple[float, float]]) -> None:
+    assert lines({"a": points}, label="l", x_label="x") == ""
+
+
+def test_a_constant_and_a_long_curve_are_drawn() -> None:
+    constant = lines({"a": [(0.0, 2.0), (1.0, 2.0)]}, label="l", x_label="x")
+    assert "nan" not in constant and constant.count("<path") == 1
+    long = lines(
+        {"a": [(float(i), float(i % 7)) for i in range(100_000)]}, label="l", x_label="x", smooth=True
+    )
+    assert len(long) < 30_000

@@ -1,0 +1,234 @@
+"""The stage `validate`: which pairs go, why, and when the stage itself must fail."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from ixc import validate
+from ixc.metrics import Metrics
+from ixc.params import ValidateParams
+from ixc.samples import Media, Sample, Turn, Verdict, answer, read_samples, write_samples
+from ixc.validate import ADVICE, ValidationFailed, objection
+from ixc.validation.expectations import expectations, run_checks
+from ixc.validation.facts import facts_of, table_of
+
+LENIENT = ValidateParams(min_pairs=1, max_rejected_share=1.0)
+
+
+def pair(id: str, chosen: str = "Yes.", rejected: str = "No.", **changes: object) -> Sample:
+    """A pair that nothing speaks against."""
+    sample = Sample(
+        id=id,
+        source="made",
+        domain="general",
+        modality="text",
+        prompt=(Turn(role="user", content=f"Is it {id}?"),),
+        chosen=answer(chosen),
+        rejected=answer(rejected),
+        verdict=Verdict(winner="chosen", judge="source"),
+    )
+    return replace(sample, **changes)
+
+
+@dataclass
+class Stage:
+    """The stage's files below a folder."""
+
+    folder: Path
+
+    def run(
+        self, pairs: Sequence[Sample], params: ValidateParams = LENIENT, judged: Sequence[Sample] = ()
+    ) -> Metrics:
+        write_samples(judged, self.folder / "judged.parquet")
+        write_samples(pairs, self.folder / "public.parquet")
+        names = (
+            "judged.parquet",
+            "public.parquet",
+            "media",
+            "train.parquet",
+            "val.parquet",
+            "q.parquet",
+            "page.html",
+        )
+        return validate.run(params, *(self.folder / name for name in names))
+
+    def kept(self, split: str) -> list[str]:
+        return [sample.id for sample in read_samples(self.folder / f"{split}.parquet")]
+
+    def reasons(self) -> dict[str, str]:
+        return {row["id"]: row["reason"] for row in pq.read_table(self.folder / "q.parquet").to_pylist()}
+
+    def page(self) -> str:
+        return (self.folder / "page.html").read_text(encoding="utf-8")
+
+    def picture(self, colour: str) -> Media:
+        path = self.folder / "new.png"
+        Image.new("RGB", (4, 4), colour).save(path)
+        digest = sha256(path.read_bytes()).hexdigest()
+        target = self.folder / "media" / digest[:2] / f"{digest}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
+        return Media(kind="image", path=f"{digest[:2]}/{digest}.png", sha256=digest)
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    (tmp_path / "media").mkdir()
+    return Stage(tmp_path)
+
+
+TRAIN, VAL = pair("good"), pair("held", split="val")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        ({"chosen": ()}, "no answer"),
+        ({"rejected": answer("  ")}, "no answer"),
+        ({"rejected": answer("Yes. ")}, "identical answers"),
+        ({"verdict": None}, "no verdict"),
+        ({"verdict": Verdict(winner="tie", judge="m")}, "tie"),
+        ({"verdict": Verdict(winner="rejected", judge="m")}, "rejected wins"),
+        # ten words against five are twice as many, eleven are more; seven are too few to tell
+        ({"chosen": answer("a " * 10), "rejected": answer("b " * 5)}, None),
+        ({"chosen": answer("a " * 11), "rejected": answer("b " * 5)}, "chosen too long"),
+        ({"chosen": answer("a " * 7), "rejected": answer("b")}, None),
+        ({"chosen": answer("a"), "rejected": answer("b " * 99)}, None),
+    ],
+)
+def test_each_objection(changes: dict[str, object], reason: str | None):
+    params = ValidateParams(max_length_ratio=2.0, min_words_for_ratio=8)
+    assert objection(replace(TRAIN, **changes), params) == reason
+
+
+def test_good_pairs_pass_unchanged_into_their_split(stage: Stage):
+    metrics = stage.run([TRAIN, VAL])
+    assert list(read_samples(stage.folder / "train.parquet")) == [TRAIN]
+    assert list(read_samples(stage.folder / "val.parquet")) == [VAL]
+    assert (metrics["kept/train"], metrics["kept/val"]) == (1, 1)
+    assert sum(value for name, value in metrics.items() if name.startswith("dropped/")) == 0
+
+
+def test_judged_pairs_come_before_ready_ones(stage: Stage):
+    stage.run([TRAIN, VAL], judged=[pair("judged")])
+    assert stage.kept("train") == ["judged", "good"]
+
+
+def test_what_is_dropped_is_quarantined_with_its_reason_and_counted(stage: Stage):
+    tie = pair("even", verdict=Verdict(winner="tie", judge="m"))
+    again = replace(TRAIN, id="again")
+    metrics = stage.run([TRAIN, tie, TRAIN, again, VAL])
+    assert stage.kept("train") == ["good"]
+    assert stage.reasons() == {"even": "tie", "good": "duplicate id", "again": "duplicate"}
+    assert (metrics["dropped/tie"], metrics["dropped/duplicate id"], metrics["dropped/duplicate"]) == (
+        1,
+        1,
+        1,
+    )
+    rows = pq.read_table(stage.folder / "q.parquet").to_pylist()
+    assert all(row["advice"] == ADVICE[row["reason"]] and row["source"] == "made" for row in rows)
+
+
+def test_media_must_be_in_the_store_and_undamaged(stage: Stage):
+    fine, lost, hurt = (stage.picture(colour) for colour in ("red", "green", "blue"))
+    (stage.folder / "media" / lost.path).unlink()
+    (stage.folder / "media" / hurt.path).write_bytes(b"no picture")
+    names = {"fine": fine, "lost": lost, "hurt": hurt}
+    stage.run([TRAIN, VAL, *(pair(id, modality="image", media=(media,)) for id, media in names.items())])
+    assert stage.reasons() == {"lost": "media missing", "hurt": "media damaged"}
+    assert stage.kept("train") == ["good", "fine"]
+
+
+def test_a_train_pair_that_shares_prompt_or_picture_with_val_goes(stage: Stage):
+    red, blue = stage.picture("red"), stage.picture("blue")
+    ask = (Turn(role="user", content="Describe the picture."),)
+    pairs = [
+        TRAIN,
+        replace(VAL, id="val text"),
+        replace(VAL, id="same text", split="train", chosen=answer("Sure.")),
+        pair("val red", split="val", modality="image", media=(red,), prompt=ask),
+        pair("train red", modality="image", media=(red,)),
+        pair(
+            "train blue", modality="image", media=(blue,), prompt=ask
+        ),  # the same words about another picture
+    ]
+    metrics = stage.run(pairs)
+    assert stage.reasons() == {"same text": "held out", "train red": "held out"}
+    assert stage.kept("train") == ["good", "train blue"]
+    assert stage.kept("val") == ["val text", "val red"]
+    assert metrics["dropped/held out"] == 2
+
+
+def test_too_many_dropped_fails_with_the_page_and_leaves_the_last_outputs(stage: Stage):
+    stage.run([TRAIN, VAL])
+    ties = [pair(f"tie {i}", verdict=Verdict(winner="tie", judge="m")) for i in range(3)]
+    strict = ValidateParams(min_pairs=1, max_rejected_share=0.5)
+    with pytest.raises(
+        ValidationFailed, match=r"max_rejected_share: 0\.5: 60% of 5 pairs were dropped, 3 .*'tie'"
+    ):
+        stage.run([pair("new"), VAL, *ties], strict)
+    assert stage.kept("train") == ["good"]
+    assert "Validation failed" in stage.page() and "60% of 5 pairs" in stage.page()
+    assert not list(stage.folder.glob(".*.part"))
+
+
+@pytest.mark.parametrize(("pairs", "split"), [([TRAIN], "val"), ([VAL], "train"), ([], "train")])
+def test_a_split_with_too_few_pairs_fails(stage: Stage, pairs: list[Sample], split: str):
+    with pytest.raises(ValidationFailed, match=rf"min_pairs: 1: only 0 pairs are left in {split}"):
+        stage.run(pairs)
+    assert "Validation failed" in stage.page()
+
+
+def test_the_page_stands_alone_and_escapes_what_it_shows(stage: Stage):
+    bad = pair("<script>alert(1)</script>", verdict=None)
+    stage.run([TRAIN, VAL, bad])
+    page = stage.page()
+    assert "Validation passed" in page and "no verdict" in page and ADVICE["no verdict"].split("`")[0] in page
+    assert "<script" not in page and "&lt;script&gt;" in page
+    assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page
+    assert page.count("<svg") == 2
+
+
+def test_the_expectations_see_a_leak_that_the_rules_missed(tmp_path: Path):
+    facts = [facts_of(TRAIN), facts_of(replace(TRAIN, id="b", split="val"))]
+    failed = {
+        check.says
+        for check in run_checks(table_of(facts, tmp_path), expectations(1))
+        if check.status == "failed"
+    }
+    assert failed == {"No prompt is in train and in val"}
+
+
+def test_each_broken_column_breaks_its_own_expectation(tmp_path: Path):
+    table = table_of([facts_of(pair(str(i))) for i in range(4)], tmp_path)
+    for column, value, says in (
+        ("id", "same", "Ids are unique"),
+        ("domain", "gossip", "Domains are known ones"),
+        ("judge", None, "Every pair has a judge"),
+        ("winner", "tie", "The verdict is for the chosen answer"),
+        ("answers_differ", False, "The two answers differ"),
+        ("media_stored", False, "Media are in the store"),
+        ("chosen_words", 0, "Chosen answers have words"),
+    ):
+        checks = run_checks(table.assign(**{column: value}), expectations(1))
+        assert [check.says for check in checks if check.status == "failed" and check.critical] == [says]
+
+
+def test_an_expectation_that_cannot_be_computed_is_errored_not_failed(tmp_path: Path):
+    table = table_of([facts_of(TRAIN), facts_of(VAL)], tmp_path).drop(columns="domain")
+    statuses = {check.says: check.status for check in run_checks(table, expectations(1))}
+    assert statuses["Domains are known ones"] == "errored"
+    assert statuses["The table has the columns it should have"] == "failed"
+    assert statuses["Ids are unique"] == "passed"
+
+
+def test_length_as_a_giveaway_warns_but_does_not_stop(stage: Stage):
+    longer = [pair(str(i), chosen="Yes it is.", rejected="No.") for i in range(10)]
+    stage.run([*longer, VAL])
+    assert '<td class="warning">warning</td>' in stage.page()
