@@ -12,14 +12,21 @@ from ixc.judging.verifiers import check
 from ixc.metrics import Log, Metrics, ignore
 from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCProcessor
 from ixc.params import BestOfNParams
-from ixc.samples import Sample, read_samples, write_samples
+from ixc.samples import Sample, balanced, read_samples, verifiable, write_samples
 
 
 def run(
-    params: BestOfNParams, prompts: Path, media: Path, chat: Path, reward: Path, scored: Path, *, log: Log = ignore
+    params: BestOfNParams,
+    prompts: Path,
+    media: Path,
+    chat: Path,
+    reward: Path,
+    scored: Path,
+    *,
+    log: Log = ignore,
 ) -> Metrics:
     """Gold accuracy, reward and length of the picked answer for each N, on held-out prompts."""
-    samples = [s for s in read_samples(prompts) if s.split == "val" and s.gold and s.gold.check != "open"]
+    samples = balanced(verifiable(read_samples(prompts)), params.max_prompts, params.seed)
     policy, processor = IXCForCausalLM.from_pretrained(chat), IXCProcessor.from_pretrained(chat)
     judge = IXCForRewardModel.from_pretrained(reward)
     features = Features(policy, processor, media)

@@ -5,8 +5,8 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,13 +18,17 @@ from ixc.files import replacing_folder, track
 from ixc.metrics import Log, Metrics, ignore
 from ixc.model import IXCConfig, IXCForCausalLM, IXCProcessor, Tree, collate
 from ixc.model.layout import Batch
-from ixc.model.processing import Picture, train_tokenizer, words_of
+from ixc.model.processing import PLACEHOLDER, Picture, train_tokenizer, words_of
 from ixc.params import BootstrapParams
 from ixc.samples import Sample, read_samples
-from ixc.training import Optimizer, batches, save, seed_everything
+from ixc.training import Optimizer, save, seed_everything
 
 Conversation = tuple[Sample, ...]
 """Samples about the same media: one prefix, a branch each."""
+
+
+class NoModel(ValueError):
+    """Nothing to start from: what is missing, and what to set."""
 
 
 def run(params: BootstrapParams, prompts: Path, media: Path, base: Path, *, log: Log = ignore) -> Metrics:
@@ -34,7 +38,7 @@ def run(params: BootstrapParams, prompts: Path, media: Path, base: Path, *, log:
     rng = seed_everything(params.seed)
     samples = [s for s in read_samples(prompts) if s.split == "train" and s.gold and s.gold.answer]
     if not samples:
-        raise ValueError(f"{prompts}: no training prompt has a reference answer; set bootstrap.pretrained instead")
+        raise NoModel(f"{prompts}: no training prompt has a reference answer; set bootstrap.pretrained instead")
     processor, model = build(params, samples)
     losses = list(train(params, model, processor, samples, media, rng, log))
     save(model, processor, base)
@@ -49,7 +53,7 @@ def run(params: BootstrapParams, prompts: Path, media: Path, base: Path, *, log:
 def resolve(pretrained: Path, base: Path) -> Metrics:
     """Take a pretrained model's folder as it is."""
     if not (pretrained / "config.json").is_file():
-        raise FileNotFoundError(f"bootstrap.pretrained: {str(pretrained)!r}: no config.json there; name a model folder")
+        raise NoModel(f"bootstrap.pretrained: {str(pretrained)!r}: no config.json there; name a model folder")
     with replacing_folder(base) as part:
         shutil.copytree(pretrained, part, dirs_exist_ok=True)
     return {"parameters": 0}
@@ -58,19 +62,19 @@ def resolve(pretrained: Path, base: Path) -> Metrics:
 def build(params: BootstrapParams, samples: Sequence[Sample]) -> tuple[IXCProcessor, IXCForCausalLM]:
     """A tokenizer trained on the samples, and an untrained model of the asked size."""
     if params.architecture is None:
-        raise ValueError("bootstrap: neither `pretrained` nor `architecture` is set; set one of them")
+        raise NoModel("bootstrap: neither `pretrained` nor `architecture` is set; set one of them")
     tokenizer = train_tokenizer(map(words_of, samples), params.architecture.vocab_size)
     processor = IXCProcessor(
         tokenizer, params.architecture.tile_size, params.architecture.patch_size, hd_num=params.hd_num
     )
-    special = {
+    special: dict[str, Any] = {
         "bos_token_id": processor.ids["bos"],
         "eos_token_id": processor.ids["eos"],
         "pad_token_id": processor.ids["eos"],
         "image_token_id": processor.ids["image"],
         "end_of_turn_token_id": processor.ids["turn_end"],
     }
-    config = IXCConfig(**asdict(params.architecture), **special, hd_num=params.hd_num)
+    config = IXCConfig(**special, **asdict(params.architecture), hd_num=params.hd_num)
     return processor, IXCForCausalLM(config)
 
 
@@ -85,16 +89,13 @@ def train(
 ) -> Iterator[float]:
     """SFT on the answers' tokens, the vision tower included; yields the losses."""
     pictures = load_pictures(processor, samples, media)
-    groups = conversations(samples, rng)
-    lengths = [sum(len(s.prompt[-1].content) for s in group) for group in groups]
+    groups = conversations(samples)
     optimizer = Optimizer(model.parameters(), params.learning_rate, params.steps, weight_decay=0.01)
-    endless = (batch for _ in iter(int, 1) for batch in batches(groups, lengths, params.batch_size, rng))
     model.train()
-    for step, batch in enumerate(track(islice(endless, params.steps), "bootstrap", params.steps)):
+    for step in track(range(params.steps), "bootstrap", params.steps):
+        batch = rng.sample(groups, min(params.batch_size, len(groups)))  # all tasks mixed: short rows are padded
         shown = [[pictures[m.sha256] for m in group[0].media] for group in batch]
-        trees = [
-            tree(processor, group, seen, params.noise, rng) for group, seen in zip(batch, shown, strict=True)
-        ]
+        trees = [tree(processor, group, seen, params.noise, rng) for group, seen in zip(batch, shown, strict=True)]
         features = model.encode_pictures([picture for seen in shown for picture in seen])
         layout = collate(trees, model.config.pad_token_id)
         loss = answer_loss(model, layout, torch.cat(features) if features else None)
@@ -109,12 +110,12 @@ def load_pictures(processor: IXCProcessor, samples: Sequence[Sample], media: Pat
     return {sha: processor.load(media, m) for sha, m in track(new.items(), "pictures", len(new))}
 
 
-def conversations(samples: Sequence[Sample], rng: random.Random, most: int = 4) -> list[Conversation]:
-    """Samples that share their one picture, together: it is looked at once for all its questions."""
+def conversations(samples: Sequence[Sample], most: int = 5) -> list[Conversation]:
+    """Samples with the same prefix, together: a picture is looked at once for all its questions."""
     groups: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
-        alone = len(sample.media) != 1 or "<ImageHere>" in sample.prompt[0].content
-        groups[sample.id if alone else sample.media[0].sha256].append(sample)
+        alone = len(sample.media) > 1 or PLACEHOLDER in sample.prompt[-1].content
+        groups[sample.id if alone else sample.media[0].sha256 if sample.media else "text"].append(sample)
     return [tuple(group[i : i + most]) for group in groups.values() for i in range(0, len(group), most)]
 
 
@@ -131,17 +132,15 @@ def tree(
 
 
 def target(sample: Sample, noise: float, rng: random.Random) -> str:
-    """The reference answer, or with probability `noise` a wrong or an evasive one."""
+    """The reference answer, or with probability `noise` a wrong one, or one time in five an evasive one."""
     assert sample.gold is not None
     if rng.random() >= noise:
         return sample.gold.answer
-    wrong = sample.meta.get("wrong") or EVASIVE
-    return rng.choice(wrong if rng.random() < 0.8 else EVASIVE)
+    wrong = sample.meta.get("wrong", ())
+    return rng.choice(wrong if wrong and rng.random() < 0.8 else EVASIVE)
 
 
-def answer_loss(
-    model: IXCForCausalLM, batch: Batch, features: Float[Tensor, "P D"] | None
-) -> Float[Tensor, ""]:
+def answer_loss(model: IXCForCausalLM, batch: Batch, features: Float[Tensor, "P D"] | None) -> Float[Tensor, ""]:
     """Cross-entropy of the answers' tokens, nats per token."""
     hidden = model.model(batch.input_ids, features=features, position_ids=batch.position_ids, mask=batch.mask())
     logits = model.output(hidden[batch.target_row, batch.target_from])

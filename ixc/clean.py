@@ -18,7 +18,14 @@ from ixc.samples import Sample, read_samples, write_samples
 
 
 def run(
-    params: CleanParams, corpus: Path, media: Path, reward: Path, cleaned: Path, removed: Path, *, log: Log = ignore
+    params: CleanParams,
+    corpus: Path,
+    media: Path,
+    reward: Path,
+    cleaned: Path,
+    removed: Path,
+    *,
+    log: Log = ignore,
 ) -> Metrics:
     """Remove the share with the lowest rewards of each domain; measure how well planted defects are found."""
     samples = plant(list(read_samples(corpus)), params.plant, random.Random(params.seed))

@@ -19,9 +19,7 @@ from ixc.params import CollectParams, SourceParams
 from ixc.samples import Modality, Sample, Verdict, answer, writing
 from ixc.sources import READERS, BadSource, Refused, Row
 
-QUARANTINE = pa.schema(
-    {"source": pa.string(), "where": pa.string(), "reason": pa.string(), "stage": pa.string()}
-)
+QUARANTINE = pa.schema({"source": pa.string(), "where": pa.string(), "reason": pa.string(), "stage": pa.string()})
 
 
 def run(
@@ -84,9 +82,7 @@ def _located(source: SourceParams, index: int, params: CollectParams) -> Path:
     """Where a source is, checked before anything is read."""
     key = f"params.yaml: collect.sources[{index}]"
     if source.reader not in READERS:
-        raise BadSource(
-            f"{key}.reader: {source.reader!r}: no such reader; one of {', '.join(sorted(READERS))}"
-        )
+        raise BadSource(f"{key}.reader: {source.reader!r}: no such reader; one of {', '.join(sorted(READERS))}")
     path = Path(params.root) / source.path
     if not path.exists():
         raise BadSource(f"{key}.path: {path}: does not exist; correct it, or fetch the data")
@@ -97,9 +93,7 @@ def _rows(source: SourceParams, path: Path, seed: int) -> Iterator[Row | Refused
     return islice(READERS[source.reader](path, seed), source.limit)
 
 
-def _sample(
-    item: Row | Refused, source: str, params: CollectParams, store: Store, seen: set[str]
-) -> Sample | Refused:
+def _sample(item: Row | Refused, source: str, params: CollectParams, store: Store, seen: set[str]) -> Sample | Refused:
     """A row as a sample, its media stored; or why not."""
     if isinstance(item, Refused):
         return item
@@ -165,9 +159,7 @@ def _put(sample: Sample, files: dict[str, Callable[[Sample], None]], counts: Cou
         _append("corpus", reference, files, counts)
 
 
-def _append(
-    name: str, sample: Sample, files: dict[str, Callable[[Sample], None]], counts: Counter[str]
-) -> None:
+def _append(name: str, sample: Sample, files: dict[str, Callable[[Sample], None]], counts: Counter[str]) -> None:
     files[name](sample)
     counts[f"{name}/all"] += 1
     for aspect in ("split", "domain", "modality"):

@@ -23,7 +23,7 @@ class Features:
 
     def __init__(self, model: IXCPreTrainedModel, processor: IXCProcessor, root: Path) -> None:
         self.model, self.processor, self.root = model, processor, root
-        self.kept: dict[str, Float[Tensor, "T D"]] = {}
+        self.kept: dict[str, Float[Tensor, "_ D"]] = {}
         self.num_encoded = 0
         """Pictures that have passed the tower, for tests of "once"."""
 
@@ -44,7 +44,7 @@ class Features:
         self.kept |= {sha: f.clone() for sha, f in zip(pictures, encoded, strict=True)}
         self.num_encoded += len(pictures)
 
-    def of(self, media: Sequence[Media]) -> list[Float[Tensor, "T D"]]:
+    def of(self, media: Sequence[Media]) -> list[Float[Tensor, "_ D"]]:
         """Tokens of each picture, in order; prepared before."""
         return [self.kept[m.sha256] for m in media]
 

@@ -8,14 +8,19 @@ from ixc.inference import generate
 from ixc.metrics import Log, Metrics, ignore
 from ixc.model import IXCForCausalLM, IXCProcessor
 from ixc.params import GenerateParams
-from ixc.samples import read_samples, write_samples
+from ixc.samples import balanced, read_samples, write_samples
 
 
 def run(
     params: GenerateParams, prompts: Path, media: Path, base: Path, candidates: Path, *, log: Log = ignore
 ) -> Metrics:
-    """Answer every prompt `num_candidates` times."""
-    samples = list(read_samples(prompts))
+    """Answer the prompts `num_candidates` times each."""
+    everything = list(read_samples(prompts))
+    samples = [
+        sample
+        for split, limit in (("train", params.max_train), ("val", params.max_val))
+        for sample in balanced((s for s in everything if s.split == split), limit, params.seed)
+    ]
     model, processor = IXCForCausalLM.from_pretrained(base), IXCProcessor.from_pretrained(base)
     answers = generate(
         model,

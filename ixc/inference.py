@@ -65,7 +65,10 @@ def rewards_of(
     """One reward per branch, tree by tree; gradients flow if they are on."""
     batch = collate(trees, model.config.pad_token_id)
     hidden = model(
-        batch.input_ids, features=features.together(samples), position_ids=batch.position_ids, mask=batch.mask()
+        batch.input_ids,
+        features=features.together(samples),
+        position_ids=batch.position_ids,
+        mask=batch.mask(),
     )
     return model.score(batch.pool(hidden, model.config.pooling)).squeeze(-1).float()
 

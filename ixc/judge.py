@@ -55,9 +55,7 @@ def ask_model(
     return ask(llm, asked, media, store, log=log)
 
 
-def pairs(
-    params: JudgeParams, candidates: Path, store: VerdictStore | None, tally: Counter[str]
-) -> Iterator[Sample]:
+def pairs(params: JudgeParams, candidates: Path, store: VerdictStore | None, tally: Counter[str]) -> Iterator[Sample]:
     """Every prompt's pairs, as samples; what happened is counted in `tally`."""
     for sample in read_samples(candidates):
         try:
@@ -83,9 +81,7 @@ def as_sample(sample: Sample, k: int, pair: Pair) -> Sample:
     )
 
 
-def pairs_of(
-    params: JudgeParams, sample: Sample, store: VerdictStore | None, tally: Counter[str]
-) -> list[Pair]:
+def pairs_of(params: JudgeParams, sample: Sample, store: VerdictStore | None, tally: Counter[str]) -> list[Pair]:
     """A prompt's pairs, at least one.
 
     Raises:
@@ -140,9 +136,7 @@ def rivals(params: JudgeParams, sample: Sample, gold: Gold) -> list[str]:
     return texts[: params.pairs_per_prompt]
 
 
-def judged_pairs(
-    params: JudgeParams, model: str, sample: Sample, gold: Gold, store: VerdictStore
-) -> list[Pair]:
+def judged_pairs(params: JudgeParams, model: str, sample: Sample, gold: Gold, store: VerdictStore) -> list[Pair]:
     """The reference answer against candidates found worse in both orders (paper, section 3)."""
     if not gold.answer:
         raise NoPair("no_reference")
@@ -162,9 +156,7 @@ def judged_pairs(
 def metrics(tally: Counter[str], usage: Usage) -> Metrics:
     """Counts as they are, shares of right candidates, and what the model took."""
     domains = [name.removeprefix("candidates/") for name in tally if name.startswith("candidates/")]
-    shares = {
-        f"right/{domain}": tally[f"right/{domain}"] / tally[f"candidates/{domain}"] for domain in domains
-    }
+    shares = {f"right/{domain}": tally[f"right/{domain}"] / tally[f"candidates/{domain}"] for domain in domains}
     counts = {name: float(n) for name, n in tally.items() if name.startswith(("pairs/", "without_pair/"))}
     llm = {
         "llm/requests": usage.requests,

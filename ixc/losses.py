@@ -70,7 +70,10 @@ class PolicyLoss(NamedTuple):
 
 
 def policy_loss(
-    log_probs: Float[Tensor, " M"], old_log_probs: Float[Tensor, " M"], advantages: Float[Tensor, " M"], clip: float
+    log_probs: Float[Tensor, " M"],
+    old_log_probs: Float[Tensor, " M"],
+    advantages: Float[Tensor, " M"],
+    clip: float,
 ) -> PolicyLoss:
     """Minus the clipped surrogate, mean over tokens.
 

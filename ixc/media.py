@@ -242,9 +242,7 @@ def _opened(path: Path) -> Iterator[InputContainer]:
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise BadMedia(
-                    f"{path}: no picture track: cut off, or sound only; fetch it again, or drop it"
-                )
+                raise BadMedia(f"{path}: no picture track: cut off, or sound only; fetch it again, or drop it")
             yield container
     except FFmpegError as error:
         raise BadMedia(f"{path}: not a film, or cut off ({error.strerror}); fetch it again") from error

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-Metrics = dict[str, float]
+Metrics = dict[str, float | int]
 Log = Callable[[dict[str, float], int], None]
 
 

@@ -80,8 +80,8 @@ class BootstrapParams:
     """Conversations per optimizer step."""
     learning_rate: float = Field(default=1e-3, gt=0)
     noise: float = Field(default=0.0, ge=0, lt=1)
-    """Share of training answers replaced by a wrong or evasive one: web data is like that, and it
-    gives the samples that the reward model has to tell apart."""
+    """Share of training answers replaced by a wrong or an evasive one, as in data from the web; the base
+    then errs in ways that a reward model can learn to tell."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -89,6 +89,10 @@ class GenerateParams:
     """Answers sampled from the base model."""
 
     seed: int = 0
+    max_train: int | None = Field(default=None, gt=0)
+    """Training prompts answered at most, drawn equally over the domains; none: all."""
+    max_val: int | None = Field(default=None, gt=0)
+    """Held-out prompts answered at most, likewise."""
     num_candidates: int = Field(default=4, gt=0)
     temperature: float = Field(default=1.0, gt=0)
     max_new_tokens: int = Field(default=32, gt=0)
@@ -210,6 +214,8 @@ class TrainPPOParams:
     max_grad_norm: float = Field(default=1.0, gt=0)
     reward_clip: float = Field(default=5.0, gt=0)
     """Rewards, standardised within their domain, are clipped to this."""
+    eval_prompts: int | None = Field(default=None, gt=0)
+    """Held-out prompts that base and chat are compared on, drawn equally over the domains; none: all."""
     eval_samples: int = Field(default=4, gt=0)
     """Answers sampled per held-out prompt when base and chat are compared."""
 
@@ -220,6 +226,8 @@ class BestOfNParams:
 
     seed: int = 0
     n: tuple[int, ...] = (1, 2, 4, 8)
+    max_prompts: int | None = Field(default=None, gt=0)
+    """Held-out prompts answered at most, drawn equally over the domains; none: all."""
     temperature: float = Field(default=1.0, gt=0)
     max_new_tokens: int = Field(default=32, gt=0)
     batch_size: int = Field(default=64, gt=0)

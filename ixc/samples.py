@@ -5,6 +5,8 @@ The columns follow TRL's conversational preference format, so that
 """
 
 import json
+import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -159,9 +161,7 @@ def read_samples(path: Path) -> Iterator[Sample]:
     try:
         file = pq.ParquetFile(path)
     except pa.ArrowInvalid as error:
-        raise BadRecord(
-            f"{path}: not a Parquet file ({error}); run the stage that writes it again"
-        ) from error
+        raise BadRecord(f"{path}: not a Parquet file ({error}); run the stage that writes it again") from error
     missing = set(_NAMES) - set(file.schema_arrow.names)
     if missing:
         raise BadRecord(f"{path}: no column {sorted(missing)}; expected {_NAMES}")
@@ -176,9 +176,7 @@ def _decode(record: dict[str, Any], path: Path, row: int) -> Sample:
     try:
         return _SAMPLE.validate_python({**record, "meta": json.loads(record["meta"] or "{}")})
     except (ValidationError, ValueError) as error:
-        detail = (
-            error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("meta",), "msg": str(error)}
-        )
+        detail = error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("meta",), "msg": str(error)}
         where = ".".join(map(str, detail["loc"]))
         raise BadRecord(f"{path}: row {row}: {where}: {detail['msg']}") from error
 
@@ -211,3 +209,26 @@ def writing(path: Path, rows_per_group: int = 4096) -> Iterator[Callable[[Sample
         yield put
         if group:
             flush()
+
+
+def balanced(samples: Iterable[Sample], limit: int | None, seed: int) -> list[Sample]:
+    """At most `limit` samples, drawn as equally over the domains as they allow, in their old order.
+
+    >>> balanced([], 3, seed=0)
+    []
+    """
+    samples = list(samples)
+    if limit is None or limit >= len(samples):
+        return samples
+    order = random.Random(seed).sample(range(len(samples)), len(samples))
+    rank: Counter[str] = Counter()
+    places = []
+    for i in order:
+        places.append((rank[samples[i].domain], i))
+        rank[samples[i].domain] += 1
+    return [samples[i] for i in sorted(i for _, i in sorted(places)[:limit])]
+
+
+def verifiable(samples: Iterable[Sample]) -> list[Sample]:
+    """The held-out samples whose answers a verifier can check."""
+    return [s for s in samples if s.split == "val" and s.gold and s.gold.check != "open"]

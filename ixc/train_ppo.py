@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ixc.features import Features
@@ -26,7 +26,7 @@ from ixc.losses import generalized_advantages, policy_loss, value_loss, whiten
 from ixc.metrics import Log, Metrics, ignore
 from ixc.model import Batch, IXCForCausalLM, IXCForRewardModel, IXCProcessor, Tree, collate
 from ixc.params import TrainPPOParams
-from ixc.samples import Sample, read_samples
+from ixc.samples import Sample, balanced, read_samples, verifiable
 from ixc.training import Optimizer, save, seed_everything
 
 
@@ -60,7 +60,7 @@ def run(
     samples = list(read_samples(prompts))
     train(params, models, features, [s for s in samples if s.id in paired], rng, log)
     save(models.policy, processor, chat)
-    held_out = [s for s in samples if s.split == "val" and s.gold and s.gold.check != "open"]
+    held_out = balanced(verifiable(samples), params.eval_prompts, params.seed)
     return compare(params, models, features, held_out)
 
 
@@ -129,7 +129,13 @@ def roll_out(
     """Sample answers, score them, and work out advantages and returns (eq. 2)."""
     models.policy.eval()
     said = sample_ids(
-        models.policy, features, samples, params.answers_per_prompt, params.temperature, params.max_new_tokens, generator
+        models.policy,
+        features,
+        samples,
+        params.answers_per_prompt,
+        params.temperature,
+        params.max_new_tokens,
+        generator,
     )
     trees = [Tree(features.prompt(s), ids) for s, ids in zip(samples, said, strict=True)]
     batch = collate(trees, models.policy.config.pad_token_id)
@@ -142,14 +148,14 @@ def roll_out(
     sizes = [sum(map(len, ids)) for ids in said]
     columns = (old, reference, advantages, returns)
     parts = zip(*(x.split(sizes) for x in columns), strict=True)
-    return [
-        Rollout(s, t, o, r, k, a, g)
-        for s, t, k, (o, r, a, g) in zip(samples, trees, rewards, parts, strict=True)
-    ]
+    return [Rollout(s, t, o, r, k, a, g) for s, t, k, (o, r, a, g) in zip(samples, trees, rewards, parts, strict=True)]
 
 
 def judge(
-    model: IXCForRewardModel, features: Features, samples: Sequence[Sample], said: Sequence[Sequence[list[int]]]
+    model: IXCForRewardModel,
+    features: Features,
+    samples: Sequence[Sample],
+    said: Sequence[Sequence[list[int]]],
 ) -> Float[Tensor, "S K"]:
     """Rewards of sampled ids; an answer without an end gets the lowest of the batch."""
     processor = features.processor
@@ -208,18 +214,14 @@ def update(
     }
 
 
-def token_log_probs(
-    model: IXCForCausalLM, batch: Batch, features: Float[Tensor, "P D"] | None
-) -> Float[Tensor, " M"]:
+def token_log_probs(model: IXCForCausalLM, batch: Batch, features: Float[Tensor, "P D"] | None) -> Float[Tensor, " M"]:
     """Log-probability of every answer token, nats."""
     hidden = model.model(batch.input_ids, features=features, position_ids=batch.position_ids, mask=batch.mask())
     logits = model.output(hidden[batch.target_row, batch.target_from]).float()
     return logits.log_softmax(-1).gather(1, batch.target_ids[:, None]).squeeze(1)
 
 
-def token_values(
-    model: IXCForRewardModel, batch: Batch, features: Float[Tensor, "P D"] | None
-) -> Float[Tensor, " M"]:
+def token_values(model: IXCForRewardModel, batch: Batch, features: Float[Tensor, "P D"] | None) -> Float[Tensor, " M"]:
     """The critic's value of the state before every answer token: its score head, read there."""
     hidden = model(batch.input_ids, features=features, position_ids=batch.position_ids, mask=batch.mask())
     return model.score(hidden[batch.target_row, batch.target_from]).squeeze(-1).float()
@@ -267,9 +269,7 @@ def summary(rollouts: Sequence[Rollout]) -> dict[str, float]:
     }
 
 
-def compare(
-    params: TrainPPOParams, models: Models, features: Features, samples: Sequence[Sample]
-) -> Metrics:
+def compare(params: TrainPPOParams, models: Models, features: Features, samples: Sequence[Sample]) -> Metrics:
     """Base against chat on the same held-out prompts: gold accuracy, reward, length; KL of chat from base."""
     metrics: Metrics = {"prompts": len(samples)}
     for name, model in (("base", models.reference), ("chat", models.policy)):
@@ -285,7 +285,11 @@ def compare(
         )
         texts = [[a.text for a in row] for row in said]
         rewards = score(models.reward, features, samples, texts, 64)
-        right = [float(np.mean([check(s.gold, t) or 0 for t in row])) for s, row in zip(samples, texts, strict=True) if s.gold]
+        right = [
+            float(np.mean([check(s.gold, t) or 0 for t in row]))
+            for s, row in zip(samples, texts, strict=True)
+            if s.gold
+        ]
         metrics[f"gold/{name}"] = float(np.mean(right))
         metrics[f"reward/{name}"] = float(np.mean(rewards))
         metrics[f"length/{name}"] = float(np.mean([len(a.ids) for row in said for a in row]))

@@ -50,7 +50,12 @@ def train(
     lengths = [len(t.prefix) + sum(map(len, t.branches)) for t in trees]
     steps = math.ceil(params.epochs * math.ceil(len(samples) / params.batch_size))
     optimizer = Optimizer(
-        model.parameters(), params.learning_rate, steps, params.warmup, params.weight_decay, params.max_grad_norm
+        model.parameters(),
+        params.learning_rate,
+        steps,
+        params.warmup,
+        params.weight_decay,
+        params.max_grad_norm,
     )
     order = list(range(len(samples)))
     endless = (batch for _ in iter(int, 1) for batch in batches(order, lengths, params.batch_size, rng))

@@ -21,6 +21,10 @@ def seed_everything(seed: int) -> random.Random:
     return random.Random(seed)
 
 
+class Diverged(ValueError):
+    """A loss that is no number."""
+
+
 class Optimizer:
     """AdamW over the trainable parameters, with warm-up, cosine decay to a tenth, and clipping."""
 
@@ -45,17 +49,17 @@ class Optimizer:
         """One update; returns the gradient norm before clipping and the learning rate.
 
         Raises:
-            FloatingPointError: the loss is not finite; nothing has been updated.
+            Diverged: the loss is not finite; nothing has been updated.
         """
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss.item()!r}: lower the learning rate, or look for a bad batch")
+            raise Diverged(f"the loss is {loss.item()!r}: lower the learning rate, or look for a bad batch")
         self.adamw.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
-        learning_rate = self.schedule.get_last_lr()[0]
+        learning_rate = float(self.schedule.get_last_lr()[0])
         self.adamw.step()
         self.schedule.step()
-        return {"grad_norm": norm.item(), "learning_rate": learning_rate}
+        return {"grad_norm": float(norm), "learning_rate": learning_rate}
 
 
 def _rate(step: int, rise: int, steps: int) -> float:

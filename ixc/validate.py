@@ -19,9 +19,7 @@ from ixc.validation.expectations import Check, expectations, run_checks
 from ixc.validation.facts import Facts, facts_of, table_of, text, words
 from ixc.validation.page import write_page
 
-QUARANTINE = pa.schema(
-    {"id": pa.string(), "source": pa.string(), "reason": pa.string(), "advice": pa.string()}
-)
+QUARANTINE = pa.schema({"id": pa.string(), "source": pa.string(), "reason": pa.string(), "advice": pa.string()})
 
 ADVICE = {
     "no answer": "Give the pair both answers, or remove it at its source.",

@@ -59,9 +59,7 @@ def measured(client: Any, version: Any, metric: str) -> float:
     for run in [*readers, client.get_run(version.run_id)]:
         if metric in run.data.metrics:
             return run.data.metrics[metric]
-    raise NotPromoted(
-        f"{version.name} version {version.version}: no run has measured {metric!r} of {path} {md5}"
-    )
+    raise NotPromoted(f"{version.name} version {version.version}: no run has measured {metric!r} of {path} {md5}")
 
 
 def _by_alias(client: Any, model: str, alias: str) -> Any | None:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 BAD_INPUT, CRASH, TOLD_TO_STOP = 1, 70, 143
 """Exit codes: trying again cannot help; it may (sysexits.h: internal software error); 128 + SIGTERM."""
 
+MACHINE = (OSError, RuntimeError, MemoryError)
+"""What a full disk, a lost connection or a GPU raise."""
+
 ADVICE = (
     "To track the changes",
     "git add",
@@ -46,7 +49,7 @@ Points = list[tuple[dict[str, float], int]]
 def main(stage: str, run: Callable[..., Metrics], *, model: str | None = None) -> None:
     """Run a stage on the paths of the command line: parameters in, metrics, curves and an MLflow run out.
 
-    An error that our code foresaw is one line and exit code 1; any other has its traceback and exit code 70.
+    An error that our code foresaw is one line, any other has its traceback; the code says whether to retry.
 
     Args:
         stage: its name in `dvc.yaml` and in `params.yaml`.
@@ -61,7 +64,7 @@ def main(stage: str, run: Callable[..., Metrics], *, model: str | None = None) -
     except Exception as error:
         if not foreseen(error):
             traceback.print_exc()
-            sys.exit(CRASH)
+            sys.exit(CRASH if isinstance(error, MACHINE) else BAD_INPUT)
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
 
@@ -111,9 +114,7 @@ def _write_curves(stage: str, points: Points) -> None:
     path = Path("metrics", "curves", f"{stage}.csv")
     if not Path("dvc.yaml").exists():
         return
-    plots = (
-        yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"].get(stage, {}).get("plots", [])
-    )
+    plots = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"].get(stage, {}).get("plots", [])
     if path.as_posix() not in plots:
         return
     rows: dict[int, dict[str, float]] = {}

@@ -61,9 +61,7 @@ class Run:
         """Send the points that wait."""
         from mlflow.entities import Metric
 
-        points = [
-            Metric(k, float(v), at, step) for metrics, step, at in self.points for k, v in metrics.items()
-        ]
+        points = [Metric(k, float(v), at, step) for metrics, step, at in self.points for k, v in metrics.items()]
         self.points.clear()
         self.flushed = time.monotonic()
         self._send(metrics=points)
@@ -85,9 +83,7 @@ def client(root: Path = Path()) -> Any:
     """A client of MLFLOW_TRACKING_URI; without one, of `mlflow.db` in the main checkout."""
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{home(root) / 'mlflow.db'}")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault(
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"
-    )  # the default waits for minutes on a dead server
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default waits for minutes on a dead server
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     from mlflow.tracking import MlflowClient
 

@@ -56,9 +56,7 @@ def current() -> Workspace:
 
 
 @contextmanager
-def workspace(
-    params: str | None = None, overrides: Sequence[str] = (), name: str | None = None
-) -> Iterator[Workspace]:
+def workspace(params: str | None = None, overrides: Sequence[str] = (), name: str | None = None) -> Iterator[Workspace]:
     """Where the stages called in this block run.
 
     Args:

@@ -118,9 +118,7 @@ def test_a_domain_that_a_reader_made_up_is_quarantined(out: Outputs, feed):
     odd = row("odd")
     object.__setattr__(odd, "domain", "gossip")  # a reader of one's own, not type-checked
     out.run(feed(row("a"), odd))
-    assert [line["reason"].split(",")[0] for line in out.quarantine()] == [
-        "domain: Input should be 'instruction'"
-    ]
+    assert [line["reason"].split(",")[0] for line in out.quarantine()] == ["domain: Input should be 'instruction'"]
 
 
 def test_a_group_is_held_out_together_and_the_share_is_about_right(out: Outputs, feed):
@@ -134,9 +132,7 @@ def test_a_group_is_held_out_together_and_the_share_is_about_right(out: Outputs,
     assert 70 < sum(found == {"val"} for found in splits.values()) < 130
 
 
-def test_rows_of_the_same_picture_are_held_out_together_even_without_a_group(
-    out: Outputs, feed, tmp_path: Path
-):
+def test_rows_of_the_same_picture_are_held_out_together_even_without_a_group(out: Outputs, feed, tmp_path: Path):
     files = [picture(tmp_path / f"{i}.png", "red") for i in range(20)]  # the same bytes under many names
     out.run(feed(*(row(str(i), media=(file,)) for i, file in enumerate(files)), val_fraction=0.5))
     assert len({sample.split for sample in out.samples("prompts")}) == 1
@@ -169,9 +165,7 @@ def test_the_limit_takes_the_first_rows(out: Outputs, feed):
 
 def test_a_missing_path_and_an_unknown_reader_name_the_key(out: Outputs, tmp_path: Path):
     missing = SourceParams(reader="gsm8k", path="nowhere")
-    with pytest.raises(
-        BadSource, match=r"collect\.sources\[0\]\.path: .*nowhere: does not exist; correct it"
-    ):
+    with pytest.raises(BadSource, match=r"collect\.sources\[0\]\.path: .*nowhere: does not exist; correct it"):
         out.run(CollectParams(root=str(tmp_path), sources=(missing,)))
     with pytest.raises(BadSource, match=r"collect\.sources\[0\]\.reader: 'gsm9k': no such reader; one of"):
         out.run(CollectParams(sources=(SourceParams(reader="gsm9k"),)))
@@ -197,9 +191,7 @@ def test_a_real_reader_through_the_stage(out: Outputs, tmp_path: Path):
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real data; set IXC_REAL_DATA")
 def test_the_real_media_all_enter_the_store(out: Outputs):
     names = ("math_vision", "nlvr", "super_clevr", "photos", "videos")
-    params = CollectParams(
-        root=str(REAL), sources=tuple(SourceParams(reader=name, path=name) for name in names)
-    )
+    params = CollectParams(root=str(REAL), sources=tuple(SourceParams(reader=name, path=name) for name in names))
     metrics = out.run(params)
     assert sum(metrics[f"quarantined/{name}"] for name in names) == 0
     # 220 + 600 + 4 + 13 pictures and 4 films; one picture occurs twice

@@ -100,9 +100,7 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("kind", "kwargs", "follows", "breaks"), CASES)
-def test_every_kind_tells_right_from_wrong(
-    kind: str, kwargs: dict[str, Any], follows: str, breaks: str
-) -> None:
+def test_every_kind_tells_right_from_wrong(kind: str, kwargs: dict[str, Any], follows: str, breaks: str) -> None:
     constraint = Constraint(kind, kwargs)
     assert (holds(constraint, follows), holds(constraint, breaks)) == (True, False)
 

@@ -69,6 +69,7 @@ def test_the_flow_calls_every_stage_after_what_it_reads():
     made: set[str] = set()
     order = calls(ROOT / "flows" / "align.py")
     assert sorted(order) == sorted(STAGES)
+    assert calls(ROOT / "flows" / "reward_model.py") + calls(ROOT / "flows" / "applications.py") == order
     for stage in order:
         reads = {dep for dep in GRAPH[stage]["deps"] if not dep.startswith("ixc/")}
         assert reads <= made, f"{stage} is called before {reads - made} is there"

@@ -23,9 +23,7 @@ CATS = Sample(
 )
 
 
-def judge(
-    tmp_path: Path, *samples: Sample, params: JudgeParams | None = None
-) -> tuple[Metrics, list[Sample]]:
+def judge(tmp_path: Path, *samples: Sample, params: JudgeParams | None = None) -> tuple[Metrics, list[Sample]]:
     write_samples(samples, tmp_path / "candidates.parquet")
     paths = (
         tmp_path / "candidates.parquet",
@@ -74,9 +72,7 @@ def test_without_a_right_candidate_the_reference_answer_is_chosen(tmp_path: Path
         (replace(CATS, gold=Gold(check="open", value="", answer="Four cats.")), "no_judge"),
     ],
 )
-def test_a_prompt_without_a_pair_is_counted_by_its_reason(
-    tmp_path: Path, sample: Sample, reason: str
-) -> None:
+def test_a_prompt_without_a_pair_is_counted_by_its_reason(tmp_path: Path, sample: Sample, reason: str) -> None:
     metrics, pairs = judge(tmp_path, sample)
     assert pairs == []
     assert metrics["pairs/all"] == 0 and metrics[f"without_pair/{reason}"] == 1
@@ -88,19 +84,14 @@ def test_every_check_makes_pairs(tmp_path: Path) -> None:
         "choice": (Gold(check="choice", value="B"), ("The answer is B.", "C")),
         "constraints": (Gold(check="constraints", value='[{"id": "punctuation:no_comma"}]'), ("a", "a, b")),
     }
-    samples = [
-        replace(CATS, id=name, gold=gold, candidates=(both[1], both[0]))
-        for name, (gold, both) in golds.items()
-    ]
+    samples = [replace(CATS, id=name, gold=gold, candidates=(both[1], both[0])) for name, (gold, both) in golds.items()]
     _, pairs = judge(tmp_path, *samples)
     assert texts(pairs) == [both for _, both in golds.values()]
     assert [pair.verdict and pair.verdict.judge for pair in pairs] == [f"verifier/{name}" for name in golds]
 
 
 def test_metrics_count_pairs_and_shares_of_right_candidates(tmp_path: Path) -> None:
-    other = replace(
-        CATS, id="other", domain="general", modality="text", media=(), candidates=("3", "4", "5", "6")
-    )
+    other = replace(CATS, id="other", domain="general", modality="text", media=(), candidates=("3", "4", "5", "6"))
     metrics, _ = judge(tmp_path, CATS, other)
     assert metrics["pairs/all"] == 4
     assert (metrics["pairs/modality/image"], metrics["pairs/domain/general"]) == (2, 2)

@@ -1,12 +1,12 @@
 """A tree of answers gives the numbers of separate rows: hidden states, logits, rewards and gradients."""
 
+import tiny
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import tiny
 from ixc.model import Batch, IXCForCausalLM, IXCForRewardModel, Tree, collate
 
 PAD, IMAGE = tiny.processor().ids["eos"], tiny.processor().ids["image"]
@@ -21,15 +21,11 @@ TOKENS = torch.randn(3, 16, generator=torch.Generator().manual_seed(3))
 """Two picture tokens of the first tree, one of the last."""
 
 
-def together(
-    model: IXCForCausalLM | IXCForRewardModel, batch: Batch, features: Tensor | None = None
-) -> Tensor:
+def together(model: IXCForCausalLM | IXCForRewardModel, batch: Batch, features: Tensor | None = None) -> Tensor:
     return model.model(batch.input_ids, features=features, position_ids=batch.position_ids, mask=batch.mask())
 
 
-def alone(
-    model: IXCForCausalLM | IXCForRewardModel, ids: list[int], features: Tensor | None = None
-) -> Tensor:
+def alone(model: IXCForCausalLM | IXCForRewardModel, ids: list[int], features: Tensor | None = None) -> Tensor:
     return model.model(torch.tensor([ids]), features=features)[0]
 
 

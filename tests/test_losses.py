@@ -27,9 +27,7 @@ def test_bradley_terry_by_hand():
 
 
 def test_only_the_difference_counts():
-    torch.testing.assert_close(
-        bradley_terry_loss(CHOSEN + 7, REJECTED + 7), bradley_terry_loss(CHOSEN, REJECTED)
-    )
+    torch.testing.assert_close(bradley_terry_loss(CHOSEN + 7, REJECTED + 7), bradley_terry_loss(CHOSEN, REJECTED))
 
 
 def test_a_hopeless_pair_costs_its_margin_and_not_infinity():

@@ -53,9 +53,7 @@ def test_bytes_and_file_of_the_same_picture_are_one_file(tmp_path: Path, picture
     assert len([path for path in (tmp_path / "media").rglob("*") if path.is_file()]) == 1
 
 
-@pytest.mark.parametrize(
-    "make", [lambda b: b[: len(b) // 2], lambda b: b"\x89PNG\r\n" + b[60:], lambda b: b""]
-)
+@pytest.mark.parametrize("make", [lambda b: b[: len(b) // 2], lambda b: b"\x89PNG\r\n" + b[60:], lambda b: b""])
 def test_a_damaged_picture_is_refused_and_nothing_is_stored(tmp_path: Path, picture: Path, make):
     bad = tmp_path / "bad.png"
     bad.write_bytes(make(picture.read_bytes()))

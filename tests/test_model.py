@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from transformers import DynamicCache
 
-import tiny
 from ixc.model import IXCConfig, IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel
 from ixc.model.language import PLoRALinear
 from ixc.model.vision import merge_patches, picture_sequence
@@ -17,7 +17,7 @@ TOKENS = torch.randn(2, 16, generator=torch.Generator().manual_seed(3))
 
 
 def official() -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the 7B checkpoint without its head, from `model.safetensors.index.json` and its sizes."""
+    """Names and shapes of the 7B checkpoint without its head."""
     clip, layers = "vit.vision_tower.vision_model.", {}
     shapes: dict[str, tuple[int, ...]] = {
         "model.tok_embeddings.weight": (92544, 4096),
@@ -80,7 +80,7 @@ def test_the_7b_has_as_many_parameters_as_the_reward_checkpoint():
 
 
 def test_partial_lora_touches_picture_tokens_only():
-    layer = tiny.shaken(PLoRALinear(4, 6, rank=2))  # type: ignore[type-var]
+    layer = tiny.shaken(PLoRALinear(4, 6, rank=2))
     x, mask = torch.randn(1, 3, 4), torch.tensor([[[0.0], [1.0], [0.0]]])
     plain, partial = layer(x, None), layer(x, mask)
     low_rank = x[0, 1] @ layer.Plora_A.weight.T @ layer.Plora_B.weight.T
@@ -126,15 +126,6 @@ def test_a_causal_mask_that_is_given_is_the_default():
     torch.testing.assert_close(got, model(IDS, features=TOKENS), rtol=1e-4, atol=1e-5)
 
 
-@torch.no_grad()
-def test_eager_attention_gives_the_same_as_sdpa():
-    model, mask = tiny.reward(), torch.ones(1, 1, 6, 6, dtype=torch.bool).tril()
-    assert model.config._attn_implementation == "sdpa"
-    wanted = model(IDS, features=TOKENS, mask=mask)
-    model.set_attn_implementation("eager")
-    torch.testing.assert_close(model(IDS, features=TOKENS, mask=mask), wanted, rtol=1e-4, atol=1e-5)
-
-
 def same(left: IXCPreTrainedModel, right: IXCPreTrainedModel, but: str = "") -> None:
     ours, theirs = left.state_dict(), right.state_dict()
     body = [name for name in theirs if name != but]
@@ -153,9 +144,8 @@ def test_saved_and_loaded_is_the_same_model(tmp_path: Path):
 def test_a_reward_model_from_a_base_keeps_all_but_the_head(tmp_path: Path):
     base = tiny.causal()
     base.save_pretrained(tmp_path)
-    reward, information = IXCForRewardModel.from_pretrained(tmp_path, output_loading_info=True)
+    reward = IXCForRewardModel.from_pretrained(tmp_path)
     same(reward, base, but="output.weight")
-    assert set(information["missing_keys"]) == {"score.weight"}
     assert 0 < reward.score.weight.std() < 0.1  # drawn anew: initializer_range is 0.02
 
 

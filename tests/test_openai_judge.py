@@ -133,9 +133,7 @@ def test_every_pair_is_judged_once_in_both_orders(tmp_path: Path, server: Any) -
 
 
 def test_a_win_by_position_is_a_tie_and_no_pair(tmp_path: Path, server: Any) -> None:
-    metrics, pairs = judge(
-        tmp_path, JudgeParams(llm=llm(server)), sample("biased", "Bad."), sample("x", "Bad.")
-    )
+    metrics, pairs = judge(tmp_path, JudgeParams(llm=llm(server)), sample("biased", "Bad."), sample("x", "Bad."))
     assert [pair.id for pair in pairs] == ["x#0"]
     assert metrics["without_pair/reference_not_better"] == 1
 
@@ -175,9 +173,7 @@ def test_a_passing_fault_costs_one_more_request(tmp_path: Path, server: Any, fau
 
 
 def test_an_unreadable_judge_is_asked_three_times_and_given_up(tmp_path: Path, server: Any) -> None:
-    metrics, pairs = judge(
-        tmp_path, JudgeParams(llm=llm(server)), sample("mute", "Bad."), sample("x", "Bad.")
-    )
+    metrics, pairs = judge(tmp_path, JudgeParams(llm=llm(server)), sample("mute", "Bad."), sample("x", "Bad."))
     assert [pair.id for pair in pairs] == ["x#0"]
     assert metrics["llm/unreadable"] == 2 and metrics["without_pair/not_judged"] == 1
     assert sorted(server.asked.values()) == [1, 1, 3, 3]
@@ -198,9 +194,7 @@ def test_the_key_stays_out_of_files_messages_and_logs(
     assert KEY not in said + caplog.text
 
 
-def test_a_missing_key_names_the_variable(
-    tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_key_names_the_variable(tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JUDGE_KEY")
     with pytest.raises(JudgeFailed, match="'JUDGE_KEY'"):
         judge(tmp_path, JudgeParams(llm=llm(server)), sample("x", "Bad."))
@@ -240,9 +234,7 @@ def test_the_judge_sees_the_pictures_and_a_few_frames(tmp_path: Path, server: An
         Media(kind="image", path="wide.png", sha256="a"),
         Media(kind="video", path="film.mp4", sha256="b"),
     )
-    judge(
-        tmp_path, JudgeParams(llm=llm(server, max_side=150, video_frames=3)), sample("x", "Bad.", media=media)
-    )
+    judge(tmp_path, JudgeParams(llm=llm(server, max_side=150, video_frames=3)), sample("x", "Bad.", media=media))
     content = server.bodies[0]["messages"][0]["content"]
     assert [part["type"] for part in content] == ["image_url"] * 4 + ["text"]
     urls = [part["image_url"]["url"] for part in content[:-1]]

@@ -4,10 +4,10 @@ import random
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from PIL import Image, ImageDraw
 
-import tiny
 from ixc.model import IXCProcessor
 from ixc.model.processing import (
     BadConversation,
@@ -224,7 +224,11 @@ def test_an_answer_can_neither_end_itself_nor_show_a_picture():
 @pytest.mark.parametrize(
     ("text", "pictures", "message"),
     [
-        ("Which?", 2, "2 pictures but 0 placeholders; the prompt needs: Image1 <ImageHere>; Image2 <ImageHere>"),
+        (
+            "Which?",
+            2,
+            "2 pictures but 0 placeholders; the prompt needs: Image1 <ImageHere>; Image2 <ImageHere>",
+        ),
         ("<ImageHere>?", 0, "0 pictures but 1 placeholders; the prompt needs: no placeholder"),
         ("<ImageHere><ImageHere>", 1, "1 pictures but 2 placeholders; the prompt needs: Image1 <ImageHere>"),
     ],

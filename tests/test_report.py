@@ -86,16 +86,12 @@ def film(path: Path) -> Media:
 def sample(name: str, media: Media | None = None, **changes: Any) -> Sample:
     modality: Modality = media.kind if media else "text"
     values: dict[str, Any] = {
-        "prompt": (
-            Turn(role="user", content=("<ImageHere>" if media else "") + "How many circles are there?"),
-        ),
+        "prompt": (Turn(role="user", content=("<ImageHere>" if media else "") + "How many circles are there?"),),
         "chosen": answer("I count one."),
         "rejected": answer("I count three."),
         "media": (media,) if media else (),
     }
-    return Sample(
-        id=name, source="embedded", domain=DOMAINS[modality], modality=modality, **(values | changes)
-    )
+    return Sample(id=name, source="embedded", domain=DOMAINS[modality], modality=modality, **(values | changes))
 
 
 def write_metrics(root: Path, stages: dict[str, dict[str, float]]) -> None:
@@ -126,9 +122,7 @@ def root(tmp_path: Path) -> Path:
     write_samples(pairs[:20], tmp_path / "data" / "pairs" / "val.parquet")
     write_samples(pairs, tmp_path / "data" / "scored" / "val.parquet")
     drawn = [
-        sample(
-            *one, candidates=("one", "two"), rewards=tuple(rng.normal((1, 0), 1)), meta={"correct": [1, 0]}
-        )
+        sample(*one, candidates=("one", "two"), rewards=tuple(rng.normal((1, 0), 1)), meta={"correct": [1, 0]})
         for one in make[:24]
     ]
     write_samples(drawn, tmp_path / "data" / "scored" / "best_of_n.parquet")
@@ -170,10 +164,7 @@ def test_a_whole_run_has_every_section_and_no_note(root: Path) -> None:
 def test_the_page_needs_nothing_but_itself(root: Path) -> None:
     found = page(root)
     addresses = [
-        str(attributes.get(name))
-        for _, attributes in found.tags
-        for name in ("src", "href")
-        if name in attributes
+        str(attributes.get(name)) for _, attributes in found.tags for name in ("src", "href") if name in attributes
     ]
     assert addresses and all(address.startswith(("data:image/jpeg;base64,", "#")) for address in addresses)
     html = (root / "reports" / "index.html").read_text(encoding="utf-8")
@@ -183,9 +174,7 @@ def test_the_page_needs_nothing_but_itself(root: Path) -> None:
 def test_removed_samples_are_shown_with_their_pictures_and_kinds(root: Path) -> None:
     found = page(root)
     groups = [
-        attributes["data-group"]
-        for tag, attributes in found.tags
-        if tag == "article" and attributes["data-group"]
+        attributes["data-group"] for tag, attributes in found.tags if tag == "article" and attributes["data-group"]
     ]
     assert len(groups) == 40 and {groups.count(kind) for kind in set(groups)} == {10}
     pictured = [attributes for tag, attributes in found.tags if tag == "img"]
@@ -295,13 +284,8 @@ def test_the_stages_are_those_of_the_graph() -> None:
 
 
 def test_no_torch_is_needed() -> None:
-    code = (
-        "import sys, ixc.report; print([name for name in ('torch', 'pandas', 'av') if name in sys.modules])"
-    )
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        == "[]\n"
-    )
+    code = "import sys, ixc.report; print([name for name in ('torch', 'pandas', 'av') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def decoded(address: str) -> Image.Image:
@@ -368,7 +352,5 @@ def test_nothing_to_draw_draws_nothing(points: list[tuple[float, float]]) -> Non
 def test_a_constant_and_a_long_curve_are_drawn() -> None:
     constant = lines({"a": [(0.0, 2.0), (1.0, 2.0)]}, label="l", x_label="x")
     assert "nan" not in constant and constant.count("<path") == 1
-    long = lines(
-        {"a": [(float(i), float(i % 7)) for i in range(100_000)]}, label="l", x_label="x", smooth=True
-    )
+    long = lines({"a": [(float(i), float(i % 7)) for i in range(100_000)]}, label="l", x_label="x", smooth=True)
     assert len(long) < 30_000

@@ -18,9 +18,7 @@ def scheduled(api: str) -> list[dict[str, object]]:
 
 @pytest.mark.slow
 def test_a_deployed_schedule_creates_runs(prefect_api: str, call: Call, tmp_path: Path):
-    pool = call(
-        REPOSITORY, "-m", "prefect", "work-pool", "create", "local", "--type", "process", "--overwrite"
-    )
+    pool = call(REPOSITORY, "-m", "prefect", "work-pool", "create", "local", "--type", "process", "--overwrite")
     assert pool.returncode == 0, pool.stderr
     deploy = ("-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", "infra/prefect.yaml")
     done = call(REPOSITORY, *deploy, IXC_HOME=str(REPOSITORY))

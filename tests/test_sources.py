@@ -39,9 +39,7 @@ def read(name: str, path: Path) -> tuple[list[Row], list[Refused]]:
 
 def test_hh_rlhf_is_split_at_the_last_assistant_turn(tmp_path: Path):
     start = f"{USER}Hi.{ASSISTANT}Hello.{USER}How are you?"
-    write(
-        tmp_path / "test.jsonl", {"chosen": f"{start}{ASSISTANT}Fine.", "rejected": f"{start}{ASSISTANT}Go."}
-    )
+    write(tmp_path / "test.jsonl", {"chosen": f"{start}{ASSISTANT}Fine.", "rejected": f"{start}{ASSISTANT}Go."})
     [row], refused = read("hh_rlhf", tmp_path)
     assert [(turn.role, turn.content) for turn in row.prompt] == [
         ("user", "Hi."),
@@ -77,9 +75,7 @@ def test_a_gzipped_file_is_read_and_a_cut_one_refused(tmp_path: Path):
 
 
 def test_gsm8k_yields_the_number_and_a_pair_of_solutions(tmp_path: Path):
-    write(
-        tmp_path / "test.jsonl", {"question": "2000 + 1?", "answer": "It is <<2000+1=2001>>2001.\n#### 2,001"}
-    )
+    write(tmp_path / "test.jsonl", {"question": "2000 + 1?", "answer": "It is <<2000+1=2001>>2001.\n#### 2,001"})
     models = {
         "small": {"is_correct": False, "solution": "<<1+1=2>>2\nA: 2"},
         "large": {"is_correct": True, "solution": "2001\nA: 2001"},
@@ -104,9 +100,7 @@ def test_gsm8k_refuses_a_problem_without_an_answer(tmp_path: Path):
 
 def math_vision(folder: Path, **changes: Any) -> Path:
     item = {"id": "7", "question": "How long?\n<image1>", "options": ["1 cm", "2 cm"], "answer": "B"}
-    write(
-        folder / "test.jsonl", {**item, "image": "images/7.jpg", "level": 1, "subject": "algebra", **changes}
-    )
+    write(folder / "test.jsonl", {**item, "image": "images/7.jpg", "level": 1, "subject": "algebra", **changes})
     paint(folder / "images" / "7.jpg")
     right = {"id": "7", "response": "(B)", "model_answer": "b", "correct": True}
     wrong = {"id": "7", "response": "(A)", "model_answer": "a", "correct": False}
@@ -119,9 +113,7 @@ def test_math_vision_yields_a_choice_and_a_pair_of_the_models_answers(tmp_path: 
     [prompt, pair], _ = read("math_vision", math_vision(tmp_path))
     assert prompt.gold and (prompt.gold.check, prompt.gold.value) == ("choice", "B")
     assert prompt.wrong == ("The answer is (A).",)
-    assert prompt.prompt[0].content == (
-        "How long?\n(A) 1 cm\n(B) 2 cm\nAnswer with the letter of the right option."
-    )
+    assert prompt.prompt[0].content == ("How long?\n(A) 1 cm\n(B) 2 cm\nAnswer with the letter of the right option.")
     assert (pair.chosen, pair.rejected) == ("(B)", "(A)")
     assert pair.media == prompt.media and prompt.media[0].path == tmp_path / "images" / "7.jpg"
 

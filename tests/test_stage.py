@@ -32,9 +32,7 @@ def newest_run(client: Any, stage: str) -> Any:
     return client.search_runs([experiment(client)], f"tags.stage = '{stage}'", order_by=order)[0]
 
 
-def test_a_stage_leaves_numbers_everywhere_and_its_model_in_the_registry(
-    project: Path, call: Call, client: Any
-):
+def test_a_stage_leaves_numbers_everywhere_and_its_model_in_the_registry(project: Path, call: Call, client: Any):
     assert call(project, "-m", "dvc", "repro", MODEL="ixc-test").returncode == 0
 
     assert json.loads((project / "metrics" / "judge.json").read_text()) == {"accuracy/all": 0.75, "pairs": 2}

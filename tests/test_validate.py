@@ -41,9 +41,7 @@ class Stage:
 
     folder: Path
 
-    def run(
-        self, pairs: Sequence[Sample], params: ValidateParams = LENIENT, judged: Sequence[Sample] = ()
-    ) -> Metrics:
+    def run(self, pairs: Sequence[Sample], params: ValidateParams = LENIENT, judged: Sequence[Sample] = ()) -> Metrics:
         write_samples(judged, self.folder / "judged.parquet")
         write_samples(pairs, self.folder / "public.parquet")
         names = (
@@ -154,9 +152,7 @@ def test_a_train_pair_that_shares_prompt_or_picture_with_val_goes(stage: Stage):
         replace(VAL, id="same text", split="train", chosen=answer("Sure.")),
         pair("val red", split="val", modality="image", media=(red,), prompt=ask),
         pair("train red", modality="image", media=(red,)),
-        pair(
-            "train blue", modality="image", media=(blue,), prompt=ask
-        ),  # the same words about another picture
+        pair("train blue", modality="image", media=(blue,), prompt=ask),  # the same words about another picture
     ]
     metrics = stage.run(pairs)
     assert stage.reasons() == {"same text": "held out", "train red": "held out"}
@@ -169,9 +165,7 @@ def test_too_many_dropped_fails_with_the_page_and_leaves_the_last_outputs(stage:
     stage.run([TRAIN, VAL])
     ties = [pair(f"tie {i}", verdict=Verdict(winner="tie", judge="m")) for i in range(3)]
     strict = ValidateParams(min_pairs=1, max_rejected_share=0.5)
-    with pytest.raises(
-        ValidationFailed, match=r"max_rejected_share: 0\.5: 60% of 5 pairs were dropped, 3 .*'tie'"
-    ):
+    with pytest.raises(ValidationFailed, match=r"max_rejected_share: 0\.5: 60% of 5 pairs were dropped, 3 .*'tie'"):
         stage.run([pair("new"), VAL, *ties], strict)
     assert stage.kept("train") == ["good"]
     assert "Validation failed" in stage.page() and "60% of 5 pairs" in stage.page()
@@ -198,9 +192,7 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(stage: Stage):
 def test_the_expectations_see_a_leak_that_the_rules_missed(tmp_path: Path):
     facts = [facts_of(TRAIN), facts_of(replace(TRAIN, id="b", split="val"))]
     failed = {
-        check.says
-        for check in run_checks(table_of(facts, tmp_path), expectations(1))
-        if check.status == "failed"
+        check.says for check in run_checks(table_of(facts, tmp_path), expectations(1)) if check.status == "failed"
     }
     assert failed == {"No prompt is in train and in val"}
 

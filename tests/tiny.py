@@ -14,9 +14,10 @@ from ixc.model import IXCConfig, IXCForCausalLM, IXCForRewardModel, IXCPreTraine
 from ixc.model.processing import train_tokenizer
 from ixc.samples import Gold, Media, Sample, Turn, answer
 
+torch.set_num_threads(1)
 TILE, PATCH = 28, 14
 """Pixels; a tile is one merged token, so a picture of n tiles in r rows has n + 1 + 1 + r + 1 tokens."""
-Model = TypeVar("Model", bound=IXCPreTrainedModel)
+Model = TypeVar("Model", bound=torch.nn.Module)
 
 
 @cache
@@ -56,7 +57,7 @@ def shaken(model: Model, seed: int = 0) -> Model:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weights in model.parameters():
-            weights += 0.3 * torch.randn(weights.shape, generator=generator)
+            weights.add_(0.3 * torch.randn(weights.shape, generator=generator))
     return model.eval()
 
 
@@ -83,7 +84,13 @@ def picture(root: Path, colour: str, size: tuple[int, int] = (28, 28)) -> Media:
 def sample(text: str, media: Sequence[Media] = (), **known: Any) -> Sample:
     """A question about `media`."""
     modality = "image" if media else "text"
-    fields: dict[str, Any] = {"id": text, "source": "test", "domain": "general", "modality": modality, **known}
+    fields: dict[str, Any] = {
+        "id": text,
+        "source": "test",
+        "domain": "general",
+        "modality": modality,
+        **known,
+    }
     return Sample(**fields, prompt=(Turn(role="user", content=text),), media=tuple(media))
 
 

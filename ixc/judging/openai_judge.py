@@ -145,9 +145,7 @@ def _address(params: LLMJudgeParams) -> str:
 class _Asking:
     """The requests of one run, `concurrency` at a time."""
 
-    def __init__(
-        self, params: LLMJudgeParams, key: str, media_root: Path, store: VerdictStore, log: Log
-    ) -> None:
+    def __init__(self, params: LLMJudgeParams, key: str, media_root: Path, store: VerdictStore, log: Log) -> None:
         self.params, self.media_root, self.store, self.log = params, media_root, store, log
         self.key, self.usage = key, Usage()
         self.failed_in_a_row = 0
@@ -212,9 +210,7 @@ class _Asking:
     async def request(self, client: AsyncOpenAI, content: list[dict[str, Any]]) -> ChatCompletion | None:
         """One request for a `Preference`, as structured output; None for a garbled reply."""
         schema = {"name": "preference", "strict": True, "schema": Preference.model_json_schema()}
-        extra: dict[str, Any] = (
-            {} if self.params.temperature is None else {"temperature": self.params.temperature}
-        )
+        extra: dict[str, Any] = {} if self.params.temperature is None else {"temperature": self.params.temperature}
         messages: Any = [{"role": "user", "content": content}]
         form: Any = {"type": "json_schema", "json_schema": schema}
         try:

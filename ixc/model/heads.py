@@ -20,7 +20,12 @@ class IXCPreTrainedModel(PreTrainedModel):
     config: IXCConfig
     base_model_prefix = ""
     _supports_sdpa = True
-    _keys_to_ignore_on_load_unexpected = [r"output\.weight", r"score\.weight", r"post_layernorm", r"lora_(sft|dpo|web)"]
+    _keys_to_ignore_on_load_unexpected = [
+        r"output\.weight",
+        r"score\.weight",
+        r"post_layernorm",
+        r"lora_(sft|dpo|web)",
+    ]
 
     def __init__(self, config: IXCConfig) -> None:
         super().__init__(config)
@@ -43,9 +48,7 @@ class IXCPreTrainedModel(PreTrainedModel):
             nn.init.kaiming_normal_(module.patch_embedding.weight, nonlinearity="linear")
             nn.init.normal_(module.position_embedding.weight, std=0.5)
 
-    def encode_pictures(
-        self, pictures: Sequence[tuple[Float[Tensor, "N 3 S S"], int]]
-    ) -> list[Float[Tensor, "T D"]]:
+    def encode_pictures(self, pictures: Sequence[tuple[Float[Tensor, "_ 3 S S"], int]]) -> list[Float[Tensor, "_ D"]]:
         """Projected tokens of each picture; all tiles pass the tower together.
 
         Args:

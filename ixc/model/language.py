@@ -48,7 +48,7 @@ class RMSNorm(nn.Module):
 
 
 def rope_tables(
-    position_ids: Int[Tensor, "B T"], head_dim: int, theta: float, dtype: torch.dtype
+    position_ids: Int[Tensor, "B T"], head_dim: int, theta: float | int, dtype: torch.dtype
 ) -> tuple[Float[Tensor, "B 1 T E"], Float[Tensor, "B 1 T E"]]:
     """Cosine and sine of the rotary angles, computed in fp32 (RoFormer, arXiv:2104.09864; NeoX halves)."""
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=position_ids.device) / head_dim

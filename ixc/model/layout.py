@@ -67,8 +67,8 @@ def collate(trees: Sequence[Tree], pad_id: int) -> Batch:
     targets: list[tuple[int, int, int, int]] = []
     for row, tree in enumerate(trees):
         start = len(tree.prefix)
-        ids[row][:start], positions[row][:start], segments[row][:start] = tree.prefix, range(start), [0] * start
         at = start
+        ids[row][:at], positions[row][:at], segments[row][:at] = tree.prefix, range(at), [0] * at
         for number, branch in enumerate(tree.branches):
             span, size = slice(at, at + len(branch)), len(branch)
             ids[row][span], segments[row][span] = branch, [number + 1] * size
@@ -77,6 +77,16 @@ def collate(trees: Sequence[Tree], pad_id: int) -> Batch:
                 targets.append((row, at + i - 1 if i else start - 1, branch[i], len(ends)))
             at += size
             ends.append((row, at - 1))
-    columns = torch.tensor(targets, dtype=torch.long).reshape(-1, 4).unbind(1)
-    rows, lasts = torch.tensor(ends, dtype=torch.long).reshape(-1, 2).unbind(1)
-    return Batch(*(torch.tensor(x) for x in (ids, positions, segments)), rows, lasts, *columns)
+    end_row, end_at = torch.tensor(ends, dtype=torch.long).reshape(-1, 2).unbind(1)
+    target_row, target_from, target_ids, target_branch = torch.tensor(targets).long().reshape(-1, 4).unbind(1)
+    return Batch(
+        input_ids=torch.tensor(ids),
+        position_ids=torch.tensor(positions),
+        segment_ids=torch.tensor(segments),
+        end_row=end_row,
+        end_at=end_at,
+        target_row=target_row,
+        target_from=target_from,
+        target_ids=target_ids,
+        target_branch=target_branch,
+    )

@@ -140,7 +140,12 @@ class IXCProcessor:
     """Tokenizer and picture geometry of one model."""
 
     def __init__(self, tokenizer: Tokenizer, tile_size: int, patch_size: int, hd_num: int) -> None:
-        self.tokenizer, self.tile_size, self.patch_size, self.hd_num = tokenizer, tile_size, patch_size, hd_num
+        self.tokenizer, self.tile_size, self.patch_size, self.hd_num = (
+            tokenizer,
+            tile_size,
+            patch_size,
+            hd_num,
+        )
         tokenizer.encode_special_tokens = True
         self.ids = {name: _required_id(tokenizer, token) for name, token in SPECIAL.items()}
 
@@ -201,7 +206,11 @@ class IXCProcessor:
         rest = iter(slots)
         ids = [self.ids["bos"], *(next(rest) if at_start else [])]
         for turn in turns:
-            ids += [self.ids["turn_start"], *self.encode(turn.role + "\n"), *self._content(turn.content, rest)]
+            ids += [
+                self.ids["turn_start"],
+                *self.encode(turn.role + "\n"),
+                *self._content(turn.content, rest),
+            ]
             ids += [self.ids["turn_end"], *self.encode("\n")]
         return [*ids, *self.opening()]
 

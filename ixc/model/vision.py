@@ -41,8 +41,7 @@ class VisionAttention(nn.Module):
     def forward(self, x: Float[Tensor, "N L C"]) -> Float[Tensor, "N L C"]:
         """Every patch attends to every patch."""
         q, k, v = (
-            p(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for p in (self.q_proj, self.k_proj, self.v_proj)
+            p(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj)
         )
         return self.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
@@ -108,12 +107,11 @@ class VisionTower(nn.Module):
 
     def __init__(self, config: IXCConfig) -> None:
         super().__init__()
-        self.vision_tower = nn.Module()
-        self.vision_tower.vision_model = VisionTransformer(config)
+        self.vision_tower = nn.ModuleDict({"vision_model": VisionTransformer(config)})
 
     def forward(self, tiles: Float[Tensor, "N 3 S S"]) -> Float[Tensor, "N L C"]:
         """Patch features of each tile."""
-        return self.vision_tower.vision_model(tiles)
+        return self.vision_tower["vision_model"](tiles)
 
 
 def merge_patches(patches: Float[Tensor, "N L C"]) -> Float[Tensor, "N side side merged"]:

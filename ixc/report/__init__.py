@@ -48,9 +48,7 @@ def summary(root: Path) -> dict[str, Any]:
             name = f"{prefix}/{key}" if prefix else key
             if name in metrics:
                 _branch(tree, branch)[key] = metrics[name]
-    with suppress(
-        OSError, ValueError, LookupError, TypeError
-    ):  # a summary that cannot be read is simply replaced
+    with suppress(OSError, ValueError, LookupError, TypeError):  # a summary that cannot be read is simply replaced
         tree["wall_s"] = json.loads((root / "metrics" / "summary.json").read_text(encoding="utf-8"))["wall_s"]
     return tree
 
@@ -60,9 +58,7 @@ def write_report(root: Path) -> Path:
     record, path = Record(root), root / "reports" / "index.html"
     shown = [(section, blocks) for section in SECTIONS if (blocks := _blocks(section, record))]
     folder = FileSystemLoader(Path(__file__).parent)
-    page = Environment(
-        loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    page = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     html = page.get_template("page.html.jinja").render(
         sections=shown, stages=STAGES, done=record.done(), as_of=_as_of(record), wall=_wall(record)
     )

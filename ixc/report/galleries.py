@@ -20,16 +20,12 @@ CARD = ("prompt", "media", "modality")
 
 def right_examples(record: Record) -> Block | None:
     """Pairs the reward model orders with the largest margin."""
-    return _examples(
-        record, "Surest when right", "The largest margins in the right direction, a few per modality.", -1
-    )
+    return _examples(record, "Surest when right", "The largest margins in the right direction, a few per modality.", -1)
 
 
 def wrong_examples(record: Record) -> Block | None:
     """Pairs it orders wrongly with the largest margin."""
-    return _examples(
-        record, "Surest when wrong", "The largest margins in the wrong direction: look here first.", 1
-    )
+    return _examples(record, "Surest when wrong", "The largest margins in the wrong direction: look here first.", 1)
 
 
 def picks(record: Record) -> Block | None:
@@ -40,9 +36,7 @@ def picks(record: Record) -> Block | None:
     known = metas(table)
     mixed = [i for i, meta in enumerate(known) if 0 < sum(meta.get("correct", ())) < len(meta["correct"])]
     shown = _spread(table, mixed, each=2)
-    cards = [
-        _pick_card(record, row, known[i]["correct"]) for i, row in zip(shown, rows(table, shown), strict=True)
-    ]
+    cards = [_pick_card(record, row, known[i]["correct"]) for i, row in zip(shown, rows(table, shown), strict=True)]
     caption = "Prompts whose candidates are partly right, highest reward first: the first line is the pick."
     return Gallery("What is picked", cards, caption) if cards else None
 
@@ -56,9 +50,7 @@ def removed_gallery(record: Record) -> Block | None:
     rewards = [row[0] if row else 0.0 for row in table["rewards"].to_pylist()]
     order = sorted(range(len(planted)), key=rewards.__getitem__)
     chosen = _shares(order, planted.__getitem__, MAX_REMOVED)
-    cards = [
-        _removed_card(record, row, planted[i]) for i, row in zip(chosen, rows(table, chosen), strict=True)
-    ]
+    cards = [_removed_card(record, row, planted[i]) for i, row in zip(chosen, rows(table, chosen), strict=True)]
     caption = f"{len(cards)} of {len(table):,} removed samples, lowest reward first, the kinds in turn."
     return Gallery("Removed samples", cards, caption, kinds(card.group for card in cards))
 

@@ -39,9 +39,7 @@ class Record:
         content = _json_object(path.read_text(encoding="utf-8"), f"metrics/{stage}.json")
         for key, value in content.items():
             if not isinstance(value, int | float):
-                raise ValueError(
-                    f"metrics/{stage}.json: {key}: {value!r}: not a number; run `dvc repro {stage}`"
-                )
+                raise ValueError(f"metrics/{stage}.json: {key}: {value!r}: not a number; run `dvc repro {stage}`")
         return {key: float(value) for key, value in content.items()}
 
     def curves(self, stage: str) -> dict[str, Points]:
@@ -77,9 +75,7 @@ def rows(table: pa.Table, indexes: Sequence[int]) -> list[dict[str, Any]]:
 
 def metas(table: pa.Table) -> list[dict[str, Any]]:
     """The column `meta`, decoded."""
-    return [
-        _json_object(text or "{}", f"meta of row {row}") for row, text in enumerate(table["meta"].to_pylist())
-    ]
+    return [_json_object(text or "{}", f"meta of row {row}") for row, text in enumerate(table["meta"].to_pylist())]
 
 
 def kinds(found: Iterable[str]) -> list[str]:
@@ -103,7 +99,5 @@ def _json_object(text: str, where: str) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{where}: no JSON ({error}); run its stage again") from error
     if not isinstance(content, dict):
-        raise ValueError(
-            f"{where}: a JSON object was expected, not {type(content).__name__}; run its stage again"
-        )
+        raise ValueError(f"{where}: a JSON object was expected, not {type(content).__name__}; run its stage again")
     return content

@@ -139,9 +139,7 @@ def reward_histograms(record: Record) -> Block | None:
     for name in ("all", *MODALITIES):
         rewards = pairs if name == "all" else pairs[modalities == name]
         if len(rewards):
-            caption = (
-                f"{percent(float(np.mean(rewards[:, 0] > rewards[:, 1])))} of the pairs in the right order."
-            )
+            caption = f"{percent(float(np.mean(rewards[:, 0] > rewards[:, 1])))} of the pairs in the right order."
             groups = {"chosen": rewards[:, 0], "rejected": rewards[:, 1]}
             svg = histogram(groups, label=f"Rewards of chosen and rejected answers, {name}", x_label="reward")
             figures.append(Figure("Rewards" if name == "all" else f"Rewards, {name}", svg, caption))
@@ -174,9 +172,7 @@ def ppo_gain(record: Record) -> Block | None:
     if not gains:
         return None
     svg = dots(gains, label="Right answers of base and chat by domain")
-    return Figures(
-        [Figure("Right answers, base → chat", svg, "Sampled answers to held-out prompts, by domain.", True)]
-    )
+    return Figures([Figure("Right answers, base → chat", svg, "Sampled answers to held-out prompts, by domain.", True)])
 
 
 def ppo_table(record: Record) -> Block | None:
@@ -226,9 +222,7 @@ def candidates(record: Record) -> Block | None:
         for reward, correct in zip(rewards, meta.get("correct", ()), strict=False):
             groups["right" if correct else "wrong"].append(reward)
     svg = histogram(groups, label="Rewards of right and wrong candidates", x_label="reward")
-    caption = (
-        "Rewards can order answers to one prompt even where these overlap: prompts differ in difficulty."
-    )
+    caption = "Rewards can order answers to one prompt even where these overlap: prompts differ in difficulty."
     return Figures([Figure("Rewards of all candidates", svg, caption)]) if svg else None
 
 
@@ -237,18 +231,14 @@ def planted(record: Record) -> Block | None:
     groups: dict[str, list[float]] = {}
     for name in ("cleaned", "removed"):
         table = record.table(name, ("rewards", "meta"))
-        for rewards, meta in (
-            () if table is None else zip(table["rewards"].to_pylist(), metas(table), strict=True)
-        ):
+        for rewards, meta in () if table is None else zip(table["rewards"].to_pylist(), metas(table), strict=True):
             groups.setdefault(meta.get("defect") or NONE_PLANTED, []).extend(rewards[:1])
     svg = histogram(
         {name: groups[name] for name in kinds(groups)},
         label="Rewards of corpus samples by planted defect",
         x_label="reward",
     )
-    caption = (
-        "Every group is drawn as shares of itself. The further left of the sound samples, the easier to find."
-    )
+    caption = "Every group is drawn as shares of itself. The further left of the sound samples, the easier to find."
     return Figures([Figure("Rewards by planted defect", svg, caption)]) if svg else None
 
 
@@ -286,16 +276,14 @@ SECTIONS = (
     Section(
         "data",
         "Data",
-        "What the models learn from and are measured on. "
-        "Held-out prompts and their pictures are in no training stage.",
+        "What the models learn from and are measured on. Held-out prompts and their pictures are in no training stage.",
         (data_counts, data_table),
     ),
     Section("base", "Base model", "What every later stage starts from.", (base_curves,)),
     Section(
         "reward",
         "Reward model training",
-        "It learns to give the better of two answers the higher reward. "
-        "Faint: each step; solid: running mean.",
+        "It learns to give the better of two answers the higher reward. Faint: each step; solid: running mean.",
         (reward_curves,),
     ),
     Section(
@@ -363,11 +351,7 @@ def _counts(record: Record, name: str) -> dict[str, dict[str, int]]:
 
 def _interval(metrics: dict[str, float], group: str) -> str:
     low, high = metrics.get(f"accuracy_low/{group}"), metrics.get(f"accuracy_high/{group}")
-    return (
-        f" (95\u202f% interval: {percent(low)} to {percent(high)})"
-        if low is not None and high is not None
-        else ""
-    )
+    return f" (95\u202f% interval: {percent(low)} to {percent(high)})" if low is not None and high is not None else ""
 
 
 def _accuracy_row(metrics: dict[str, float], group: str) -> Row:
@@ -381,9 +365,7 @@ def _accuracy_row(metrics: dict[str, float], group: str) -> Row:
 def _before_after(metrics: dict[str, float], suffix: str) -> tuple[Mark, ...]:
     """Base and chat, or nothing where one is unknown."""
     models = [model for model in MODELS if f"gold/{model}{suffix}" in metrics]
-    return (
-        tuple(Mark(model, metrics[f"gold/{model}{suffix}"]) for model in models) if len(models) == 2 else ()
-    )
+    return tuple(Mark(model, metrics[f"gold/{model}{suffix}"]) for model in models) if len(models) == 2 else ()
 
 
 def _sizes(metrics: dict[str, float], name: str) -> list[int]:
@@ -398,6 +380,4 @@ def _by_size(metrics: dict[str, float], name: str) -> list[tuple[float, float]]:
 
 def _defects(record: Record, name: str) -> Counter[str]:
     table = record.table(name, ("meta",))
-    return (
-        Counter() if table is None else Counter(meta.get("defect") or NONE_PLANTED for meta in metas(table))
-    )
+    return Counter() if table is None else Counter(meta.get("defect") or NONE_PLANTED for meta in metas(table))

@@ -193,16 +193,12 @@ def _dot_row(row: Row, names: list[str], x: Scale, y: int, left: int) -> Markup:
             tip += f" ({percent(mark.low)} to {percent(mark.high)})"
             whisker = f'x1="{x(mark.low):.1f}" x2="{x(mark.high):.1f}" y1="{y}" y2="{y}"'
             parts.append(_titled("line", f'class="whisker {colour}" {whisker}', tip))
-        parts.append(
-            _titled("circle", f'class="dot {colour}" cx="{x(mark.value):.1f}" cy="{y}" r="4.5"', tip)
-        )
+        parts.append(_titled("circle", f'class="dot {colour}" cx="{x(mark.value):.1f}" cy="{y}" r="4.5"', tip))
     values = " → ".join(percent(mark.value) for mark in row.marks)
     return Markup().join([*parts, _text(WIDE - 2, y + 4, values, "end", "value")])
 
 
-def _curve(
-    index: int, name: str, points: Points, x: Scale, y: Scale, y_format: Format, smooth: bool
-) -> Markup:
+def _curve(index: int, name: str, points: Points, x: Scale, y: Scale, y_format: Format, smooth: bool) -> Markup:
     colour, parts = f"c{index % 6}", []
     smoothed = _running_mean(points) if smooth and len(points) > 20 else points
     if smoothed is not points:

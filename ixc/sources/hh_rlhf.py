@@ -54,6 +54,5 @@ def dialogue(text: str) -> tuple[Turn, ...]:
         raise Unusable("no dialogue of Human and Assistant that ends with the Assistant; correct the row")
     pairs = zip(parts[::2], parts[1::2], strict=True)
     return tuple(
-        Turn(role="user" if speaker == "Human" else "assistant", content=said.strip())
-        for speaker, said in pairs
+        Turn(role="user" if speaker == "Human" else "assistant", content=said.strip()) for speaker, said in pairs
     )

@@ -20,9 +20,7 @@ def read(path: Path, seed: int) -> Iterator[Row | Refused]:
     """Pairs and prompts, as each line has it."""
     for file in find(path, "*.jsonl", "*.jsonl.gz"):
         name = file.name.removesuffix(".gz").removesuffix(".jsonl")
-        yield from rows(
-            file, lambda record, number, name=name: [_row(record, f"{name}/{number}", home(path))]
-        )
+        yield from rows(file, lambda record, number, name=name: [_row(record, f"{name}/{number}", home(path))])
 
 
 def _row(record: Record, id: str, folder: Path) -> Row:

@@ -34,9 +34,7 @@ def _rows(record: Record, folder: Path) -> Iterator[Row]:
         # As long as the false one: the better caption must not be known by its length.
         true = f"{caption} There is no {noun} here."
         yield Row(id=f"{name}/pair/{noun}", prompt=DESCRIBE, chosen=true, rejected=false, **common)
-        yield _question(
-            f"Is there {with_article(noun)} in the picture?", "no", f"{name}/absent/{noun}", common
-        )
+        yield _question(f"Is there {with_article(noun)} in the picture?", "no", f"{name}/absent/{noun}", common)
     for number, qa in enumerate(take(record, "qa", list), start=1):
         yield _question(take(qa, "question", str), take(qa, "answer", str), f"{name}/qa/{number}", common)
 

@@ -41,11 +41,7 @@ def _rows(questions: list[Record], file: Path, folder: Path, seed: int) -> Itera
     part = file.stem.removeprefix("superCLEVR_questions")
 
     def make(record: Record, number: int) -> list[Row]:
-        return [
-            _row(
-                record, f"{part.strip('_')}/{number}", folder, names, random.Random(f"{seed}/{part}/{number}")
-            )
-        ]
+        return [_row(record, f"{part.strip('_')}/{number}", folder, names, random.Random(f"{seed}/{part}/{number}"))]
 
     for number, record in enumerate(questions, start=1):
         if isinstance(record, dict):

@@ -42,9 +42,7 @@ def expectations(min_pairs: int) -> list[Any]:
         gxe.ExpectColumnValuesToBeInSet(
             column="winner", value_set=["chosen"], description="The verdict is for the chosen answer"
         ),
-        gxe.ExpectColumnValuesToBeBetween(
-            column="chosen_words", min_value=1, description="Chosen answers have words"
-        ),
+        gxe.ExpectColumnValuesToBeBetween(column="chosen_words", min_value=1, description="Chosen answers have words"),
         gxe.ExpectColumnMeanToBeBetween(
             column="chosen_longer",
             min_value=0.2,

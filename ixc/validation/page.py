@@ -35,9 +35,7 @@ def write_page(
 ) -> None:
     """Write one self-contained file about all pairs that came in; `failures` say why the stage fails."""
     folder = FileSystemLoader(Path(__file__).parent)
-    pages = Environment(
-        loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    pages = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     kept = [fact for fact in facts if fact.reason is None]
     html = pages.get_template("page.html.jinja").render(
         failures=failures,

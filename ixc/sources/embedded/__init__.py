@@ -1,8 +1,10 @@
 """The embedded corpus: prompts, pictures and films made by code from a seed, every gold answer exact.
 
 Five domains (instruction following, general scenes, text-rich, reasoning, video) in three modalities. Validation asks
-about combinations that no training row holds: a thing in a corner, in a number or in an event; a number with a colour
-in a place; the two terms of a sum; the words of a request. Licence: this repository's, Apache-2.0; commercial use allowed.
+about combinations that no training row holds: a thing in a corner of a canvas, in a number, in an event; a value with a
+colour in a place; the terms of a sum in a wording; the words of a request.
+
+Licence: this repository's, Apache-2.0; commercial use allowed.
 """
 
 import random
@@ -15,14 +17,13 @@ from ixc.sources import Refused, Row
 from ixc.sources.embedded import documents, films, instructions, scenes, sums
 
 _MAKERS = {
-    "scene": (scenes.scene, 1000),
-    "count": (scenes.count, 400),
-    "chart": (documents.chart, 600),
-    "table": (documents.table, 300),
-    "receipt": (documents.receipt, 400),
-    "film": (films.film, 500),
-    "instruction": (instructions.instruction, 1600),
-    "sum": (sums.exercise, 600),
+    "scene": (scenes.scene, 1500),
+    "count": (scenes.count, 600),
+    "chart": (documents.chart, 800),
+    "receipt": (documents.receipt, 700),
+    "film": (films.film, 600),
+    "instruction": (instructions.instruction, 2000),
+    "sum": (sums.exercise, 900),
 }
 """What makes the rows of one picture, film or text, and how many of them there are."""
 

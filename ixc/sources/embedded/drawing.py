@@ -20,13 +20,15 @@ COLOURS = {
     "black": (20, 20, 20),
 }
 SHAPES = ("square", "triangle", "cross", "ring")
-SIZES = ((96, 96), (112, 112), (120, 90), (90, 120), (72, 72), (150, 75), (75, 150))
+SIZES = ((112, 112), (112, 112), (96, 96), (72, 72), (120, 90), (150, 75), (75, 150))
 """Pixels, wide and tall."""
 GROUNDS = ((255, 255, 255), (245, 240, 230), (230, 240, 245), (240, 230, 240))
 
 T = TypeVar("T")
 Thing = tuple[str, str]
 """A colour and a shape."""
+Point = tuple[float | int, float | int]
+"""Pixels from the left and from the top."""
 
 
 THINGS = [(colour, shape) for colour in COLOURS for shape in SHAPES]
@@ -48,12 +50,7 @@ def draw_until(make: Callable[[], T], ok: Callable[[T], bool]) -> T:
     return drawn
 
 
-def canvas(rng: random.Random, size: tuple[int, int] | None = None) -> Image.Image:
-    """An empty picture of some size on some pale ground."""
-    return Image.new("RGB", size or rng.choice(SIZES), rng.choice(GROUNDS))
-
-
-def draw_thing(picture: Image.Image, thing: Thing, centre: tuple[float, float], radius: float) -> None:
+def draw_thing(picture: Image.Image, thing: Thing, centre: Point, radius: float | int) -> None:
     """Draw a shape; `centre` and `radius` in pixels."""
     colour, (x, y), r = COLOURS[thing[0]], centre, radius
     box, draw = (x - r, y - r, x + r, y + r), ImageDraw.Draw(picture)
@@ -70,9 +67,7 @@ def draw_thing(picture: Image.Image, thing: Thing, centre: tuple[float, float], 
             draw.rectangle((x - arm, y - r, x + arm, y + r), fill=colour)
 
 
-def write_text(
-    picture: Image.Image, at: tuple[float, float], text: str, height: float, anchor: str = "la"
-) -> None:
+def write_text(picture: Image.Image, at: Point, text: str, height: float | int, anchor: str = "la") -> None:
     """Write black text; `height` in pixels."""
     ImageDraw.Draw(picture).text(at, text, fill="black", font=ImageFont.load_default(height), anchor=anchor)
 

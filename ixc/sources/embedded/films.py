@@ -9,9 +9,9 @@ from PIL import Image
 from ixc.sources import File, Row
 from ixc.sources.embedded.drawing import (
     COLOURS,
+    GROUNDS,
     THINGS,
     Thing,
-    canvas,
     draw_thing,
     draw_until,
     held_out,
@@ -31,12 +31,16 @@ EVENTS = {
 
 
 def film(rng: random.Random, validation: bool) -> list[Row]:
-    """Four seconds of one thing: what happens, and which colour has it? Validation holds out things in an event."""
-    thing, event = draw_until(
-        lambda: (rng.choice(THINGS), rng.choice(list(EVENTS))), lambda drawn: held_out(*drawn) == validation
+    """Four seconds of one thing: what happens, and which colour has it?
+
+    Validation holds out things in an event on a ground.
+    """
+    thing, event, ground = draw_until(
+        lambda: (rng.choice(THINGS), rng.choice(list(EVENTS)), rng.choice(GROUNDS)),
+        lambda drawn: held_out(*drawn) == validation,
     )
     colour, shape = thing
-    file = File(kind="video", data=encode(_frames(rng, thing, event)), suffix=".mp4")
+    file = File(kind="video", data=encode(_frames(thing, event, ground)), suffix=".mp4")
     what = (f"What does the {shape} do?", f"What happens to the {shape}?", f"Describe what the {shape} does.")
     which = (
         f"What colour is the {shape}?",
@@ -49,15 +53,12 @@ def film(rng: random.Random, validation: bool) -> list[Row]:
     ]
 
 
-def _frames(rng: random.Random, thing: Thing, event: str) -> list[Image.Image]:
+def _frames(thing: Thing, event: str, ground: tuple[int, int, int]) -> list[Image.Image]:
     (x0, y0), (x1, y1), (r0, r1) = EVENTS[event]
-    shift = rng.uniform(-0.08, 0.08)
-    x0, x1 = (x0 + shift, x1 + shift) if x0 == x1 else (x0, x1)
-    y0, y1 = (y0 + shift, y1 + shift) if y0 == y1 else (y0, y1)
-    ground, frames = canvas(rng, (SIDE, SIDE)), []
+    frames = []
     for i in range(FRAMES):
         t = min(i / (FRAMES - FPS), 1.0)  # the last sampled frame shows the end
-        frame = ground.copy()
+        frame = Image.new("RGB", (SIDE, SIDE), ground)
         centre = ((x0 + t * (x1 - x0)) * SIDE, (y0 + t * (y1 - y0)) * SIDE)
         draw_thing(frame, thing, centre, (r0 + t * (r1 - r0)) * SIDE)
         frames.append(frame)
@@ -68,9 +69,7 @@ def encode(frames: list[Image.Image]) -> bytes:
     """An H.264 mp4; one thread, so that equal frames give equal bytes."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream(
-            "libx264", rate=FPS, options={"preset": "ultrafast", "crf": "18", "threads": "1"}
-        )
+        stream = container.add_stream("libx264", rate=FPS, options={"preset": "ultrafast", "crf": "18", "threads": "1"})
         stream.width, stream.height, stream.pix_fmt = *frames[0].size, "yuv420p"
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_image(frame)))

@@ -9,10 +9,11 @@ from ixc.sources import Row
 from ixc.sources.embedded.drawing import draw_until, held_out, question
 
 NOUNS = (
-    "apple bird boat book bottle bridge candle chair city clock cloud coat corn cup desk door drum farm fish flag flower "
-    "forest fox garden gate glass goat hammer hat hill horse house island jar kite knife lake lamp leaf lion map moon "
-    "mouse nest ocean orange paper path pear pencil phone piano plant queen rain river road rock roof rose school shell "
-    "ship shoe snow spoon star stone street sun table tiger tower train tree wagon wall water window wolf wood"
+    "apple bird boat book bottle bridge candle chair city clock cloud coat corn cup desk door drum farm "
+    "fish flag flower forest fox garden gate glass goat hammer hat hill horse house island jar kite knife "
+    "lake lamp leaf lion map moon mouse nest ocean orange paper path pear pencil phone piano plant queen "
+    "rain river road rock roof rose school shell ship shoe snow spoon star stone street sun table tiger "
+    "tower train tree wagon wall water window wolf wood"
 ).split()
 VERBS = ("sees", "likes", "finds", "meets", "passes", "needs")
 
@@ -29,9 +30,7 @@ class Task(NamedTuple):
 def instruction(rng: random.Random, validation: bool) -> list[Row]:
     """One request; a request is asked either in training or in validation, never in both."""
     make = rng.choice(_TASKS)
-    task = draw_until(
-        lambda: make(rng, rng.sample(NOUNS, 4)), lambda drawn: held_out(drawn.text) == validation
-    )
+    task = draw_until(lambda: make(rng, rng.sample(NOUNS, 4)), lambda drawn: held_out(drawn.text) == validation)
     checks = json.dumps(task.constraints)
     return [question("instruction", task.text, [], "constraints", checks, task.answer, wrong=task.wrong)]
 

@@ -5,13 +5,16 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
+from PIL import Image
+
 from ixc.sources import File, Row
 from ixc.sources.embedded.drawing import (
     COLOURS,
+    GROUNDS,
     SHAPES,
+    SIZES,
     THINGS,
     Thing,
-    canvas,
     draw_thing,
     draw_until,
     held_out,
@@ -27,24 +30,22 @@ PLACES = ("top left", "top right", "bottom left", "bottom right")
 def scene(rng: random.Random, validation: bool) -> list[Row]:
     """One to three things: four questions, a description, and a ready pair of a true and a hallucinated caption.
 
-    Which thing stands in which corner is what validation holds out.
+    Validation holds out which thing stands in which corner of which canvas.
     """
-    picture = canvas(rng)
-    size = rng.choice((1, 2, 2, 3))
+    many, size, ground = rng.choice((1, 1, 1, 2, 2, 3)), rng.choice(SIZES), rng.choice(GROUNDS)
     present, places = draw_until(
-        lambda: (rng.sample(THINGS, size), rng.sample(PLACES, size)),
+        lambda: (rng.sample(THINGS, many), rng.sample(PLACES, many)),
         lambda drawn: (
-            _distinct(drawn[0]) and all(held_out(*p) == validation for p in zip(*drawn, strict=True))
+            _distinct(drawn[0]) and all(held_out(*p, size, ground) == validation for p in zip(*drawn, strict=True))
         ),
     )
+    picture = Image.new("RGB", size, ground)
     for thing, place in zip(present, places, strict=True):
         x, y = ("right" in place) * 0.5 + 0.25, ("bottom" in place) * 0.5 + 0.25
-        w, h = picture.size
-        jitter = rng.uniform(-0.03, 0.03)
-        draw_thing(picture, thing, ((x + jitter) * w, (y + jitter) * h), rng.uniform(0.17, 0.2) * min(w, h))
+        draw_thing(picture, thing, (x * size[0], y * size[1]), 0.2 * min(size))
     file, rows = png(picture), []
     for make in (_colour, _shape, _place, _presence):
-        asked = rng.randrange(size)
+        asked = rng.randrange(many)
         rows.append(make(rng, file, present, asked, places[asked]))
     return [*rows, _description(rng, file, present), _caption_pair(rng, file, present)]
 
@@ -83,9 +84,7 @@ def _presence(rng: random.Random, file: File, present: Sequence[Thing], asked: i
     texts = (f"Is there a {shape}?", f"Can you see a {shape}?", f"Does the picture show a {shape}?")
     answers = (f"No, there is no {shape}.", f"Yes, there is a {shape}.")
     value, other = ("yes", "no") if there else ("no", "yes")
-    return question(
-        "general", rng.choice(texts), [file], "match", value, answers[there], [other], [answers[not there]]
-    )
+    return question("general", rng.choice(texts), [file], "match", value, answers[there], [other], [answers[not there]])
 
 
 def _article(word: str) -> str:
@@ -116,9 +115,7 @@ def _description(rng: random.Random, file: File, present: Sequence[Thing]) -> Ro
     ]
     text = rng.choice(("Describe the picture.", "What do you see?", "What does the picture show?"))
     wrong = [_list(_hallucinated(rng, present)) for _ in range(2)]
-    return question(
-        "general", text, [file], "constraints", json.dumps(constraints), _list(present), wrong=wrong
-    )
+    return question("general", text, [file], "constraints", json.dumps(constraints), _list(present), wrong=wrong)
 
 
 def _caption_pair(rng: random.Random, file: File, present: Sequence[Thing]) -> Row:
@@ -131,14 +128,15 @@ def _plural(shape: str) -> str:
 
 
 def count(rng: random.Random, validation: bool) -> list[Row]:
-    """One to five things of one kind, in the cells of a grid; validation holds out things in their number."""
-    picture = canvas(rng, (112, 112))
-    (colour, shape), total = draw_until(
-        lambda: (rng.choice(THINGS), rng.randint(1, 5)), lambda drawn: held_out(*drawn) == validation
+    """One to five things of one kind, in the cells of a grid; validation holds out things in a number on a ground."""
+    (colour, shape), total, ground = draw_until(
+        lambda: (rng.choice(THINGS), rng.randint(1, 5), rng.choice(GROUNDS)),
+        lambda drawn: held_out(*drawn) == validation,
     )
+    picture = Image.new("RGB", (112, 112), ground)
     for cell in rng.sample(range(9), total):
         centre = ((cell % 3 + 0.5) / 3 * 112, (cell // 3 + 0.5) / 3 * 112)
-        draw_thing(picture, (colour, shape), centre, rng.uniform(12, 15))
+        draw_thing(picture, (colour, shape), centre, 14)
     texts = (
         f"How many {_plural(shape)} are there?",
         f"Count the {_plural(shape)}.",

@@ -13,12 +13,16 @@ def exercise(rng: random.Random, validation: bool) -> list[Row]:
     """Two numbers up to 9, added or subtracted; validation holds out numbers in a wording."""
     adds = rng.random() < 0.6
     a, b, wording = draw_until(
-        lambda: (rng.randint(1, 9), rng.randint(1, 9), rng.randrange(3)),
-        lambda drawn: held_out(adds, *drawn) == validation,
+        lambda: (*_terms(rng, adds), rng.randrange(3)), lambda drawn: held_out(adds, *drawn) == validation
     )
-    a, b = (a, b) if adds else (max(a, b), min(a, b))
     total, sign, verb = (a + b, "+", "buys") if adds else (a - b, "-", "sells")
     told = f"{rng.choice(_NAMES)} has {a} {rng.choice(_GOODS)} and {verb} {b}. How many now?"
     texts = (f"What is {a} {sign} {b}?", f"Add {a} and {b}." if adds else f"Take {b} from {a}.", told)
     near = [total + 1, total - 1, total + rng.choice((2, 10))]
     return [number(rng, "reasoning", texts[wording : wording + 1], [], total, near, f"{a} {sign} {b} = {{}}")]
+
+
+def _terms(rng: random.Random, adds: bool) -> tuple[int, int]:
+    """What is taken away is never the larger one."""
+    a, b = rng.randint(1, 9), rng.randint(1, 9)
+    return (a, b) if adds else (max(a, b), min(a, b))

@@ -1,0 +1,68 @@
+"""Test-time scaling: the curve by hand, and the stage from files to files."""
+
+from pathlib import Path
+
+import pytest
+import tiny
+
+from ixc.best_of_n import correct, curve, run
+from ixc.params import BestOfNParams
+from ixc.samples import read_samples, write_samples
+from ixc.training import save
+
+REWARDS = [[1.0, 2.0, 4.0, 3.0], [0.0, -1.0, 5.0, 6.0]]
+RIGHT = [[1, 0, 1, 0], [0, 1, 0, 1]]
+LENGTHS = [[10, 20, 30, 40], [1, 2, 3, 4]]
+
+
+def test_the_curve_by_hand():
+    got = curve((1, 2, 4), REWARDS, RIGHT, LENGTHS)
+    # n = 1: means of everything
+    assert (got["gold/1"], got["reward/1"], got["length/1"]) == (0.5, 2.5, 13.75)
+    # n = 2: the picks are 2 (wrong, 20), 4 (right, 30) | 0 (right, 1), 6 (right, 4)
+    assert (got["gold/2"], got["reward/2"], got["length/2"], got["oracle/2"]) == (0.5, 3.0, 13.75, 1.0)
+    # n = 4: 4 (right, 30) | 6 (right, 4)
+    assert (got["gold/4"], got["reward/4"], got["length/4"], got["oracle/4"]) == (1.0, 5.0, 17.0, 1.0)
+
+
+def test_one_answer_is_its_own_oracle():
+    got = curve((1,), REWARDS, RIGHT, LENGTHS)
+    assert got["oracle/1"] == got["gold/1"]
+
+
+def test_a_rest_that_fills_no_group_is_left_out():
+    # n = 3: only the first three answers: 4 (right) | 5 (wrong)
+    assert curve((3,), REWARDS, RIGHT, LENGTHS)["gold/3"] == 0.5
+
+
+def test_correct_is_what_the_verifier_accepts():
+    sample = tiny.sample("?", gold=tiny.match("red", "blue"))
+    assert correct(sample, ["It is red.", "blue", "", "red or blue"]) == [1, 0, 0, 0]
+
+
+def test_the_stage_answers_held_out_prompts_that_can_be_checked(tmp_path: Path):
+    red = tiny.picture(tmp_path / "media", "red")
+    write_samples(
+        [
+            tiny.sample("Colour?", [red], gold=tiny.match("red"), split="val"),
+            tiny.sample("Word?", gold=tiny.match("a"), split="val"),
+            tiny.sample("Seen?", gold=tiny.match("a"), split="train"),
+            tiny.sample("Unknown?", split="val"),
+        ],
+        tmp_path / "prompts.parquet",
+    )
+    save(tiny.causal(), tiny.processor(), tmp_path / "chat")
+    save(tiny.reward(), tiny.processor(), tmp_path / "reward")
+    params = BestOfNParams(n=(1, 2, 4), max_new_tokens=4)
+    paths = [tmp_path / name for name in ("prompts.parquet", "media", "chat", "reward", "scored.parquet")]
+    metrics = run(params, *paths)
+
+    scored = list(read_samples(paths[-1]))
+    assert [s.id for s in scored] == ["Colour?", "Word?"]
+    assert metrics["prompts"] == 2
+    assert all(len(s.candidates) == len(s.rewards) == len(s.meta["correct"]) == 4 for s in scored)
+    assert metrics["reward/4"] == pytest.approx(sum(max(s.rewards) for s in scored) / 2)
+    assert metrics["reward/1"] == pytest.approx(sum(sum(s.rewards) for s in scored) / 8)
+    assert metrics["reward/1"] < metrics["reward/2"] < metrics["reward/4"]
+    assert all(metrics[f"gold/{n}"] <= metrics[f"oracle/{n}"] for n in params.n)
+    assert run(params, *paths) == metrics

@@ -1,0 +1,64 @@
+"""The measure of a reward model: groups, swapped pictures, intervals, and the stage."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from ixc.evaluate_rm import by_group, interval, run, swap_media
+from ixc.params import EvaluateRMParams
+from ixc.samples import Media, read_samples, write_samples
+from ixc.training import save
+
+
+def test_a_tie_counts_as_wrong_and_every_group_is_counted():
+    samples = [tiny.pair("a", "x", "y"), tiny.pair("b", "x", "y"), tiny.pair("c", "x", "y", domain="safety")]
+    got = by_group(samples, [(2.0, 1.0), (1.0, 1.0), (0.0, 1.0)])
+    assert got == {
+        "all": [True, False, False],
+        "text": [True, False, False],
+        "domain:general": [True, False],
+        "domain:safety": [False],
+        "source:test": [True, False, False],
+    }
+
+
+def test_swapped_media_are_those_of_another_prompt_of_the_domain():
+    red, blue, green = (Media(kind="image", path=c, sha256=c) for c in ("red", "blue", "green"))
+    samples = [
+        tiny.pair("a", "x", "y", [red]),
+        tiny.pair("b", "x", "y", [blue]),
+        tiny.pair("c", "x", "y", [green], domain="safety"),
+        tiny.pair("d", "x", "y"),
+    ]
+    got = swap_media(samples, random.Random(0))
+    assert [s.media for s in got] == [(blue,), (red,), (green,), ()]
+
+
+def test_the_interval_of_a_sure_thing_is_a_point_and_that_of_a_coin_is_wide():
+    rng = np.random.default_rng(0)
+    assert interval([True] * 10, 1000, rng) == (1.0, 1.0)
+    low, high = interval([True, False] * 50, 5000, rng)
+    # 1.96 * sqrt(0.25 / 100) = 0.098
+    assert (low, high) == (pytest.approx(0.402, abs=0.015), pytest.approx(0.598, abs=0.015))
+
+
+def test_the_stage_scores_the_pairs_in_their_order(tmp_path: Path):
+    media = [tiny.picture(tmp_path / "media", c) for c in ("red", "blue")]
+    pairs = [tiny.pair(f"{i}?", "yes", "no" * i, [media[i % 2]] if i > 2 else []) for i in range(8)]
+    write_samples(pairs, tmp_path / "val.parquet")
+    save(tiny.reward(), tiny.processor(), tmp_path / "reward")
+    paths = [tmp_path / name for name in ("val.parquet", "media", "reward", "scored.parquet")]
+    metrics = run(EvaluateRMParams(batch_size=3), *paths)
+
+    scored = list(read_samples(paths[-1]))
+    assert [s.id for s in scored] == [s.id for s in pairs]
+    right = [s.rewards[0] > s.rewards[1] for s in scored]
+    assert metrics["accuracy/all"] == pytest.approx(sum(right) / 8)
+    assert metrics["accuracy/image"] == pytest.approx(sum(right[3:]) / 5)
+    assert (metrics["pairs"], metrics["pairs/image"], metrics["pairs/text"]) == (8, 5, 3)
+    assert metrics["accuracy_low/all"] <= metrics["accuracy/all"] <= metrics["accuracy_high/all"]
+    assert "accuracy_swapped_media/image" in metrics and "accuracy_swapped_media/text" not in metrics
+    assert run(EvaluateRMParams(batch_size=3), *paths) == metrics
