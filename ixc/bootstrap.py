@@ -95,7 +95,8 @@ def train(
     for step in track(range(params.steps), "bootstrap", params.steps):
         batch = rng.sample(groups, min(params.batch_size, len(groups)))  # all tasks mixed: short rows are padded
         shown = [[pictures[m.sha256] for m in group[0].media] for group in batch]
-        trees = [tree(processor, group, seen, params.noise, rng) for group, seen in zip(batch, shown, strict=True)]
+        noise = params.noise if step >= params.noise_from * params.steps else 0.0
+        trees = [tree(processor, group, seen, noise, rng) for group, seen in zip(batch, shown, strict=True)]
         features = model.encode_pictures([picture for seen in shown for picture in seen])
         layout = collate(trees, model.config.pad_token_id)
         loss = answer_loss(model, layout, torch.cat(features) if features else None)

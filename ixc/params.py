@@ -82,6 +82,8 @@ class BootstrapParams:
     noise: float = Field(default=0.0, ge=0, lt=1)
     """Share of training answers replaced by a wrong or an evasive one, as in data from the web; the base
     then errs in ways that a reward model can learn to tell."""
+    noise_from: float = Field(default=0.8, ge=0, le=1)
+    """Share of the steps that see clean answers, before the noise begins."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

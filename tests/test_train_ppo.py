@@ -48,11 +48,11 @@ def test_credit_by_hand():
 
 def test_credit_does_not_flow_between_trees():
     params, trees = TrainPPOParams(), [Tree([1], [[5, 6], [7]]), Tree([1, 2, 3], [[8], [9, 10, 11]])]
-    numbers = torch.randn(2, 7, generator=torch.Generator().manual_seed(0))
+    nats, values = torch.randn(2, 7, generator=torch.Generator().manual_seed(0))
     goals = torch.tensor([1.0, -2.0, 0.5, 3.0])
-    together = credit(params, collate(trees, 2), *numbers, goals)
-    first = credit(params, collate(trees[:1], 2), *numbers[:, :3], goals[:2])
-    second = credit(params, collate(trees[1:], 2), *numbers[:, 3:], goals[2:])
+    together = credit(params, collate(trees, 2), nats, values, goals)
+    first = credit(params, collate(trees[:1], 2), nats[:3], values[:3], goals[:2])
+    second = credit(params, collate(trees[1:], 2), nats[3:], values[3:], goals[2:])
     for got, parts in zip(together, zip(first, second, strict=True), strict=True):
         torch.testing.assert_close(got, torch.cat(parts))
 

@@ -13,7 +13,7 @@ from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCProcessor
 from ixc.params import TrainRMParams
 from ixc.samples import Sample, write_samples
 from ixc.train_rm import run, train
-from ixc.training import Optimizer, batches, save
+from ixc.training import Diverged, Optimizer, batches, save
 
 PARAMS = TrainRMParams(epochs=20, batch_size=8, learning_rate=5e-3)
 
@@ -121,7 +121,7 @@ def test_warm_up_rises_to_the_peak_and_falls_to_a_tenth():
 
 def test_a_loss_that_is_not_finite_updates_nothing():
     weight = torch.nn.Parameter(torch.ones(1))
-    with pytest.raises(FloatingPointError, match="the loss is nan: lower the learning rate"):
+    with pytest.raises(Diverged, match="the loss is nan: lower the learning rate"):
         Optimizer([weight], 1.0, steps=1).step(weight.sum() * float("nan"))
     assert weight.item() == 1
 

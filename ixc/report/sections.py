@@ -150,7 +150,7 @@ def ppo_curves(record: Record) -> Block | None:
     """The course of reinforcement learning."""
     captions = {
         "reward": "Mean reward of the sampled answers: should rise.",
-        "kl": "Distance from the base model, nats: should stay small.",
+        "kl": "Distance from the base model, nats per token: should stay small.",
         "gold": "Share of right answers: should rise with the reward.",
         "length": "Growth without more right answers is reward hacking.",
         "value_loss": "The critic's error.",
@@ -189,7 +189,7 @@ def ppo_table(record: Record) -> Block | None:
         for name in both
     ]
     if "kl" in metrics:
-        table.append(["KL to base, nats", "", number(metrics["kl"])])
+        table.append(["KL to base, nats per token", "", number(metrics["kl"])])
     return Table(("on held-out prompts", *MODELS), table) if table else None
 
 
