@@ -142,7 +142,9 @@ def _decode(
     tokens: list[Tensor] = []
     done = torch.zeros(len(last), dtype=torch.bool)
     for step in range(max_new_tokens):
-        probabilities = torch.softmax(model.output(last).float() / temperature, -1)
+        logits = model.output(last).float() / temperature
+        logits[:, model.config.image_token_id] = float("-inf")  # a picture's place is no word
+        probabilities = torch.softmax(logits, -1)
         token = torch.multinomial(probabilities, 1, generator=generator)
         tokens.append(token)
         done |= token[:, 0] == end

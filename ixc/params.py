@@ -4,10 +4,10 @@ An unknown key or a bad value is a `BadParams` that names the file, the key and 
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 STRICT = ConfigDict(extra="forbid")
@@ -220,6 +220,13 @@ class TrainPPOParams:
     """Held-out prompts that base and chat are compared on, drawn equally over the domains; none: all."""
     eval_samples: int = Field(default=4, gt=0)
     """Answers sampled per held-out prompt when base and chat are compared."""
+
+    @model_validator(mode="after")
+    def _whole_prompts(self) -> Self:
+        for name in ("batch_size", "minibatch_size"):
+            if getattr(self, name) % self.answers_per_prompt:
+                raise ValueError(f"{name} must be a multiple of answers_per_prompt ({self.answers_per_prompt})")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

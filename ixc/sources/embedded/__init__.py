@@ -22,7 +22,7 @@ _MAKERS = {
     "chart": (documents.chart, 800),
     "receipt": (documents.receipt, 700),
     "film": (films.film, 600),
-    "instruction": (instructions.instruction, 2000),
+    "instruction": (instructions.instruction, 4500),
     "sum": (sums.exercise, 900),
 }
 """What makes the rows of one picture, film or text, and how many of them there are."""
@@ -40,7 +40,13 @@ def _groups(kind: str, seed: int) -> Iterator[list[Row]]:
     for number in range(count):
         rng = random.Random(f"{seed}/{kind}/{number}")
         validation = number % 5 == 0
-        name = f"{kind}-{number}"
-        split = "val" if validation else "train"
+        name, split = f"{kind}-{number}", "val" if validation else "train"
         rows = make(rng, validation)
+        rows += [_ready_pair(rng, row) for row in rows if row.gold and row.wrong]
         yield [replace(row, id=f"{name}-{i}", group=name, split=split) for i, row in enumerate(rows)]
+
+
+def _ready_pair(rng: random.Random, row: Row) -> Row:
+    """The reference answer against a wrong one, as in the public preference sets."""
+    assert row.gold is not None
+    return replace(row, gold=None, chosen=row.gold.answer, rejected=rng.choice(row.wrong), wrong=())

@@ -17,7 +17,7 @@ from ixc.sources.embedded.drawing import (
     write_text,
 )
 
-VALUES = range(1, 10)
+VALUES, DIGITS = range(1, 6), range(1, 10)
 
 
 def _columns(rng: random.Random, validation: bool, count: int) -> list[tuple[str, int]]:
@@ -31,15 +31,15 @@ def _columns(rng: random.Random, validation: bool, count: int) -> list[tuple[str
 
 
 def chart(rng: random.Random, validation: bool) -> list[Row]:
-    """Three or four bars with their values above: which is tallest, which shortest, and what is the value of one?
+    """Three bars with their values above: which is tallest, which shortest, and what is the value of one?
 
     Validation holds out which colour has which value in which place.
     """
-    shown = _columns(rng, validation, rng.choice((3, 4)))
+    shown = _columns(rng, validation, 3)
     picture = Image.new("RGB", (112, 112), rng.choice(GROUNDS))
     draw, width = ImageDraw.Draw(picture), 112 / len(shown)
     for i, (colour, value) in enumerate(shown):
-        top = 104 - 9 * value
+        top = 104 - 15 * value
         draw.rectangle((i * width + 5, top, (i + 1) * width - 5, 108), fill=COLOURS[colour])
         write_text(picture, ((i + 0.5) * width, top - 2), str(value), 17, "md")
     file, names = png(picture), [c for c, _ in shown]
@@ -66,12 +66,12 @@ def _extreme(rng: random.Random, file: File, names: Sequence[str], colour: str, 
 def receipt(rng: random.Random, validation: bool) -> list[Row]:
     """A slip with a total of one large digit; validation holds out totals in a place on a slip."""
     total, height, ground, shift = draw_until(
-        lambda: (rng.choice(VALUES), rng.choice((56, 84, 112)), rng.choice(GROUNDS), rng.randint(-3, 3)),
+        lambda: (rng.choice(DIGITS), rng.choice((56, 84, 112)), rng.choice(GROUNDS), rng.randint(-3, 3)),
         lambda drawn: held_out(*drawn) == validation,
     )
     picture = Image.new("RGB", (112, height), ground)
     write_text(picture, (6, 4), "TOTAL", 13)
     write_text(picture, (56 + shift, height / 2 + 6), str(total), 44, "mm")
     texts = ("What is the total?", "How much is to be paid?", "Read the total on the receipt.")
-    near = rng.sample([n for n in VALUES if n != total], 3)
+    near = rng.sample([n for n in DIGITS if n != total], 3)
     return [number(rng, "text_rich", texts, [png(picture)], total, near, "The total is {}.")]

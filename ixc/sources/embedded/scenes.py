@@ -128,19 +128,18 @@ def _plural(shape: str) -> str:
 
 
 def count(rng: random.Random, validation: bool) -> list[Row]:
-    """One to five things of one kind, in the cells of a grid; validation holds out things in a number on a ground."""
+    """One to four things of one kind; validation holds out things in a number on a ground."""
     (colour, shape), total, ground = draw_until(
-        lambda: (rng.choice(THINGS), rng.randint(1, 5), rng.choice(GROUNDS)),
+        lambda: (rng.choice(THINGS), rng.randint(1, 4), rng.choice(GROUNDS)),
         lambda drawn: held_out(*drawn) == validation,
     )
     picture = Image.new("RGB", (112, 112), ground)
-    for cell in rng.sample(range(9), total):
-        centre = ((cell % 3 + 0.5) / 3 * 112, (cell // 3 + 0.5) / 3 * 112)
-        draw_thing(picture, (colour, shape), centre, 14)
+    for corner in rng.sample(range(4), total):
+        draw_thing(picture, (colour, shape), (28 + 56 * (corner % 2), 28 + 56 * (corner // 2)), 20)
     texts = (
         f"How many {_plural(shape)} are there?",
         f"Count the {_plural(shape)}.",
         f"How many {colour} {_plural(shape)} do you see?",
     )
-    near = rng.sample([n for n in range(1, 6) if n != total], 3)
+    near = rng.sample([n for n in range(1, 5) if n != total], 3)
     return [number(rng, "reasoning", texts, [png(picture)], total, near, "I count {}.")]

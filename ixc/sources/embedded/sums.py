@@ -10,7 +10,7 @@ _GOODS = ("apples", "books", "coins", "pens", "stamps", "shells")
 
 
 def exercise(rng: random.Random, validation: bool) -> list[Row]:
-    """Two numbers up to 9, added or subtracted; validation holds out numbers in a wording."""
+    """Two numbers up to 6, added or subtracted; validation holds out numbers in a wording."""
     adds = rng.random() < 0.6
     a, b, wording = draw_until(
         lambda: (*_terms(rng, adds), rng.randrange(3)), lambda drawn: held_out(adds, *drawn) == validation
@@ -24,5 +24,5 @@ def exercise(rng: random.Random, validation: bool) -> list[Row]:
 
 def _terms(rng: random.Random, adds: bool) -> tuple[int, int]:
     """What is taken away is never the larger one."""
-    a, b = rng.randint(1, 9), rng.randint(1, 9)
+    a, b = rng.randint(1, 6), rng.randint(1, 6)
     return (a, b) if adds else (max(a, b), min(a, b))

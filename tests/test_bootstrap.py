@@ -1,0 +1,93 @@
+"""The base model: trained from prompts with answers, or taken as it is."""
+
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import tiny
+
+from ixc.bootstrap import NoModel, conversations, run, target, tree
+from ixc.defects import EVASIVE
+from ixc.model import IXCForCausalLM, IXCProcessor
+from ixc.params import ArchitectureParams, BootstrapParams
+from ixc.samples import write_samples
+
+ARCHITECTURE = ArchitectureParams(
+    vocab_size=320,
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    plora_rank=2,
+    initializer_range=0.1,
+    tile_size=28,
+    patch_size=14,
+    vision_hidden_size=8,
+    vision_intermediate_size=12,
+    vision_num_hidden_layers=1,
+    vision_num_attention_heads=1,
+)
+
+
+def test_a_base_is_trained_from_prompts_and_can_be_loaded(tmp_path: Path):
+    red, blue = (tiny.picture(tmp_path / "media", colour) for colour in ("red", "blue"))
+    samples = [
+        tiny.sample("Which?", [red], id="a", gold=tiny.match("red")),
+        tiny.sample("Which?", [blue], id="b", gold=tiny.match("blue")),
+        tiny.sample("Say yes.", id="c", gold=tiny.match("yes")),
+        tiny.sample("Held out.", id="d", split="val", gold=tiny.match("no")),
+    ]
+    write_samples(samples, tmp_path / "prompts.parquet")
+    params = BootstrapParams(architecture=ARCHITECTURE, steps=40, batch_size=3, learning_rate=1e-2)
+    losses: list[float] = []
+    metrics = run(
+        params,
+        tmp_path / "prompts.parquet",
+        tmp_path / "media",
+        tmp_path / "base",
+        log=lambda numbers, step: losses.append(numbers["loss"]),
+    )
+    assert metrics["samples"] == 3  # not the held-out one
+    assert losses[-1] < losses[0] / 2
+    assert IXCForCausalLM.from_pretrained(tmp_path / "base").config.hidden_size == 16
+    assert IXCProcessor.from_pretrained(tmp_path / "base").tile_size == 28
+
+
+def test_a_pretrained_model_is_taken_as_it_is(tmp_path: Path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "config.json").write_text("{}")
+    params = BootstrapParams(pretrained=str(tmp_path / "own"))
+    run(params, tmp_path / "prompts.parquet", tmp_path / "media", tmp_path / "base")
+    assert (tmp_path / "base" / "config.json").read_text() == "{}"
+
+
+def test_a_pretrained_folder_without_a_model_is_refused_by_name(tmp_path: Path):
+    params = BootstrapParams(pretrained=str(tmp_path / "absent"))
+    with pytest.raises(NoModel, match=r"bootstrap\.pretrained: .*absent': no config\.json there"):
+        run(params, tmp_path / "prompts.parquet", tmp_path / "media", tmp_path / "base")
+
+
+def test_questions_on_one_picture_share_it_and_texts_share_only_the_start(tmp_path: Path):
+    red = tiny.picture(tmp_path, "red")
+    about = [tiny.sample(text, [red], id=text, gold=tiny.match("red")) for text in ("What?", "Which?")]
+    texts = [tiny.sample(text, id=text, gold=tiny.match("yes")) for text in ("A?", "B?", "C?")]
+    groups = conversations([about[0], *texts, about[1]])
+    assert [[s.id for s in group] for group in groups] == [["What?", "Which?"], ["A?", "B?", "C?"]]
+
+    processor = tiny.processor()
+    laid = tree(processor, groups[1], [], 0.0, random.Random(0))
+    assert laid.prefix == [processor.ids["bos"]]
+    assert processor.decode(laid.branches[0][laid.free[0] :]) == "yes"
+
+
+def test_noise_replaces_its_share_of_the_answers():
+    sample = tiny.sample("Which?", gold=tiny.match("right"), meta={"wrong": ["wrong"]})
+    rng = random.Random(0)
+    said = Counter(target(sample, 0.4, rng) for _ in range(4000))
+    # 60 % right; of the noise 80 % wrong (32 %) and 20 % evasive (8 %); three deviations are 2.3 points
+    assert said["right"] / 4000 == pytest.approx(0.6, abs=0.024)
+    assert said["wrong"] / 4000 == pytest.approx(0.32, abs=0.024)
+    assert sum(said[text] for text in EVASIVE) / 4000 == pytest.approx(0.08, abs=0.024)
+    assert target(sample, 0.0, rng) == "right"
