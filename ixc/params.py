@@ -4,7 +4,7 @@ An unknown key or a bad value is a `BadParams` that names the file, the key and 
 """
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -222,7 +222,7 @@ class TrainPPOParams:
     """Answers sampled per held-out prompt when base and chat are compared."""
 
     @model_validator(mode="after")
-    def _whole_prompts(self) -> Self:
+    def _whole_prompts(self) -> "TrainPPOParams":
         for name in ("batch_size", "minibatch_size"):
             if getattr(self, name) % self.answers_per_prompt:
                 raise ValueError(f"{name} must be a multiple of answers_per_prompt ({self.answers_per_prompt})")
