@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import Call
 
-from ixc.params import BadParams
+from ixc.params import BadParams, load_params
 from tasks.promote import NotPromoted, promote
 from tasks.stage import StageFailed, failure, foreseen, outcome
 from tasks.tracking import data_md5s, folder_md5
@@ -44,7 +44,8 @@ def test_a_stage_leaves_numbers_everywhere_and_its_model_in_the_registry(project
 
     run = newest_run(client, "judge")
     assert run.info.status == "FINISHED"
-    assert run.data.params["pairs_per_prompt"] == "2"
+    params = load_params(project / "params.yaml").judge
+    assert run.data.params["pairs_per_prompt"] == str(params.pairs_per_prompt)
     assert run.data.metrics == {"loss": 1.0, "accuracy": 0.5, "accuracy/all": 0.75, "pairs": 2.0}
     assert run.data.tags["dvc/data.txt"] == "9dd4e461268c8034f5c8564e155c67a6"  # md5 of "x"
     assert len(run.data.tags["git"].removesuffix("-dirty")) == 40
