@@ -73,11 +73,12 @@ def git(folder: Path, *arguments: str) -> str:
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """`dvc repro`, in a process group of its own."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     tracking = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "OMP_NUM_THREADS": "2"}
     return subprocess.Popen(
         [sys.executable, "-m", "dvc", "repro", *arguments],
         cwd=folder,
-        env={**os.environ, **tracking, "PYTHONPATH": str(folder), "DVC_NO_ANALYTICS": "1"},
+        env={**os.environ, **tracking, "PATH": path, "PYTHONPATH": str(folder), "DVC_NO_ANALYTICS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -155,7 +156,7 @@ def test_real_texts_pictures_and_films_go_the_same_way(tmp_path: Path):
     repro(folder)
     metrics = json.loads((folder / "metrics" / "evaluate_rm.json").read_text())
     sources = {name.removeprefix("accuracy/source:") for name in metrics if name.startswith("accuracy/source:")}
-    assert {"hh_rlhf", "gsm8k"} <= sources
+    assert "hh_rlhf" in sources and len(sources) >= 3
     for source in sources:
         low, mean, high = (metrics[f"accuracy{end}/source:{source}"] for end in ("_low", "", "_high"))
         assert 0 <= low <= mean <= high <= 1
