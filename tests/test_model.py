@@ -91,16 +91,16 @@ def test_partial_lora_touches_picture_tokens_only():
 
 def test_an_untrained_partial_lora_changes_nothing():
     model = IXCForCausalLM(tiny.config())
-    wanted = model(IDS, features=TOKENS)
+    wanted = model.model(IDS, features=TOKENS)
     for module in model.modules():
         if isinstance(module, PLoRALinear):
             torch.nn.init.normal_(module.Plora_A.weight)
-    assert torch.equal(model(IDS, features=TOKENS), wanted)
+    assert torch.equal(model.model(IDS, features=TOKENS), wanted)
 
 
 def test_text_before_a_picture_does_not_notice_it():
     model, ids = tiny.causal(), torch.tensor([[1, 30, 31, IMAGE, IMAGE, 32]])
-    with_picture, plain = model(ids, features=TOKENS), model(ids.clamp(max=30).where(ids == IMAGE, ids))
+    with_picture, plain = model.model(ids, features=TOKENS), model.model(ids.clamp(max=30).where(ids == IMAGE, ids))
     torch.testing.assert_close(with_picture[:, :3], plain[:, :3])
     assert not torch.allclose(with_picture[:, 5], plain[:, 5])
 
@@ -113,17 +113,17 @@ def test_the_cache_gives_the_full_forward_pass(steps: tuple[int, ...]):
     for size in steps:
         ids = IDS[:, start : start + size]
         own = [features.pop(0) for _ in range(int((ids == IMAGE).sum()))]
-        seen.append(model(ids, features=torch.cat(own) if own else None, cache=cache))
+        seen.append(model.model(ids, features=torch.cat(own) if own else None, past_key_values=cache))
         start += size
-    torch.testing.assert_close(torch.cat(seen, 1), model(IDS, features=TOKENS), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.cat(seen, 1), model.model(IDS, features=TOKENS), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
 def test_a_causal_mask_that_is_given_is_the_default():
     model = tiny.causal()
     mask = torch.ones(1, 1, 6, 6, dtype=torch.bool).tril()
-    got = model(IDS, features=TOKENS, mask=mask, position_ids=torch.arange(6)[None])
-    torch.testing.assert_close(got, model(IDS, features=TOKENS), rtol=1e-4, atol=1e-5)
+    got = model.model(IDS, features=TOKENS, attention_mask=mask, position_ids=torch.arange(6)[None])
+    torch.testing.assert_close(got, model.model(IDS, features=TOKENS), rtol=1e-4, atol=1e-5)
 
 
 def same(left: IXCPreTrainedModel, right: IXCPreTrainedModel, but: str = "") -> None:

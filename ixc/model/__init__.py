@@ -1,7 +1,7 @@
 """IXC-2.5 and IXC-2.5-Reward: the architecture under the official parameter names."""
 
 from ixc.model.configuration import IXCConfig
-from ixc.model.heads import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel
+from ixc.model.heads import IXCForCausalLM, IXCForRewardModel, IXCModel, IXCPreTrainedModel
 from ixc.model.layout import Batch, Tree, collate
 from ixc.model.processing import IXCProcessor
 
@@ -10,6 +10,7 @@ __all__ = [
     "IXCConfig",
     "IXCForCausalLM",
     "IXCForRewardModel",
+    "IXCModel",
     "IXCPreTrainedModel",
     "IXCProcessor",
     "Tree",

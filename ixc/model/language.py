@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import Cache
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ixc.model.configuration import IXCConfig
@@ -48,11 +50,24 @@ class RMSNorm(nn.Module):
 
 
 def rope_tables(
-    position_ids: Int[Tensor, "B T"], head_dim: int, theta: float | int, dtype: torch.dtype
+    position_ids: Int[Tensor, "B T"], config: IXCConfig, dtype: torch.dtype
 ) -> tuple[Float[Tensor, "B 1 T E"], Float[Tensor, "B 1 T E"]]:
-    """Cosine and sine of the rotary angles, computed in fp32 (RoFormer, arXiv:2104.09864; NeoX halves)."""
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=position_ids.device) / head_dim
-    angles = position_ids[:, None, :, None].float() / theta**exponents
+    """Cosine and sine of the rotary angles, computed in fp32 (RoFormer, arXiv:2104.09864; NeoX halves).
+
+    With `linear` scaling positions shrink by the factor; with `dynamic` (NTK) the base grows with the row's length,
+    once that exceeds `max_position_embeddings`. Nothing is remembered: a short row after a long one is a short row.
+    """
+    rope, size = config.rope_parameters, config.head_dim
+    positions, base = position_ids[:, None, :, None].float(), torch.tensor(float(rope["rope_theta"]))
+    base = base.to(positions.device)
+    if rope["rope_type"] == "linear":
+        positions = positions / rope["factor"]
+    if rope["rope_type"] == "dynamic":
+        length = positions.amax(2, keepdim=True) + 1
+        growth = rope["factor"] * length / config.max_position_embeddings - (rope["factor"] - 1)
+        base = base * growth.clamp(min=1) ** (size / (size - 2))
+    exponents = torch.arange(0, size, 2, dtype=torch.float32, device=positions.device) / size
+    angles = positions / base**exponents
     angles = torch.cat([angles, angles], -1)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
@@ -63,6 +78,33 @@ def rotate(
     """Turn each pair (i, i + E/2) by its position's angle."""
     first, second = x.chunk(2, -1)
     return x * cos + torch.cat([-second, first], -1) * sin
+
+
+def eager_attention(
+    module: nn.Module,
+    q: Float[Tensor, "B H T E"],
+    k: Float[Tensor, "B G S E"],
+    v: Float[Tensor, "B G S E"],
+    attention_mask: Tensor | None,
+    scaling: float,
+    **kwargs: Any,
+) -> tuple[Float[Tensor, "B T H E"], Float[Tensor, "B H T S"]]:
+    """Attention in plain formulae, softmax in fp32, under Transformers' attention interface.
+
+    Args:
+        attention_mask: bool (True: may look) or added to the logits, [B 1 T S]; None: causal.
+    """
+    groups = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    logits = q @ k.transpose(2, 3) * scaling
+    if attention_mask is None:
+        attention_mask = torch.ones_like(logits[:1, :1], dtype=torch.bool).tril(k.shape[2] - q.shape[2])
+    if attention_mask.dtype == torch.bool:
+        logits = logits.masked_fill(~attention_mask, torch.finfo(logits.dtype).min)
+    else:
+        logits = logits + attention_mask
+    weights = logits.softmax(-1, dtype=torch.float32).to(v.dtype)
+    return (weights @ v).transpose(1, 2), weights
 
 
 class Attention(nn.Module):
@@ -85,21 +127,26 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, "B T D"],
         rope: tuple[Tensor, Tensor],
-        mask: Float[Tensor, "B 1 T S"] | None,
+        attention_mask: Tensor | None,
         im_mask: Float[Tensor, "B T 1"] | None,
-        cache: Cache | None,
+        past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> Float[Tensor, "B T D"]:
-        """`mask` is added to the logits; None means causal."""
+    ) -> tuple[Float[Tensor, "B T D"], Tensor | None]:
+        """The output, and the attention weights where the implementation has them.
+
+        Args:
+            rope: cosine and sine, [B 1 T E].
+            attention_mask: in the form that the configured implementation takes; None: causal.
+        """
         groups = self.wqkv(x, im_mask).unflatten(-1, (-1, self.num_key_value_groups + 2, self.head_dim))
         q = groups[..., :-2, :].flatten(2, 3).transpose(1, 2)
         k, v = groups[..., -2, :].transpose(1, 2), groups[..., -1, :].transpose(1, 2)
         q, k = rotate(q, *rope), rotate(k, *rope)
-        if cache is not None:
-            k, v = cache.update(k, v, self.layer_idx)
-        attend = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation or "sdpa"]
-        out, _ = attend(self, q, k, v, mask, scaling=self.scaling, **kwargs)
-        return self.wo(out.flatten(2), im_mask)
+        if past_key_values is not None:
+            k, v = past_key_values.update(k, v, self.layer_idx)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation or "eager", eager_attention)
+        out, weights = attend(self, q, k, v, attention_mask, scaling=self.scaling, **kwargs)
+        return self.wo(out.flatten(2), im_mask), weights
 
 
 class FeedForward(nn.Module):
@@ -116,7 +163,7 @@ class FeedForward(nn.Module):
         return self.w2(F.silu(self.w1(x, im_mask)) * self.w3(x, im_mask), im_mask)
 
 
-class DecoderLayer(nn.Module):
+class DecoderLayer(GradientCheckpointingLayer):
     """A pre-norm layer."""
 
     def __init__(self, config: IXCConfig, layer_idx: int) -> None:
@@ -130,13 +177,14 @@ class DecoderLayer(nn.Module):
         self,
         x: Float[Tensor, "B T D"],
         rope: tuple[Tensor, Tensor],
-        mask: Float[Tensor, "B 1 T S"] | None,
+        attention_mask: Tensor | None,
         im_mask: Float[Tensor, "B T 1"] | None,
-        cache: Cache | None,
+        past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> Float[Tensor, "B T D"]:
-        """Attention, then feed-forward, each with its residual."""
-        x = x + self.attention(self.attention_norm(x), rope, mask, im_mask, cache, **kwargs)
+        """Attention, then feed-forward, each with its residual; arguments as in `Attention.forward`."""
+        normed = self.attention_norm(x)
+        x = x + self.attention(normed, rope, attention_mask, im_mask, past_key_values=past_key_values, **kwargs)[0]
         return x + self.feed_forward(self.ffn_norm(x), im_mask)
 
 
@@ -152,11 +200,12 @@ class InternLM2(nn.Module):
 
     def forward(
         self,
-        input_ids: Int[Tensor, "B T"],
+        input_ids: Int[Tensor, "B T"] | None = None,
         features: Float[Tensor, "P D"] | None = None,
-        position_ids: Int[Tensor, "B T"] | None = None,
-        mask: Bool[Tensor, "B 1 T S"] | None = None,
-        cache: Cache | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Int[Tensor, "#B T"] | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Float[Tensor, "B T D"] | None = None,
         **kwargs: Any,
     ) -> Float[Tensor, "B T D"]:
         """Hidden states after the final norm.
@@ -164,28 +213,53 @@ class InternLM2(nn.Module):
         Args:
             input_ids: `config.image_token_id` where a picture token belongs.
             features: projected picture tokens of the whole batch, in reading order.
-            position_ids: default 0, 1, 2, ... after what the cache holds.
-            mask: True where a query (T) may look at a key (S: cache and input); None: causal.
+            attention_mask: [B S], 1 on real tokens; or bool [B 1 T S], True where a query (T) may look at a key
+                (S: cache and input); None: no padding. Queries never look ahead, unless the 4-D form says so.
+            position_ids: default 0, 1, 2, ... after what the cache holds, padding on the left not counted.
+            inputs_embeds: instead of `input_ids`, pictures in their places; no token then counts as a picture's.
         """
-        image = input_ids == self.config.image_token_id
-        x, im_mask = self.embed(input_ids, image, features)
-        seen, new = cache.get_seq_length() if cache is not None else 0, x.shape[1]
+        x, im_mask = self.embed(input_ids, features) if inputs_embeds is None else (inputs_embeds, None)
         if position_ids is None:
-            position_ids = torch.arange(seen, seen + new, device=x.device).expand(x.shape[:2])
-        if mask is None and seen and new > 1:  # SDPA's own causal mask would start at the cache's first key
-            mask = torch.ones(new, seen + new, dtype=torch.bool, device=x.device).tril(seen).expand(len(x), 1, -1, -1)
-        rope = rope_tables(position_ids, self.config.head_dim, self.config.rope_theta, x.dtype)
-        additive = None if mask is None else torch.zeros_like(mask, dtype=x.dtype).masked_fill_(~mask, float("-inf"))
+            position_ids = default_positions(x, attention_mask, past_key_values)
+        mask = create_causal_mask(self.config, x, attention_mask, past_key_values, position_ids)
+        if isinstance(mask, Tensor) and mask.dtype == torch.bool and self.config._attn_implementation == "sdpa":
+            mask = torch.zeros_like(mask, dtype=x.dtype).masked_fill_(~mask, torch.finfo(x.dtype).min)
+        rope = rope_tables(position_ids, self.config, x.dtype)
         for layer in self.layers:
-            x = layer(x, rope, additive, im_mask, cache, **kwargs)
+            x = layer(x, rope, mask, im_mask, past_key_values=past_key_values, **kwargs)
         return self.norm(x)
 
     def embed(
-        self, input_ids: Int[Tensor, "B T"], image: Bool[Tensor, "B T"], features: Float[Tensor, "P D"] | None
+        self, input_ids: Int[Tensor, "B T"], features: Float[Tensor, "P D"] | None
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B T 1"] | None]:
-        """Token embeddings with the pictures in their places, and 1 where a picture token is."""
-        x = self.tok_embeddings(input_ids)
+        """Token embeddings with the pictures in their places, and 1 where a picture token is.
+
+        Raises:
+            WrongPictures: not as many features as places for them.
+        """
+        x, mask = self.tok_embeddings(input_ids), (input_ids == self.config.image_token_id)[..., None]
         if features is None or len(features) == 0:
             return x, None
-        mask = image.unsqueeze(-1)
+        _check_count(mask, len(features))
         return x.masked_scatter(mask, features.to(x.dtype)), mask.to(x.dtype)
+
+
+class WrongPictures(ValueError):
+    """Picture tokens that do not fill their places."""
+
+
+def _check_count(places: Bool[Tensor, "B T 1"], given: int) -> None:
+    """On a GPU the check is part of the stream: it waits for nothing."""
+    form = f"{given} picture tokens, but not as many places (image_token_id) for them in input_ids"
+    if places.device.type == "cuda":
+        torch._assert_async(places.sum() == given, form)
+    elif not places.is_meta and int(places.sum()) != given:
+        raise WrongPictures(f"{form}: {int(places.sum())}; build ids and pictures with one processor call")
+
+
+def default_positions(x: Tensor, attention_mask: Tensor | None, past: Cache | None) -> Int[Tensor, "#B T"]:
+    """0, 1, 2, ... over the real tokens of a row, after what the cache holds."""
+    seen, new = past.get_seq_length() if past is not None else 0, x.shape[1]
+    if attention_mask is not None and attention_mask.ndim == 2:
+        return (attention_mask.long().cumsum(1) - 1).clamp(min=0)[:, -new:]
+    return torch.arange(seen, seen + new, device=x.device)[None]

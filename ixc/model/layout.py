@@ -43,6 +43,10 @@ class Batch:
     target_ids: Int[Tensor, " M"]
     target_branch: Int[Tensor, " M"]
 
+    def inputs(self) -> dict[str, Tensor]:
+        """What `InternLM2.forward` takes of it."""
+        return {"input_ids": self.input_ids, "attention_mask": self.mask(), "position_ids": self.position_ids}
+
     def mask(self) -> Bool[Tensor, "B 1 T T"]:
         """Who sees whom: earlier columns of the prefix and of one's own branch; padding sees itself."""
         q, k = self.segment_ids[:, :, None], self.segment_ids[:, None, :]
