@@ -30,7 +30,9 @@ class IXCConfig(PreTrainedConfig):
     max_position_embeddings: int = 32768
     initializer_range: float = 0.02
     plora_rank: int = 256
-    """Rank of the Partial LoRA that only image tokens pass through; its scale is 1."""
+    """Rank of the Partial LoRA that only image tokens pass through."""
+    plora_scale: float = 1.0
+    """Its alpha over its rank."""
     tile_size: int = 560
     """Side of a picture tile, pixels."""
     patch_size: int = 14

@@ -175,6 +175,14 @@ class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin):
     def forward(
         self,
         input_ids: Int[Tensor, "B T"] | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Int[Tensor, "#B T"] | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Float[Tensor, "B T D"] | None = None,
+        pixel_values: Float[Tensor, "N 3 S S"] | None = None,
+        tile_grids: Int[Tensor, "pictures 2"] | None = None,
+        features: Float[Tensor, "P D"] | None = None,
+        use_cache: bool | None = None,
         labels: Int[Tensor, "B T"] | None = None,
         logits_to_keep: int | Int[Tensor, " kept"] = 0,
         **kwargs: Any,
@@ -182,11 +190,22 @@ class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin):
         """Logits of the next token, and the loss of `labels`.
 
         Args:
-            input_ids: as in `states`, like all of `kwargs`.
+            input_ids ... use_cache: as in `states`; spelled out because `generate` reads this signature.
             labels: token ids, -100 where none is to be learned; not shifted.
             logits_to_keep: only the last so many columns, or these; 0: all.
         """
-        out = self.states(input_ids, **kwargs)
+        out = self.states(
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            pixel_values,
+            tile_grids,
+            features,
+            use_cache,
+            **kwargs,
+        )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.output(out.last_hidden_state[:, kept])
         loss = None

@@ -19,7 +19,7 @@ from ixc.model.configuration import IXCConfig
 
 
 class PLoRALinear(nn.Linear):
-    """`x W^T`, plus `B A x` where a token comes from a picture (scale 1).
+    """`x W^T`, plus `scale B A x` where a token comes from a picture.
 
     Every token takes the low-rank path and the mask zeroes it: no gather, no host synchronisation.
     Source: InternLM-XComposer2, arXiv:2401.16420, section 3.2.
@@ -31,7 +31,7 @@ class PLoRALinear(nn.Linear):
         self.Plora_B = nn.Linear(rank, out_features, bias=False)
 
     def forward(self, input: Float[Tensor, "B T i"], im_mask: Float[Tensor, "B T 1"] | None) -> Float[Tensor, "B T o"]:
-        """`im_mask`: 1 on picture tokens, 0 elsewhere; None when there is no picture."""
+        """`im_mask`: `config.plora_scale` on picture tokens, 0 elsewhere; None when there is no picture."""
         out = F.linear(input, self.weight)
         return out if im_mask is None else out + self.Plora_B(self.Plora_A(input) * im_mask)
 
@@ -232,7 +232,7 @@ class InternLM2(nn.Module):
     def embed(
         self, input_ids: Int[Tensor, "B T"], features: Float[Tensor, "P D"] | None
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B T 1"] | None]:
-        """Token embeddings with the pictures in their places, and 1 where a picture token is.
+        """Token embeddings with the pictures in their places, and the Partial LoRA's scale where a picture token is.
 
         Raises:
             WrongPictures: not as many features as places for them.
@@ -241,7 +241,7 @@ class InternLM2(nn.Module):
         if features is None or len(features) == 0:
             return x, None
         _check_count(mask, len(features))
-        return x.masked_scatter(mask, features.to(x.dtype)), mask.to(x.dtype)
+        return x.masked_scatter(mask, features.to(x.dtype)), mask.to(x.dtype) * self.config.plora_scale
 
 
 class WrongPictures(ValueError):
