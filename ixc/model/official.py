@@ -32,8 +32,12 @@ _TOLD = (
     "bos_token_id",
     "eos_token_id",
     "pad_token_id",
+    "image_token_id",
+    "end_of_turn_token_id",
+    "hd_num",
+    "pooling",
 )
-"""What `config.json` says and no shape shows."""
+"""What `config.json` says and no shape shows; the last four are ours, with the official values as defaults."""
 _LAYER = "model.layers.0."
 _VIT = "vit.vision_tower.vision_model."
 
