@@ -230,7 +230,7 @@ def test_checkpointed_gradients_are_the_plain_ones():
     for checkpointed in (False, True):
         model = tiny.reward().train()
         if checkpointed:
-            model.activation_checkpointing_enable()
+            model.gradient_checkpointing_enable()
         pictures = [(torch.ones(2, 3, 28, 28), 1)]
         ids = torch.tensor([[1, *[IMAGE] * 5, 30, 31]])
         model(ids, features=torch.cat(model.encode_pictures(pictures))).logits.sum().backward()
