@@ -82,8 +82,8 @@ def test_the_7b_has_as_many_parameters_as_the_reward_checkpoint():
 
 def test_partial_lora_touches_picture_tokens_only():
     layer = tiny.shaken(PLoRALinear(4, 6, rank=2))
-    x, mask = torch.randn(1, 3, 4), torch.tensor([[[0.0], [1.0], [0.0]]])
-    plain, partial = layer(x, None), layer(x, mask)
+    x, places = torch.randn(1, 3, 4), torch.tensor([1])
+    plain, partial = layer(x, None), layer(x, places)
     low_rank = x[0, 1] @ layer.Plora_A.weight.T @ layer.Plora_B.weight.T
     assert torch.equal(plain[0, [0, 2]], partial[0, [0, 2]])
     torch.testing.assert_close(partial[0, 1], plain[0, 1] + low_rank)

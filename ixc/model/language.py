@@ -21,19 +21,24 @@ from ixc.model.configuration import IXCConfig
 class PLoRALinear(nn.Linear):
     """`x W^T`, plus `scale B A x` where a token comes from a picture.
 
-    Every token takes the low-rank path and the mask zeroes it: no gather, no host synchronisation.
-    Source: InternLM-XComposer2, arXiv:2401.16420, section 3.2.
+    Only picture tokens take the low-rank path, and where they stand is found out once per forward pass, from shapes that
+    the host knows: no synchronisation. Source: InternLM-XComposer2, arXiv:2401.16420, section 3.2.
     """
 
-    def __init__(self, in_features: int, out_features: int, rank: int) -> None:
+    def __init__(self, in_features: int, out_features: int, rank: int, scale: float = 1.0) -> None:
         super().__init__(in_features, out_features, bias=False)
         self.Plora_A = nn.Linear(in_features, rank, bias=False)
         self.Plora_B = nn.Linear(rank, out_features, bias=False)
+        self.scale = scale
 
-    def forward(self, input: Float[Tensor, "B T i"], im_mask: Float[Tensor, "B T 1"] | None) -> Float[Tensor, "B T o"]:
-        """`im_mask`: `config.plora_scale` on picture tokens, 0 elsewhere; None when there is no picture."""
-        out = F.linear(input, self.weight)
-        return out if im_mask is None else out + self.Plora_B(self.Plora_A(input) * im_mask)
+    def forward(self, input: Float[Tensor, "B T i"], places: Int[Tensor, " P"] | None) -> Float[Tensor, "B T o"]:
+        """`places`: the picture tokens among the B x T; None when there is no picture."""
+        rows = input.flatten(0, 1)
+        out = F.linear(rows, self.weight)
+        if places is not None:
+            low_rank = self.Plora_B(self.Plora_A(rows.index_select(0, places)))
+            out.index_add_(0, places, low_rank, alpha=self.scale)
+        return out.unflatten(0, input.shape[:2])
 
 
 class RMSNorm(nn.Module):
@@ -120,15 +125,15 @@ class Attention(nn.Module):
         self.scaling = config.head_dim**-0.5
         self.is_causal = True
         heads = config.num_attention_heads + 2 * config.num_key_value_heads
-        self.wqkv = PLoRALinear(config.hidden_size, heads * config.head_dim, config.plora_rank)
-        self.wo = PLoRALinear(config.hidden_size, config.hidden_size, config.plora_rank)
+        self.wqkv = PLoRALinear(config.hidden_size, heads * config.head_dim, config.plora_rank, config.plora_scale)
+        self.wo = PLoRALinear(config.hidden_size, config.hidden_size, config.plora_rank, config.plora_scale)
 
     def forward(
         self,
         x: Float[Tensor, "B T D"],
         rope: tuple[Tensor, Tensor],
         attention_mask: Tensor | None,
-        im_mask: Float[Tensor, "B T 1"] | None,
+        places: Int[Tensor, " P"] | None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[Float[Tensor, "B T D"], Tensor | None]:
@@ -138,7 +143,7 @@ class Attention(nn.Module):
             rope: cosine and sine, [B 1 T E].
             attention_mask: in the form that the configured implementation takes; None: causal.
         """
-        groups = self.wqkv(x, im_mask).unflatten(-1, (-1, self.num_key_value_groups + 2, self.head_dim))
+        groups = self.wqkv(x, places).unflatten(-1, (-1, self.num_key_value_groups + 2, self.head_dim))
         q = groups[..., :-2, :].flatten(2, 3).transpose(1, 2)
         k, v = groups[..., -2, :].transpose(1, 2), groups[..., -1, :].transpose(1, 2)
         q, k = rotate(q, *rope), rotate(k, *rope)
@@ -146,7 +151,7 @@ class Attention(nn.Module):
             k, v = past_key_values.update(k, v, self.layer_idx)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation or "eager", eager_attention)
         out, weights = attend(self, q, k, v, attention_mask, scaling=self.scaling, **kwargs)
-        return self.wo(out.flatten(2), im_mask), weights
+        return self.wo(out.flatten(2), places), weights
 
 
 class FeedForward(nn.Module):
@@ -154,13 +159,13 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: IXCConfig) -> None:
         super().__init__()
-        wide, narrow, rank = config.intermediate_size, config.hidden_size, config.plora_rank
-        self.w1, self.w3 = PLoRALinear(narrow, wide, rank), PLoRALinear(narrow, wide, rank)
-        self.w2 = PLoRALinear(wide, narrow, rank)
+        wide, narrow, low_rank = config.intermediate_size, config.hidden_size, (config.plora_rank, config.plora_scale)
+        self.w1, self.w3 = PLoRALinear(narrow, wide, *low_rank), PLoRALinear(narrow, wide, *low_rank)
+        self.w2 = PLoRALinear(wide, narrow, *low_rank)
 
-    def forward(self, x: Float[Tensor, "B T D"], im_mask: Float[Tensor, "B T 1"] | None) -> Float[Tensor, "B T D"]:
+    def forward(self, x: Float[Tensor, "B T D"], places: Int[Tensor, " P"] | None) -> Float[Tensor, "B T D"]:
         """`w2(silu(w1 x) * w3 x)`."""
-        return self.w2(F.silu(self.w1(x, im_mask)) * self.w3(x, im_mask), im_mask)
+        return self.w2(F.silu(self.w1(x, places)) * self.w3(x, places), places)
 
 
 class DecoderLayer(GradientCheckpointingLayer):
@@ -178,14 +183,14 @@ class DecoderLayer(GradientCheckpointingLayer):
         x: Float[Tensor, "B T D"],
         rope: tuple[Tensor, Tensor],
         attention_mask: Tensor | None,
-        im_mask: Float[Tensor, "B T 1"] | None,
+        places: Int[Tensor, " P"] | None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> Float[Tensor, "B T D"]:
         """Attention, then feed-forward, each with its residual; arguments as in `Attention.forward`."""
         normed = self.attention_norm(x)
-        x = x + self.attention(normed, rope, attention_mask, im_mask, past_key_values=past_key_values, **kwargs)[0]
-        return x + self.feed_forward(self.ffn_norm(x), im_mask)
+        x = x + self.attention(normed, rope, attention_mask, places, past_key_values=past_key_values, **kwargs)[0]
+        return x + self.feed_forward(self.ffn_norm(x), places)
 
 
 class InternLM2(nn.Module):
@@ -218,7 +223,7 @@ class InternLM2(nn.Module):
             position_ids: default 0, 1, 2, ... after what the cache holds, padding on the left not counted.
             inputs_embeds: instead of `input_ids`, pictures in their places; no token then counts as a picture's.
         """
-        x, im_mask = self.embed(input_ids, features) if inputs_embeds is None else (inputs_embeds, None)
+        x, places = self.embed(input_ids, features) if inputs_embeds is None else (inputs_embeds, None)
         if position_ids is None:
             position_ids = default_positions(x, attention_mask, past_key_values)
         mask = create_causal_mask(self.config, x, attention_mask, past_key_values, position_ids)
@@ -226,35 +231,37 @@ class InternLM2(nn.Module):
             mask = torch.zeros_like(mask, dtype=x.dtype).masked_fill_(~mask, torch.finfo(x.dtype).min)
         rope = rope_tables(position_ids, self.config, x.dtype)
         for layer in self.layers:
-            x = layer(x, rope, mask, im_mask, past_key_values=past_key_values, **kwargs)
+            x = layer(x, rope, mask, places, past_key_values=past_key_values, **kwargs)
         return self.norm(x)
 
     def embed(
         self, input_ids: Int[Tensor, "B T"], features: Float[Tensor, "P D"] | None
-    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B T 1"] | None]:
-        """Token embeddings with the pictures in their places, and the Partial LoRA's scale where a picture token is.
+    ) -> tuple[Float[Tensor, "B T D"], Int[Tensor, " P"] | None]:
+        """Token embeddings with the pictures in their places, and these places among the B x T tokens.
 
         Raises:
             WrongPictures: not as many features as places for them.
         """
-        x, mask = self.tok_embeddings(input_ids), (input_ids == self.config.image_token_id)[..., None]
+        x = self.tok_embeddings(input_ids)
         if features is None or len(features) == 0:
             return x, None
-        _check_count(mask, len(features))
-        return x.masked_scatter(mask, features.to(x.dtype)), mask.to(x.dtype) * self.config.plora_scale
+        image = (input_ids == self.config.image_token_id).flatten()
+        _check_count(image, len(features))
+        places = torch.nonzero_static(image, size=len(features)).squeeze(1)
+        return x.flatten(0, 1).index_copy(0, places, features.to(x.dtype)).view_as(x), places
 
 
 class WrongPictures(ValueError):
     """Picture tokens that do not fill their places."""
 
 
-def _check_count(places: Bool[Tensor, "B T 1"], given: int) -> None:
+def _check_count(image: Bool[Tensor, " tokens"], given: int) -> None:
     """On a GPU the check is part of the stream: it waits for nothing."""
     form = f"{given} picture tokens, but not as many places (image_token_id) for them in input_ids"
-    if places.device.type == "cuda":
-        torch._assert_async(places.sum() == given, form)
-    elif not places.is_meta and int(places.sum()) != given:
-        raise WrongPictures(f"{form}: {int(places.sum())}; build ids and pictures with one processor call")
+    if image.device.type == "cuda":
+        torch._assert_async(image.sum() == given, form)
+    elif not image.is_meta and int(image.sum()) != given:
+        raise WrongPictures(f"{form}: {int(image.sum())}; build ids and pictures with one processor call")
 
 
 def default_positions(x: Tensor, attention_mask: Tensor | None, past: Cache | None) -> Int[Tensor, "#B T"]:
