@@ -1,190 +1,411 @@
 """From conversations, pictures and films to what the model reads.
 
-Geometry, template and special tokens are the official ones; every length in pixels scales with the tile size
-(official: 560), so that a tiny model sees the same layout. Prompts are built from ids: no text a user types can become
-a control token or a picture's place.
+The official geometry, template and special tokens; the parts are in `pictures` (geometry, tiles, film strips), `inputs`
+(what a picture may come as), `prompts` (the template, built from ids) and `tokenizers`.
 """
 
 import json
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
-from PIL import Image, ImageDraw, ImageFont
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from jaxtyping import Int
+from PIL import Image
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic import dataclasses as checked
+from tokenizers import Tokenizer
 from torch import Tensor
+from transformers import AutoProcessor, BatchFeature
 
 from ixc.files import replacing
-from ixc.media import load_picture, read_frames
-from ixc.samples import Media, Sample, Turn
+from ixc.media import MAX_PIXELS, BadMedia
+from ixc.model.configuration import IXCConfig
+from ixc.model.inputs import Kind, Transparency, is_film, read_film, read_picture
+from ixc.model.pictures import Geometry, Partition, Picture, film_strip, num_tokens, partition, strip, to_tiles
+from ixc.model.prompts import PLACEHOLDER, BadConversation, Layout, Message, Template, parse
+from ixc.model.tokenizers import SPECIAL, official_tokenizer, special_ids, train_tokenizer, words_of
+from ixc.samples import Media, Turn
 
-SPECIAL = {
-    "unk": "<unk>",
-    "bos": "<s>",
-    "eos": "</s>",
-    "turn_start": "[UNUSED_TOKEN_146]",
-    "turn_end": "[UNUSED_TOKEN_145]",
-    "reward": "[UNUSED_TOKEN_130]",
-    "image": "[UNUSED_TOKEN_131]",
-}
-"""The official vocabulary's names; `image` is ours and marks a picture token's place."""
-PLACEHOLDER = "<ImageHere>"
-_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
-_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
-
-
-class BadConversation(ValueError):
-    """A conversation whose pictures and placeholders do not match, or that has no answer to give."""
-
-
-class Partition(NamedTuple):
-    """A picture's place on the grid of tiles."""
-
-    width: int
-    height: int
-    """The resized picture, pixels."""
-    rows: int
-    columns: int
-    """Tiles, after padding."""
+__all__ = [
+    "PLACEHOLDER",
+    "SPECIAL",
+    "BadConversation",
+    "BadProcessor",
+    "Dropped",
+    "IXCBatch",
+    "IXCProcessor",
+    "Partition",
+    "Picture",
+    "ProcessorOptions",
+    "TooLong",
+    "film_strip",
+    "partition",
+    "strip",
+    "to_tiles",
+    "train_tokenizer",
+    "words_of",
+]
+OnOverflow = Literal["error", "drop_oldest_turns", "shrink_images"]
+Conversation = Sequence[Message]
 
 
-def partition(width: int, height: int, hd_num: int, tile: int) -> Partition:
-    """The official dynamic partition: as many tiles as the picture fills, `hd_num` at most.
+class BadProcessor(ValueError):
+    """Options or files that make no processor: file, key, value, remedy."""
 
-    >>> partition(1920, 1080, 9, 560)
-    Partition(width=1680, height=945, rows=2, columns=3)
-    >>> partition(337, 1023, 9, 560)
-    Partition(width=368, height=1120, rows=2, columns=1)
+
+class TooLong(BadConversation):
+    """A conversation of more tokens than allowed that the asked policy could not shorten enough."""
+
+
+@checked.dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class ProcessorOptions:
+    """What `processor_config.json` says; with the defaults, training and inference read the same."""
+
+    tile_size: int = Field(default=560, gt=0)
+    """Side of a picture tile, pixels."""
+    patch_size: int = Field(default=14, gt=0)
+    """Side of a patch, pixels; a token is made of 2 x 2."""
+    hd_num: int = Field(default=9, gt=0)
+    """Tiles per picture at most, the global view not counted. Official evaluation: 9; its API's default: 24."""
+    hd_num_several: int | None = Field(default=None, gt=0)
+    """The same where a conversation shows several pictures; none: `hd_num`. Official inference: 6, always."""
+    geometry: Geometry = "official"
+    """How pictures are cut; the official code differs between inference and training, see `pictures.partition`."""
+    transparency: Transparency = "white"
+    """What stands behind transparent pixels; `official`: the colour that the file happens to hold there."""
+    strip_turns: bool = False
+    """Take white space off the ends of messages: the official training does, its inference does not."""
+    tail_newline: bool = False
+    """A newline between the last turn and `</s>`. The transformers that the authors pin (4.33.2) drops it; newer ones
+    keep it. The released scores of the 7B, or its tokenizer's config, decide."""
+    max_frames: int = Field(default=32, gt=0)
+    """Frames of a film at most."""
+    include_last: bool = False
+    """Show the last frame of every film, which the official rule does not; see `inputs.frames_seen`."""
+    max_pixels: int = Field(default=MAX_PIXELS, gt=0)
+    """Larger pictures are refused: a decompression bomb looks like this."""
+    max_length: int = Field(default=16384, gt=0)
+    """Tokens of a conversation at most. Official default: 16384."""
+    on_overflow: OnOverflow = "error"
+    """What becomes of a longer one: it is refused, or loses its oldest exchanges, or its pictures lose tiles. The
+    answer and its tail are never cut."""
+    padding_side: Literal["right", "left"] = "right"
+
+    def __post_init__(self) -> None:
+        if self.tile_size % (2 * self.patch_size):
+            form = f"tile_size: {self.tile_size}: not a multiple of two patches ({2 * self.patch_size} pixels)"
+            raise ValueError(form)
+
+
+class Dropped(NamedTuple):
+    """What a conversation lost to fit into `max_length`; nothing: all defaults."""
+
+    turns: int = 0
+    """Messages, from the oldest."""
+    pictures: tuple[int, ...] = ()
+    """Which of its pictures went with them."""
+    hd_num: int | None = None
+    """Tiles that its pictures were shrunk to."""
+
+
+class IXCBatch(BatchFeature):
+    """`input_ids` and `attention_mask` [B, T]; with pictures, `pixel_values` [N, 3, S, S] and `tile_grids` [P, 2].
+
+    What a model's forward takes, so `model(**batch)`. Pictures are in reading order, each with its global view first.
     """
-    if width < height:
-        turned = partition(height, width, hd_num, tile)
-        return Partition(turned.height, turned.width, turned.columns, turned.rows)
-    ratio = width / height
-    scale = max((s for s in range(1, hd_num + 1) if s * math.ceil(s / ratio) <= hd_num), default=1)
-    columns = min(math.ceil(width / tile), scale)
-    new_height = max(int(columns * tile / ratio), 1)
-    return Partition(columns * tile, new_height, math.ceil(new_height / tile), columns)
+
+    def __init__(self, data: dict[str, Any], dropped: list[Dropped]) -> None:
+        super().__init__(data)
+        self.dropped = dropped
+        """What each conversation lost."""
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """The pictures one by one: tiles and rows."""
+        if "pixel_values" not in self:
+            return []
+        grids: list[list[int]] = self["tile_grids"].tolist()
+        tiles = self["pixel_values"].split([rows * columns + 1 for rows, columns in grids])
+        return [Picture(some, rows) for some, (rows, _) in zip(tiles, grids, strict=True)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"data": self.data, "dropped": self.dropped}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.data, self.dropped = state["data"], state["dropped"]
 
 
-def strip(width: int, height: int, tile: int) -> Partition:
-    """A film's composite: its short side one tile, its long side as many as it takes."""
-    if width < height:
-        turned = strip(height, width, tile)
-        return Partition(turned.height, turned.width, turned.columns, turned.rows)
-    long = int(tile * width / height)
-    return Partition(long, tile, 1, math.ceil(long / tile))
+@dataclass(frozen=True, eq=False)
+class _Shown:
+    """A picture or a film's strip, decoded; one per source, however many conversations show it."""
+
+    canvas: Image.Image
+    kind: Kind
+    tiles: dict[int, Picture] = field(default_factory=dict)
+    """By `hd_num`."""
 
 
-def to_tiles(picture: Image.Image, place: Partition, tile: int) -> Float[Tensor, "N 3 S S"]:
-    """Resize, pad with white at the end, normalise, cut; the global view comes first."""
-    canvas = Image.new("RGB", (place.columns * tile, place.rows * tile), "white")
-    canvas.paste(_resized(picture, place.width, place.height), (0, 0))
-    pixels = torch.from_numpy(np.array(canvas)).permute(2, 0, 1).float() / 255
-    pixels = (pixels - _MEAN) / _STD
-    whole = F.interpolate(pixels[None], (tile, tile), mode="bicubic", align_corners=False)
-    tiles = pixels.unflatten(2, (place.columns, tile)).unflatten(1, (place.rows, tile))
-    return torch.cat([whole, tiles.permute(1, 3, 0, 2, 4).flatten(0, 1)])
+class _Draft(NamedTuple):
+    """A conversation that fits."""
 
-
-def _resized(picture: Image.Image, width: int, height: int) -> Image.Image:
-    """A portrait is turned, resized and turned back, as officially: PIL rounds between its passes, so order shows."""
-    if picture.width >= picture.height:
-        return picture.resize((width, height), Image.Resampling.BILINEAR)
-    turned = picture.transpose(Image.Transpose.TRANSPOSE)
-    return turned.resize((height, width), Image.Resampling.BILINEAR).transpose(Image.Transpose.TRANSPOSE)
-
-
-def film_strip(frames: Sequence[Image.Image], tile: int) -> Image.Image:
-    """Frames on one labelled canvas: side by side, or below each other when the last one is wider than high.
-
-    Official lengths at tile 560: long side 1120, label band 40, gap 10.
-    """
-    unit = tile / 560
-    band, gap, long = round(40 * unit), round(10 * unit), 2 * tile
-    sized = [_long_side(frame, long) for frame in frames]
-    font = ImageFont.load_default(max(band, 1))
-    below = frames[-1].width > frames[-1].height
-    width = long if below else sum(f.width + gap for f in sized)
-    height = sum(f.height + band + gap for f in sized) if below else max(f.height for f in sized) + band
-    canvas = Image.new("RGB", (width, height), "white")
-    draw, x, y = ImageDraw.Draw(canvas), 0, 0
-    for number, frame in enumerate(sized):
-        draw.text((x, y), f"<IMAGE {number}>", fill="black", font=font)
-        canvas.paste(frame, (x, y + band))
-        x, y = (x, y + frame.height + band + gap) if below else (x + frame.width + gap, y)
-        line = (0, y - gap // 2, long, y - gap // 2) if below else (x - gap // 2, 0, x - gap // 2, height)
-        if number + 1 < len(sized):
-            draw.line(line, fill="black", width=max(round(2 * unit), 1))
-    return canvas
-
-
-def _long_side(frame: Image.Image, long: int) -> Image.Image:
-    ratio = frame.width / frame.height
-    size = (long, max(int(long / ratio), 1)) if frame.width > frame.height else (max(int(long * ratio), 1), long)
-    return frame.resize(size, Image.Resampling.BILINEAR)
-
-
-class Picture(NamedTuple):
-    """A picture or film as the vision tower reads it."""
-
-    tiles: Float[Tensor, "N 3 S S"]
-    rows: int
+    layout: Layout
+    shown: list[_Shown]
+    hd_num: int
+    counts: list[int]
+    dropped: Dropped
 
 
 class IXCProcessor:
-    """Tokenizer and picture geometry of one model."""
+    """Tokenizer, template and picture geometry of one model.
 
-    def __init__(self, tokenizer: Tokenizer, tile_size: int, patch_size: int, hd_num: int) -> None:
-        self.tokenizer, self.tile_size, self.patch_size, self.hd_num = (
-            tokenizer,
-            tile_size,
-            patch_size,
-            hd_num,
-        )
+    Called as a processor of transformers is, with its file names (`processor_config.json`, `tokenizer.json`), and known
+    to `AutoProcessor`. It does not inherit from `ProcessorMixin`, which writes a prompt as one string with the control
+    tokens in it and tokenizes that; here a prompt is built from ids, so that no text becomes a control token.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, tile_size: int = 560, patch_size: int = 14, hd_num: int = 9, **options: Any
+    ) -> None:
+        """`options`: the other fields of `ProcessorOptions`.
+
+        Raises:
+            BadProcessor: an unknown option or a bad value.
+            BadTokenizer: the tokenizer lacks a special token.
+        """
+        self.options = _options({"tile_size": tile_size, "patch_size": patch_size, "hd_num": hd_num, **options})
+        self.tokenizer, self.ids = tokenizer, special_ids(tokenizer)
         tokenizer.encode_special_tokens = True
-        self.ids = {name: _required_id(tokenizer, token) for name, token in SPECIAL.items()}
+        self.template = Template(self.ids, self.encode)
 
-    def save_pretrained(self, folder: Path) -> None:
+    @property
+    def tile_size(self) -> int:
+        """Side of a picture tile, pixels."""
+        return self.options.tile_size
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch, pixels."""
+        return self.options.patch_size
+
+    @property
+    def hd_num(self) -> int:
+        """Tiles per picture at most."""
+        return self.options.hd_num
+
+    # Files
+
+    def save_pretrained(self, folder: str | Path) -> None:
         """Write `tokenizer.json` and `processor_config.json`."""
+        folder = Path(folder)
         with replacing(folder / "tokenizer.json") as part:
             self.tokenizer.save(str(part))
-        geometry = {"tile_size": self.tile_size, "patch_size": self.patch_size, "hd_num": self.hd_num}
+        told = {"processor_class": type(self).__name__, **asdict(self.options)}
         with replacing(folder / "processor_config.json") as part:
-            part.write_text(json.dumps(geometry, indent=2) + "\n")
+            part.write_text(json.dumps(told, indent=2) + "\n")
 
     @classmethod
-    def from_pretrained(cls, folder: Path) -> "IXCProcessor":
-        """Read what `save_pretrained` wrote."""
-        geometry = json.loads((folder / "processor_config.json").read_text())
-        return cls(Tokenizer.from_file(str(folder / "tokenizer.json")), **geometry)
+    def from_pretrained(
+        cls, folder: str | Path, trust_remote_code: bool | None = None, **changes: Any
+    ) -> "IXCProcessor":
+        """Read what `save_pretrained` wrote.
+
+        Args:
+            trust_remote_code: not needed; `AutoProcessor` passes it.
+            changes: options that differ from the stored ones.
+
+        Raises:
+            BadProcessor: a file is missing or is not of this form.
+        """
+        told = _read_json(Path(folder) / "processor_config.json")
+        told.pop("processor_class", None)
+        path = Path(folder) / "tokenizer.json"
+        try:
+            return cls(Tokenizer.from_file(str(path)), **(told | changes))
+        except BadProcessor as error:
+            raise BadProcessor(f"{Path(folder) / 'processor_config.json'}: {error}") from error
+        except Exception as error:
+            if type(error) is not Exception:  # what tokenizers raises for any file it cannot read
+                raise
+            raise BadProcessor(f"{path}: missing or damaged ({error}); fetch it again") from error
+
+    @classmethod
+    def from_official(cls, folder: str | Path, **options: Any) -> "IXCProcessor":
+        """The processor of an official checkpoint: `config.json` and `tokenizer.model`.
+
+        As official inference: at most 6 tiles per picture where there are several, transparency dropped. What official
+        training does is `geometry="official_train", strip_turns=True`.
+
+        Args:
+            options: fields of `ProcessorOptions` that shall differ.
+
+        Raises:
+            BadProcessor, BadTokenizer: a file is missing or damaged.
+        """
+        vision = _read_json(Path(folder) / "config.json").get("vision", {})
+        sizes = {"tile_size": vision.get("image_size", 560), "patch_size": vision.get("patch_size", 14)}
+        several = 6 if options.get("geometry", "official") == "official" else None
+        official = {"transparency": "official", "hd_num_several": several}
+        return cls(official_tokenizer(Path(folder) / "tokenizer.model"), **(sizes | official | options))
+
+    # A batch of conversations
+
+    def __call__(
+        self,
+        conversations: Conversation | Sequence[Conversation],
+        images: Any = None,
+        videos: Any = None,
+        *,
+        for_reward: bool = True,
+        hd_num: int | None = None,
+        max_length: int | None = None,
+        on_overflow: OnOverflow | None = None,
+        padding_side: Literal["right", "left"] | None = None,
+        return_tensors: Literal["pt"] | None = "pt",
+    ) -> IXCBatch:
+        """What the model reads of one conversation or several.
+
+        Args:
+            conversations: messages, oldest first, or a list of such; see `prompts` for pictures' places.
+            images: pictures of the conversation, or for several conversations a list of such lists; see
+                `inputs.PictureSource`. A file with a film's suffix is a film.
+            videos: likewise films, `inputs.FilmSource`; they come after the images.
+            for_reward: conversations end in an answer, and the tail that the score is read from is added; else they
+                end before an answer, and its opening is added.
+            hd_num: tiles per picture at most, whatever the options say.
+            max_length, on_overflow, padding_side: instead of the options.
+            return_tensors: none: `input_ids` and `attention_mask` are lists, not padded.
+
+        Raises:
+            BadConversation: a message of another form; pictures and placeholders that do not match; nothing to score.
+            TooLong: more tokens than `max_length`.
+            BadMedia: a picture or film that cannot be read.
+        """
+        given = {"hd_num": hd_num, "max_length": max_length, "on_overflow": on_overflow, "padding_side": padding_side}
+        changes = {name: value for name, value in given.items() if value is not None}
+        if hd_num is not None:
+            changes["hd_num_several"] = None
+        options = _options(asdict(self.options) | changes)
+        chats = _chats(conversations, images, videos)
+        seen: dict[Any, _Shown] = {}
+        drafts: list[_Draft] = []
+        for number, (messages, media) in enumerate(chats):
+            try:
+                drafts.append(self._draft(messages, media, for_reward, options, seen))
+            except (BadConversation, BadMedia) as error:
+                raise type(error)(f"conversation {number}: {error}" if len(chats) > 1 else str(error)) from error
+        rows = [draft.layout.ids(draft.counts, self.ids["image"]) for draft in drafts]
+        data = self._padded(rows, options.padding_side) if return_tensors == "pt" else _unpadded(rows)
+        pictures = [self._tiles(draft.shown[n], draft.hd_num) for draft in drafts for n in draft.layout.pictures()]
+        if pictures:
+            data["pixel_values"] = torch.cat([picture.tiles for picture in pictures])
+            data["tile_grids"] = torch.tensor([[p.rows, (len(p.tiles) - 1) // p.rows] for p in pictures])
+        return IXCBatch(data, [draft.dropped for draft in drafts])
+
+    def _draft(
+        self,
+        messages: Conversation,
+        media: Sequence[tuple[Kind, Any]],
+        for_reward: bool,
+        options: ProcessorOptions,
+        seen: dict[Any, _Shown],
+    ) -> _Draft:
+        said = parse(messages, options.strip_turns)
+        _check_end(said[-1].role, for_reward)
+        plain = self.template.layout(said, [kind for kind, _ in media])
+        answered = self.template.to_score(plain, options.tail_newline) if for_reward else self.template.to_answer(plain)
+        shown = [self._show(kind, source, seen) for kind, source in media]
+        several = options.hd_num_several if len(media) > 1 else None
+        return self._fit(answered, shown, several or options.hd_num, options)
+
+    def _fit(self, layout: Layout, shown: list[_Shown], hd_num: int, options: ProcessorOptions) -> _Draft:
+        """Shorten as the policy says until the conversation fits; the last exchange and the tail always stay."""
+        limit, counts = options.max_length, self._counts(shown, hd_num)
+        whole, tokens = layout, layout.length(counts)
+        if options.on_overflow == "drop_oldest_turns":
+            while layout.length(counts) > limit and (shorter := layout.without_oldest()) is not None:
+                layout = shorter
+        least = hd_num
+        if options.on_overflow == "shrink_images":
+            while layout.length(counts) > limit and least > 1:
+                least -= 1
+                counts = self._counts(shown, least)
+        if layout.length(counts) > limit:
+            raise TooLong(_too_long(tokens, layout.length(counts), whole, counts, options))
+        gone = tuple(sorted(set(whole.pictures()) - set(layout.pictures())))
+        turns = len(whole.blocks) - len(layout.blocks)
+        return _Draft(layout, shown, least, counts, Dropped(turns, gone, least if least < hd_num else None))
+
+    def _padded(self, rows: Sequence[list[int]], side: str) -> dict[str, Int[Tensor, "B T"]]:
+        longest = max(map(len, rows))
+        pads = [[0] * (longest - len(row)) for row in rows]
+        ones = [[1] * len(row) for row in rows]
+        mask = torch.tensor([o + p if side == "right" else p + o for o, p in zip(ones, pads, strict=True)])
+        ids = torch.full(mask.shape, self.ids["eos"])
+        ids[mask.bool()] = torch.tensor([i for row in rows for i in row])
+        return {"input_ids": ids, "attention_mask": mask}
+
+    # Pictures
 
     def load(self, root: Path, media: Media, hd_num: int | None = None) -> Picture:
         """A stored picture or film as tiles."""
-        if media.kind == "video":
-            canvas = film_strip(read_frames(root / media.path), self.tile_size)
-            place = strip(canvas.width, canvas.height, self.tile_size)
-        else:
-            canvas = load_picture(root, media)
-            place = partition(canvas.width, canvas.height, hd_num or self.hd_num, self.tile_size)
-        return Picture(to_tiles(canvas, place, self.tile_size), place.rows)
+        return self._tiles(self._show(media.kind, root / media.path, {}), hd_num or self.hd_num)
 
     def num_tokens(self, picture: Picture) -> int:
-        """Tokens of a picture: `(tiles + 1) side^2 + 1 + (rows + 1) side`."""
-        side = self.tile_size // self.patch_size // 2
-        return len(picture.tiles) * side**2 + 1 + (picture.rows + 1) * side
+        """Tokens of a picture; see `pictures.num_tokens`."""
+        return num_tokens(picture.rows, (len(picture.tiles) - 1) // picture.rows, self._side)
+
+    @property
+    def _side(self) -> int:
+        """Tokens along one side of a tile."""
+        return self.tile_size // self.patch_size // 2
+
+    def _show(self, kind: Kind, source: Any, seen: dict[Any, _Shown]) -> _Shown:
+        """Decode a source that was not seen yet."""
+        key = (kind, str(source) if isinstance(source, str | Path) else id(source))
+        if key not in seen:
+            reading = self.options.transparency, self.options.max_pixels
+            if kind == "video":
+                frames = read_film(source, self.options.max_frames, self.options.include_last, *reading)
+                seen[key] = _Shown(film_strip(frames, self.tile_size), kind)
+            else:
+                seen[key] = _Shown(read_picture(source, *reading), kind)
+        return seen[key]
+
+    def _place(self, shown: _Shown, hd_num: int) -> Partition:
+        if shown.kind == "video":
+            return strip(*shown.canvas.size, self.tile_size)
+        return partition(*shown.canvas.size, hd_num, self.tile_size, self.options.geometry)
+
+    def _counts(self, shown: Sequence[_Shown], hd_num: int) -> list[int]:
+        places = [self._place(one, hd_num) for one in shown]
+        return [num_tokens(place.rows, place.columns, self._side) for place in places]
+
+    def _tiles(self, shown: _Shown, hd_num: int) -> Picture:
+        if hd_num not in shown.tiles:
+            place = self._place(shown, hd_num)
+            shown.tiles[hd_num] = Picture(to_tiles(shown.canvas, place, self.tile_size), place.rows)
+        return shown.tiles[hd_num]
+
+    # Ids
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; control strings in it stay text."""
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+        try:
+            return self.tokenizer.encode(text, add_special_tokens=False).ids
+        except TypeError as error:
+            form = 'no Unicode text (half a surrogate pair); take text.encode("utf-8", "replace").decode()'
+            raise BadConversation(f"{text!r:.80}: {form}") from error
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Text of ids, control tokens left out."""
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return self.tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    def batch_decode(self, rows: Any, skip_special_tokens: bool = True) -> list[str]:
+        """Texts of rows of ids, as a list or a tensor."""
+        rows = rows.tolist() if isinstance(rows, Tensor) else rows
+        return [self.decode(row, skip_special_tokens) for row in rows]
 
     def prompt(self, turns: Sequence[Turn], num_tokens: Sequence[int]) -> list[int]:
         """Ids from `<s>` to the opening of the assistant's answer.
@@ -197,69 +418,94 @@ class IXCProcessor:
         Raises:
             BadConversation: pictures and placeholders do not match.
         """
-        slots = [[self.ids["image"]] * n for n in num_tokens]
-        marks = sum(turn.content.count(PLACEHOLDER) for turn in turns)
-        at_start = marks == 0 and len(slots) == 1
-        if marks != len(slots) and not at_start:
-            form = "; ".join(f"Image{i + 1} {PLACEHOLDER}" for i in range(len(slots))) or "no placeholder"
-            raise BadConversation(f"{len(slots)} pictures but {marks} placeholders; the prompt needs: {form}")
-        rest = iter(slots)
-        ids = [self.ids["bos"], *(next(rest) if at_start else [])]
-        for turn in turns:
-            ids += [
-                self.ids["turn_start"],
-                *self.encode(turn.role + "\n"),
-                *self._content(turn.content, rest),
-            ]
-            ids += [self.ids["turn_end"], *self.encode("\n")]
-        return [*ids, *self.opening()]
+        layout = self.template.layout(parse(turns, self.options.strip_turns), ["any"] * len(num_tokens))
+        return self.template.to_answer(layout).ids(num_tokens, self.ids["image"])
 
     def opening(self) -> list[int]:
         """What stands before an assistant's answer."""
-        return [self.ids["turn_start"], *self.encode("assistant\n")]
-
-    def _content(self, text: str, slots: Iterable[list[int]]) -> list[int]:
-        first, *others = text.split(PLACEHOLDER)
-        pictures = iter(slots)
-        return self.encode(first) + [i for part in others for i in (*next(pictures), *self.encode(part))]
+        return self.template.opening()
 
     def answer(self, text: str) -> list[int]:
-        """Ids of an answer as the chat model writes it: the text, then the end of the turn."""
-        return [*self.encode(text), self.ids["turn_end"]]
+        """Ids of an answer as the chat model writes it: the text, then the end of the turn.
+
+        It is encoded apart from the prompt, so that all answers share the prompt's ids. An answer that begins with a
+        newline therefore differs by one id from the whole conversation encoded at once, where two newlines are one.
+        """
+        return [*self.encode(text.strip() if self.options.strip_turns else text), self.ids["turn_end"]]
 
     def scored(self, answer_ids: Sequence[int]) -> list[int]:
-        """An answer with the tail that the score is read from: `</s>` and the reward token.
-
-        The official pin of transformers strips the newline before `</s>`, so none stands there.
-        """
-        return [*answer_ids, self.ids["eos"], self.ids["reward"]]
+        """An answer with the tail that the score is read from: `</s>` and the reward token; see `tail_newline`."""
+        return [*answer_ids, *self.template.tail(self.options.tail_newline)]
 
 
-def words_of(sample: Sample) -> str:
-    """All text of a sample, for training a tokenizer."""
-    answer = sample.gold.answer if sample.gold else ""
-    return "\n".join([*(turn.content for turn in sample.prompt), answer])
+def _options(told: Mapping[str, Any]) -> ProcessorOptions:
+    try:
+        return ProcessorOptions(**told)
+    except ValidationError as error:
+        bad = [
+            (".".join(map(str, detail["loc"])), detail["input"], detail["msg"].removeprefix("Value error, "))
+            for detail in error.errors()
+        ]
+        raise BadProcessor("; ".join(f"{key}: {value!r}: {why}" if key else why for key, value, why in bad)) from error
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE with the official special tokens first; each digit is a token of its own."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=list(SPECIAL.values()),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise BadProcessor(f"{path}: no such file; name the folder of a model")
+    try:
+        told = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BadProcessor(f"{path}: no JSON ({error}); fetch it again") from error
+    if not isinstance(told, dict):
+        raise BadProcessor(f"{path}: a JSON {type(told).__name__}, not an object; fetch it again")
+    return told
 
 
-def _required_id(tokenizer: Tokenizer, token: str) -> int:
-    found = tokenizer.token_to_id(token)
-    if found is None:
-        raise ValueError(f"the tokenizer has no token {token!r}; it is not one of an IXC-2.5 model")
-    return found
+def _chats(conversations: Any, images: Any, videos: Any) -> list[tuple[Conversation, list[tuple[Kind, Any]]]]:
+    """Every conversation with its media."""
+    if not isinstance(conversations, Sequence) or isinstance(conversations, str | bytes) or not conversations:
+        raise BadConversation(f"{conversations!r:.80}: give a list of messages, or a list of such lists")
+    if isinstance(conversations[0], Mapping | Turn):
+        conversations, images, videos = [conversations], [images], [videos]
+    shown = [_spread(media, len(conversations), name) for media, name in ((images, "images"), (videos, "videos"))]
+    return [(chat, _media(*media)) for chat, *media in zip(conversations, *shown, strict=True)]
+
+
+def _spread(media: Any, count: int, name: str) -> Sequence[Any]:
+    if media is None:
+        return [None] * count
+    if not isinstance(media, list | tuple) or len(media) != count:
+        found = f"{len(media)}" if isinstance(media, list | tuple) else type(media).__name__
+        raise BadConversation(
+            f"{name}: {found} for {count} conversations; give one list per conversation, empty for none"
+        )
+    return media
+
+
+def _media(images: Any, films: Any) -> list[tuple[Kind, Any]]:
+    """Kind and source of each, images first; a single one needs no list."""
+    pictures, films = ([] if m is None else list(m) if isinstance(m, list | tuple) else [m] for m in (images, films))
+    return [*(("video" if is_film(p) else "image", p) for p in pictures), *(("video", film) for film in films)]
+
+
+def _check_end(role: str, for_reward: bool) -> None:
+    if for_reward and role != "assistant":
+        raise BadConversation(
+            f"ends with {role!r}: nothing to score; end with an assistant's answer, or for_reward=False"
+        )
+    if not for_reward and role == "assistant":
+        raise BadConversation("ends with 'assistant': already answered; end with a question, or for_reward=True")
+
+
+def _unpadded(rows: Sequence[list[int]]) -> dict[str, Any]:
+    return {"input_ids": list(rows), "attention_mask": [[1] * len(row) for row in rows]}
+
+
+def _too_long(tokens: int, least: int, layout: Layout, counts: Sequence[int], options: ProcessorOptions) -> str:
+    shown = sum(counts[i] for i in layout.pictures())
+    tried = "" if least == tokens else f", {least:,} after {options.on_overflow}"
+    remedy = "raise max_length, lower hd_num, or set on_overflow to drop_oldest_turns or shrink_images"
+    return f"{tokens:,} tokens{tried}, more than max_length {options.max_length:,} ({shown:,} are pictures'); {remedy}"
+
+
+AutoProcessor.register(IXCConfig, IXCProcessor)

@@ -1,0 +1,211 @@
+"""Conversations as blocks of ids with places for pictures: the official template, built from ids.
+
+Because every text is encoded on its own, with control tokens only between texts, no text can become a control token.
+A picture's place comes from `<ImageHere>` in a plain string of the user's or the system's (the official form), or from
+a content of parts, `[{"type": "image"}, {"type": "text", "text": ...}]`, in whose texts `<ImageHere>` is text.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+from ixc.samples import Turn
+
+PLACEHOLDER = "<ImageHere>"
+ROLES = ("system", "user", "assistant")
+Message = Turn | Mapping[str, Any]
+"""`{"role": ..., "content": ...}`; the content is a string, or a list of parts."""
+
+
+class BadConversation(ValueError):
+    """A conversation that cannot be laid out: what is wrong, and what the right form is."""
+
+
+class Slot(NamedTuple):
+    """A picture's place in a message."""
+
+    kind: Literal["any", "image", "video"] = "any"
+
+
+class Said(NamedTuple):
+    """A message: its texts, and the places of pictures between them."""
+
+    role: str
+    parts: tuple[str | Slot, ...]
+
+
+def parse(messages: Sequence[Message], strip: bool = False) -> list[Said]:
+    """Read the messages of one conversation.
+
+    Args:
+        strip: take white space off both ends of every message, as the official training code does.
+
+    Raises:
+        BadConversation: a message has no such role, or a content of another form.
+    """
+    if not messages:
+        raise BadConversation('no message; give at least {"role": "user", "content": "..."}')
+    said = [_parse(message, f"message {i}") for i, message in enumerate(messages)]
+    return [_stripped(one) for one in said] if strip else said
+
+
+def _parse(message: Message, where: str) -> Said:
+    if isinstance(message, Turn):
+        message = {"role": message.role, "content": message.content}
+    if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
+        raise BadConversation(f'{where}: {message!r:.80}: give {{"role": ..., "content": ...}}')
+    role, content = message["role"], message["content"]
+    if role not in ROLES:
+        raise BadConversation(f"{where}: role {role!r}: one of {', '.join(ROLES)}")
+    if isinstance(content, str):
+        return Said(role, (content,) if role == "assistant" else _split(content))
+    if isinstance(content, Sequence) and not isinstance(content, bytes):
+        return Said(role, tuple(_part(part, f"{where}, part {i}") for i, part in enumerate(content)))
+    raise BadConversation(f"{where}: content of type {type(content).__name__}: give a string or a list of parts")
+
+
+def _split(text: str) -> tuple[str | Slot, ...]:
+    first, *others = text.split(PLACEHOLDER)
+    return (first, *(part for other in others for part in (Slot(), other)))
+
+
+def _part(part: object, where: str) -> str | Slot:
+    if isinstance(part, Mapping):
+        if part.get("type") == "text" and isinstance(part.get("text"), str):
+            return part["text"]
+        if part.get("type") in ("image", "video") and len(part) == 1:
+            return Slot(part["type"])
+    form = '{"type": "text", "text": ...}, {"type": "image"} or {"type": "video"}; pictures go into images=, videos='
+    raise BadConversation(f"{where}: {part!r:.80}: give {form}")
+
+
+def _stripped(said: Said) -> Said:
+    parts = list(said.parts) or [""]
+    if isinstance(first := parts[0], str):
+        parts[0] = first.lstrip()
+    if isinstance(last := parts[-1], str):
+        parts[-1] = last.rstrip()
+    return Said(said.role, tuple(parts))
+
+
+def assign(messages: Sequence[Said], kinds: Sequence[str]) -> list[int] | None:
+    """Which picture fills which slot, in the order of the slots; None: the only picture goes to the very start.
+
+    A slot of any kind takes the first picture left, another one the first of its kind.
+
+    Args:
+        kinds: image, video or any, per picture.
+
+    Raises:
+        BadConversation: pictures and slots do not match.
+    """
+    slots = [part for message in messages for part in message.parts if isinstance(part, Slot)]
+    if len(kinds) == 1 and not slots:
+        return None
+    left, chosen = list(range(len(kinds))), []
+    for slot in slots:
+        fitting = [i for i in left if "any" in (slot.kind, kinds[i]) or kinds[i] == slot.kind]
+        chosen += fitting[:1]
+        left = [i for i in left if i not in chosen]
+    if len(kinds) != len(slots):
+        form = "; ".join(f"Image{i + 1} {PLACEHOLDER}" for i in range(len(kinds))) or "no placeholder"
+        raise BadConversation(f"{len(kinds)} pictures but {len(slots)} placeholders; the prompt needs: {form}")
+    if left:
+        found = f"{', '.join(slot.kind for slot in slots)} for {', '.join(kinds)}"
+        raise BadConversation(f"placeholders of other kinds than the pictures: {found}; name the kinds alike")
+    return chosen
+
+
+@dataclass(frozen=True)
+class Block:
+    """A stretch of ids that stands or falls as a whole: a message, or what comes before the first."""
+
+    role: str
+    pieces: tuple[list[int] | int, ...]
+    """Ids, and the numbers of pictures."""
+
+    def length(self, counts: Sequence[int]) -> int:
+        """Tokens, where picture i has `counts[i]`."""
+        return sum(counts[piece] if isinstance(piece, int) else len(piece) for piece in self.pieces)
+
+    def pictures(self) -> list[int]:
+        """The pictures in it, in reading order."""
+        return [piece for piece in self.pieces if isinstance(piece, int)]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A conversation as blocks, ready to be written out once the pictures' token counts are known."""
+
+    blocks: tuple[Block, ...]
+
+    def length(self, counts: Sequence[int]) -> int:
+        """Tokens, where picture i has `counts[i]`."""
+        return sum(block.length(counts) for block in self.blocks)
+
+    def pictures(self) -> list[int]:
+        """The pictures in it, in reading order."""
+        return [number for block in self.blocks for number in block.pictures()]
+
+    def ids(self, counts: Sequence[int], image_id: int) -> list[int]:
+        """All ids, the image token in every place of a picture token."""
+        pieces = [piece for block in self.blocks for piece in block.pieces]
+        return [i for p in pieces for i in ([image_id] * counts[p] if isinstance(p, int) else p)]
+
+    def without_oldest(self) -> "Layout | None":
+        """The same without its oldest exchange; None when only the last one is left.
+
+        An exchange is a user's message with what answers it. System messages and the beginning stay.
+        """
+        users = [i for i, block in enumerate(self.blocks) if block.role == "user"]
+        if len(users) < 2:
+            return None
+        kept = [b for i, b in enumerate(self.blocks) if i >= users[1] or b.role in ("", "system")]
+        return replace(self, blocks=tuple(kept))
+
+
+class Template:
+    """The official template over one tokenizer.
+
+    Every message is `[UNUSED_TOKEN_146]role`, newline, content, `[UNUSED_TOKEN_145]`, newline. Role and content are
+    encoded together, as officially; a picture cuts the text in two.
+    """
+
+    def __init__(self, ids: Mapping[str, int], encode: Callable[[str], list[int]]) -> None:
+        self.ids, self.encode = ids, encode
+
+    def layout(self, messages: Sequence[Said], kinds: Sequence[str]) -> Layout:
+        """`<s>`, the only picture if no slot wants it, and the messages."""
+        order = assign(messages, kinds)
+        numbers = iter(order or ())
+        start = ([self.ids["bos"]], *([0] if order is None else []))
+        return Layout((Block("", start), *(self._block(m, numbers) for m in messages)))
+
+    def _block(self, message: Said, numbers: Any) -> Block:
+        pieces: list[list[int] | int] = [[self.ids["turn_start"]]]
+        text = message.role + "\n"
+        for part in message.parts:
+            if isinstance(part, str):
+                text += part
+            else:
+                pieces += [self.encode(text), next(numbers)]
+                text = ""
+        return Block(message.role, (*pieces, self.encode(text), [self.ids["turn_end"]], self.encode("\n")))
+
+    def opening(self) -> list[int]:
+        """What stands before an assistant's answer."""
+        return [self.ids["turn_start"], *self.encode("assistant\n")]
+
+    def tail(self, newline: bool) -> list[int]:
+        """What the score is read from: `</s>` and the reward token, or a newline and these."""
+        return [*(self.encode("\n") if newline else []), self.ids["eos"], self.ids["reward"]]
+
+    def to_score(self, layout: Layout, newline: bool) -> Layout:
+        """The conversation with the tail in the place of its last newline."""
+        *before, last = layout.blocks
+        return Layout((*before, replace(last, pieces=(*last.pieces[:-1], self.tail(newline)))))
+
+    def to_answer(self, layout: Layout) -> Layout:
+        """The conversation with the opening of an answer."""
+        *before, last = layout.blocks
+        return Layout((*before, replace(last, pieces=(*last.pieces, self.opening()))))

@@ -1,0 +1,199 @@
+"""Geometry, pixels, film strips and ids against those of the official code; its README stands beside the numbers.
+
+`IXC_GOLDEN=<folder> pytest tests/test_golden_processing.py` runs another folder of the same form.
+"""
+
+import hashlib
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from ixc.model import IXCProcessor
+from ixc.model.inputs import frames_seen
+from ixc.model.pictures import Picture, film_strip, num_tokens, strip, to_tiles
+from ixc.model.processing import IXCBatch
+from ixc.samples import Turn
+
+GOLDEN = Path(os.environ.get("IXC_GOLDEN", Path(__file__).parents[2] / "shared" / "golden"))
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(not (GOLDEN / "tokenizer.model").is_file(), reason=f"{GOLDEN}: no golden data"),
+]
+MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+Tail = Literal["nl", "nonl"]
+
+
+@cache
+def described(name: str) -> Any:
+    path = GOLDEN / f"{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else {"cases": {}, "chats": [], "geometry": []}
+
+
+@cache
+def processor(transform: str = "inference", tail: Tail = "nonl", hd_num: int = 9) -> IXCProcessor:
+    train: dict[str, Any] = {"geometry": "official_train", "strip_turns": True} if transform == "reward_train" else {}
+    return IXCProcessor.from_official(GOLDEN, hd_num=hd_num, tail_newline=tail == "nl", **train)
+
+
+def whole(picture: Picture) -> np.ndarray:
+    """The padded picture from its tiles, [3, H, W]."""
+    columns = (len(picture.tiles) - 1) // picture.rows
+    tiles = picture.tiles[1:].unflatten(0, (picture.rows, columns))
+    return tiles.permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2).contiguous().numpy()
+
+
+def as_bytes(pixels: np.ndarray) -> np.ndarray:
+    """Normalised pixels as 8 bits again, [H, W, 3]."""
+    return ((pixels.transpose(1, 2, 0) * STD + MEAN) * 255).round().astype(np.uint8)
+
+
+def sha256(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+QUESTION = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+
+
+@pytest.mark.parametrize("transform", ["inference", "reward_train"])
+@pytest.mark.parametrize("image", sorted({case["image"] for case in described("preprocess")["cases"]}))
+def test_pixels_are_the_official_ones(image: str, transform: str):
+    with np.load(GOLDEN / "preprocess_blocks.npz") as file:
+        blocks = {key: file[key] for key in file.files}
+    cases = [c for c in described("preprocess")["cases"] if (c["image"], c["transform"]) == (image, transform)]
+    assert cases
+    for case in cases:
+        batch = processor(transform)(QUESTION, images=GOLDEN / "images" / image, hd_num=case["hd_num"])
+        [picture] = batch.pictures
+        assert batch["tile_grids"].tolist() == [case["tiles_hw"]]
+        assert int((batch["input_ids"] == 92528).sum()) == case["num_image_tokens"]
+        pixels = whole(picture)
+        assert [*pixels.shape[:0:-1]] == case["out_size_wh"]
+        assert sha256(pixels) == case["sha256_tensor_fp32_chw"]
+        seen = as_bytes(pixels)
+        assert sha256(seen) == case["sha256_rgb_uint8"]
+        for x, y, *colour in case["pixel_samples"]:
+            assert seen[y, x].tolist() == colour
+        block = seen.reshape(seen.shape[0] // 140, 140, -1, 140, 3).mean((1, 3))
+        np.testing.assert_allclose(block, blocks[case["block_key"]], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "told", described("cars/cars_expected")["geometry"], ids=lambda c: f"{c['image']}-{c['hd_num']}"
+)
+def test_geometry_of_photographs_is_the_official_one(told: dict[str, Any]):
+    path = GOLDEN / "cars" / told["image"]
+    batch = processor(told["transform"])(QUESTION, images=path, hd_num=told["hd_num"])
+    assert batch["tile_grids"].tolist() == [told["tiles_hw"]]
+    assert int((batch["input_ids"] == 92528).sum()) == told["num_image_tokens"]
+
+
+# Text
+
+
+def ids_of(segments: list[dict[str, Any]]) -> list[int]:
+    return [i for s in segments for i in (s["ids"] if s["type"] == "text" else [92528] * s["length"])]
+
+
+def places(batch: IXCBatch) -> list[list[int]]:
+    """Half-open ranges of picture tokens."""
+    mask = (batch["input_ids"][0] == 92528).int()
+    edges = torch.diff(mask, prepend=torch.zeros(1), append=torch.zeros(1)).nonzero()
+    return edges.reshape(-1, 2).tolist()
+
+
+@pytest.mark.parametrize("tail", ["nl", "nonl"])
+@pytest.mark.parametrize("form", ["reward_train", "reward_infer"])
+@pytest.mark.parametrize("case", sorted(described("text")["cases"]))
+def test_ids_to_score_are_the_official_ones(case: str, form: str, tail: Tail):
+    known = described("text")["cases"][case]
+    told, images = known[form], [GOLDEN / "images" / name for name in known["images"]]
+    hd_num = told.get("hd_num", told.get("hd_num_argument"))
+    reading = processor(told["transform"], tail, hd_num)
+    batch = reading(known["reward_infer"]["messages"], images=images)
+    assert batch["input_ids"].tolist() == [ids_of(told[tail]["segments"])]
+    assert places(batch) == told[tail]["im_mask_true_ranges"]
+    assert batch["input_ids"].shape[1] == told[tail]["total_length"]
+
+
+@pytest.mark.parametrize("case", sorted(described("text")["cases"]))
+def test_ids_of_a_question_are_the_official_ones(case: str):
+    known = described("text")["cases"][case]
+    told, images = known["chat"], [GOLDEN / "images" / name for name in known["images"]]
+    meta = [{"role": "system", "content": told["meta_instruction"]}] if told["meta_instruction"] else []
+    turns = [
+        {"role": role, "content": said}
+        for pair in told["history"]
+        for role, said in zip(("user", "assistant"), pair, strict=True)
+    ]
+    messages = [*meta, *turns, {"role": "user", "content": told["query"]}]
+    batch = processor(hd_num=told["hd_num_argument"])(messages, images=images, for_reward=False)
+    assert batch["input_ids"].tolist() == [ids_of(told["segments"])]
+    assert places(batch) == told["im_mask_true_ranges"]
+    prompt = processor().prompt([Turn(**message) for message in messages], told_counts(told))
+    assert prompt == ids_of(told["segments"])
+
+
+def told_counts(told: dict[str, Any]) -> list[int]:
+    return [segment["length"] for segment in told["segments"] if segment["type"] == "image"]
+
+
+@pytest.mark.parametrize("tail", ["nl", "nonl"])
+@pytest.mark.parametrize("number", range(len(described("cars/cars_expected")["chats"])))
+def test_ids_of_the_released_example_are_the_official_ones(number: int, tail: Tail):
+    told = described("cars/cars_expected")["chats"][number]
+    images = [GOLDEN / "cars" / name for name in told["images"]]
+    [ids] = processor(tail=tail, hd_num=told["hd_num"])(told["messages"], images=images)["input_ids"].tolist()
+    assert len(ids) == told["total_length"][tail]
+    assert [i for i in ids if i != 92528] == told["text_ids"][tail]
+
+
+def test_a_prompt_and_its_answer_apart_are_the_whole():
+    for case in described("text")["cases"].values():
+        *turns, said = case["reward_infer"]["messages"]
+        told = case["reward_infer"]["nonl"]["segments"]
+        reading = processor()
+        prompt = reading.prompt([Turn(**turn) for turn in turns], [s["length"] for s in told if s["type"] == "image"])
+        assert prompt + reading.scored(reading.answer(said["content"])) == ids_of(told)
+
+
+# Films
+
+
+@pytest.mark.parametrize(
+    "told", described("video").get("frame_indices", []), ids=lambda c: f"{c['fps']}x{c['n_frames']}"
+)
+def test_the_official_frames_are_seen(told: dict[str, Any]):
+    start, end = told["start"] or 0, told["end"] or told["n_frames"]
+    assert [start + i for i in frames_seen(end - start, told["fps"], told["num_frm"])] == told["indices"]
+
+
+@pytest.mark.parametrize("told", described("video").get("grids", []), ids=lambda c: c["name"])
+def test_strips_have_the_official_sizes(told: dict[str, Any]):
+    canvas = film_strip([Image.new("RGB", tuple(told["frame_wh"]))] * told["n_frames"], 560)
+    place = strip(*canvas.size, 560)
+    assert [*canvas.size] == told["grid_wh"]
+    assert [place.columns * 560, place.rows * 560] == told["out_wh"]
+    assert [place.rows, place.columns] == told["tiles_hw"]
+    assert num_tokens(place.rows, place.columns, 20) == told["num_image_tokens"]
+
+
+@pytest.mark.parametrize("told", described("video").get("pixel_cases", []), ids=lambda c: c["npz_key"])
+def test_strips_have_the_official_pixels(told: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda *_, **__: None)  # the numbers were made without labels
+    frames = [Image.new("RGB", tuple(told["frame_wh"]), tuple(colour)) for colour in told["colors"]]
+    canvas = film_strip(frames, 560)
+    assert sha256(np.asarray(canvas)) == told["sha256_grid_rgb"]
+    place = strip(*canvas.size, 560)
+    seen = as_bytes(whole(Picture(to_tiles(canvas, place, 560), place.rows)))
+    assert sha256(seen) == told["sha256_out_rgb"]
+    with np.load(GOLDEN / "video.npz") as file:
+        assert (np.asarray(canvas)[10::20, 10::20] == file[f"{told['npz_key']}|grid_block20"]).all()
+        assert (seen[10::20, 10::20] == file[f"{told['npz_key']}|out_block20"]).all()
