@@ -157,7 +157,7 @@ def test_the_vision_tower_is_clip_without_its_last_norm(name: str, reward: IXCFo
 @torch.no_grad()
 def test_partial_lora_is_the_official_one(reward: IXCForRewardModel):
     z = arrays("plora")
-    wqkv = reward.get_submodule("model.layers.0.attention.wqkv")
+    wqkv: Any = reward.get_submodule("model.layers.0.attention.wqkv")
     w2 = reward.get_submodule("model.layers.1.feed_forward.w2")
     partial, everyone = places_of(z["mask_partial"]), torch.arange(z["x"].shape[:2].numel())
     close(wqkv(z["x"], None), z["out_none"], 2e-5)
@@ -186,7 +186,8 @@ def parts(case: str, mode: str, tail: str) -> tuple[list[int], int]:
 
 @torch.no_grad()
 def test_an_attention_and_a_feed_forward_block_are_the_official_ones(reward: IXCForRewardModel):
-    z, layer = arrays("plora"), reward.model.layers[0]
+    z = arrays("plora")
+    layer: Any = reward.model.layers[0]
     x, places = z["attn_x"], places_of(z["attn_im_mask"])
     rope = rope_tables(torch.arange(x.shape[1])[None], reward.config, x.dtype)
     close(layer.attention.wqkv(x, places), z["qkv_raw"], 2e-5)
@@ -285,7 +286,7 @@ def test_scaled_rotary_positions_are_the_official_ones(told: dict[str, Any], che
 
 def encoded(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """Ids of a stored prompt, in which control tokens are spelled out."""
-    ids = [1]
+    ids: list[Any] = [1]
     for piece in re.split(r"(\[UNUSED_TOKEN_\d+\]|</s>)", prompt):
         if re.fullmatch(r"\[UNUSED_TOKEN_\d+\]|</s>", piece):
             ids.append(tokenizer.token_to_id(piece))

@@ -57,9 +57,14 @@ class IXCConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
-        kind = self.rope_parameters["rope_type"]
+        kind = self.rope["rope_type"]
         if kind not in ROPE_TYPES:
             raise ValueError(f"rope_scaling.type: {kind!r}: unknown; one of {', '.join(ROPE_TYPES)}")
+
+    @property
+    def rope(self) -> dict[str, Any]:
+        """`rope_parameters`, which the base class fills in."""
+        return self.rope_parameters or {}
 
     @property
     def head_dim(self) -> int:

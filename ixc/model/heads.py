@@ -28,7 +28,7 @@ class IXCPreTrainedModel(PreTrainedModel):
     config: IXCConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
-    input_modalities = ("image", "video", "text")
+    input_modalities = ["image", "video", "text"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["DecoderLayer", "VisionLayer"]
     _skip_keys_device_placement = ["past_key_values"]
@@ -66,7 +66,7 @@ class IXCPreTrainedModel(PreTrainedModel):
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the token embeddings."""
-        self.model.tok_embeddings = value
+        self.model.tok_embeddings = value  # pyright: ignore[reportAttributeAccessIssue]
 
     def encode_pictures(self, pictures: Sequence[tuple[Float[Tensor, "_ 3 S S"], int]]) -> list[Float[Tensor, "_ D"]]:
         """Projected tokens of each picture; all tiles pass the tower together.
@@ -207,17 +207,23 @@ class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin):
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        assert out.last_hidden_state is not None
         logits = self.output(out.last_hidden_state[:, kept])
         loss = None
         if labels is not None:
             loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=out.past_key_values)
 
+    def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:
+        """Ids of prompt and answer: Transformers' `generate`, with `pixel_values` and `tile_grids`, or `features`."""
+        return super().generate(inputs, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, is_first_iteration: bool | None = False, **kwargs: Any
     ) -> dict[str, Any]:
         """The pictures go in with the prompt, and then stand in the cache."""
-        inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
+        given = {"is_first_iteration": is_first_iteration, **kwargs}
+        inputs = super().prepare_inputs_for_generation(input_ids, **given)  # pyright: ignore[reportAttributeAccessIssue]
         if not is_first_iteration and kwargs.get("use_cache", True):
             for name in ("pixel_values", "tile_grids", "features"):
                 inputs.pop(name, None)
@@ -232,7 +238,8 @@ class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin):
         if features is not None and input_ids is not None:
             counts = (input_ids == self.config.image_token_id).sum(1).tolist()
             features = torch.cat([row for row in features.split(counts) for _ in range(expand_size)])
-        ids, kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
+        given = (expand_size, is_encoder_decoder, input_ids)
+        ids, kwargs = super()._expand_inputs_for_generation(*given, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         return ids, kwargs | ({} if features is None else {"features": features})
 
 

@@ -21,7 +21,7 @@ from ixc.model.configuration import IXCConfig
 class PLoRALinear(nn.Linear):
     """`x W^T`, plus `scale B A x` where a token comes from a picture.
 
-    Only picture tokens take the low-rank path, and where they stand is found out once per forward pass, from shapes that
+    Only picture tokens take the low-rank path. Where they stand is found out once per forward pass, with a size that
     the host knows: no synchronisation. Source: InternLM-XComposer2, arXiv:2401.16420, section 3.2.
     """
 
@@ -62,7 +62,7 @@ def rope_tables(
     With `linear` scaling positions shrink by the factor; with `dynamic` (NTK) the base grows with the row's length,
     once that exceeds `max_position_embeddings`. Nothing is remembered: a short row after a long one is a short row.
     """
-    rope, size = config.rope_parameters, config.head_dim
+    rope, size = config.rope, config.head_dim
     positions, base = position_ids[:, None, :, None].float(), torch.tensor(float(rope["rope_theta"]))
     base = base.to(positions.device)
     if rope["rope_type"] == "linear":
@@ -223,7 +223,10 @@ class InternLM2(nn.Module):
             position_ids: default 0, 1, 2, ... after what the cache holds, padding on the left not counted.
             inputs_embeds: instead of `input_ids`, pictures in their places; no token then counts as a picture's.
         """
-        x, places = self.embed(input_ids, features) if inputs_embeds is None else (inputs_embeds, None)
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give input_ids or inputs_embeds, one of them")
+        x, places = self.embed(input_ids, features) if input_ids is not None else (inputs_embeds, None)
+        assert x is not None
         if position_ids is None:
             position_ids = default_positions(x, attention_mask, past_key_values)
         mask = create_causal_mask(self.config, x, attention_mask, past_key_values, position_ids)
@@ -259,7 +262,7 @@ def _check_count(image: Bool[Tensor, " tokens"], given: int) -> None:
     """On a GPU the check is part of the stream: it waits for nothing."""
     form = f"{given} picture tokens, but not as many places (image_token_id) for them in input_ids"
     if image.device.type == "cuda":
-        torch._assert_async(image.sum() == given, form)
+        torch.ops.aten._assert_async.msg(image.sum() == given, form)
     elif not image.is_meta and int(image.sum()) != given:
         raise WrongPictures(f"{form}: {int(image.sum())}; build ids and pictures with one processor call")
 

@@ -107,7 +107,7 @@ def from_official(
         shape = model.get_parameter(name).shape
         weights[name] = like.new_empty(shape).normal_(std=config.initializer_range)
     model.load_state_dict(weights, assign=True)
-    model.load_report = report
+    model.load_report = report  # pyright: ignore[reportArgumentType]
     return model.eval()
 
 
@@ -229,7 +229,7 @@ def to_official(model: IXCPreTrainedModel, folder: str | Path) -> None:
     """Write `config.json` and `model.safetensors` as the official code reads them; the folder appears whole."""
     config = model.config
     told = {name: getattr(config, name) for name in _TOLD if name not in ("rope_theta", "rope_scaling")}
-    rope = config.rope_parameters
+    rope = config.rope
     scaling = None if rope["rope_type"] == "default" else {"type": rope["rope_type"], "factor": rope["factor"]}
     names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "tie_word_embeddings")
     told |= {name: getattr(config, name) for name in names}

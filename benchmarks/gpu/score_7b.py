@@ -1,0 +1,78 @@
+"""The reward model at its full size, random bf16 weights: tokens per second, memory, share of the GPU's peak.
+
+python -m benchmarks.gpu.score_7b PICTURE [PICTURE ...]
+"""
+
+import json
+import sys
+import time
+
+import torch
+from PIL import Image
+
+from ixc.model import IXCConfig, IXCForRewardModel, Tree, collate
+from ixc.model.pictures import partition, to_tiles
+
+PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
+"""Dense bf16 operations per second (NVIDIA data sheets)."""
+PROMPT, ANSWER, ANSWERS = 64, 256, 4
+
+
+def build(attention: str) -> IXCForRewardModel:
+    """The 7B on the GPU; weights of the size that keeps activations finite."""
+    with torch.device("meta"):
+        model = IXCForRewardModel._from_config(IXCConfig(), attn_implementation=attention).to(torch.bfloat16)
+    model = model.to_empty(device="cuda")
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.normal_(std=0.02)
+    return model.eval()
+
+
+@torch.inference_mode()
+def measure(model: IXCForRewardModel, path: str, repeats: int = 5) -> dict[str, float | str]:
+    """Score `ANSWERS` answers about one picture: tower, projector and language model."""
+    picture = Image.open(path).convert("RGB")
+    place = partition(*picture.size, 9, 560)
+    shown = (to_tiles(picture, place, 560).to("cuda", torch.bfloat16), place.rows)
+    [tokens] = model.encode_pictures([shown])
+    prefix = [1, *[model.config.image_token_id] * len(tokens), *range(1000, 1000 + PROMPT)]
+    tree = Tree(prefix, [list(range(2000 + i, 2000 + i + ANSWER)) for i in range(ANSWERS)])
+    batch = collate([tree], 2).to("cuda")
+    torch.cuda.reset_peak_memory_stats()
+
+    def once() -> torch.Tensor:
+        hidden = model.model(**batch.inputs(), features=torch.cat(model.encode_pictures([shown])))
+        return model.scores(batch.pool(hidden, "last_token"))
+
+    once()
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        once()
+    torch.cuda.synchronize()
+    seconds = (time.perf_counter() - start) / repeats
+    read = batch.input_ids.numel()
+    language = sum(
+        w.numel() for name, w in model.model.named_parameters() if "tok_emb" not in name and "Plora" not in name
+    )
+    vision = sum(w.numel() for w in model.vit.parameters())
+    operations = 2 * (language * read + vision * len(shown[0]) * 1601)
+    name = torch.cuda.get_device_name()
+    peak = next((value for key, value in PEAK.items() if key in name), float("nan"))
+    return {
+        "device": name,
+        "tiles": len(shown[0]),
+        "tokens": read,
+        "seconds": seconds,
+        "tokens_per_second": read / seconds,
+        "answers_per_second": ANSWERS / seconds,
+        "memory_gib": torch.cuda.max_memory_allocated() / 2**30,
+        "share_of_peak": operations / seconds / peak,
+    }
+
+
+if __name__ == "__main__":
+    model = build("sdpa")
+    for path in sys.argv[1:]:
+        print(json.dumps({"picture": path, **measure(model, path)}))

@@ -1,0 +1,254 @@
+"""For people and scripts: score, compare and rank chats about texts, pictures and films; chat with a policy.
+
+>>> model = RewardModel.from_pretrained("models/reward")                                       # doctest: +SKIP
+>>> chat = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "A red car."}]
+>>> model.score([chat], media=[["car.jpg"]])                                                    # doctest: +SKIP
+[1.72]
+"""
+
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice, takewhile
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor, Tree, collate
+from ixc.model.official import from_official, to_official
+from ixc.model.processing import BadConversation, Picture
+from ixc.training import save
+
+Chat = Sequence[Mapping[str, str]]
+"""Messages `{"role": "system" | "user" | "assistant", "content": text}`; to be scored, the last is the assistant's."""
+Shown = Sequence[Any]
+"""A chat's pictures: paths, bytes, PIL images, arrays, tensors; a path with a film's suffix is a film."""
+TOKENS_AT_ONCE = 16384
+"""Tokens of a forward pass, padding counted; a single longer chat still goes through."""
+TILES_AT_ONCE = 64
+Model = TypeVar("Model", bound=IXCPreTrainedModel)
+
+
+class Ranking(NamedTuple):
+    """Chats from best to worst; equal scores keep their order."""
+
+    scores: list[float]
+    ranks: list[int]
+    """The place of each chat, 1 the best."""
+    order: list[int]
+    """Indices of the chats, best first."""
+
+
+class Comparison(NamedTuple):
+    """Two chats; the first is better with `probability` (Bradley-Terry, paper eq. 1)."""
+
+    scores: tuple[float, float]
+    probability: float
+
+    @property
+    def better(self) -> int | None:
+        """0, 1, or None for a tie."""
+        first, second = self.scores
+        return None if first == second else int(second > first)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt with the answers to it that are to be scored."""
+
+    tree: Tree
+    pictures: list[Picture]
+    chats: list[list[int]]
+    """Which chats each branch stands for; equal ones are one branch."""
+
+    def __len__(self) -> int:
+        return len(self.tree.prefix) + sum(map(len, self.tree.branches))
+
+
+class RewardModel:
+    """A reward model with its processor. Chats that share prompt and media are read as one: the prompt once."""
+
+    def __init__(
+        self,
+        model: IXCForRewardModel,
+        processor: IXCProcessor,
+        hd_num: int | None = None,
+        max_length: int | None = None,
+    ) -> None:
+        """`hd_num`: tiles per picture at most, default the processor's; `max_length`: tokens, more is an error."""
+        self.model, self.processor = model.eval(), processor
+        self.hd_num, self.max_length = hd_num, max_length
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **options: Any) -> "RewardModel":
+        """A folder of ours or of the official form; `options` as in `load`."""
+        return cls(*load(folder, IXCForRewardModel, **options))
+
+    @torch.no_grad()
+    def score(self, chats: Sequence[Chat], media: Sequence[Shown] | None = None) -> list[float]:
+        """One score per chat, unbounded; higher is better. Alone or among others, a chat's score is the same.
+
+        Args:
+            media: pictures and films of each chat; None: text only.
+
+        Raises:
+            BadConversation: a chat without an answer, or pictures that do not match its placeholders.
+        """
+        asked = sorted(self._asked(chats, [()] * len(chats) if media is None else media), key=len)
+        scores = [0.0] * len(chats)
+        for batch in budgeted(asked):
+            rewards = iter(self._rewards(batch).tolist())
+            for equal in (equal for one in batch for equal in one.chats):
+                reward = next(rewards)
+                for chat in equal:
+                    scores[chat] = reward
+        return scores
+
+    def compare(self, first: Chat, second: Chat, media: Shown = (), second_media: Shown | None = None) -> Comparison:
+        """Which of two chats is better; they are about the same media unless the second has its own."""
+        one, other = self.score([first, second], [media, media if second_media is None else second_media])
+        return Comparison((one, other), float(torch.sigmoid(torch.tensor(one - other))))
+
+    def rank(self, chats: Sequence[Chat], media: Sequence[Shown] | None = None) -> Ranking:
+        """Order, places and scores."""
+        scores = self.score(chats, media)
+        order = sorted(range(len(chats)), key=lambda i: -scores[i])
+        ranks = [order.index(i) + 1 for i in range(len(chats))]
+        return Ranking(scores, ranks, order)
+
+    def _asked(self, chats: Sequence[Chat], media: Sequence[Shown]) -> Iterator[Asked]:
+        """Chats with the same prompt and media, together."""
+        if len(media) != len(chats):
+            raise BadConversation(f"{len(chats)} chats but media for {len(media)}; give a list, maybe empty, per chat")
+        groups: dict[Any, list[int]] = defaultdict(list)
+        for i, (chat, shown) in enumerate(zip(chats, media, strict=True)):
+            groups[repr(chat[:-1]), tuple(map(_key, shown))].append(i)
+        for same in groups.values():
+            yield from self._trees([chats[i] for i in same], media[same[0]], same)
+
+    def _trees(self, chats: Sequence[Chat], shown: Shown, numbers: Sequence[int]) -> Iterator[Asked]:
+        """One tree; several where the length policy shortened the chats differently."""
+        given: dict[str, Any] = {"hd_num": self.hd_num, "max_length": self.max_length}
+        read = self.processor(list(chats), images=[list(shown)] * len(chats), return_tensors=None, **given)
+        rest = iter(read.pictures)
+        pictures = [list(islice(rest, len(shown) - len(dropped.pictures))) for dropped in read.dropped]
+        groups: dict[Any, dict[tuple[int, ...], list[int]]] = defaultdict(lambda: defaultdict(list))
+        for ids, dropped, number in zip(read["input_ids"], read.dropped, numbers, strict=True):
+            groups[dropped][tuple(ids)].append(number)
+        for dropped, rows in groups.items():
+            yield Asked(branched(list(rows)), pictures[read.dropped.index(dropped)], list(rows.values()))
+
+    def _rewards(self, batch: Sequence[Asked]) -> Float[Tensor, " R"]:
+        layout = collate([one.tree for one in batch], self.model.config.pad_token_id).to(self.model.device)
+        features = encode(self.model, [p for one in batch for p in one.pictures])
+        hidden = self.model.model(**layout.inputs(), features=features)
+        return self.model.scores(layout.pool(hidden, self.model.config.pooling))
+
+
+class ChatModel:
+    """A policy with its processor."""
+
+    def __init__(self, model: IXCForCausalLM, processor: IXCProcessor) -> None:
+        self.model, self.processor = model.eval(), processor
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **options: Any) -> "ChatModel":
+        """A folder of ours or of the official form; `options` as in `load`."""
+        return cls(*load(folder, IXCForCausalLM, **options))
+
+    @torch.no_grad()
+    def reply(self, chat: Chat, media: Shown = (), max_new_tokens: int = 1024, **options: Any) -> str:
+        """The assistant's next message.
+
+        Args:
+            options: of Transformers' `generate`; by default greedy. The official chat samples: `do_sample=True,
+                temperature=1.0, top_p=0.8, repetition_penalty=1.005`.
+        """
+        read = self.processor(list(chat), images=list(media), for_reward=False).to(self.model.device)
+        options = {"do_sample": False, "max_new_tokens": max_new_tokens, **options}
+        out = self.model.generate(**read, **options)
+        return self.processor.decode(out[0, read["input_ids"].shape[1] :].tolist()).strip()
+
+
+def load(
+    folder: str | Path,
+    kind: type[Model],
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    attn_implementation: str = "sdpa",
+) -> tuple[Model, IXCProcessor]:
+    """Model and processor of a folder, ours (`processor_config.json`) or official (`tokenizer.model`)."""
+    folder = Path(folder)
+    if not (folder / "processor_config.json").is_file():
+        model = from_official(folder, dtype, attn_implementation, device, kind)
+        return model, IXCProcessor.from_official(folder)
+    model = kind.from_pretrained(folder, dtype=dtype or "auto", attn_implementation=attn_implementation)
+    model.to(device)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    return model, IXCProcessor.from_pretrained(folder)
+
+
+def convert(source: str | Path, target: str | Path) -> dict[str, list[str]]:
+    """An official checkpoint in our form, or, where the source is ours, in the official form.
+
+    Returns:
+        The keys that were `new` (a head the source lacks) or `ignored`.
+    """
+    source, target = Path(source), Path(target)
+    if (source / "processor_config.json").is_file():
+        told = json.loads((source / "config.json").read_text()).get("architectures") or [""]
+        kind = IXCForRewardModel if told[0] == IXCForRewardModel.__name__ else IXCForCausalLM
+        to_official(kind.from_pretrained(source, dtype="auto"), target)
+        for name in ("tokenizer.model", "tokenizer.json"):
+            if (source / name).is_file():
+                shutil.copy(source / name, target / name)
+        return {"new": [], "ignored": []}
+    model, processor = from_official(source), IXCProcessor.from_official(source)
+    save(model, processor, target)
+    if (source / "tokenizer.model").is_file():  # the way back needs it
+        shutil.copy(source / "tokenizer.model", target / "tokenizer.model")
+    return {"new": list(model.load_report.new), "ignored": list(model.load_report.ignored)}
+
+
+def encode(model: IXCPreTrainedModel, pictures: Sequence[Picture]) -> Float[Tensor, "P D"] | None:
+    """Picture tokens, one picture after another; a bounded number of tiles passes the tower at once."""
+    if not pictures:
+        return None
+    chunks: list[list[Picture]] = [[]]
+    for picture in pictures:
+        if chunks[-1] and sum(len(p.tiles) for p in chunks[-1]) + len(picture.tiles) > TILES_AT_ONCE:
+            chunks.append([])
+        chunks[-1].append(picture)
+    return torch.cat([tokens for chunk in chunks for tokens in model.encode_pictures(chunk)])
+
+
+def branched(rows: Sequence[Sequence[int]]) -> Tree:
+    """Sequences as a tree: what they all begin with is read once; each keeps a token of its own at least.
+
+    >>> branched([[1, 2, 3, 4], [1, 2, 5]])
+    Tree(prefix=[1, 2], branches=[[3, 4], [5]], free=[])
+    """
+    columns = zip(*(row[:-1] for row in rows), strict=False)
+    shared = sum(1 for _ in takewhile(lambda ids: len(set(ids)) == 1, columns))
+    return Tree(list(rows[0][:shared]), [list(row[shared:]) for row in rows])
+
+
+def budgeted(asked: Sequence[Asked]) -> Iterator[list[Asked]]:
+    """Batches, in order of length, of at most `TOKENS_AT_ONCE` tokens with their padding."""
+    batch: list[Asked] = []
+    for one in asked:
+        if batch and (len(batch) + 1) * len(one) > TOKENS_AT_ONCE:
+            yield batch
+            batch = []
+        batch.append(one)
+    if batch:
+        yield batch
+
+
+def _key(item: Any) -> Any:
+    """What tells one picture from another: its path, its bytes, or the object itself."""
+    return item if isinstance(item, str | Path | bytes) else id(item)

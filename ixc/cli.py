@@ -1,0 +1,152 @@
+"""`ixc`: score, rank and chat from the command line, convert checkpoints, look at tables."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+
+class BadInput(ValueError):
+    """A file or option that cannot be used: which, and what to do."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; bad input ends in one line on stderr and exit status 2."""
+    options = parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, OSError) as error:
+        print(f"ixc {options.command}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    top = argparse.ArgumentParser(prog="ixc", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    score_parser = _command(commands, "score", score, "score chats with a reward model")
+    rank_parser = _command(commands, "rank", rank, "rank answers to one question, best first")
+    for command in (score_parser, rank_parser):
+        _model_options(command)
+        command.add_argument("chats", nargs="?", help='JSON lines {"messages": [...], "media": [paths]}; -: stdin')
+        command.add_argument("--question", help="instead of a file: one question ...")
+        command.add_argument("--answer", action="append", default=[], help="... and an answer to it; may be repeated")
+        command.add_argument("--media", action="append", default=[], help="a picture or film; may be repeated")
+
+    chat_parser = _command(commands, "chat", chat, "talk to a chat model; one message, or until end of input")
+    _model_options(chat_parser)
+    chat_parser.add_argument("message", nargs="?")
+    chat_parser.add_argument("--media", action="append", default=[], help="a picture or film; may be repeated")
+    chat_parser.add_argument("--max-new-tokens", type=int, default=1024)
+    chat_parser.add_argument("--sample", action="store_true", help="sample as the official chat does, not greedily")
+
+    convert_parser = _command(commands, "convert", convert, "official checkpoint to ours, or back")
+    convert_parser.add_argument("source", type=Path)
+    convert_parser.add_argument("target", type=Path)
+    convert_parser.add_argument("--json", action="store_true", help="print JSON")
+    return top
+
+
+def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], None], help: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=help, description=help)
+    command.set_defaults(run=run)
+    return command
+
+
+def _model_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", help="a model's folder, ours or official")
+    command.add_argument("--device", default="cpu")
+    command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as stored")
+    command.add_argument("--attention", default="sdpa", help="sdpa, eager, flash_attention_2, ...")
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _loading(options: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    dtype = getattr(torch, options.dtype) if options.dtype else None
+    return {"device": options.device, "dtype": dtype, "attn_implementation": options.attention}
+
+
+def score(options: argparse.Namespace) -> None:
+    """Print a score per chat."""
+    from ixc.api import RewardModel
+
+    chats, media = _chats(options)
+    scores = RewardModel.from_pretrained(options.model, **_loading(options)).score(chats, media)
+    _print(options, scores, [f"{value:.4f}  {_shortened(chat)}" for value, chat in zip(scores, chats, strict=True)])
+
+
+def rank(options: argparse.Namespace) -> None:
+    """Print chats from best to worst."""
+    from ixc.api import RewardModel
+
+    chats, media = _chats(options)
+    ranking = RewardModel.from_pretrained(options.model, **_loading(options)).rank(chats, media)
+    lines = [f"{place}. {ranking.scores[i]:.4f}  {_shortened(chats[i])}" for place, i in enumerate(ranking.order, 1)]
+    _print(options, ranking._asdict(), lines)
+
+
+def chat(options: argparse.Namespace) -> None:
+    """Answer one message, or hold a conversation; the media belong to its first message."""
+    from ixc.api import ChatModel
+
+    model = ChatModel.from_pretrained(options.model, **_loading(options))
+    official = {"do_sample": True, "top_p": 0.8, "repetition_penalty": 1.005}
+    settings = {"max_new_tokens": options.max_new_tokens, **(official if options.sample else {})}
+    messages: list[dict[str, str]] = []
+    for line in [options.message] if options.message else sys.stdin:
+        messages.append({"role": "user", "content": line.strip()})
+        messages.append({"role": "assistant", "content": model.reply(messages, options.media, **settings)})
+        _print(options, messages[-1], [messages[-1]["content"]])
+
+
+def convert(options: argparse.Namespace) -> None:
+    """Official to ours, or ours to official, by what the source is; says which keys were new or ignored."""
+    from ixc import api
+
+    report = api.convert(options.source, options.target)
+    _print(options, report, [f"{what}: {', '.join(names) or 'none'}" for what, names in report.items()])
+
+
+def _chats(options: argparse.Namespace) -> tuple[list[Any], list[list[str]]]:
+    """The chats of a file, or those of the command line."""
+    if options.question is not None:
+        if not options.answer or options.chats:
+            raise BadInput("--question goes with one --answer or more, and without a file")
+        asked = {"role": "user", "content": options.question}
+        chats = [[asked, {"role": "assistant", "content": answer}] for answer in options.answer]
+        return chats, [options.media] * len(chats)
+    if not options.chats:
+        raise BadInput("name a file of chats, or give --question and --answer")
+    text = sys.stdin.read() if options.chats == "-" else Path(options.chats).read_text(encoding="utf-8")
+    rows = [_row(line, f"{options.chats}:{number}") for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    return [row["messages"] for row in rows], [row.get("media", []) for row in rows]
+
+
+def _row(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise BadInput(f"{where}: not JSON ({error}); one chat a line") from error
+    if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
+        raise BadInput(f'{where}: a chat is {{"messages": [{{"role": ..., "content": ...}}], "media": [paths]}}')
+    return row
+
+
+def _shortened(chat: Sequence[Any], width: int = 80) -> str:
+    text = " ".join(chat[-1]["content"].split())
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _print(options: argparse.Namespace, data: Any, lines: Sequence[str]) -> None:
+    """Data as JSON where that was asked for, else the lines."""
+    print(json.dumps(data, ensure_ascii=False) if options.json else "\n".join(lines))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
