@@ -1,4 +1,4 @@
-"""Text-rich pictures: bar charts and receipts."""
+"""Text-rich pictures: bar charts, tables and receipts."""
 
 import random
 from collections.abc import Sequence
@@ -61,6 +61,35 @@ def chart(rng: random.Random, validation: bool) -> list[Row]:
 def _extreme(rng: random.Random, file: File, names: Sequence[str], colour: str, word: str) -> Row:
     texts = (f"Which bar is the {word}?", f"What colour is the {word} bar?", f"Name the {word} bar.")
     return one_of(rng, "text_rich", texts, [file], colour, names, f"The {word} bar is {{}}.")
+
+
+def table(rng: random.Random, validation: bool) -> list[Row]:
+    """Two ruled rows, a colour and a digit in each: what stands in a row, and in which row stands a digit?
+
+    Validation holds out which colour has which digit in which row.
+    """
+
+    def ok(rows: list[tuple[str, int]]) -> bool:
+        (colour, digit), (other, another) = rows
+        kept = {held_out("table", *cells, place) == validation for place, cells in enumerate(rows)}
+        return kept == {True} and colour != other and digit != another
+
+    shown = draw_until(lambda: [(rng.choice(list(COLOURS)), rng.choice(DIGITS)) for _ in range(2)], ok)
+    picture = Image.new("RGB", (112, 112), rng.choice(GROUNDS))
+    draw = ImageDraw.Draw(picture)
+    for i, (colour, digit) in enumerate(shown):
+        draw.rectangle((8, 56 * i + 8, 48, 56 * i + 48), fill=COLOURS[colour])
+        write_text(picture, (84, 56 * i + 28), str(digit), 44, "mm")
+    draw.line((56, 0, 56, 112), fill="black")
+    draw.line((0, 56, 112, 56), fill="black")
+    (colour, digit), (other, another) = rng.sample(shown, 2)
+    asks = (f"What stands in the {colour} row?", f"Read the {colour} row.", f"Which number is in the {colour} row?")
+    which = (f"Which row holds {digit}?", f"What colour is the row with {digit}?", f"In which row is {digit}?")
+    near, file = [another, *rng.sample([n for n in DIGITS if n != digit], 2)], png(picture)
+    return [
+        number(rng, "text_rich", asks, [file], digit, near, f"The {colour} row holds {{}}."),
+        one_of(rng, "text_rich", which, [file], colour, (colour, other), "It is the {} row."),
+    ]
 
 
 def receipt(rng: random.Random, validation: bool) -> list[Row]:
