@@ -143,6 +143,6 @@ def target(sample: Sample, noise: float, rng: random.Random) -> str:
 
 def answer_loss(model: IXCForCausalLM, batch: Batch, features: Float[Tensor, "P D"] | None) -> Float[Tensor, ""]:
     """Cross-entropy of the answers' tokens, nats per token."""
-    hidden = model.model(batch.input_ids, features=features, position_ids=batch.position_ids, mask=batch.mask())
+    hidden = model.model(**batch.inputs(), features=features)
     logits = model.output(hidden[batch.target_row, batch.target_from])
     return F.cross_entropy(logits.float(), batch.target_ids)

@@ -64,13 +64,8 @@ def rewards_of(
 ) -> Float[Tensor, " R"]:
     """One reward per branch, tree by tree; gradients flow if they are on."""
     batch = collate(trees, model.config.pad_token_id)
-    hidden = model(
-        batch.input_ids,
-        features=features.together(samples),
-        position_ids=batch.position_ids,
-        mask=batch.mask(),
-    )
-    return model.score(batch.pool(hidden, model.config.pooling)).squeeze(-1).float()
+    hidden = model.model(**batch.inputs(), features=features.together(samples))
+    return model.scores(batch.pool(hidden, model.config.pooling))
 
 
 @torch.no_grad()
@@ -110,13 +105,7 @@ def sample_ids(
     prompts = [features.prompt(sample) for sample in samples]
     batch = collate([Tree(prompt, []) for prompt in prompts], model.config.pad_token_id)
     cache = DynamicCache()
-    hidden = model.model(
-        batch.input_ids,
-        features=features.together(samples),
-        position_ids=batch.position_ids,
-        mask=batch.mask(),
-        cache=cache,
-    )
+    hidden = model.model(**batch.inputs(), features=features.together(samples), past_key_values=cache)
     lengths = torch.tensor([len(p) for p in prompts])
     last = hidden[torch.arange(len(prompts)), lengths - 1]
     cache.batch_repeat_interleave(num_answers)
@@ -151,7 +140,9 @@ def _decode(
         if done.all() or step + 1 == max_new_tokens:
             break
         seen = torch.cat([seen, torch.ones_like(token, dtype=torch.bool)], 1)
-        hidden = model.model(token, position_ids=(start + step)[:, None], mask=seen[:, None, None], cache=cache)
+        hidden = model.model(
+            token, position_ids=(start + step)[:, None], attention_mask=seen[:, None, None], past_key_values=cache
+        )
         last = hidden[:, -1]
     return torch.cat(tokens, 1)
 

@@ -216,15 +216,15 @@ def update(
 
 def token_log_probs(model: IXCForCausalLM, batch: Batch, features: Float[Tensor, "P D"] | None) -> Float[Tensor, " M"]:
     """Log-probability of every answer token, nats."""
-    hidden = model.model(batch.input_ids, features=features, position_ids=batch.position_ids, mask=batch.mask())
+    hidden = model.model(**batch.inputs(), features=features)
     logits = model.output(hidden[batch.target_row, batch.target_from]).float()
     return logits.log_softmax(-1).gather(1, batch.target_ids[:, None]).squeeze(1)
 
 
 def token_values(model: IXCForRewardModel, batch: Batch, features: Float[Tensor, "P D"] | None) -> Float[Tensor, " M"]:
     """The critic's value of the state before every answer token: its score head, read there."""
-    hidden = model(batch.input_ids, features=features, position_ids=batch.position_ids, mask=batch.mask())
-    return model.score(hidden[batch.target_row, batch.target_from]).squeeze(-1).float()
+    hidden = model.model(**batch.inputs(), features=features)
+    return model.scores(hidden[batch.target_row, batch.target_from])
 
 
 class DomainNorm:

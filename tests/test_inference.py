@@ -48,7 +48,7 @@ def test_rewards_are_the_plain_forward_pass(samples: list[Sample], tmp_path: Pat
         [tokens] = model.encode_pictures([picture])
         ids = processor.prompt(samples[1].prompt, [processor.num_tokens(picture)])
         ids = processor.scored(ids + processor.answer("A red square."))
-        wanted = model.score(model(torch.tensor([ids]), features=tokens)[0, -1])
+        wanted = model(torch.tensor([ids]), features=tokens).logits[0, 0]
     assert got == pytest.approx(wanted.item(), abs=1e-5)
 
 
@@ -94,7 +94,7 @@ def test_a_cold_model_says_what_the_full_forward_pass_finds_likeliest(samples: l
     for sample, row in zip(samples, rows, strict=True):
         ids = features.prompt(sample)
         for _ in range(5):
-            logits = model(torch.tensor([ids]), features=features.together([sample]))
+            logits = model(torch.tensor([ids]), features=features.together([sample])).logits
             ids = [*ids, int(logits[0, -1].argmax())]
             if ids[-1] == END:
                 break

@@ -22,7 +22,7 @@ TOKENS = torch.randn(3, 16, generator=torch.Generator().manual_seed(3))
 
 
 def together(model: IXCForCausalLM | IXCForRewardModel, batch: Batch, features: Tensor | None = None) -> Tensor:
-    return model.model(batch.input_ids, features=features, position_ids=batch.position_ids, mask=batch.mask())
+    return model.model(**batch.inputs(), features=features)
 
 
 def alone(model: IXCForCausalLM | IXCForRewardModel, ids: list[int], features: Tensor | None = None) -> Tensor:

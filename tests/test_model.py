@@ -1,14 +1,15 @@
 """The architecture: the official names and shapes, Partial LoRA, saving and loading, the cache."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 import torch
-from transformers import DynamicCache
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, DynamicCache
 
-from ixc.model import IXCConfig, IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel
-from ixc.model.language import PLoRALinear
+from ixc.model import IXCConfig, IXCForCausalLM, IXCForRewardModel, IXCModel, IXCPreTrainedModel
+from ixc.model.language import PLoRALinear, WrongPictures
 from ixc.model.vision import merge_patches, picture_sequence
 
 IMAGE = tiny.processor().ids["image"]
@@ -81,8 +82,8 @@ def test_the_7b_has_as_many_parameters_as_the_reward_checkpoint():
 
 def test_partial_lora_touches_picture_tokens_only():
     layer = tiny.shaken(PLoRALinear(4, 6, rank=2))
-    x, mask = torch.randn(1, 3, 4), torch.tensor([[[0.0], [1.0], [0.0]]])
-    plain, partial = layer(x, None), layer(x, mask)
+    x, places = torch.randn(1, 3, 4), torch.tensor([1])
+    plain, partial = layer(x, None), layer(x, places)
     low_rank = x[0, 1] @ layer.Plora_A.weight.T @ layer.Plora_B.weight.T
     assert torch.equal(plain[0, [0, 2]], partial[0, [0, 2]])
     torch.testing.assert_close(partial[0, 1], plain[0, 1] + low_rank)
@@ -91,16 +92,16 @@ def test_partial_lora_touches_picture_tokens_only():
 
 def test_an_untrained_partial_lora_changes_nothing():
     model = IXCForCausalLM(tiny.config())
-    wanted = model(IDS, features=TOKENS)
+    wanted = model.model(IDS, features=TOKENS)
     for module in model.modules():
         if isinstance(module, PLoRALinear):
             torch.nn.init.normal_(module.Plora_A.weight)
-    assert torch.equal(model(IDS, features=TOKENS), wanted)
+    assert torch.equal(model.model(IDS, features=TOKENS), wanted)
 
 
 def test_text_before_a_picture_does_not_notice_it():
     model, ids = tiny.causal(), torch.tensor([[1, 30, 31, IMAGE, IMAGE, 32]])
-    with_picture, plain = model(ids, features=TOKENS), model(ids.clamp(max=30).where(ids == IMAGE, ids))
+    with_picture, plain = model.model(ids, features=TOKENS), model.model(ids.clamp(max=30).where(ids == IMAGE, ids))
     torch.testing.assert_close(with_picture[:, :3], plain[:, :3])
     assert not torch.allclose(with_picture[:, 5], plain[:, 5])
 
@@ -113,17 +114,17 @@ def test_the_cache_gives_the_full_forward_pass(steps: tuple[int, ...]):
     for size in steps:
         ids = IDS[:, start : start + size]
         own = [features.pop(0) for _ in range(int((ids == IMAGE).sum()))]
-        seen.append(model(ids, features=torch.cat(own) if own else None, cache=cache))
+        seen.append(model.model(ids, features=torch.cat(own) if own else None, past_key_values=cache))
         start += size
-    torch.testing.assert_close(torch.cat(seen, 1), model(IDS, features=TOKENS), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.cat(seen, 1), model.model(IDS, features=TOKENS), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
 def test_a_causal_mask_that_is_given_is_the_default():
     model = tiny.causal()
     mask = torch.ones(1, 1, 6, 6, dtype=torch.bool).tril()
-    got = model(IDS, features=TOKENS, mask=mask, position_ids=torch.arange(6)[None])
-    torch.testing.assert_close(got, model(IDS, features=TOKENS), rtol=1e-4, atol=1e-5)
+    got = model.model(IDS, features=TOKENS, attention_mask=mask, position_ids=torch.arange(6)[None])
+    torch.testing.assert_close(got, model.model(IDS, features=TOKENS), rtol=1e-4, atol=1e-5)
 
 
 def same(left: IXCPreTrainedModel, right: IXCPreTrainedModel, but: str = "") -> None:
@@ -205,3 +206,88 @@ def test_pictures_encoded_together_are_those_encoded_alone():
     for got, picture in zip(together, pictures, strict=True):
         torch.testing.assert_close(got, model.encode_pictures([picture])[0], rtol=1e-4, atol=1e-5)
     assert [len(x) for x in together] == [6, 9, 5]
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("pooling", ["last_token", "mean"])
+@torch.no_grad()
+def test_a_padded_row_scores_as_alone(padding: str, attention: str, pooling: str):
+    model = tiny.reward(pooling=pooling)
+    model.set_attn_implementation(attention)
+    short, long = IDS[0, :4], torch.tensor([1, 33, 34, 35, 36, 37])
+    fill = torch.full((2,), model.config.pad_token_id)
+    row, real = torch.cat([fill, short] if padding == "left" else [short, fill]), torch.ones(4, dtype=torch.long)
+    none = torch.zeros(2, dtype=torch.long)
+    mask = torch.stack([torch.cat([none, real] if padding == "left" else [real, none]), torch.ones(6).long()])
+    together = model(torch.stack([row, long]), mask, features=TOKENS).logits
+    alone = torch.cat([model(short[None], features=TOKENS).logits, model(long[None]).logits])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+
+
+def test_checkpointed_gradients_are_the_plain_ones():
+    gradients = []
+    for checkpointed in (False, True):
+        model = tiny.reward().train()
+        if checkpointed:
+            model.gradient_checkpointing_enable()
+        pictures = [(torch.ones(2, 3, 28, 28), 1)]
+        ids = torch.tensor([[1, *[IMAGE] * 5, 30, 31]])
+        model(ids, features=torch.cat(model.encode_pictures(pictures))).logits.sum().backward()
+        gradients.append({name: x.grad for name, x in model.named_parameters()})
+    plain, again = gradients
+    assert all(torch.equal(plain[name], again[name]) for name in plain if plain[name] is not None)
+    assert sum(x is not None and bool(x.abs().sum()) for x in plain.values()) > 30
+
+
+def test_answers_are_generated_in_batches_and_by_the_dozen():
+    model, generator = tiny.causal(), torch.Generator().manual_seed(1)
+    tiles = torch.randn(5, 3, 28, 28, generator=generator)  # a picture of one tile, and one of two beside each other
+    grids = torch.tensor([[1, 1], [1, 2]])
+    rows = [[1, *[IMAGE] * 5, 30], [1, *[IMAGE] * 6, 31]]
+    options: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False}
+    alone = [
+        model.generate(torch.tensor([row]), pixel_values=part, tile_grids=grid[None], **options)[0, len(row) :]
+        for row, part, grid in zip(rows, tiles.split([2, 3]), grids, strict=True)
+    ]
+    ids, mask = torch.tensor([[2, *rows[0]], rows[1]]), torch.tensor([[0] + [1] * 7, [1] * 8])
+    together = model.generate(ids, attention_mask=mask, pixel_values=tiles, tile_grids=grids, **options)[:, 8:]
+    for got, wanted in zip(together, alone, strict=True):
+        assert got[: len(wanted)].tolist() == wanted.tolist()
+    beams = model.generate(
+        ids,
+        attention_mask=mask,
+        pixel_values=tiles,
+        tile_grids=grids,
+        max_new_tokens=3,
+        do_sample=True,
+        num_return_sequences=3,
+    )
+    assert len(beams) == 6 and IMAGE not in beams[:, 8:]
+
+
+def test_the_auto_classes_know_the_models(tmp_path: Path):
+    tiny.causal().save_pretrained(tmp_path)
+    assert isinstance(AutoModelForCausalLM.from_pretrained(tmp_path), IXCForCausalLM)
+    assert isinstance(AutoModel.from_pretrained(tmp_path), IXCModel)
+    assert isinstance(AutoModelForSequenceClassification.from_pretrained(tmp_path), IXCForRewardModel)
+
+
+@pytest.mark.parametrize("given", [1, 3])
+def test_pictures_that_do_not_fill_their_places_are_refused(given: int):
+    with pytest.raises(WrongPictures, match=f"{given} picture tokens.*: 2; build"):
+        tiny.causal()(IDS, features=torch.zeros(given, 16))
+
+
+def test_a_short_row_after_a_long_one_is_a_short_row():
+    scaled = tiny.reward(max_position_embeddings=4, rope_scaling={"type": "dynamic", "factor": 2.0})
+    short, long = IDS[:, 2:5], torch.arange(30, 50)[None]
+    plain, stretched = tiny.reward(), scaled
+    assert torch.equal(stretched(short).logits, plain(short).logits)
+    assert not torch.allclose(stretched(long).logits, plain(long).logits)
+    assert torch.equal(stretched(short).logits, plain(short).logits)
+
+
+def test_an_unknown_rope_scaling_is_refused():
+    with pytest.raises(ValueError, match="yarn"):
+        tiny.config(rope_scaling={"type": "yarn", "factor": 2.0})

@@ -95,7 +95,7 @@ def test_an_answer_without_an_end_gets_the_lowest_reward_of_the_batch(tmp_path: 
 def test_log_probabilities_are_those_of_the_plain_forward_pass():
     model, tree = tiny.causal(), Tree([1, 30], [[40, 41], [50]])
     got = token_log_probs(model, collate([tree], 2), None)
-    logits = model(torch.tensor([[1, 30, 40, 41]])).log_softmax(-1)[0]
+    logits = model(torch.tensor([[1, 30, 40, 41]])).logits.log_softmax(-1)[0]
     wanted = [logits[1, 40], logits[2, 41], logits[1, 50]]
     torch.testing.assert_close(got, torch.stack(wanted), rtol=1e-4, atol=1e-5)
 
@@ -133,11 +133,11 @@ def test_policy_and_critic_learn_reference_and_reward_do_not(folders: tuple[Path
 X, Y = (tiny.processor().encode(letter)[0] for letter in "xy")
 
 
-class LikesX(IXCForRewardModel):
-    """A reward model without depth: the reward is whether an answer's last word is `x`."""
+class LikesX(torch.nn.Module):
+    """A language model without depth, 16 channels: the reward is whether an answer's last word is `x`."""
 
     def forward(self, input_ids: torch.Tensor, **kwargs: object) -> torch.Tensor:
-        hidden = torch.zeros(*input_ids.shape, self.config.hidden_size)
+        hidden = torch.zeros(*input_ids.shape, 16)
         hidden[:, 3:, 0] = (input_ids[:, :-3] == X).float()  # x, end of turn, </s>, reward token
         return hidden
 
@@ -147,7 +147,8 @@ def test_a_few_steps_raise_a_toy_reward(folders: tuple[Path, Path], tmp_path: Pa
     with torch.no_grad():  # a policy that knows two letters and how to end
         models.policy.output = torch.nn.Linear(16, 280)
         models.policy.output.bias.fill_(-20)[[X, Y, END]] = 0
-    wanted = LikesX(tiny.config())
+    wanted = IXCForRewardModel(tiny.config())
+    wanted.model = LikesX()
     torch.nn.init.ones_(wanted.score.weight)
     models = Models(models.policy, models.reference, models.critic, wanted)
     features = tiny.features(models.reference, tmp_path)

@@ -1,8 +1,11 @@
 """The sizes of an IXC-2.5; the defaults are the official 7B's."""
 
-from typing import Literal, no_type_check
+from typing import Any, Literal, no_type_check
 
 from transformers import PreTrainedConfig
+
+ROPE_TYPES = ("default", "linear", "dynamic")
+"""The rotary scalings of the official code."""
 
 
 @no_type_check  # transformers lets the constructor take any key; checked calls in tests would refuse them
@@ -21,11 +24,15 @@ class IXCConfig(PreTrainedConfig):
     num_attention_heads: int = 32
     num_key_value_heads: int = 8
     rms_norm_eps: float = 1e-5
-    rope_theta: float = 1e6
+    rope_parameters: dict | None = None
+    """`rope_theta`, `rope_type` (one of `ROPE_TYPES`) and, for scaling, `factor`; official: theta 1e6, no scaling.
+    The older spelling `rope_theta=..., rope_scaling={"type": ..., "factor": ...}` is understood too."""
     max_position_embeddings: int = 32768
     initializer_range: float = 0.02
     plora_rank: int = 256
-    """Rank of the Partial LoRA that only image tokens pass through; its scale is 1."""
+    """Rank of the Partial LoRA that only image tokens pass through."""
+    plora_scale: float = 1.0
+    """Its alpha over its rank."""
     tile_size: int = 560
     """Side of a picture tile, pixels."""
     patch_size: int = 14
@@ -45,6 +52,14 @@ class IXCConfig(PreTrainedConfig):
     """Marks the places of picture tokens in `input_ids`; no text is ever encoded to it."""
     end_of_turn_token_id: int = 92542
     tie_word_embeddings: bool = False
+    use_cache: bool = True
+    default_theta = 1e6
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        kind = self.rope_parameters["rope_type"]
+        if kind not in ROPE_TYPES:
+            raise ValueError(f"rope_scaling.type: {kind!r}: unknown; one of {', '.join(ROPE_TYPES)}")
 
     @property
     def head_dim(self) -> int:

@@ -11,27 +11,34 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import Cache
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ixc.model.configuration import IXCConfig
 
 
 class PLoRALinear(nn.Linear):
-    """`x W^T`, plus `B A x` where a token comes from a picture (scale 1).
+    """`x W^T`, plus `scale B A x` where a token comes from a picture.
 
-    Every token takes the low-rank path and the mask zeroes it: no gather, no host synchronisation.
-    Source: InternLM-XComposer2, arXiv:2401.16420, section 3.2.
+    Only picture tokens take the low-rank path, and where they stand is found out once per forward pass, from shapes that
+    the host knows: no synchronisation. Source: InternLM-XComposer2, arXiv:2401.16420, section 3.2.
     """
 
-    def __init__(self, in_features: int, out_features: int, rank: int) -> None:
+    def __init__(self, in_features: int, out_features: int, rank: int, scale: float = 1.0) -> None:
         super().__init__(in_features, out_features, bias=False)
         self.Plora_A = nn.Linear(in_features, rank, bias=False)
         self.Plora_B = nn.Linear(rank, out_features, bias=False)
+        self.scale = scale
 
-    def forward(self, input: Float[Tensor, "B T i"], im_mask: Float[Tensor, "B T 1"] | None) -> Float[Tensor, "B T o"]:
-        """`im_mask`: 1 on picture tokens, 0 elsewhere; None when there is no picture."""
-        out = F.linear(input, self.weight)
-        return out if im_mask is None else out + self.Plora_B(self.Plora_A(input) * im_mask)
+    def forward(self, input: Float[Tensor, "B T i"], places: Int[Tensor, " P"] | None) -> Float[Tensor, "B T o"]:
+        """`places`: the picture tokens among the B x T; None when there is no picture."""
+        rows = input.flatten(0, 1)
+        out = F.linear(rows, self.weight)
+        if places is not None:
+            low_rank = self.Plora_B(self.Plora_A(rows.index_select(0, places)))
+            out.index_add_(0, places, low_rank, alpha=self.scale)
+        return out.unflatten(0, input.shape[:2])
 
 
 class RMSNorm(nn.Module):
@@ -48,11 +55,24 @@ class RMSNorm(nn.Module):
 
 
 def rope_tables(
-    position_ids: Int[Tensor, "B T"], head_dim: int, theta: float | int, dtype: torch.dtype
+    position_ids: Int[Tensor, "B T"], config: IXCConfig, dtype: torch.dtype
 ) -> tuple[Float[Tensor, "B 1 T E"], Float[Tensor, "B 1 T E"]]:
-    """Cosine and sine of the rotary angles, computed in fp32 (RoFormer, arXiv:2104.09864; NeoX halves)."""
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=position_ids.device) / head_dim
-    angles = position_ids[:, None, :, None].float() / theta**exponents
+    """Cosine and sine of the rotary angles, computed in fp32 (RoFormer, arXiv:2104.09864; NeoX halves).
+
+    With `linear` scaling positions shrink by the factor; with `dynamic` (NTK) the base grows with the row's length,
+    once that exceeds `max_position_embeddings`. Nothing is remembered: a short row after a long one is a short row.
+    """
+    rope, size = config.rope_parameters, config.head_dim
+    positions, base = position_ids[:, None, :, None].float(), torch.tensor(float(rope["rope_theta"]))
+    base = base.to(positions.device)
+    if rope["rope_type"] == "linear":
+        positions = positions / rope["factor"]
+    if rope["rope_type"] == "dynamic":
+        length = positions.amax(2, keepdim=True) + 1
+        growth = rope["factor"] * length / config.max_position_embeddings - (rope["factor"] - 1)
+        base = base * growth.clamp(min=1) ** (size / (size - 2))
+    exponents = torch.arange(0, size, 2, dtype=torch.float32, device=positions.device) / size
+    angles = positions / base**exponents
     angles = torch.cat([angles, angles], -1)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
@@ -63,6 +83,33 @@ def rotate(
     """Turn each pair (i, i + E/2) by its position's angle."""
     first, second = x.chunk(2, -1)
     return x * cos + torch.cat([-second, first], -1) * sin
+
+
+def eager_attention(
+    module: nn.Module,
+    q: Float[Tensor, "B H T E"],
+    k: Float[Tensor, "B G S E"],
+    v: Float[Tensor, "B G S E"],
+    attention_mask: Tensor | None,
+    scaling: float,
+    **kwargs: Any,
+) -> tuple[Float[Tensor, "B T H E"], Float[Tensor, "B H T S"]]:
+    """Attention in plain formulae, softmax in fp32, under Transformers' attention interface.
+
+    Args:
+        attention_mask: bool (True: may look) or added to the logits, [B 1 T S]; None: causal.
+    """
+    groups = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    logits = q @ k.transpose(2, 3) * scaling
+    if attention_mask is None:
+        attention_mask = torch.ones_like(logits[:1, :1], dtype=torch.bool).tril(k.shape[2] - q.shape[2])
+    if attention_mask.dtype == torch.bool:
+        logits = logits.masked_fill(~attention_mask, torch.finfo(logits.dtype).min)
+    else:
+        logits = logits + attention_mask
+    weights = logits.softmax(-1, dtype=torch.float32).to(v.dtype)
+    return (weights @ v).transpose(1, 2), weights
 
 
 class Attention(nn.Module):
@@ -78,28 +125,33 @@ class Attention(nn.Module):
         self.scaling = config.head_dim**-0.5
         self.is_causal = True
         heads = config.num_attention_heads + 2 * config.num_key_value_heads
-        self.wqkv = PLoRALinear(config.hidden_size, heads * config.head_dim, config.plora_rank)
-        self.wo = PLoRALinear(config.hidden_size, config.hidden_size, config.plora_rank)
+        self.wqkv = PLoRALinear(config.hidden_size, heads * config.head_dim, config.plora_rank, config.plora_scale)
+        self.wo = PLoRALinear(config.hidden_size, config.hidden_size, config.plora_rank, config.plora_scale)
 
     def forward(
         self,
         x: Float[Tensor, "B T D"],
         rope: tuple[Tensor, Tensor],
-        mask: Float[Tensor, "B 1 T S"] | None,
-        im_mask: Float[Tensor, "B T 1"] | None,
-        cache: Cache | None,
+        attention_mask: Tensor | None,
+        places: Int[Tensor, " P"] | None,
+        past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> Float[Tensor, "B T D"]:
-        """`mask` is added to the logits; None means causal."""
-        groups = self.wqkv(x, im_mask).unflatten(-1, (-1, self.num_key_value_groups + 2, self.head_dim))
+    ) -> tuple[Float[Tensor, "B T D"], Tensor | None]:
+        """The output, and the attention weights where the implementation has them.
+
+        Args:
+            rope: cosine and sine, [B 1 T E].
+            attention_mask: in the form that the configured implementation takes; None: causal.
+        """
+        groups = self.wqkv(x, places).unflatten(-1, (-1, self.num_key_value_groups + 2, self.head_dim))
         q = groups[..., :-2, :].flatten(2, 3).transpose(1, 2)
         k, v = groups[..., -2, :].transpose(1, 2), groups[..., -1, :].transpose(1, 2)
         q, k = rotate(q, *rope), rotate(k, *rope)
-        if cache is not None:
-            k, v = cache.update(k, v, self.layer_idx)
-        attend = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation or "sdpa"]
-        out, _ = attend(self, q, k, v, mask, scaling=self.scaling, **kwargs)
-        return self.wo(out.flatten(2), im_mask)
+        if past_key_values is not None:
+            k, v = past_key_values.update(k, v, self.layer_idx)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation or "eager", eager_attention)
+        out, weights = attend(self, q, k, v, attention_mask, scaling=self.scaling, **kwargs)
+        return self.wo(out.flatten(2), places), weights
 
 
 class FeedForward(nn.Module):
@@ -107,16 +159,16 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: IXCConfig) -> None:
         super().__init__()
-        wide, narrow, rank = config.intermediate_size, config.hidden_size, config.plora_rank
-        self.w1, self.w3 = PLoRALinear(narrow, wide, rank), PLoRALinear(narrow, wide, rank)
-        self.w2 = PLoRALinear(wide, narrow, rank)
+        wide, narrow, low_rank = config.intermediate_size, config.hidden_size, (config.plora_rank, config.plora_scale)
+        self.w1, self.w3 = PLoRALinear(narrow, wide, *low_rank), PLoRALinear(narrow, wide, *low_rank)
+        self.w2 = PLoRALinear(wide, narrow, *low_rank)
 
-    def forward(self, x: Float[Tensor, "B T D"], im_mask: Float[Tensor, "B T 1"] | None) -> Float[Tensor, "B T D"]:
+    def forward(self, x: Float[Tensor, "B T D"], places: Int[Tensor, " P"] | None) -> Float[Tensor, "B T D"]:
         """`w2(silu(w1 x) * w3 x)`."""
-        return self.w2(F.silu(self.w1(x, im_mask)) * self.w3(x, im_mask), im_mask)
+        return self.w2(F.silu(self.w1(x, places)) * self.w3(x, places), places)
 
 
-class DecoderLayer(nn.Module):
+class DecoderLayer(GradientCheckpointingLayer):
     """A pre-norm layer."""
 
     def __init__(self, config: IXCConfig, layer_idx: int) -> None:
@@ -130,14 +182,15 @@ class DecoderLayer(nn.Module):
         self,
         x: Float[Tensor, "B T D"],
         rope: tuple[Tensor, Tensor],
-        mask: Float[Tensor, "B 1 T S"] | None,
-        im_mask: Float[Tensor, "B T 1"] | None,
-        cache: Cache | None,
+        attention_mask: Tensor | None,
+        places: Int[Tensor, " P"] | None,
+        past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> Float[Tensor, "B T D"]:
-        """Attention, then feed-forward, each with its residual."""
-        x = x + self.attention(self.attention_norm(x), rope, mask, im_mask, cache, **kwargs)
-        return x + self.feed_forward(self.ffn_norm(x), im_mask)
+        """Attention, then feed-forward, each with its residual; arguments as in `Attention.forward`."""
+        normed = self.attention_norm(x)
+        x = x + self.attention(normed, rope, attention_mask, places, past_key_values=past_key_values, **kwargs)[0]
+        return x + self.feed_forward(self.ffn_norm(x), places)
 
 
 class InternLM2(nn.Module):
@@ -152,11 +205,12 @@ class InternLM2(nn.Module):
 
     def forward(
         self,
-        input_ids: Int[Tensor, "B T"],
+        input_ids: Int[Tensor, "B T"] | None = None,
         features: Float[Tensor, "P D"] | None = None,
-        position_ids: Int[Tensor, "B T"] | None = None,
-        mask: Bool[Tensor, "B 1 T S"] | None = None,
-        cache: Cache | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Int[Tensor, "#B T"] | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Float[Tensor, "B T D"] | None = None,
         **kwargs: Any,
     ) -> Float[Tensor, "B T D"]:
         """Hidden states after the final norm.
@@ -164,28 +218,55 @@ class InternLM2(nn.Module):
         Args:
             input_ids: `config.image_token_id` where a picture token belongs.
             features: projected picture tokens of the whole batch, in reading order.
-            position_ids: default 0, 1, 2, ... after what the cache holds.
-            mask: True where a query (T) may look at a key (S: cache and input); None: causal.
+            attention_mask: [B S], 1 on real tokens; or bool [B 1 T S], True where a query (T) may look at a key
+                (S: cache and input); None: no padding. Queries never look ahead, unless the 4-D form says so.
+            position_ids: default 0, 1, 2, ... after what the cache holds, padding on the left not counted.
+            inputs_embeds: instead of `input_ids`, pictures in their places; no token then counts as a picture's.
         """
-        image = input_ids == self.config.image_token_id
-        x, im_mask = self.embed(input_ids, image, features)
-        seen, new = cache.get_seq_length() if cache is not None else 0, x.shape[1]
+        x, places = self.embed(input_ids, features) if inputs_embeds is None else (inputs_embeds, None)
         if position_ids is None:
-            position_ids = torch.arange(seen, seen + new, device=x.device).expand(x.shape[:2])
-        if mask is None and seen and new > 1:  # SDPA's own causal mask would start at the cache's first key
-            mask = torch.ones(new, seen + new, dtype=torch.bool, device=x.device).tril(seen).expand(len(x), 1, -1, -1)
-        rope = rope_tables(position_ids, self.config.head_dim, self.config.rope_theta, x.dtype)
-        additive = None if mask is None else torch.zeros_like(mask, dtype=x.dtype).masked_fill_(~mask, float("-inf"))
+            position_ids = default_positions(x, attention_mask, past_key_values)
+        mask = create_causal_mask(self.config, x, attention_mask, past_key_values, position_ids)
+        if isinstance(mask, Tensor) and mask.dtype == torch.bool and self.config._attn_implementation == "sdpa":
+            mask = torch.zeros_like(mask, dtype=x.dtype).masked_fill_(~mask, torch.finfo(x.dtype).min)
+        rope = rope_tables(position_ids, self.config, x.dtype)
         for layer in self.layers:
-            x = layer(x, rope, additive, im_mask, cache, **kwargs)
+            x = layer(x, rope, mask, places, past_key_values=past_key_values, **kwargs)
         return self.norm(x)
 
     def embed(
-        self, input_ids: Int[Tensor, "B T"], image: Bool[Tensor, "B T"], features: Float[Tensor, "P D"] | None
-    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B T 1"] | None]:
-        """Token embeddings with the pictures in their places, and 1 where a picture token is."""
+        self, input_ids: Int[Tensor, "B T"], features: Float[Tensor, "P D"] | None
+    ) -> tuple[Float[Tensor, "B T D"], Int[Tensor, " P"] | None]:
+        """Token embeddings with the pictures in their places, and these places among the B x T tokens.
+
+        Raises:
+            WrongPictures: not as many features as places for them.
+        """
         x = self.tok_embeddings(input_ids)
         if features is None or len(features) == 0:
             return x, None
-        mask = image.unsqueeze(-1)
-        return x.masked_scatter(mask, features.to(x.dtype)), mask.to(x.dtype)
+        image = (input_ids == self.config.image_token_id).flatten()
+        _check_count(image, len(features))
+        places = torch.nonzero_static(image, size=len(features)).squeeze(1)
+        return x.flatten(0, 1).index_copy(0, places, features.to(x.dtype)).view_as(x), places
+
+
+class WrongPictures(ValueError):
+    """Picture tokens that do not fill their places."""
+
+
+def _check_count(image: Bool[Tensor, " tokens"], given: int) -> None:
+    """On a GPU the check is part of the stream: it waits for nothing."""
+    form = f"{given} picture tokens, but not as many places (image_token_id) for them in input_ids"
+    if image.device.type == "cuda":
+        torch._assert_async(image.sum() == given, form)
+    elif not image.is_meta and int(image.sum()) != given:
+        raise WrongPictures(f"{form}: {int(image.sum())}; build ids and pictures with one processor call")
+
+
+def default_positions(x: Tensor, attention_mask: Tensor | None, past: Cache | None) -> Int[Tensor, "#B T"]:
+    """0, 1, 2, ... over the real tokens of a row, after what the cache holds."""
+    seen, new = past.get_seq_length() if past is not None else 0, x.shape[1]
+    if attention_mask is not None and attention_mask.ndim == 2:
+        return (attention_mask.long().cumsum(1) - 1).clamp(min=0)[:, -new:]
+    return torch.arange(seen, seen + new, device=x.device)[None]

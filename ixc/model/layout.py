@@ -6,7 +6,7 @@ separate rows, at a fraction of the tokens. The same layout serves SFT (question
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -43,10 +43,18 @@ class Batch:
     target_ids: Int[Tensor, " M"]
     target_branch: Int[Tensor, " M"]
 
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same on another device."""
+        return Batch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+    def inputs(self) -> dict[str, Tensor]:
+        """What `InternLM2.forward` takes of it."""
+        return {"input_ids": self.input_ids, "attention_mask": self.mask(), "position_ids": self.position_ids}
+
     def mask(self) -> Bool[Tensor, "B 1 T T"]:
         """Who sees whom: earlier columns of the prefix and of one's own branch; padding sees itself."""
         q, k = self.segment_ids[:, :, None], self.segment_ids[:, None, :]
-        before = torch.ones(q.shape[1], q.shape[1], dtype=torch.bool).tril()
+        before = torch.ones(q.shape[1], q.shape[1], dtype=torch.bool, device=q.device).tril()
         return (before & ((k == 0) | (k == q)))[:, None]
 
     def pool(self, hidden: Float[Tensor, "B T D"], pooling: str) -> Float[Tensor, "R D"]:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ixc.model.configuration import IXCConfig
 
@@ -60,7 +61,7 @@ class VisionMLP(nn.Module):
         return self.fc2(h * torch.sigmoid(1.702 * h))
 
 
-class VisionLayer(nn.Module):
+class VisionLayer(GradientCheckpointingLayer):
     """A pre-norm transformer layer."""
 
     def __init__(self, config: IXCConfig) -> None:
