@@ -23,8 +23,8 @@ _MAKERS = {
     "table": (documents.table, 1200),
     "receipt": (documents.receipt, 1000),
     "film": (films.film, 600),
-    "instruction": (instructions.instruction, 4500),
-    "sum": (sums.exercise, 900),
+    "instruction": (instructions.instruction, 4000),
+    "sum": (sums.exercise, 2000),
 }
 """What makes the rows of one picture, film or text, and how many of them there are."""
 
