@@ -112,12 +112,16 @@ def load_pictures(processor: IXCProcessor, samples: Sequence[Sample], media: Pat
 
 
 def conversations(samples: Sequence[Sample], most: int = 5) -> list[Conversation]:
-    """Samples with the same prefix, together: a picture is looked at once for all its questions."""
+    """Samples with the same prefix, together: a picture is looked at once for all its questions.
+
+    Texts, which are longer, come in threes, so that rows are of like length and little is padding.
+    """
     groups: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         alone = len(sample.media) > 1 or PLACEHOLDER in sample.prompt[-1].content
         groups[sample.id if alone else sample.media[0].sha256 if sample.media else "text"].append(sample)
-    return [tuple(group[i : i + most]) for group in groups.values() for i in range(0, len(group), most)]
+    chunks = [(group, 3 if name == "text" else most) for name, group in groups.items()]
+    return [tuple(group[i : i + size]) for group, size in chunks for i in range(0, len(group), size)]
 
 
 def tree(

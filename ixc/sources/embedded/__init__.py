@@ -17,13 +17,14 @@ from ixc.sources import Refused, Row
 from ixc.sources.embedded import documents, films, instructions, scenes, sums
 
 _MAKERS = {
-    "scene": (scenes.scene, 1500),
-    "count": (scenes.count, 600),
-    "chart": (documents.chart, 800),
-    "receipt": (documents.receipt, 700),
+    "scene": (scenes.scene, 3000),
+    "count": (scenes.count, 1000),
+    "chart": (documents.chart, 1600),
+    "table": (documents.table, 1200),
+    "receipt": (documents.receipt, 1000),
     "film": (films.film, 600),
-    "instruction": (instructions.instruction, 4500),
-    "sum": (sums.exercise, 900),
+    "instruction": (instructions.instruction, 4000),
+    "sum": (sums.exercise, 2000),
 }
 """What makes the rows of one picture, film or text, and how many of them there are."""
 
@@ -39,7 +40,7 @@ def _groups(kind: str, seed: int) -> Iterator[list[Row]]:
     make, count = _MAKERS[kind]
     for number in range(count):
         rng = random.Random(f"{seed}/{kind}/{number}")
-        validation = number % 5 == 0
+        validation = number % 10 == 0
         name, split = f"{kind}-{number}", "val" if validation else "train"
         rows = make(rng, validation)
         rows += [_ready_pair(rng, row) for row in rows if row.gold and row.wrong]

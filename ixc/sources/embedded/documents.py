@@ -1,4 +1,4 @@
-"""Text-rich pictures: bar charts and receipts."""
+"""Text-rich pictures: bar charts, tables and receipts."""
 
 import random
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from ixc.sources import File, Row
 from ixc.sources.embedded.drawing import (
     COLOURS,
     GROUNDS,
+    Ground,
     draw_until,
     held_out,
     number,
@@ -17,26 +18,24 @@ from ixc.sources.embedded.drawing import (
     write_text,
 )
 
-VALUES, DIGITS = range(1, 6), range(1, 10)
+NUMBERS = range(1, 6)
 
 
-def _columns(rng: random.Random, validation: bool, count: int) -> list[tuple[str, int]]:
-    """Colours with numbers, no two alike."""
+def _cells(rng: random.Random, validation: bool, count: int, ground: Ground) -> list[tuple[str, int]]:
+    """Colours with numbers, no two alike; validation holds out a colour with a number in a place on a ground."""
 
-    def ok(columns: list[tuple[str, int]]) -> bool:
-        seen = {held_out(*column, place, count) == validation for place, column in enumerate(columns)}
-        return seen == {True} and len({c for c, _ in columns}) == len({v for _, v in columns}) == count
+    def ok(cells: list[tuple[str, int]]) -> bool:
+        seen = {held_out(*cell, place, count, ground) == validation for place, cell in enumerate(cells)}
+        return seen == {True} and len({c for c, _ in cells}) == len({v for _, v in cells}) == count
 
-    return draw_until(lambda: [(rng.choice(list(COLOURS)), rng.choice(VALUES)) for _ in range(count)], ok)
+    return draw_until(lambda: [(rng.choice(list(COLOURS)), rng.choice(NUMBERS)) for _ in range(count)], ok)
 
 
 def chart(rng: random.Random, validation: bool) -> list[Row]:
-    """Three bars with their values above: which is tallest, which shortest, and what is the value of one?
-
-    Validation holds out which colour has which value in which place.
-    """
-    shown = _columns(rng, validation, 3)
-    picture = Image.new("RGB", (112, 112), rng.choice(GROUNDS))
+    """Three bars with their values above: which is tallest, which shortest, and what is the value of one?"""
+    ground = rng.choice(GROUNDS)
+    shown = _cells(rng, validation, 3, ground)
+    picture = Image.new("RGB", (112, 112), ground)
     draw, width = ImageDraw.Draw(picture), 112 / len(shown)
     for i, (colour, value) in enumerate(shown):
         top = 104 - 15 * value
@@ -63,15 +62,36 @@ def _extreme(rng: random.Random, file: File, names: Sequence[str], colour: str, 
     return one_of(rng, "text_rich", texts, [file], colour, names, f"The {word} bar is {{}}.")
 
 
+def table(rng: random.Random, validation: bool) -> list[Row]:
+    """Two ruled rows, a colour and a digit in each: what stands in a row, and in which row stands a digit?"""
+    ground = rng.choice(GROUNDS)
+    shown = _cells(rng, validation, 2, ground)
+    picture = Image.new("RGB", (112, 112), ground)
+    draw = ImageDraw.Draw(picture)
+    for i, (colour, digit) in enumerate(shown):
+        draw.rectangle((8, 56 * i + 8, 48, 56 * i + 48), fill=COLOURS[colour])
+        write_text(picture, (84, 56 * i + 28), str(digit), 44, "mm")
+    draw.line((56, 0, 56, 112), fill="black")
+    draw.line((0, 56, 112, 56), fill="black")
+    (colour, digit), (other, another) = rng.sample(shown, 2)
+    asks = (f"What stands in the {colour} row?", f"Read the {colour} row.", f"Which number is in the {colour} row?")
+    which = (f"Which row holds {digit}?", f"What colour is the row with {digit}?", f"In which row is {digit}?")
+    near, file = [another, *rng.sample([n for n in NUMBERS if n != digit], 2)], png(picture)
+    return [
+        number(rng, "text_rich", asks, [file], digit, near, f"The {colour} row holds {{}}."),
+        one_of(rng, "text_rich", which, [file], colour, (colour, other), "It is the {} row."),
+    ]
+
+
 def receipt(rng: random.Random, validation: bool) -> list[Row]:
     """A slip with a total of one large digit; validation holds out totals in a place on a slip."""
     total, height, ground, shift = draw_until(
-        lambda: (rng.choice(DIGITS), rng.choice((56, 84, 112)), rng.choice(GROUNDS), rng.randint(-3, 3)),
+        lambda: (rng.choice(NUMBERS), rng.choice((56, 84, 112)), rng.choice(GROUNDS), rng.randint(-3, 3)),
         lambda drawn: held_out(*drawn) == validation,
     )
     picture = Image.new("RGB", (112, height), ground)
     write_text(picture, (6, 4), "TOTAL", 13)
     write_text(picture, (56 + shift, height / 2 + 6), str(total), 44, "mm")
     texts = ("What is the total?", "How much is to be paid?", "Read the total on the receipt.")
-    near = rng.sample([n for n in DIGITS if n != total], 3)
+    near = rng.sample([n for n in NUMBERS if n != total], 3)
     return [number(rng, "text_rich", texts, [png(picture)], total, near, "The total is {}.")]

@@ -29,6 +29,7 @@ Thing = tuple[str, str]
 """A colour and a shape."""
 Point = tuple[float | int, float | int]
 """Pixels from the left and from the top."""
+Ground = tuple[int, int, int]
 
 
 THINGS = [(colour, shape) for colour in COLOURS for shape in SHAPES]

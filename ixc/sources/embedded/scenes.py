@@ -42,7 +42,7 @@ def scene(rng: random.Random, validation: bool) -> list[Row]:
     picture = Image.new("RGB", size, ground)
     for thing, place in zip(present, places, strict=True):
         x, y = ("right" in place) * 0.5 + 0.25, ("bottom" in place) * 0.5 + 0.25
-        draw_thing(picture, thing, (x * size[0], y * size[1]), 0.2 * min(size))
+        draw_thing(picture, thing, (x * size[0], y * size[1]), 0.23 * min(size))
     file, rows = png(picture), []
     for make in (_colour, _shape, _place, _presence):
         asked = rng.randrange(many)
