@@ -1,9 +1,11 @@
 """The stage `collect`: rows in are samples out, or quarantined with a reason."""
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
 import pyarrow.parquet as pq
 import pytest
@@ -14,7 +16,8 @@ from ixc import collect
 from ixc.metrics import Metrics
 from ixc.params import CollectParams, SourceParams
 from ixc.samples import Gold, Sample, Turn, Verdict, answer, read_samples
-from ixc.sources import READERS, BadSource, File, Refused, Row
+from ixc.sources import READERS, BadSource, File, Reader, Refused, Row
+from ixc.sources.licences import Licence
 
 
 def row(id: str, **changes: object) -> Row:
@@ -58,7 +61,10 @@ def feed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         def read(path: Path, seed: int) -> Iterator[Row | Refused]:
             yield from items
 
-        monkeypatch.setitem(READERS, "made", read)
+        module = ModuleType("made")
+        vars(module).update(read=read, LICENCE=Licence(name="made up", commercial=True))
+        monkeypatch.setitem(sys.modules, "made", module)
+        monkeypatch.setitem(READERS, "made", Reader("made"))
         made = SourceParams(reader="made", limit=source.get("limit"))
         return CollectParams(root=str(tmp_path), sources=(made,), val_fraction=val_fraction)
 
@@ -150,7 +156,8 @@ def test_the_same_run_twice_gives_the_same_files(out: Outputs, feed, tmp_path: P
 
 def test_the_media_folder_holds_what_the_samples_show_and_nothing_else(out: Outputs, feed, tmp_path: Path):
     red, blue = picture(tmp_path / "red.png", "red"), picture(tmp_path / "blue.png", "blue")
-    out.run(feed(row("a", media=(red, blue))))
+    both = (Turn(role="user", content="Is <ImageHere> like <ImageHere>?"),)
+    out.run(feed(row("a", prompt=both, media=(red, blue))))
     assert len(out.media()) == 2
     out.run(feed(row("a", media=(blue,))))
     [sample] = out.samples("prompts")

@@ -12,8 +12,11 @@ from pathlib import Path
 
 from ixc.samples import Gold, Turn
 from ixc.sources import Refused, Row
+from ixc.sources.licences import Licence
 from ixc.sources.native import Record, Unusable, attempt, document, find, home, media, take
 from ixc.sources.phrases import opposite, sentence
+
+LICENCE = Licence(name="CC-BY-4.0", commercial=True, note="pictures: BSD")
 
 _KINDS = (
     {"small", "large"},
