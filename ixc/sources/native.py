@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, TypeVar, cast
+from typing import IO, Any, Literal, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +21,7 @@ Record = dict[str, Any]
 Origin = Path | Hub
 Make = Callable[[Record, int], Iterable[Row]]
 """(record, its number from 1) -> the rows it yields."""
+Bytes = io.BufferedReader | gzip.GzipFile
 Numbered = Iterator[tuple[int, Record] | Refused]
 
 FORMS = tuple(f"**/*{suffix}" for suffix in (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".arrow"))
@@ -146,20 +147,21 @@ def lines(path: Path, name: str = "") -> Numbered:
                     yield _parsed(line, f"{name}:{number}", number)
     except _CUT as error:
         yield Refused(where=f"{name}:{number + 1}", reason=f"cut off ({error}); fetch the file again")
-    if number == 0:
-        yield Refused(where=name, reason="empty file; fetch it again, or remove it")
+    else:
+        if number == 0:
+            yield Refused(where=name, reason="empty file; fetch it again, or remove it")
 
 
 _TOO_LONG = f"longer than {MAX_RECORD:,} bytes; is it one record? shorten it or remove it"
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[io.BufferedReader]:
+def _opened(path: Path) -> Iterator[Bytes]:
     with path.open("rb") as file:
-        yield io.BufferedReader(cast(Any, gzip.GzipFile(fileobj=file))) if path.suffix == ".gz" else file
+        yield gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
 
 
-def _bounded(file: io.BufferedReader) -> Iterator[bytes | None]:
+def _bounded(file: Bytes) -> Iterator[bytes | None]:
     """Lines; None stands for one that is longer than `MAX_RECORD`."""
     while line := file.readline(MAX_RECORD):
         whole = len(line) < MAX_RECORD or line.endswith(b"\n")
