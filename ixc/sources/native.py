@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -109,8 +109,10 @@ def rows(path: Path, make: Make) -> Iterator[Row | Refused]:
         yield from [item] if isinstance(item, Refused) else attempt(make, item[1], item[0], path)
 
 
-def attempt(make: Make, record: Record, number: int, path: Path) -> list[Row | Refused]:
+def attempt(make: Make, record: Any, number: int, path: Path) -> list[Row | Refused]:
     """The rows of one record: all of them, or one refusal."""
+    if isinstance(found := _object(record, f"{path.name}:{number}", number), Refused):
+        return [found]
     return _attempt(lambda: make(record, number), f"{path.name}:{number}")
 
 
@@ -216,7 +218,7 @@ def _elements(path: Path, name: str) -> Numbered:
             yield Refused(where=name, reason="empty list; fetch the file again, or remove it")
 
 
-def _values(text: IO[str]) -> Iterator[Any]:
+def _values(text: io.TextIOBase) -> Iterator[Any]:
     """The elements of a JSON list.
 
     >>> list(_values(io.StringIO('[{"a": 1}, {"b": "]"}]')))

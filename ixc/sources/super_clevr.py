@@ -47,10 +47,7 @@ def _rows(questions: list[Record], file: Path, folder: Path, seed: int) -> Itera
         return [_row(record, f"{part.strip('_')}/{number}", folder, names, random.Random(f"{seed}/{part}/{number}"))]
 
     for number, record in enumerate(questions, start=1):
-        if isinstance(record, dict):
-            yield from attempt(make, record, number, file)
-        else:
-            yield Refused(where=f"{file.name}:{number}", reason="the question is not an object; correct it")
+        yield from attempt(make, record, number, file)
 
 
 def _row(record: Record, id: str, folder: Path, names: set[str], rng: random.Random) -> Row:
