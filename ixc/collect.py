@@ -59,6 +59,8 @@ def run(
     sources = [_source(source, index, params) for index, source in enumerate(params.sources)]
     print(_licences(sources, params))
     sources = [source for source in sources if _admitted(source, params)]
+    if params.sources and not sources:
+        raise BadSource("params.yaml: every source is left out; set collect.licences: any, or add a source")
     media_out.mkdir(parents=True, exist_ok=True)
     counts = Counter(dict.fromkeys(_expected(sources), 0))
 
