@@ -240,10 +240,10 @@ def test_rows_are_kept_or_quarantined_or_left_out_always(
 
 def test_a_source_that_forbids_commercial_use_is_left_out_and_named(out: Outputs, tmp_path: Path, capsys):
     (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "Q?", "chosen": "Yes.", "rejected": "No."}))
-    mine = {"reader": "preferences", "path": "a.jsonl"}
+    mine = SourceParams(reader="preferences", path="a.jsonl", name="found")
     sources = (
-        SourceParams(**mine, name="bought", commercial=True),
-        SourceParams(**mine, name="found"),
+        replace(mine, name="bought", commercial=True),
+        mine,
         SourceParams(reader="rlaif_v"),
     )
     metrics = out.run(CollectParams(root=str(tmp_path), licences="commercial", sources=sources))

@@ -33,7 +33,7 @@ MAX_RECORD = 64 * 2**20
 """Bytes of one JSON record; a longer one is refused unread."""
 _CHUNK = 2**20
 """Characters of a JSON list read at a time."""
-_ROWS = 256
+_ROWS = 64
 """Rows of a Parquet file decoded at a time: they may hold pictures."""
 _CUT = (EOFError, gzip.BadGzipFile, zlib.error)
 
