@@ -17,7 +17,7 @@ from ixc.files import replacing, track
 from ixc.media import BadMedia, Store
 from ixc.metrics import Log, Metrics, ignore
 from ixc.mixture import Ticket, draw, ticket
-from ixc.params import CollectParams, SourceParams
+from ixc.params import CollectParams, MixtureParams, SourceParams
 from ixc.samples import Media, Modality, Sample, Verdict, answer, read_samples, writing
 from ixc.sources import READERS, BadOption, BadSource, Refused, Row
 from ixc.sources.conversations import PLACEHOLDER
@@ -34,6 +34,8 @@ class Source(NamedTuple):
     name: str
     licence: Licence
     commercial: bool
+    admitted: bool
+    """By `collect.licences`."""
     rows: Iterator[Row | Refused]
 
 
@@ -57,8 +59,8 @@ def run(
         BadSource: a source is unknown or missing, or no row of any source can be used.
     """
     sources = [_source(source, index, params) for index, source in enumerate(params.sources)]
-    print(_licences(sources, params))
-    sources = [source for source in sources if _admitted(source, params)]
+    print(_licences(sources))
+    sources = [source for source in sources if source.admitted]
     if params.sources and not sources:
         raise BadSource("params.yaml: every source is left out; set collect.licences: any, or add a source")
     media_out.mkdir(parents=True, exist_ok=True)
@@ -73,6 +75,7 @@ def run(
         kept = draw(tickets, params.mixture)
         outputs = {"prompts": prompts_out, "pairs": public_out, "corpus": corpus_out}
         shown = _give_out(samples, kept, outputs, counts)
+    counts.update(_short(params.mixture, counts))
     Store(media_out).prune(shown)
     print(_balance(sources, counts))
     return {name: float(count) for name, count in sorted({**counts, "media": len(shown)}.items())}
@@ -86,27 +89,29 @@ def _source(source: SourceParams, index: int, params: CollectParams) -> Source:
     key = f"params.yaml: collect.sources[{index}]"
     if source.reader not in READERS:
         raise BadSource(f"{key}.reader: {source.reader!r}: no such reader; one of {', '.join(sorted(READERS))}")
-    reader, path = READERS[source.reader], Path(params.root) / source.path
+    licence = READERS[source.reader].licence
+    commercial = licence.commercial if source.commercial is None else source.commercial
+    admitted = commercial or params.licences == "any"
+    return Source(source.called, licence, commercial, admitted, _rows(source, key, params) if admitted else iter(()))
+
+
+def _rows(source: SourceParams, key: str, params: CollectParams) -> Iterator[Row | Refused]:
+    path = Path(params.root) / source.path
     if not source.hub and not path.exists():
         raise BadSource(f"{key}.path: {path}: does not exist; correct it, or fetch the data")
     hub = Hub(name=source.hub, config=source.config, split=source.split, revision=source.revision)
     try:
-        rows = reader(hub if source.hub else path, params.seed, **source.options)
+        rows = READERS[source.reader](hub if source.hub else path, params.seed, **source.options)
     except BadOption as error:
         raise BadSource(f"{key}.{error}") from error
-    commercial = reader.licence.commercial if source.commercial is None else source.commercial
-    return Source(source.called, reader.licence, commercial, islice(rows, source.limit))
+    return islice(rows, source.limit)
 
 
-def _admitted(source: Source, params: CollectParams) -> bool:
-    return source.commercial or params.licences == "any"
-
-
-def _licences(sources: Sequence[Source], params: CollectParams) -> str:
+def _licences(sources: Sequence[Source]) -> str:
     """What may be done with the sources, as a table."""
     lines = [("source", "licence", "commercial use", "")]
     for source in sources:
-        left_out = "" if _admitted(source, params) else "left out by collect.licences"
+        left_out = "" if source.admitted else "left out by collect.licences"
         note = "; ".join(filter(None, (left_out, source.licence.note)))
         lines.append((source.name, source.licence.name, "yes" if source.commercial else "no", note))
     return _table(lines)
@@ -117,6 +122,18 @@ def _balance(sources: Sequence[Source], counts: Counter[str]) -> str:
     lines = [("source", *_FATES)]
     lines += [(source.name, *(f"{counts[f'{fate}/{source.name}']:,}" for fate in _FATES)) for source in sources]
     return _table(lines)
+
+
+def _short(mixture: MixtureParams, counts: Counter[str]) -> Counter[str]:
+    """How many samples the sources and domains lack of what the mixture asks for."""
+    short = Counter({f"short/{name}": most - counts[f"kept/{name}"] for name, most in mixture.sources.items()})
+    for domain, most in mixture.domains.items():
+        kept = counts[f"prompts/domain/{domain}"] + counts[f"pairs/domain/{domain}"]
+        short[f"short/domain/{domain}"] = most - kept
+    for name, count in short.items():
+        if count:
+            print(f"{name}: {count:,} samples are lacking; add data, or ask for less in collect.mixture")
+    return short
 
 
 _FATES = ("rows", "kept", "quarantined", "left_out")

@@ -244,7 +244,7 @@ def test_a_source_that_forbids_commercial_use_is_left_out_and_named(out: Outputs
     sources = (
         replace(mine, name="bought", commercial=True),
         mine,
-        SourceParams(reader="rlaif_v"),
+        SourceParams(reader="rlaif_v", path="never fetched"),
     )
     metrics = out.run(CollectParams(root=str(tmp_path), licences="commercial", sources=sources))
     assert [sample.id for sample in out.samples("public")] == ["bought/a/1"]
@@ -271,6 +271,17 @@ def test_the_mixture_is_exact_and_leaves_no_trace_of_the_rest(out: Outputs, feed
     assert kinds.count("image") == 2 * kinds.count("text") > 0
     assert metrics["kept/made"] + metrics["left_out/made"] == 28
     assert len(out.media()) == kinds.count("image") == metrics["media"]
+
+
+def test_what_the_mixture_lacks_is_reported(out: Outputs, feed, capsys):
+    mixture = MixtureParams(sources={"made": 5}, domains={"general": 1, "safety": 2})
+    metrics = out.run(feed(row("a"), row("b"), row("c", domain="safety"), mixture=mixture))
+    assert {name: count for name, count in metrics.items() if name.startswith("short/")} == {
+        "short/made": 3,
+        "short/domain/general": 0,
+        "short/domain/safety": 1,
+    }
+    assert "short/made: 3 samples are lacking" in capsys.readouterr().out
 
 
 def test_an_option_or_hub_that_a_reader_does_not_take_names_the_key(out: Outputs, tmp_path: Path):

@@ -327,6 +327,7 @@ def test_a_column_that_is_not_there_is_refused_by_its_name(tmp_path: Path):
         ("preferences", {"domain": "gossip"}, r"options\.domain: Input should be 'instruction'"),
         ("pku_saferlhf", {"lable": "safer"}, r"options\.lable: Unexpected keyword"),
         ("shp", {"min_score_ratio": 0.5}, r"options\.min_score_ratio: .*greater than or equal to 1"),
+        ("shp", {"seed": 3}, r"options\.seed: Got multiple values"),
         ("gsm8k", {"limit": 3}, r"options\.limit: Unexpected keyword"),
     ],
 )

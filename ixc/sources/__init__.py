@@ -67,7 +67,7 @@ class Reader:
 
     module: str
 
-    def __call__(self, origin: Any, seed: int, **options: Any) -> Iterator[Row | Refused]:
+    def __call__(self, origin: Any, seed: int, /, **options: Any) -> Iterator[Row | Refused]:
         """The rows of a local path or of a `Hub`, in the order of the files.
 
         Raises:

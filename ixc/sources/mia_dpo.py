@@ -16,7 +16,7 @@ from ixc.sources.preferences import Columns, row
 LICENCE = Licence(
     name="CC-BY-NC-4.0", commercial=False, note="the hub's tag says Apache-2.0, its authors' text does not"
 )
-COLUMNS = Columns(images="image")
+COLUMNS = Columns(images="image", id="")  # nothing says that its ids are unique
 
 
 def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:

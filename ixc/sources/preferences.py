@@ -37,7 +37,7 @@ class Columns:
     images: str = "images"
     videos: str = "videos"
     id: str = "id"
-    """Where there is none, file and number are the id."""
+    """Where there is none, or the name is empty, file and number are the id."""
     domain: str = "domain"
 
 
