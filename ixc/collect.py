@@ -3,10 +3,11 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,11 +16,27 @@ from pydantic import ValidationError
 from ixc.files import replacing, track
 from ixc.media import BadMedia, Store
 from ixc.metrics import Log, Metrics, ignore
-from ixc.params import CollectParams, SourceParams
-from ixc.samples import Modality, Sample, Verdict, answer, writing
-from ixc.sources import READERS, BadSource, Refused, Row
+from ixc.mixture import Ticket, draw, ticket
+from ixc.params import CollectParams, MixtureParams, SourceParams
+from ixc.samples import Media, Modality, Sample, Verdict, answer, read_samples, writing
+from ixc.sources import READERS, BadOption, BadSource, Refused, Row
+from ixc.sources.conversations import PLACEHOLDER
+from ixc.sources.hub import Hub
+from ixc.sources.licences import Licence
 
+_JSON = (str, int, float, list, dict, type(None))
 QUARANTINE = pa.schema({"source": pa.string(), "where": pa.string(), "reason": pa.string(), "stage": pa.string()})
+
+
+class Source(NamedTuple):
+    """A source of `params.yaml`, found and ready to be read."""
+
+    name: str
+    licence: Licence
+    commercial: bool
+    admitted: bool
+    """By `collect.licences`."""
+    rows: Iterator[Row | Refused]
 
 
 def run(
@@ -34,63 +51,144 @@ def run(
 ) -> Metrics:
     """Sort the rows of every source into prompts, pairs and corpus; what is refused is kept with its reason.
 
-    The media folder is added to, and then cleared of what no row shows any more: its files never change.
+    Rows = kept + quarantined + left out by the mixture, for every source. The media folder is added to, and then
+    cleared of what no row shows any more: its files never change, and those of a run that was stopped are not
+    checked again.
 
     Raises:
         BadSource: a source is unknown or missing, or no row of any source can be used.
     """
-    sources = [(source, _located(source, index, params)) for index, source in enumerate(params.sources)]
+    sources = [_source(source, index, params) for index, source in enumerate(params.sources)]
+    print(_licences(sources))
+    sources = [source for source in sources if source.admitted]
+    if params.sources and not sources:
+        raise BadSource("params.yaml: every source is left out; set collect.licences: any, or add a source")
     media_out.mkdir(parents=True, exist_ok=True)
-    store, refused, counts = Store(media_out, params.max_pixels), [], Counter[str]()
-    seen: set[str] = set()
-    shown: set[str] = set()
+    counts = Counter(dict.fromkeys(_expected(sources), 0))
 
     with ExitStack() as stack:
-        files = {
-            name: stack.enter_context(writing(path))
-            for name, path in (("prompts", prompts_out), ("pairs", public_out), ("corpus", corpus_out))
-        }
-        for step, (source, path) in enumerate(sources):
-            for item in track(_rows(source, path, params.seed), source.reader):
-                sample = _sample(item, source.reader, params, store, seen)
-                counts[f"rows/{source.reader}"] += 1
-                if isinstance(sample, Refused):
-                    counts[f"quarantined/{source.reader}"] += 1
-                    refused.append((source.reader, sample.where, sample.reason, "collect"))
-                    continue
-                seen.add(sample.id)
-                shown.update(media.path for media in sample.media)
-                _put(sample, files, counts)
-            log({"rows": float(sum(counts[f"rows/{name}"] for name in READERS))}, step)
-        write_quarantine(refused, quarantine_out, QUARANTINE)
-        if not seen:
-            first = f"the first: {refused[0][1]}: {refused[0][2]}" if refused else "the sources are empty"
-            raise BadSource(f"no row of any source can be used; {first}; see {quarantine_out.name}")
-    store.prune(shown)
-    metrics = {**dict.fromkeys(_expected(params), 0), **counts, "media": len(shown)}
-    return {name: float(count) for name, count in sorted(metrics.items())}
+        samples = prompts_out.with_name(".collect.parquet")
+        stack.callback(samples.unlink, missing_ok=True)
+        tickets = _take_in(sources, params, samples, Store(media_out, params.max_pixels), quarantine_out, counts, log)
+        if not tickets:
+            raise BadSource(_nothing(quarantine_out))
+        kept = draw(tickets, params.mixture)
+        outputs = {"prompts": prompts_out, "pairs": public_out, "corpus": corpus_out}
+        shown = _give_out(samples, kept, outputs, counts)
+    counts.update(_short(params.mixture, counts))
+    Store(media_out).prune(shown)
+    print(_balance(sources, counts))
+    return {name: float(count) for name, count in sorted({**counts, "media": len(shown)}.items())}
 
 
-def _expected(params: CollectParams) -> Iterator[str]:
-    """Counts that are reported even if they are 0."""
-    for source in params.sources:
-        yield from (f"{kind}/{source.reader}" for kind in ("rows", "kept", "quarantined"))
-    yield from ("prompts/all", "pairs/all", "corpus/all")
+# Where the rows come from
 
 
-def _located(source: SourceParams, index: int, params: CollectParams) -> Path:
-    """Where a source is, checked before anything is read."""
+def _source(source: SourceParams, index: int, params: CollectParams) -> Source:
+    """A source, checked before anything is read."""
     key = f"params.yaml: collect.sources[{index}]"
     if source.reader not in READERS:
         raise BadSource(f"{key}.reader: {source.reader!r}: no such reader; one of {', '.join(sorted(READERS))}")
+    licence = READERS[source.reader].licence
+    commercial = licence.commercial if source.commercial is None else source.commercial
+    admitted = commercial or params.licences == "any"
+    return Source(source.called, licence, commercial, admitted, _rows(source, key, params) if admitted else iter(()))
+
+
+def _rows(source: SourceParams, key: str, params: CollectParams) -> Iterator[Row | Refused]:
     path = Path(params.root) / source.path
-    if not path.exists():
+    if not source.hub and not path.exists():
         raise BadSource(f"{key}.path: {path}: does not exist; correct it, or fetch the data")
-    return path
+    hub = Hub(name=source.hub, config=source.config, split=source.split, revision=source.revision)
+    try:
+        rows = READERS[source.reader](hub if source.hub else path, params.seed, **source.options)
+    except BadOption as error:
+        raise BadSource(f"{key}.{error}") from error
+    return islice(rows, source.limit)
 
 
-def _rows(source: SourceParams, path: Path, seed: int) -> Iterator[Row | Refused]:
-    return islice(READERS[source.reader](path, seed), source.limit)
+def _licences(sources: Sequence[Source]) -> str:
+    """What may be done with the sources, as a table."""
+    lines = [("source", "licence", "commercial use", "")]
+    for source in sources:
+        left_out = "" if source.admitted else "left out by collect.licences"
+        note = "; ".join(filter(None, (left_out, source.licence.note)))
+        lines.append((source.name, source.licence.name, "yes" if source.commercial else "no", note))
+    return _table(lines)
+
+
+def _balance(sources: Sequence[Source], counts: Counter[str]) -> str:
+    """What came in and what did not, as a table."""
+    lines = [("source", *_FATES)]
+    lines += [(source.name, *(f"{counts[f'{fate}/{source.name}']:,}" for fate in _FATES)) for source in sources]
+    return _table(lines)
+
+
+def _short(mixture: MixtureParams, counts: Counter[str]) -> Counter[str]:
+    """How many samples the sources and domains lack of what the mixture asks for."""
+    short = Counter({f"short/{name}": most - counts[f"kept/{name}"] for name, most in mixture.sources.items()})
+    for domain, most in mixture.domains.items():
+        kept = counts[f"prompts/domain/{domain}"] + counts[f"pairs/domain/{domain}"]
+        short[f"short/domain/{domain}"] = most - kept
+    for name, count in short.items():
+        if count:
+            print(f"{name}: {count:,} samples are lacking; add data, or ask for less in collect.mixture")
+    return short
+
+
+_FATES = ("rows", "kept", "quarantined", "left_out")
+
+
+def _table(lines: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = (zip(line, widths, strict=True) for line in lines)
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in line).rstrip() for line in padded)
+
+
+def _expected(sources: Sequence[Source]) -> Iterator[str]:
+    """Counts that are reported even if they are 0."""
+    for source in sources:
+        yield from (f"{fate}/{source.name}" for fate in _FATES)
+    yield from ("prompts/all", "pairs/all", "corpus/all")
+
+
+# Rows in
+
+
+def _take_in(
+    sources: Sequence[Source],
+    params: CollectParams,
+    samples_out: Path,
+    store: Store,
+    quarantine_out: Path,
+    counts: Counter[str],
+    log: Log,
+) -> list[Ticket]:
+    """Write the usable rows as samples, and the others to the quarantine; a ticket for each sample."""
+    seen: set[str] = set()
+    tickets: list[Ticket] = []
+    with ExitStack() as stack:
+        put = stack.enter_context(writing(samples_out))
+        refuse = stack.enter_context(quarantining(quarantine_out, QUARANTINE))
+        for step, source in enumerate(sources):
+            for item in track(source.rows, source.name):
+                counts[f"rows/{source.name}"] += 1
+                sample = _sample(item, source.name, params, store, seen)
+                if isinstance(sample, Refused):
+                    counts[f"quarantined/{source.name}"] += 1
+                    refuse((source.name, sample.where, sample.reason, "collect"))
+                else:
+                    seen.add(sample.id)
+                    put(sample)
+                    tickets.append(ticket(sample, params.seed))
+            log({"rows": float(sum(counts[f"rows/{each.name}"] for each in sources))}, step)
+    return tickets
+
+
+def _nothing(quarantine: Path) -> str:
+    lines = pq.read_table(quarantine).slice(0, 1).to_pylist()
+    first = f"the first: {lines[0]['where']}: {lines[0]['reason']}" if lines else "the sources are empty"
+    return f"no row of any source can be used; {first}; see {quarantine.name}"
 
 
 def _sample(item: Row | Refused, source: str, params: CollectParams, store: Store, seen: set[str]) -> Sample | Refused:
@@ -98,42 +196,67 @@ def _sample(item: Row | Refused, source: str, params: CollectParams, store: Stor
     if isinstance(item, Refused):
         return item
     id = f"{source}/{item.id}"
-    if reason := _objection(item):
-        return Refused(where=id, reason=reason)
-    if id in seen:
-        return Refused(where=id, reason="duplicate id; the first row that has it is kept")
+    repeated = "duplicate id; the first row that has it is kept" if id in seen else None
+    if reason := _unreadable(item, params.max_chars) or _objection(item) or repeated:
+        return Refused(where=_printable(id[:200]), reason=reason)
     try:
-        media = tuple(store.add(file) for file in item.media)
-        sample = Sample(
-            id=id,
-            source=source,
-            domain=item.domain,
-            modality=_modality(item),
-            prompt=item.prompt,
-            media=media,
-            gold=item.gold,
-            chosen=answer(item.chosen) if item.chosen else (),
-            rejected=answer(item.rejected) if item.rejected else (),
-            verdict=Verdict(winner="chosen", judge="source") if item.chosen else None,
-            meta={**item.meta, **({"wrong": list(item.wrong)} if item.wrong else {})},
-        )
+        sample = _built(item, id, source, tuple(store.add(file) for file in item.media))
     except BadMedia as error:
         return Refused(where=id, reason=str(error))
     except ValidationError as error:
         detail = error.errors()[0]
         return Refused(where=id, reason=f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}")
-    own = item.group or (media[0].sha256 if media else item.id)
+    own = item.group or (sample.media[0].sha256 if sample.media else item.id)
     return replace(sample, split=item.split or split(f"{source}/{own}", params.val_fraction, params.seed))
 
 
+def _built(row: Row, id: str, source: str, media: tuple[Media, ...]) -> Sample:
+    paired = bool(row.chosen.strip())
+    return Sample(
+        id=id,
+        source=source,
+        domain=row.domain,
+        modality=_modality(row),
+        prompt=row.prompt,
+        media=media,
+        gold=row.gold,
+        chosen=answer(row.chosen) if paired else (),
+        rejected=answer(row.rejected) if paired else (),
+        verdict=Verdict(winner="chosen", judge="source") if paired else None,
+        meta={**row.meta, **({"wrong": list(row.wrong)} if row.wrong else {})},
+    )
+
+
 def _objection(row: Row) -> str | None:
+    """Why a row cannot be a sample; None if nothing speaks against it."""
     if not any(turn.content.strip() for turn in row.prompt if turn.role == "user"):
         return "no question; add it or remove the row"
     if bool(row.chosen.strip()) != bool(row.rejected.strip()):
         return "a pair with one answer; add the other or remove the row"
-    if row.gold is None and not row.chosen:
+    if row.gold is None and not row.chosen.strip():
         return "neither a pair nor a gold answer; add one or remove the row"
+    marks = sum(turn.content.count(PLACEHOLDER) for turn in row.prompt)
+    if marks != len(row.media) and (marks or len(row.media) > 1):
+        return f"the prompt marks {marks} pictures with {PLACEHOLDER}, the row has {len(row.media)}; correct it"
     return None
+
+
+def _unreadable(row: Row, max_chars: int) -> str | None:
+    """Why a row cannot be stored; None if it can."""
+    texts = [row.id, row.group, *(turn.content for turn in row.prompt), row.chosen, row.rejected, *row.wrong]
+    texts += [row.gold.value, row.gold.answer, *row.gold.others] if row.gold else []
+    if (longest := max(map(len, texts))) > max_chars:
+        return f"a text of {longest:,} characters; shorten it, or raise collect.max_chars ({max_chars:,})"
+    if any(text != _printable(text) for text in texts):
+        return "not UTF-8, or half a character; convert the file: iconv -t UTF-8"
+    if odd := [name for name, value in row.meta.items() if not isinstance(value, _JSON)]:
+        return f"{odd[0]}: neither text nor number, but {type(row.meta[odd[0]]).__name__}; convert it"
+    return None
+
+
+def _printable(text: str) -> str:
+    """The text without half characters, which no file can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _modality(row: Row) -> Modality:
@@ -151,6 +274,24 @@ def split(group: str, val_fraction: float, seed: int) -> str:
     return "val" if int.from_bytes(digest[:4]) / 2**32 < val_fraction else "train"
 
 
+# Samples out
+
+
+def _give_out(samples: Path, kept: Sequence[bool], outputs: dict[str, Path], counts: Counter[str]) -> set[str]:
+    """Sort what the draw kept into the outputs; the media that it shows."""
+    shown: set[str] = set()
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(writing(path)) for name, path in outputs.items()}
+        for sample, keep in zip(read_samples(samples), kept, strict=True):
+            if keep:
+                _put(sample, files, counts)
+                shown.update(media.path for media in sample.media)
+            else:
+                counts[f"left_out/{sample.source}"] += 1
+                counts[f"left_out/domain/{sample.domain}"] += 1
+    return shown
+
+
 def _put(sample: Sample, files: dict[str, Callable[[Sample], None]], counts: Counter[str]) -> None:
     counts[f"kept/{sample.source}"] += 1
     _append("pairs" if sample.chosen else "prompts", sample, files, counts)
@@ -166,8 +307,31 @@ def _append(name: str, sample: Sample, files: dict[str, Callable[[Sample], None]
         counts[f"{name}/{aspect}/{getattr(sample, aspect)}"] += 1
 
 
+# The quarantine
+
+
 def write_quarantine(rows: Sequence[tuple[str, ...]], path: Path, schema: pa.Schema) -> None:
     """Rows of texts, in the order of the schema's columns."""
-    records = [dict(zip(schema.names, row, strict=True)) for row in rows]
-    with replacing(path) as part:
-        pq.write_table(pa.Table.from_pylist(records, schema=schema), part)
+    with quarantining(path, schema) as refuse:
+        for row in rows:
+            refuse(row)
+
+
+@contextmanager
+def quarantining(path: Path, schema: pa.Schema) -> Iterator[Callable[[tuple[str, ...]], None]]:
+    """A function that appends a row of texts, in the order of the schema's columns, to `path`."""
+    group: list[dict[str, str]] = []
+
+    def flush() -> None:
+        writer.write_table(pa.Table.from_pylist(group, schema=schema))
+        group.clear()
+
+    def put(row: tuple[str, ...]) -> None:
+        group.append(dict(zip(schema.names, map(_printable, row), strict=True)))
+        if len(group) == 4096:
+            flush()
+
+    with replacing(path) as part, pq.ParquetWriter(part, schema) as writer:
+        yield put
+        if group:
+            flush()

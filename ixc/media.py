@@ -12,6 +12,7 @@ import shutil
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -40,6 +41,7 @@ class Store:
     """The folder of media. Files are added whole or not at all, and never changed."""
 
     def __init__(self, root: Path, max_pixels: int = MAX_PIXELS) -> None:
+        root.mkdir(parents=True, exist_ok=True)
         self.root, self.max_pixels = root, max_pixels
         self._seen: dict[tuple[Path, str], Media | BadMedia] = {}
 
@@ -69,25 +71,46 @@ class Store:
                 path.unlink()
 
     def _keep(self, file: File) -> Media:
-        suffix = (file.suffix or (file.path.suffix if file.path else "")).lower()
         if file.path is None:
-            return self._keep_bytes(file, file.data or b"", suffix)
-        verify(file.path, file.kind, self.max_pixels)
-        media = _media(file, _digest(file.path), suffix)
+            return self._keep_bytes(file, file.data or b"")
+        media = _media(file, _digest(_there(file.path)), _suffix(file.path, file, self.max_pixels))
         target = self.root / media.path
-        if not target.exists():
+        if not target.exists():  # what is there was checked when it came
+            verify(file.path, file.kind, self.max_pixels)
             with replacing(target) as part:
                 shutil.copyfile(file.path, part)
         return media
 
-    def _keep_bytes(self, file: File, data: bytes, suffix: str) -> Media:
-        media = _media(file, hashlib.sha256(data).hexdigest(), suffix)
-        target = self.root / media.path
-        if not target.exists():
-            with replacing(target) as part:
-                part.write_bytes(data)
-                verify(part, file.kind, self.max_pixels)
-        return media
+    def _keep_bytes(self, file: File, data: bytes) -> Media:
+        arrived = self.root / ".arrived"
+        try:
+            arrived.write_bytes(data)
+            return self._keep(replace(file, path=arrived, data=None))
+        except BadMedia as error:
+            raise BadMedia(str(error).replace(str(arrived), f"{len(data):,} bytes in the row")) from error
+        finally:
+            arrived.unlink(missing_ok=True)
+
+
+_SUFFIXES = {
+    "JPEG": ".jpg",
+    "MPO": ".jpg",
+    "PNG": ".png",
+    "WEBP": ".webp",
+    "GIF": ".gif",
+    "BMP": ".bmp",
+    "TIFF": ".tif",
+}
+"""Of Pillow's formats; a name may say anything, and the same bytes have to have one name in the store."""
+
+
+def _suffix(path: Path, file: File, max_pixels: int) -> str:
+    """What a file is called by: a picture's format, a film's own suffix."""
+    named = (file.suffix or path.suffix).lower()
+    if file.kind == "video":
+        return named
+    with _recognised(path, max_pixels) as picture:
+        return _SUFFIXES.get(picture.format or "", named)
 
 
 def _media(file: File, digest: str, suffix: str) -> Media:
@@ -122,17 +145,22 @@ def verify(path: Path, kind: str, max_pixels: int = MAX_PIXELS) -> None:
     Raises:
         BadMedia: it is missing, empty, damaged, cut off or too large.
     """
+    if kind == "video":
+        _verify_film(_there(path))
+    else:
+        _open_picture(_there(path), max_pixels)
+
+
+def _there(path: Path) -> Path:
     if not path.is_file():
         raise BadMedia(f"{path}: no such file; correct the name or add the file")
     if path.stat().st_size == 0:
         raise BadMedia(f"{path}: 0 bytes; fetch the file again")
-    if kind == "video":
-        _verify_film(path)
-    else:
-        _open_picture(path, max_pixels)
+    return path
 
 
-def _open_picture(path: Path, max_pixels: int) -> Image.Image:
+def _recognised(path: Path, max_pixels: int) -> Image.Image:
+    """A picture whose header was read, and nothing more."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `max_pixels` decides
         try:
@@ -144,6 +172,11 @@ def _open_picture(path: Path, max_pixels: int) -> Image.Image:
     if picture.width * picture.height > max_pixels:
         size = f"{picture.width} x {picture.height} pixels, more than {max_pixels:,}"
         raise BadMedia(f"{path}: {size}; scale it down, or raise collect.max_pixels")
+    return picture
+
+
+def _open_picture(path: Path, max_pixels: int) -> Image.Image:
+    picture = _recognised(path, max_pixels)
     try:
         picture.load()
     except Exception as error:

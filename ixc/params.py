@@ -4,11 +4,13 @@ An unknown key or a bad value is a `BadParams` that names the file, the key and 
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
+
+from ixc.samples import Domain
 
 STRICT = ConfigDict(extra="forbid")
 
@@ -23,10 +25,48 @@ class SourceParams:
 
     reader: str
     """A name in `ixc.sources.READERS`."""
+    name: str = ""
+    """What its rows, counts and ids are called by; default: the reader's name."""
     path: str = ""
-    """Folder or file, relative to `collect.root`."""
+    """Folder or file, relative to `collect.root`, in the data set's native form."""
+    hub: str = ""
+    """In place of `path`, the data set's id on the Hugging Face hub, streamed."""
+    config: str | None = None
+    """The hub's name of a part of the data set."""
+    split: str = "train"
+    """Of the hub's data set."""
+    revision: str | None = None
+    """A commit of the hub's data set; none: whatever is newest when `collect` runs."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of the reader, say `columns: {prompt: question}` of `preferences`; see its module."""
+    commercial: bool | None = None
+    """Whether commercial use is allowed; none: as the reader's `LICENCE` says."""
     limit: int | None = Field(default=None, gt=0)
     """Rows at most, the first ones; none: all."""
+
+    @property
+    def called(self) -> str:
+        """The source's name."""
+        return self.name or self.reader
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "SourceParams":
+        if self.hub and self.path:
+            raise ValueError("path and hub are both given; remove one")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class MixtureParams:
+    """How much of what came in is kept: drawn by seed and id, so that a new source changes no other's draw."""
+
+    sources: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+    """Samples of a source, by its name; all of those that are not named. Official: a list of such numbers."""
+    domains: dict[Domain, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+    """Samples of a domain, after the sources' numbers."""
+    pictures_per_text: int | None = Field(default=None, gt=0)
+    """Samples with a picture or film to each without, in every split; what is too much of one kind is left out, and
+    where the other kind is missing, nothing. Official: 2 (its batches follow a cycle of 2 to 1)."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -39,8 +79,22 @@ class CollectParams:
     sources: tuple[SourceParams, ...]
     val_fraction: float = Field(default=0.2, gt=0, lt=1)
     """Share of prompts held out where a source has no split of its own; a picture's prompts stay together."""
+    licences: Literal["any", "commercial"] = "any"
+    """`commercial` leaves out the sources whose licence forbids commercial use, or is unknown."""
+    mixture: MixtureParams = MixtureParams()
     max_pixels: int = Field(default=50_000_000, gt=0)
     """Larger pictures are quarantined: a decompression bomb looks like this."""
+    max_chars: int = Field(default=200_000, gt=0)
+    """Rows with a longer prompt or answer are quarantined, characters; the official model reads about 16,000 tokens."""
+
+    @model_validator(mode="after")
+    def _names(self) -> "CollectParams":
+        names = [source.called for source in self.sources]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"sources: two are called {', '.join(sorted(twice))}; give each a `name`")
+        if unknown := set(self.mixture.sources) - set(names):
+            raise ValueError(f"mixture.sources: no source is called {', '.join(sorted(unknown))}; correct the name")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -1,20 +1,26 @@
 """The stage `collect`: rows in are samples out, or quarantined with a reason."""
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from test_sources import REAL
 
 from ixc import collect
 from ixc.metrics import Metrics
-from ixc.params import CollectParams, SourceParams
+from ixc.params import CollectParams, MixtureParams, SourceParams
 from ixc.samples import Gold, Sample, Turn, Verdict, answer, read_samples
-from ixc.sources import READERS, BadSource, File, Refused, Row
+from ixc.sources import READERS, BadSource, File, Reader, Refused, Row
+from ixc.sources.licences import Licence
 
 
 def row(id: str, **changes: object) -> Row:
@@ -54,13 +60,16 @@ def out(tmp_path: Path) -> Outputs:
 def feed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Make a source `made` of the given rows; returns its parameters."""
 
-    def build(*items: Row | Refused, val_fraction: float = 0.2, **source: int) -> CollectParams:
+    def build(*items: Row | Refused, limit: int | None = None, **changes: Any) -> CollectParams:
         def read(path: Path, seed: int) -> Iterator[Row | Refused]:
             yield from items
 
-        monkeypatch.setitem(READERS, "made", read)
-        made = SourceParams(reader="made", limit=source.get("limit"))
-        return CollectParams(root=str(tmp_path), sources=(made,), val_fraction=val_fraction)
+        module = ModuleType("made")
+        vars(module).update(read=read, LICENCE=Licence(name="made up", commercial=True))
+        monkeypatch.setitem(sys.modules, "made", module)
+        monkeypatch.setitem(READERS, "made", Reader("made"))
+        made = SourceParams(reader="made", limit=limit)
+        return CollectParams(root=str(tmp_path), sources=(made,), **changes)
 
     return build
 
@@ -150,7 +159,8 @@ def test_the_same_run_twice_gives_the_same_files(out: Outputs, feed, tmp_path: P
 
 def test_the_media_folder_holds_what_the_samples_show_and_nothing_else(out: Outputs, feed, tmp_path: Path):
     red, blue = picture(tmp_path / "red.png", "red"), picture(tmp_path / "blue.png", "blue")
-    out.run(feed(row("a", media=(red, blue))))
+    both = (Turn(role="user", content="Is <ImageHere> like <ImageHere>?"),)
+    out.run(feed(row("a", prompt=both, media=(red, blue))))
     assert len(out.media()) == 2
     out.run(feed(row("a", media=(blue,))))
     [sample] = out.samples("prompts")
@@ -169,6 +179,130 @@ def test_a_missing_path_and_an_unknown_reader_name_the_key(out: Outputs, tmp_pat
         out.run(CollectParams(root=str(tmp_path), sources=(missing,)))
     with pytest.raises(BadSource, match=r"collect\.sources\[0\]\.reader: 'gsm9k': no such reader; one of"):
         out.run(CollectParams(sources=(SourceParams(reader="gsm9k"),)))
+
+
+def test_what_no_file_can_hold_is_quarantined(out: Outputs, feed):
+    rows = (
+        row("long", gold=Gold(check="match", value="x" * 101)),
+        row("half", prompt=(Turn(role="user", content="What is \udce9?"),)),
+        row("\ud800"),
+        row("bytes", meta={"seen": b"x"}),
+        row("marked", prompt=(Turn(role="user", content="Is <ImageHere> red?"),)),
+        row("blank", chosen=" ", rejected="\n", gold=None),
+        Refused(where="a:1", reason="\udce9"),
+    )
+    metrics = out.run(feed(row("good"), *rows, max_chars=100))
+    assert [(line["where"], line["reason"].split("; ")[0]) for line in out.quarantine()] == [
+        ("made/long", "a text of 101 characters"),
+        ("made/half", "not UTF-8, or half a character"),
+        ("made/?", "not UTF-8, or half a character"),
+        ("made/bytes", "seen: neither text nor number, but bytes"),
+        ("made/marked", "the prompt marks 1 pictures with <ImageHere>, the row has 0"),
+        ("made/blank", "neither a pair nor a gold answer"),
+        ("a:1", "?"),
+    ]
+    assert (metrics["rows/made"], metrics["kept/made"]) == (8, 1)
+
+
+QUESTIONS = st.just("Why?") | st.text()
+ITEMS = st.one_of(
+    st.builds(Refused, where=st.text(), reason=st.text()),
+    st.builds(
+        Row,
+        id=st.sampled_from("abcdefgh") | st.text(),
+        domain=st.sampled_from(["general", "safety"]),
+        prompt=st.builds(lambda text: (Turn(role="user", content=text),), QUESTIONS),
+        media=st.sampled_from([(), (File(kind="image", data=b"no picture"),), (File(kind="image"),)]),
+        gold=st.none() | st.just(Gold(check="match", value="x", answer="It is x.")),
+        chosen=st.sampled_from(["", " ", "Yes."]),
+        rejected=st.sampled_from(["", "No."]),
+        meta=st.dictionaries(st.text(max_size=2), st.none() | st.binary() | st.floats(), max_size=1),
+    ),
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(items=st.lists(ITEMS), most=st.none() | st.integers(0, 4), ratio=st.none() | st.integers(1, 2))
+def test_rows_are_kept_or_quarantined_or_left_out_always(
+    out: Outputs, feed, items: list[Row | Refused], most: int | None, ratio: int | None
+):
+    mixture = MixtureParams(sources={} if most is None else {"made": most}, pictures_per_text=ratio)
+    metrics = out.run(feed(row("good"), *items, mixture=mixture))
+    fates = {fate: metrics[f"{fate}/made"] for fate in ("rows", "kept", "quarantined", "left_out")}
+    assert fates["rows"] == len(items) + 1 == fates["kept"] + fates["quarantined"] + fates["left_out"]
+    assert fates["quarantined"] == len(out.quarantine())
+    assert fates["kept"] == len(out.samples("prompts")) + len(out.samples("public"))
+    assert not list(out.folder.glob(".*"))
+
+
+# Licences and mixture
+
+
+def test_a_source_that_forbids_commercial_use_is_left_out_and_named(out: Outputs, tmp_path: Path, capsys):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "Q?", "chosen": "Yes.", "rejected": "No."}))
+    mine = SourceParams(reader="preferences", path="a.jsonl", name="found")
+    sources = (
+        replace(mine, name="bought", commercial=True),
+        mine,
+        SourceParams(reader="rlaif_v", path="never fetched"),
+    )
+    metrics = out.run(CollectParams(root=str(tmp_path), licences="commercial", sources=sources))
+    assert [sample.id for sample in out.samples("public")] == ["bought/a/1"]
+    assert "rows/found" not in metrics
+    told = capsys.readouterr().out.splitlines()
+    assert told[1].split(maxsplit=3)[:3] == ["bought", "unknown", "yes"]
+    assert told[3].split(maxsplit=3) == ["rlaif_v", "CC-BY-NC-4.0", "no", "left out by collect.licences"]
+    assert told[-1].split() == ["bought", "1", "1", "0", "0"]
+
+
+def test_if_the_licences_leave_nothing_it_says_so(out: Outputs, tmp_path: Path):
+    params = CollectParams(root=str(tmp_path), licences="commercial", sources=(SourceParams(reader="rlaif_v"),))
+    with pytest.raises(BadSource, match=r"every source is left out; set collect\.licences: any"):
+        out.run(params)
+
+
+def test_the_mixture_is_exact_and_leaves_no_trace_of_the_rest(out: Outputs, feed, tmp_path: Path):
+    files = [picture(tmp_path / f"{i}.png", f"#00000{i}") for i in range(8)]
+    pictures = [row(f"p{i}", media=(file,), split="train") for i, file in enumerate(files)]
+    texts = [row(f"t{i}", domain="safety", split="train") for i in range(20)]
+    mixture = MixtureParams(sources={"made": 25}, domains={"safety": 9}, pictures_per_text=2)
+    metrics = out.run(feed(*pictures, *texts, mixture=mixture))
+    kinds = [sample.modality for sample in out.samples("prompts")]
+    assert kinds.count("image") == 2 * kinds.count("text") > 0
+    assert metrics["kept/made"] + metrics["left_out/made"] == 28
+    assert len(out.media()) == kinds.count("image") == metrics["media"]
+
+
+def test_what_the_mixture_lacks_is_reported(out: Outputs, feed, capsys):
+    mixture = MixtureParams(sources={"made": 5}, domains={"general": 1, "safety": 2})
+    metrics = out.run(feed(row("a"), row("b"), row("c", domain="safety"), mixture=mixture))
+    assert {name: count for name, count in metrics.items() if name.startswith("short/")} == {
+        "short/made": 3,
+        "short/domain/general": 0,
+        "short/domain/safety": 1,
+    }
+    assert "short/made: 3 samples are lacking" in capsys.readouterr().out
+
+
+def test_an_option_or_hub_that_a_reader_does_not_take_names_the_key(out: Outputs, tmp_path: Path):
+    odd = SourceParams(reader="pku_saferlhf", options={"label": "funnier"})
+    with pytest.raises(BadSource, match=r"collect\.sources\[0\]\.options\.label: Input should be 'safer' or 'better'"):
+        out.run(CollectParams(root=str(tmp_path), sources=(odd,)))
+    with pytest.raises(BadSource, match=r"collect\.sources\[0\]\.hub: this reader reads files only"):
+        out.run(CollectParams(sources=(SourceParams(reader="gsm8k", hub="openai/gsm8k"),)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sources": ({"reader": "gsm8k"}, {"reader": "gsm8k"})}, "two are called gsm8k; give each a `name`"),
+        ({"sources": (), "mixture": {"sources": {"gsm9k": 3}}}, "no source is called gsm9k"),
+        ({"sources": ({"reader": "shp", "path": "a", "hub": "b"},)}, "path and hub are both given"),
+    ],
+)
+def test_parameters_that_contradict_each_other_are_refused(changes: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        CollectParams(**changes)
 
 
 def test_nothing_usable_fails_and_leaves_the_last_outputs(out: Outputs, feed):

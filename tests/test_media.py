@@ -173,6 +173,30 @@ def test_a_stored_file_that_was_altered_or_removed_is_noticed(tmp_path: Path, pi
         check(store.root, media)
 
 
+def test_the_same_bytes_have_one_name_whatever_the_file_is_called(tmp_path: Path, picture: Path):
+    store = Store(tmp_path / "media")
+    (tmp_path / "copy.JPEG").write_bytes(picture.read_bytes())
+    named = [File(kind="image", path=picture), File(kind="image", path=tmp_path / "copy.JPEG")]
+    [path] = {store.add(file).path for file in (*named, File(kind="image", data=picture.read_bytes()))}
+    assert path.endswith(".png")
+
+
+def test_bytes_that_are_no_picture_are_named_by_their_size(tmp_path: Path):
+    store = Store(tmp_path / "media")
+    with pytest.raises(BadMedia, match=r"^3 bytes in the row: not a picture"):
+        store.add(File(kind="image", data=b"abc"))
+    with pytest.raises(BadMedia, match=r"^0 bytes in the row: 0 bytes"):
+        store.add(File(kind="image", data=b""))
+    assert not list(store.root.iterdir())
+
+
+def test_what_is_in_the_store_already_is_not_decoded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = film(tmp_path / "a.mp4", 3)
+    first = Store(tmp_path / "media").add(File(kind="video", path=path))
+    monkeypatch.setattr("ixc.media.verify", lambda *_: pytest.fail("decoded again"))
+    assert Store(tmp_path / "media").add(File(kind="video", path=path)) == first
+
+
 def test_what_no_row_shows_is_pruned(tmp_path: Path, picture: Path):
     store = Store(tmp_path / "media")
     kept = store.add(File(kind="image", path=picture))

@@ -247,7 +247,7 @@ def test_your_own_pairs_and_prompts_are_read(tmp_path: Path):
     turns = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]
     question = {"prompt": [*turns, {"role": "user", "content": "How?"}], "answer": "So.", "domain": "safety"}
     write(tmp_path / "mine.jsonl", {**PAIR, "images": ["a.png"]}, {**question, "id": 7})
-    [pair, prompt], refused = read("jsonl", tmp_path / "mine.jsonl")
+    [pair, prompt], refused = read("preferences", tmp_path / "mine.jsonl")
     assert (pair.id, pair.chosen, pair.rejected, pair.domain) == ("mine/1", "Yes.", "No.", "general")
     assert [file.path for file in pair.media] == [tmp_path / "a.png"]
     assert (prompt.id, prompt.domain, len(prompt.prompt), refused) == ("7", "safety", 3, [])
@@ -262,7 +262,7 @@ def test_your_own_mistakes_are_refused_one_by_one(tmp_path: Path):
         {"chosen": [1, 2]},
     )
     write(tmp_path / "mine.jsonl", *({**PAIR, **change} for change in bad))
-    rows, refused = read("jsonl", tmp_path)
+    rows, refused = read("preferences", tmp_path)
     assert (rows, [item.where for item in refused]) == ([], [f"mine.jsonl:{line}" for line in (1, 2, 3, 4)])
     assert refused[0].reason.startswith("domain: 'gossip': not one of instruction, general")
 

@@ -1,12 +1,16 @@
 """One reader per data-set family: native rows in, `Row`s out. `collect` stores their media and sorts them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
+from pydantic import ValidationError, validate_call
+
 from ixc.samples import Domain, Gold, Turn
+from ixc.sources.licences import Licence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +21,7 @@ class File:
     path: Path | None = None
     data: bytes | None = None
     suffix: str = ""
-    """With the dot; needed with `data`."""
+    """With the dot; needed with the `data` of a film."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,34 +53,67 @@ class Refused:
     reason: str
 
 
-Reader = Callable[[Path, int], Iterator[Row | Refused]]
-"""(path, seed) -> rows, in the order of the files. Raises `BadSource` if the path holds no such data."""
-
-
 class BadSource(ValueError):
     """A source that cannot be read at all: what was looked for, and what to do."""
 
 
-def _reader(name: str) -> Reader:
-    """A reader whose module is imported when it is first used."""
+class BadOption(ValueError):
+    """An argument that a reader does not take: its name, and what is wrong with it."""
 
-    def read(path: Path, seed: int) -> Iterator[Row | Refused]:
-        return import_module(f"ixc.sources.{name}").read(path, seed)
 
-    return read
+@dataclass(frozen=True)
+class Reader:
+    """A module with `read(origin, seed, **options)` and `LICENCE`, imported when it is first used."""
+
+    module: str
+
+    def __call__(self, origin: Any, seed: int, /, **options: Any) -> Iterator[Row | Refused]:
+        """The rows of a local path or of a `Hub`, in the order of the files.
+
+        Raises:
+            BadOption: the reader takes no such option, or not this value; or it reads no hub.
+            BadSource: when the first row is asked for: the path holds no such data.
+        """
+        try:
+            return validate_call(self._loaded.read)(origin, seed, **options)
+        except ValidationError as error:
+            detail = error.errors()[0]
+            if detail["loc"][0] == 0:
+                raise BadOption("hub: this reader reads files only; download the data set and set `path`") from error
+            raise BadOption(f"options.{'.'.join(map(str, detail['loc']))}: {detail['msg']}") from error
+
+    @property
+    def licence(self) -> Licence:
+        return self._loaded.LICENCE
+
+    @property
+    def _loaded(self) -> ModuleType:
+        return import_module(self.module)
 
 
 _NAMES = (
     "embedded",
     "gsm8k",
     "hh_rlhf",
+    "hhh_alignment",
     "ifeval",
-    "jsonl",
+    "ixc_pairs",
+    "llava_critic",
     "math_vision",
+    "mia_dpo",
+    "mmif",
     "nlvr",
     "photos",
+    "pku_saferlhf",
+    "preferences",
+    "rlaif_v",
+    "shp",
     "super_clevr",
+    "tulu_if",
+    "ultrafeedback",
     "videos",
+    "vlfeedback",
+    "wildvision",
 )
-READERS: dict[str, Reader] = {name: _reader(name) for name in _NAMES}
+READERS: dict[str, Reader] = {name: Reader(f"ixc.sources.{name}") for name in _NAMES}
 """By the name that `collect.sources[].reader` gives."""

@@ -13,7 +13,10 @@ from pathlib import Path
 
 from ixc.samples import Gold, Turn
 from ixc.sources import Refused, Row
+from ixc.sources.licences import Licence
 from ixc.sources.native import Record, Unusable, find, home, rows, take
+
+LICENCE = Licence(name="MIT", commercial=True, note="a public benchmark")
 
 _CALCULATOR = re.compile(r"<<.*?>>")
 

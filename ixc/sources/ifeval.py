@@ -13,7 +13,10 @@ from pathlib import Path
 
 from ixc.samples import Gold, Turn
 from ixc.sources import Refused, Row
+from ixc.sources.licences import Licence
 from ixc.sources.native import Record, Unusable, find, rows, take
+
+LICENCE = Licence(name="Apache-2.0", commercial=True, note="a public benchmark")
 
 
 def read(path: Path, seed: int) -> Iterator[Row | Refused]:

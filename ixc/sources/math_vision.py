@@ -17,7 +17,10 @@ from string import ascii_uppercase
 
 from ixc.samples import Gold, Turn
 from ixc.sources import Refused, Row
+from ixc.sources.licences import Licence
 from ixc.sources.native import Record, Unusable, find, home, lines, media, rows, take
+
+LICENCE = Licence(name="MIT", commercial=True, note="a public benchmark")
 
 _MARK = re.compile(r"<image(\d+)>")
 

@@ -11,8 +11,11 @@ from pathlib import Path
 
 from ixc.samples import Gold, Turn
 from ixc.sources import Refused, Row
+from ixc.sources.licences import Licence
 from ixc.sources.native import Record, Unusable, find, home, media, rows, take
 from ixc.sources.phrases import opposite, sentence
+
+LICENCE = Licence(name="CC-BY-4.0", commercial=True, note="with attribution")
 
 
 def read(path: Path, seed: int) -> Iterator[Row | Refused]:

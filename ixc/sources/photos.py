@@ -10,8 +10,11 @@ from pathlib import Path
 
 from ixc.samples import Gold, Turn
 from ixc.sources import Refused, Row
+from ixc.sources.licences import Licence
 from ixc.sources.native import Record, find, home, media, rows, take
 from ixc.sources.phrases import bare, opposite, sentence, with_article
+
+LICENCE = Licence(name="CC0 or public domain", commercial=True, note="each row has its own")
 
 DESCRIBE = (Turn(role="user", content="Describe the picture."),)
 

@@ -12,8 +12,11 @@ from pathlib import Path
 
 from ixc.samples import Gold, Turn
 from ixc.sources import Refused, Row
+from ixc.sources.licences import Licence
 from ixc.sources.native import Record, Unusable, attempt, document, find, home, media, take
 from ixc.sources.phrases import opposite, sentence
+
+LICENCE = Licence(name="CC-BY-4.0", commercial=True, note="pictures: BSD")
 
 _KINDS = (
     {"small", "large"},
@@ -44,10 +47,7 @@ def _rows(questions: list[Record], file: Path, folder: Path, seed: int) -> Itera
         return [_row(record, f"{part.strip('_')}/{number}", folder, names, random.Random(f"{seed}/{part}/{number}"))]
 
     for number, record in enumerate(questions, start=1):
-        if isinstance(record, dict):
-            yield from attempt(make, record, number, file)
-        else:
-            yield Refused(where=f"{file.name}:{number}", reason="the question is not an object; correct it")
+        yield from attempt(make, record, number, file)
 
 
 def _row(record: Record, id: str, folder: Path, names: set[str], rng: random.Random) -> Row:

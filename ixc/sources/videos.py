@@ -9,8 +9,11 @@ from pathlib import Path
 
 from ixc.samples import Gold, Turn
 from ixc.sources import Refused, Row
+from ixc.sources.licences import Licence
 from ixc.sources.native import Record, attempt, find, home, lines, media, take
 from ixc.sources.phrases import sentence
+
+LICENCE = Licence(name="CC0, CC-BY-3.0", commercial=True, note="each row has its own")
 
 DESCRIBE = (Turn(role="user", content="Describe the film."),)
 

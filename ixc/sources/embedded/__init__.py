@@ -15,6 +15,9 @@ from pathlib import Path
 
 from ixc.sources import Refused, Row
 from ixc.sources.embedded import documents, films, instructions, scenes, sums
+from ixc.sources.licences import Licence
+
+LICENCE = Licence(name="Apache-2.0", commercial=True)
 
 _MAKERS = {
     "scene": (scenes.scene, 3000),

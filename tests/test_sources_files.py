@@ -1,0 +1,244 @@
+"""Native files of every form, and the hub: what is read, what is refused, and that nothing is lost on the way."""
+
+import gzip
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ixc.samples import Turn
+from ixc.sources import READERS, BadOption, BadSource, Refused, Row, native
+from ixc.sources.hub import Hub
+from ixc.sources.native import Entry, Origin, Unusable, each, media, take
+
+HELLO = {"text": "hello"}
+
+
+def texts(origin: Origin) -> list[str | Refused]:
+    """What `each` makes of records with a `text`."""
+
+    def make(entry: Entry) -> list[Row]:
+        turn = Turn(role="user", content=take(entry.record, "text", str))
+        return [Row(id=entry.id, domain="general", prompt=(turn,))]
+
+    found = each(origin, make)
+    return [item if isinstance(item, Refused) else f"{item.id}: {item.prompt[0].content}" for item in found]
+
+
+def put(path: Path, data: bytes) -> Path:
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+def arrow(path: Path, records: list[dict[str, Any]], opened: Any) -> Path:
+    table = pa.Table.from_pylist(records)
+    with opened(path, table.schema) as writer:
+        writer.write_table(table)
+    return path
+
+
+# Forms
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.json.gz"])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_list_is_read_record_by_record(tmp_path: Path, name: str, indent: int | None):
+    records = [{"text": 'a ] [ " é'}, {"text": "b", "more": [{"x": [1]}]}]
+    assert texts(put(tmp_path / name, json.dumps(records, indent=indent).encode())) == ['a/1: a ] [ " é', "a/2: b"]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.jsonl.gz"])
+def test_lines_are_read_whatever_the_file_is_called(tmp_path: Path, name: str):
+    assert texts(put(tmp_path / name, b'\xef\xbb\xbf{"text": "a"}\r\n\n{"text": "b"}')) == ["a/1: a", "a/3: b"]
+
+
+def test_parquet_and_both_kinds_of_arrow_are_read(tmp_path: Path):
+    pq.write_table(pa.Table.from_pylist([HELLO] * 600), tmp_path / "a.parquet", row_group_size=250)
+    arrow(tmp_path / "b.arrow", [HELLO] * 300, pa.ipc.new_stream)
+    arrow(tmp_path / "c.arrow", [HELLO] * 300, pa.ipc.new_file)
+    found = texts(tmp_path)
+    assert (len(found), found[599], found[-1]) == (1200, "a/600: hello", "c/300: hello")
+
+
+def test_a_folder_is_read_in_order_without_what_lies_beside_the_data(tmp_path: Path):
+    for name in ("b/train.json", "a/train.json", ".cache/x.json", "dataset_info.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        put(tmp_path / name, json.dumps(HELLO).encode())
+    assert texts(tmp_path) == ["a/train/1: hello", "b/train/1: hello"]
+
+
+@given(
+    st.lists(st.dictionaries(st.text(max_size=3), st.text() | st.integers() | st.lists(st.text())), min_size=1),
+    st.integers(1, 9),
+    st.sampled_from([None, 1]),
+)
+def test_a_list_comes_back_whole_however_it_is_cut(
+    tmp_path_factory: pytest.TempPathFactory, records: list[dict], chunk: int, indent: int | None
+):
+    path = tmp_path_factory.mktemp("list") / "a.json"
+    path.write_text(json.dumps(records, indent=indent, ensure_ascii=False), encoding="utf-8", errors="surrogatepass")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "_CHUNK", chunk)
+        assert list(native.records(path, "a.json")) == list(enumerate(records, start=1))
+
+
+# What is broken
+
+
+def reasons(path: Path) -> list[str]:
+    return [f"{item.where}: {item.reason}" for item in texts(path) if isinstance(item, Refused)]
+
+
+def test_a_damaged_list_gives_what_comes_before_the_damage(tmp_path: Path):
+    found = texts(put(tmp_path / "a.json", b'[{"text": "a"}, {"text": "b"'))
+    assert found[0] == "a/1: a"
+    assert isinstance(found[1], Refused) and found[1].where == "a.json:2" and "cut off" in found[1].reason
+    assert len(found) == 2
+
+
+def test_what_is_no_object_or_empty_is_refused_in_its_place(tmp_path: Path):
+    assert reasons(put(tmp_path / "a.json", b'[7, {"text": "a"}, {}]')) == [
+        "a.json:1: int, not an object; one JSON object for each record",
+        "a.json:3: text: missing; add the field or remove the row",
+    ]
+    assert reasons(put(tmp_path / "b.json", b"[ ]")) == ["b.json: empty list; fetch the file again, or remove it"]
+    assert reasons(put(tmp_path / "c.jsonl.gz", b"")) == ["c.jsonl.gz: empty file; fetch it again, or remove it"]
+
+
+@pytest.mark.parametrize("value", [b"9" * 5000, b"[" * 100_000, b'"\xff"', "{'a': 1}".encode("utf-16")])
+@pytest.mark.parametrize("form", [b'{"text": %b}\n{"text": "b"}', b'[{"text": %b}, {"text": "b"}]'])
+def test_no_value_brings_the_reader_down(tmp_path: Path, value: bytes, form: bytes):
+    found = texts(put(tmp_path / "a.json", form % value))
+    assert found and all("\n" not in item.reason for item in found if isinstance(item, Refused))
+    if form.startswith(b"{") and b"\n" not in value:
+        assert found[1] == "a/2: b"
+
+
+def test_a_record_of_gigabytes_is_skipped_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(native, "MAX_RECORD", 64)
+    long = json.dumps({"text": "x" * 1000})
+    found = texts(put(tmp_path / "a.jsonl", f'{long}\n{{"text": "b"}}\n'.encode()))
+    assert isinstance(found[0], Refused) and "is it one record?" in found[0].reason
+    assert found[1:] == ["a/2: b"]
+    monkeypatch.setattr(native, "_CHUNK", 16)
+    assert "not JSON, or cut off" in reasons(put(tmp_path / "b.json", f"[{long}]".encode()))[0]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_a_damaged_table_is_refused(tmp_path: Path, name: str):
+    assert [reason.split(" (")[0] for reason in reasons(put(tmp_path / name, b"PAR1 no table"))] == [
+        f"{name}:1: damaged, or cut off"
+    ]
+
+
+def test_a_text_in_another_encoding_spoils_only_its_row(tmp_path: Path):
+    pq.write_table(pa.table({"text": _latin(["a", "café", "b"])}), tmp_path / "a.parquet")
+    assert texts(tmp_path) == [
+        "a/1: a",
+        Refused(where="a.parquet:2", reason="not UTF-8; write the file again from UTF-8 texts"),
+        "a/3: b",
+    ]
+
+
+def _latin(values: list[str]) -> pa.Array:
+    """A column of texts whose bytes are Latin-1, as a careless writer leaves it."""
+    return pa.array([value.encode("latin-1") for value in values], pa.binary()).cast(pa.string(), safe=False)
+
+
+# Media
+
+
+def test_a_picture_is_a_name_or_bytes(tmp_path: Path):
+    put(tmp_path / "a.png", b"picture")
+    assert media(tmp_path, "a.png", "image").path == tmp_path / "a.png"
+    assert media(tmp_path, {"bytes": None, "path": "a.png"}, "image").path == tmp_path / "a.png"
+    assert media(None, {"bytes": b"x", "path": "far/a.jpg"}, "image").suffix == ".jpg"
+    assert media(None, b"x", "image").data == b"x"
+
+
+def test_a_link_out_of_the_folder_is_refused_and_one_inside_is_followed(tmp_path: Path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    put(tmp_path / "secret.png", b"secret")
+    put(folder / "a.png", b"picture")
+    (folder / "out.png").symlink_to(tmp_path / "secret.png")
+    (folder / "in.png").symlink_to(folder / "a.png")
+    (folder / "loop.png").symlink_to(folder / "loop.png")
+    assert media(folder, "in.png", "image").path == folder / "in.png"
+    for name, reason in {"out.png": "leaves the source's folder", "loop.png": "cannot be a file's name"}.items():
+        with pytest.raises(Unusable, match=reason):
+            media(folder, name, "image")
+
+
+@pytest.mark.parametrize("value", ["", "x" * 5000, "a\0b", "/etc/hostname", "..", None, 7, b"", {"bytes": b""}, []])
+def test_what_names_no_file_is_refused(tmp_path: Path, value: object):
+    with pytest.raises(ValueError):  # `attempt` turns it into a refusal
+        media(tmp_path, value, "image")
+
+
+# The hub
+
+
+def test_the_hub_gives_the_rows_that_the_files_hold(tmp_path: Path):
+    pytest.importorskip("datasets")
+    record = {"question": "What?", "chosen": "A.", "rejected": "B.", "image": {"bytes": b"x", "path": "a.png"}}
+    records = [record, {**record, "chosen": None}, {**record, "question": "Who?"}]
+    pq.write_table(pa.Table.from_pylist(records), tmp_path / "train.parquet")
+    local, streamed = (list(READERS["rlaif_v"](origin, 0)) for origin in (tmp_path, Hub(name=str(tmp_path))))
+    assert [item for item in streamed if isinstance(item, Row)] == [item for item in local if isinstance(item, Row)]
+    assert [item.where for item in streamed if isinstance(item, Refused)] == ["train:2"]
+    assert len(streamed) == len(local) == 3
+
+
+class Streamed(list):
+    """What `load_dataset(..., streaming=True)` returns, as far as it is used."""
+
+    def decode(self, enable: bool) -> Iterator[Any]:
+        assert not enable
+        return iter(self)
+
+
+def test_name_config_split_and_revision_reach_datasets(monkeypatch: pytest.MonkeyPatch):
+    datasets, asked = pytest.importorskip("datasets"), []
+
+    def load_dataset(*args: Any, **kwargs: Any) -> Streamed:
+        asked.append((args, kwargs))
+        return Streamed([HELLO])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert texts(Hub(name="a/b", config="c", split="test", revision="r")) == ["test/1: hello"]
+    assert asked == [(("a/b", "c"), {"split": "test", "revision": "r", "streaming": True})]
+
+
+def test_a_hub_that_cannot_be_reached_says_what_to_do(monkeypatch: pytest.MonkeyPatch):
+    datasets = pytest.importorskip("datasets")
+
+    def load_dataset(*args: Any, **kwargs: Any) -> Streamed:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(BadSource, match=r"hub a/b: ConnectionError: no route; check name, config, split"):
+        texts(Hub(name="a/b"))
+
+
+def test_without_datasets_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(BadSource, match=r"needs `datasets`: pip install 'ixc\[hub\]'"):
+        texts(Hub(name="a/b"))
+
+
+def test_a_reader_of_files_refuses_the_hub_before_anything_is_read():
+    with pytest.raises(BadOption, match="hub: this reader reads files only"):
+        READERS["gsm8k"](Hub(name="a/b"), 0)
+
+
+def test_on_the_hub_a_picture_that_is_only_named_is_refused():
+    with pytest.raises(Unusable, match="the hub gives only this name"):
+        media(None, "a.png", "image")

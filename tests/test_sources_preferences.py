@@ -1,0 +1,365 @@
+"""Public preference sets: rows of the documented native form, good and bad, from files and from the hub."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from test_sources import paint, write
+
+from ixc.sources import READERS, BadOption, Refused, Row
+from ixc.sources.conversations import pair, place, turns
+from ixc.sources.llava_critic import better
+from ixc.sources.native import Unusable
+
+
+def read(name: str, path: Path, **options: Any) -> tuple[list[Row], list[Refused]]:
+    items = list(READERS[name](path, 0, **options))
+    return [i for i in items if isinstance(i, Row)], [i for i in items if isinstance(i, Refused)]
+
+
+def parquet(path: Path, *records: dict[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(list(records)), path)
+    return path
+
+
+def stored(colour: str = "red") -> dict[str, Any]:
+    """A picture as `datasets` writes it to Parquet."""
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4), colour).save(file, "PNG")
+    return {"bytes": file.getvalue(), "path": "1.png"}
+
+
+def said(*texts: str) -> list[dict[str, str]]:
+    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+
+
+def shared(*texts: str) -> list[dict[str, str]]:
+    return [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(texts)]
+
+
+def question(row: Row) -> str:
+    [turn] = row.prompt
+    return turn.content
+
+
+def rated(*ratings: str) -> list[dict[str, Any]]:
+    """Completions named by their place, with two ratings each."""
+    return [
+        {
+            "model": "m",
+            "response": f"answer {i}",
+            "annotations": {"honesty": {"Rating": r}, "helpfulness": {"Rating": r}},
+        }
+        for i, r in enumerate(ratings)
+    ]
+
+
+TASK = (
+    "<image>\nGiven an image and a corresponding question, please serve as a fair judge. Your task is provided as "
+    "follows:\nQuestion: [What is [it]?]\nThe first response: [A [red] cat.]\nThe second response: [A dog.]\n"
+    "ASSISTANT:\n"
+)
+BATTLE = {"conversation_a": said("What is it?", "A."), "conversation_b": said("What is it?", "B."), "image": stored()}
+SAFE = {"prompt": "How?", "response_0": "So.", "response_1": "No.", "safer_response_id": 1, "better_response_id": 0}
+POST = {"post_id": "p", "history": "Why?", "human_ref_A": "A.", "human_ref_B": "B.", "labels": 1, "score_ratio": 1.5}
+HHH = {"input": "Help?", "targets": {"choices": ["No.", "Yes."], "labels": [0, 1]}}
+UF = {"source": "s", "instruction": "Do it.", "completions": rated("1", "5", "3")}
+VLF = {"id": "1", "prompt": "What?", "completions": rated("4", "2", "3"), "image": stored()}
+TULU = {"id": "t", "prompt": "Do.", "chosen": said("Do.", "Done."), "rejected": said("Do.", "No.")}
+RLAIF = {"question": "What?", "chosen": "A cat.", "rejected": "A dog.", "image": stored(), "idx": "3", "ds_name": "d"}
+CRITIC = {"id": "c", "source": "s", "conversations": shared(TASK, "The second response is better."), "image": stored()}
+
+GOOD: dict[str, tuple[dict[str, Any], tuple[str, str, str]]] = {
+    "tulu_if": (TULU, ("Do.", "Done.", "No.")),
+    "ultrafeedback": (UF, ("Do it.", "answer 1", "answer 0")),
+    "hhh_alignment": (HHH, ("Help?", "Yes.", "No.")),
+    "pku_saferlhf": (SAFE, ("How?", "No.", "So.")),
+    "shp": (POST, ("Why?", "A.", "B.")),
+    "wildvision": ({**BATTLE, "winner": "model_b"}, ("What is it?", "B.", "A.")),
+    "llava_critic": (CRITIC, ("What is [it]?", "A dog.", "A [red] cat.")),
+    "vlfeedback": (VLF, ("What?", "answer 0", "answer 1")),
+    "rlaif_v": (RLAIF, ("What?", "A cat.", "A dog.")),
+}
+"""A row, and the prompt, the better and the worse answer that it holds."""
+BAD: dict[str, list[tuple[dict[str, Any], str]]] = {
+    "tulu_if": [
+        ({"chosen": said("Do.")}, "an answer that does not end with the assistant's turn"),
+        ({"rejected": said("Go.", "No.")}, "the dialogues part before their last turn"),
+        ({"chosen": [{"role": "robot", "content": "?"}]}, "no turn whose role is one of"),
+        ({"chosen": [{"role": "user", "content": None}]}, "a turn without a text"),
+    ],
+    "ultrafeedback": [
+        ({"completions": rated("5", "5")}, "all have the same ratings"),
+        ({"completions": rated("5", "N/A")}, "1 with a text and all ratings"),
+        ({"completions": rated("5", "nan")}, "1 with a text and all ratings"),
+        ({"completions": 7}, "not of the expected form"),
+        ({"instruction": None}, "instruction: None: expected str"),
+    ],
+    "hhh_alignment": [
+        ({"targets": {"choices": ["No.", "Yes."], "labels": [1, 1]}}, "labels [1, 1]: expected a 1"),
+        ({"targets": {"choices": ["No."], "labels": [1, 0]}}, "not of the expected form"),
+    ],
+    "pku_saferlhf": [
+        ({"safer_response_id": 2}, "safer_response_id: 2: expected 0 or 1"),
+        ({"safer_response_id": "1"}, "safer_response_id: '1': expected int"),
+        ({"response_0": " "}, "response_0: empty"),
+    ],
+    "shp": [({"labels": 7}, "labels: 7: expected 1"), ({"history": ""}, "history: empty")],
+    "wildvision": [
+        ({"winner": "tie"}, "winner: 'tie': a tie is no pair"),
+        ({"image": None}, "image: None: neither bytes nor a file's name"),
+        ({"conversation_a": said("Hi.", "x", "And?", "y")}, "the dialogues part before their last turn"),
+    ],
+    "llava_critic": [
+        ({"conversations": shared(TASK, "Both are equally good.")}, "a judgement that prefers neither"),
+        ({"conversations": shared("Rate this response.", "7")}, "no question and two responses in brackets"),
+        ({"image": {"bytes": None, "path": None}}, "image: None: neither bytes"),
+    ],
+    "vlfeedback": [({"image": {"bytes": None, "path": "../x.png"}}, "'../x.png' leaves the source's folder")],
+    "rlaif_v": [
+        ({"chosen": None}, "chosen: missing"),
+        ({"question": 7}, "7: neither a text nor a list of turns"),
+        ({"image": 7}, "image: 7: neither bytes nor"),
+    ],
+}
+"""What makes the row above unusable, and the reason that is given."""
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_row_of_the_native_form_is_a_pair(tmp_path: Path, name: str):
+    record, expected = GOOD[name]
+    [row], refused = read(name, parquet(tmp_path / "train.parquet", record))
+    assert (question(row), row.chosen, row.rejected) == expected
+    assert (refused, bool(row.media)) == ([], "image" in record)
+
+
+@pytest.mark.parametrize(("name", "change", "reason"), [(name, *case) for name in BAD for case in BAD[name]])
+def test_a_bad_row_is_refused_with_its_place_and_the_next_is_read(
+    tmp_path: Path, name: str, change: dict[str, Any], reason: str
+):
+    record = {key: value for key, value in GOOD[name][0].items() if key != "image"}
+    if "image" in GOOD[name][0]:
+        paint(tmp_path / "red.png")
+        record["image"] = "red.png"
+    write(tmp_path / "train.jsonl", record | change, record)
+    rows, [refused] = read(name, tmp_path)
+    assert (len(rows), refused.where) == (1, "train.jsonl:1")
+    assert reason in refused.reason
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_row_without_one_of_its_fields_is_refused_or_does_without(tmp_path: Path, name: str):
+    whole = {key: value for key, value in GOOD[name][0].items() if key != "image"}
+    records = [{key: value for key, value in whole.items() if key != gone} for gone in whole]
+    rows, refused = read(name, write(tmp_path / "train.jsonl", *records))
+    assert len(rows) + len(refused) == len(records)
+    assert all("\n" not in item.reason for item in refused)
+
+
+# What one set only has
+
+
+def test_the_random_rule_takes_any_lower_answer_and_the_seed_decides(tmp_path: Path):
+    write(tmp_path / "a.jsonl", *[UF] * 40)
+    rows, _ = read("ultrafeedback", tmp_path)
+    assert {(row.chosen, row.rejected) for row in rows} == {("answer 1", "answer 0"), ("answer 1", "answer 2")}
+    assert read("ultrafeedback", tmp_path)[0] == rows
+    assert {row.rejected for row in read("ultrafeedback", tmp_path, rejected="worst")[0]} == {"answer 0"}
+
+
+def test_completions_as_datasets_stores_a_sequence_are_the_same(tmp_path: Path):
+    columns = {name: [each[name] for each in UF["completions"]] for name in UF["completions"][0]}
+    [row], _ = read("ultrafeedback", write(tmp_path / "a.jsonl", {**UF, "completions": columns}), rejected="worst")
+    assert (row.chosen, row.rejected) == ("answer 1", "answer 0")
+
+
+def test_the_binarised_form_of_ultrafeedback_is_read(tmp_path: Path):
+    record = {"prompt": "Do.", "prompt_id": "x", "chosen": said("Do.", "Done."), "rejected": said("Do.", "No.")}
+    [row], _ = read("ultrafeedback", parquet(tmp_path / "a.parquet", record))
+    assert (question(row), row.chosen, row.rejected) == ("Do.", "Done.", "No.")
+
+
+def test_pku_by_helpfulness(tmp_path: Path):
+    [row], _ = read("pku_saferlhf", write(tmp_path / "a.jsonl", SAFE), label="better")
+    assert (row.chosen, row.rejected) == ("So.", "No.")
+
+
+def test_shp_is_read_folder_by_folder_and_can_ask_for_a_clear_vote(tmp_path: Path):
+    write(tmp_path / "askbaking" / "train.json", POST, {**POST, "labels": 0})
+    write(tmp_path / "askscience" / "train.json", {**POST, "score_ratio": 2.0})
+    rows, _ = read("shp", tmp_path)
+    assert [(row.id, row.chosen) for row in rows] == [
+        ("askbaking/train/1", "A."),
+        ("askbaking/train/2", "B."),
+        ("askscience/train/1", "A."),
+    ]
+    assert {row.group for row in rows} == {"p"}
+    assert [row.id for row in read("shp", tmp_path, min_score_ratio=2)[0]] == ["askscience/train/1"]
+
+
+def test_hhh_as_big_bench_has_it(tmp_path: Path):
+    example = {"input": "Help?", "target_scores": {"No.": 0, "Yes.": 1}}
+    task = {"name": "hhh", "examples": [example, {**example, "target_scores": {"No.": 0}}, 7]}
+    (tmp_path / "harmless").mkdir()
+    (tmp_path / "harmless" / "task.json").write_text(json.dumps(task, indent=1))
+    [row], refused = read("hhh_alignment", tmp_path)
+    assert (row.id, row.chosen, row.rejected) == ("harmless/1", "Yes.", "No.")
+    assert [item.where for item in refused] == ["task.json:2", "task.json:3"]
+
+
+def test_vlfeedback_with_its_pictures_in_a_folder(tmp_path: Path):
+    record = {key: value for key, value in VLF.items() if key != "image"}
+    paint(tmp_path / "merged_images" / "a.png")
+    write(tmp_path / "vlfeedback_80k.jsonl", {**record, "img_path": "a.png"}, {**record, "img_path": "b.png"})
+    [row], [refused] = read("vlfeedback", tmp_path)
+    assert row.media[0].path == tmp_path / "merged_images" / "a.png"
+    assert "no such file" in refused.reason
+
+
+def test_mia_dpo_marks_its_pictures_in_the_models_way(tmp_path: Path):
+    for name in "ab":
+        paint(tmp_path / "images" / f"{name}.png")
+    two = {"id": 1, "image": ["images/a.png", "images/b.png"], "prompt": "<image-placeholder>\nIn Image1, what?"}
+    one = {"id": 2, "image": "images/a.png", "prompt": "<image-placeholder>\nWhat?"}
+    answers = {"chosen": "A cat.", "rejected": "A dog.", "gt": "A cat."}
+    (tmp_path / "dpo_27k.json").write_text(json.dumps([two | answers, one | answers], indent=2))
+    rows, refused = read("mia_dpo", tmp_path)
+    assert [question(row) for row in rows] == ["Image1 <ImageHere>; Image2 <ImageHere>; In Image1, what?", "What?"]
+    assert ([len(row.media) for row in rows], refused) == ([2, 1], [])
+
+
+def test_mmif_is_sharegpt_with_two_answers(tmp_path: Path):
+    paint(tmp_path / "cc3m" / "a.jpg")
+    record = {
+        "images": ["cc3m/a.jpg"],
+        "conversations": shared("<image>\nDescribe it in two words."),
+        "chosen": {"from": "gpt", "value": "Red square."},
+        "rejected": {"from": "gpt", "value": "It is a red square."},
+    }
+    (tmp_path / "mmif.json").write_text(json.dumps([record, {**record, "images": ["gone.jpg"]}]))
+    [row], [refused] = read("mmif", tmp_path)
+    assert (question(row), row.chosen, row.domain) == ("Describe it in two words.", "Red square.", "instruction")
+    assert refused.where == "mmif.json:2"
+
+
+def test_the_official_training_file_has_texts_pictures_and_films(tmp_path: Path):
+    paint(tmp_path / "a.png")
+    (tmp_path / "a.mp4").write_bytes(b"film")
+    better, worse = shared("What?", "A cat."), shared("What?", "A dog.")
+    better[1]["from"] = worse[1]["from"] = "bot"
+    base = {"id": "0", "conversations_a": better, "conversations_b": worse}
+    (tmp_path / "mine.json").write_text(
+        json.dumps([base, {**base, "image": "a.png"}, {**base, "image": ["a.mp4"]}, {}])
+    )
+    rows, [refused] = read("ixc_pairs", tmp_path, domain="text_rich")
+    assert [[file.kind for file in row.media] for row in rows] == [[], ["image"], ["video"]]
+    assert {(question(row), row.chosen, row.rejected, row.domain) for row in rows} == {
+        ("What?", "A cat.", "A dog.", "text_rich")
+    }
+    assert refused.reason == "conversations_a: missing; add the field or remove the row"
+
+
+@pytest.mark.parametrize(
+    ("judgement", "winner"),
+    [
+        ("The first response is better because it names the dog.", "first"),
+        ("Both are fluent. However, the second response is slightly better.", "second"),
+        ("Compared to the first response, the second answer is inferior.", "first"),
+        ("If the first response were right it would win. The second response is far superior.", "second"),
+    ],
+)
+def test_a_judgement_names_the_better_response(judgement: str, winner: str):
+    assert better(judgement) == winner
+
+
+@pytest.mark.parametrize(
+    "judgement",
+    [
+        "Neither the first response nor the second response is better.",
+        "The first response is not better.",
+        "The first response is better. The second response is better.",
+        "",
+    ],
+)
+def test_an_unclear_judgement_is_refused(judgement: str):
+    with pytest.raises(Unusable, match=r"prefers (neither|both)"):
+        better(judgement)
+
+
+# Your own columns
+
+
+def test_columns_are_mapped(tmp_path: Path):
+    paint(tmp_path / "a.png")
+    record = {
+        "q": "<image> or <image>?",
+        "win": "Yes.",
+        "lose": "No.",
+        "pics": ["a.png", "a.png"],
+        "key": 7,
+        "kind": None,
+    }
+    columns = {"prompt": "q", "chosen": "win", "rejected": "lose", "images": "pics", "id": "key", "domain": "kind"}
+    [row], _ = read("preferences", parquet(tmp_path / "a.parquet", record), columns=columns, domain="text_rich")
+    assert (row.id, row.domain, question(row)) == ("7", "text_rich", "<ImageHere> or <ImageHere>?")
+    assert (row.chosen, row.rejected, len(row.media)) == ("Yes.", "No.", 2)
+
+
+def test_a_column_that_is_not_there_is_refused_by_its_name(tmp_path: Path):
+    record = {"prompt": "Q?", "win": "Yes.", "rejected": "No."}
+    columns = {"chosen": "won"}
+    assert read("preferences", write(tmp_path / "a.jsonl", record), columns=columns) == (
+        [],
+        [Refused(where="a.jsonl:1", reason="won: missing; add the other answer, or map its name in `options.columns`")],
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("preferences", {"columns": {"promt": "q"}}, r"options\.columns\.promt: Unexpected keyword"),
+        ("preferences", {"domain": "gossip"}, r"options\.domain: Input should be 'instruction'"),
+        ("pku_saferlhf", {"lable": "safer"}, r"options\.lable: Unexpected keyword"),
+        ("shp", {"min_score_ratio": 0.5}, r"options\.min_score_ratio: .*greater than or equal to 1"),
+        ("shp", {"seed": 3}, r"options\.seed: Got multiple values"),
+        ("gsm8k", {"limit": 3}, r"options\.limit: Unexpected keyword"),
+    ],
+)
+def test_an_option_that_a_reader_does_not_take_is_named(tmp_path: Path, name: str, options: dict, message: str):
+    with pytest.raises(BadOption, match=message):
+        READERS[name](tmp_path, 0, **options)
+
+
+# Conversations
+
+
+def test_an_implicit_prompt_is_what_both_begin_with():
+    hh = "\n\nHuman: Hi.\n\nAssistant:"
+    assert pair(None, f"{hh} Hello.", f"{hh} No.").chosen == "Hello."
+    found = pair(None, said("Hi.", "Hello."), said("Hi.", "No."))
+    assert ([turn.content for turn in found.prompt], found.chosen, found.rejected) == (["Hi."], "Hello.", "No.")
+
+
+@pytest.mark.parametrize("answers", [("Yes.", "No."), (said("Hi.", "Yes.")[1:], said("Hi.", "No.")[1:])])
+def test_answers_without_any_prompt_are_refused(answers: tuple[Any, Any]):
+    with pytest.raises(Unusable, match="no prompt"):
+        pair(None, *answers)
+
+
+def test_trls_messages_with_parts_are_read():
+    parts = [{"type": "image"}, {"type": "text", "text": "What?"}]
+    assert turns([{"role": "user", "content": parts}])[0].content == "<ImageHere>What?"
+
+
+def test_marks_and_pictures_have_to_agree(tmp_path: Path):
+    paint(tmp_path / "a.png")
+    write(tmp_path / "a.jsonl", {"prompt": "<image> <image>", "chosen": "a", "rejected": "b", "images": ["a.png"]})
+    assert "marks 2 pictures, the row has 1" in read("preferences", tmp_path)[1][0].reason
+    with pytest.raises(Unusable, match="marks 1 pictures, the row has 0"):
+        place(turns("<image>\nWhat?"), [])
