@@ -22,7 +22,9 @@ from PIL import Image
 from ixc.judging.verifiers import check
 from ixc.media import Store
 from ixc.sources import BadSource, Refused, Row
+from ixc.sources.answers import choice, short
 from ixc.sources.licences import Licence
+from ixc.sources.native import Unusable
 
 Record = dict[str, Any]
 Write = Callable[[Path, list[Record]], object]
@@ -170,7 +172,7 @@ SETS = {
         media=("train2017/000000299207.jpg",),
         prompt=ANIMALS,
         answer="It barks.\nThe answer is (B) a dog.",
-        value="B",
+        value="B. a dog",
         check="choice",
         optional=("direct_answers", "difficult_direct_answer", "rationales"),
         bad={
@@ -192,7 +194,7 @@ SETS = {
         },
         prompt=ANIMALS,
         answer="It barks.\nThe answer is (B) a dog.",
-        value="B",
+        value="B. a dog",
         check="choice",
         optional=("direct_answers", "difficult_direct_answer", "rationales"),
         split="val",
@@ -216,7 +218,7 @@ SETS = {
         media=("figures/PMC1_Fig1.jpg",),
         prompt=f"What is it?\n(A) a cat\n(B) a dog\n(C) a cow\n(D) a hen\n{LETTER}",
         answer="The answer is (B) a dog.",
-        value="B",
+        value="B. a dog",
         check="choice",
         bad={
             "Figure_path": ("../secret.jpg", OUTSIDE),
@@ -231,7 +233,7 @@ SETS = {
         media=("images/1.png", "images/2.png", "images/3.png"),
         prompt=f"What is A?\n(A) a cat\n(B) a dog\n{LETTER}",
         answer="The answer is (B) a dog.",
-        value="B",
+        value="B. a dog",
         check="choice",
         optional=("abcLabel",),
         bad={
@@ -246,7 +248,7 @@ SETS = {
         good={"question": "What is it?", "options": ["a cat", "a dog"], "answer": "1", "image": STORED},
         prompt=ANIMALS,
         answer="The answer is (B) a dog.",
-        value="B",
+        value="B. a dog",
         check="choice",
         split="val",
         bad={"answer": ("B", "expected the index"), "options": (None, "expected a list")},
@@ -264,7 +266,7 @@ SETS = {
         media=tuple(f"iconqa/val/choose_txt/{pid}/image.png" for pid in (1, 2, 3)),
         prompt=ANIMALS,
         answer="The answer is (B) a dog.",
-        value="B",
+        value="B. a dog",
         check="choice",
         split="val",
         bad={
@@ -285,7 +287,7 @@ SETS = {
         media=("train/question_images/1.png",),
         prompt=ANIMALS,
         answer="The answer is (B) a dog.",
-        value="B",
+        value="B. a dog",
         check="choice",
         bad={
             "correctAnswer": ({"processedText": "c"}, "not one of the options"),
@@ -345,7 +347,7 @@ SETS = {
         media=tuple(f"images/train/{qid}/image.png" for qid in (1, 2, 3)),
         prompt=f"It barks.\n{ANIMALS}",
         answer="Dogs bark.\nThe answer is (B) a dog.",
-        value="B",
+        value="B. a dog",
         check="choice",
         optional=("hint", "solution", "subject"),
         bad={"image": ("other.png", NO_FILE), "choices": (None, "expected a list"), "answer": (True, "not the index")},
@@ -356,7 +358,7 @@ SETS = {
         good={"question": "What is it?", "choices": ["a cat", "a dog"], "answer": 1, "hint": "", "image": STORED},
         prompt=ANIMALS,
         answer="The answer is (B) a dog.",
-        value="B",
+        value="B. a dog",
         check="choice",
         optional=("hint", "image"),
         bad={"answer": (5, "not the index"), "question": (None, "expected str")},
@@ -375,7 +377,7 @@ SETS = {
         },
         prompt=f"∠1=50,∠2?\n(A) 40\n(B) 52.5\n(C) 130\n(D) 90\n{LETTER}",
         answer="The answer is (C) 130.",
-        value="C",
+        value="C. 130",
         check="choice",
         optional=("formal_point",),
         bad={
@@ -422,7 +424,7 @@ SETS = {
         media=("raw_videos/b_1.mp4",),
         prompt=ANIMALS,
         answer="The answer is (B) a dog.",
-        value="B",
+        value="B. a dog",
         check="choice",
         bad={
             "answer": (2, "not one of the options [1, 3]"),
@@ -589,7 +591,7 @@ def test_kvqa_refuses_one_question_and_keeps_the_others_of_its_picture(tmp_path:
 
 def test_aokvqa_without_options_keeps_the_answers_of_all_people(tmp_path: Path):
     [_, direct], _ = read("aokvqa", folder_of("aokvqa", tmp_path, {}))
-    assert (direct.id, direct.prompt[0].content) == ("22M/direct", "What is it?")
+    assert (direct.id, direct.prompt[0].content) == ("22M/direct", "What is it?\nAnswer in a word or a short phrase.")
     assert direct.gold and (direct.gold.check, direct.gold.answer) == ("open", "Dog.")
     assert direct.meta["direct_answers"] == ["dog", "dog", "puppy"]
 
@@ -603,7 +605,7 @@ def test_aokvqa_asks_for_a_short_answer_only_where_there_is_one(tmp_path: Path, 
 @pytest.mark.parametrize("answer", ["B", "a dog", "B:a dog"])
 def test_pmc_vqa_knows_the_answer_by_letter_or_text(tmp_path: Path, answer: str):
     [row], _ = read("pmc_vqa", folder_of("pmc_vqa", tmp_path, {"Answer": answer, "Answer_label": ""}))
-    assert row.gold and row.gold.value == "B"
+    assert row.gold and row.gold.value == "B. a dog"
 
 
 def test_two_figures_of_one_name_are_not_guessed_between(tmp_path: Path):
@@ -627,7 +629,8 @@ def test_iconqa_shows_the_options_that_are_pictures(tmp_path: Path):
     [row], _ = read("iconqa", folder_of("iconqa", tmp_path, change))
     assert [file.path.name for file in row.media if file.path] == ["image.png", "choice_0.png", "choice_1.png"]
     assert row.prompt[0].content.count("<ImageHere>") == 3
-    assert row.gold and (row.gold.answer, row.wrong) == ("The answer is (B).", ("The answer is (A).",))
+    assert row.gold and (row.gold.value, row.gold.others, row.gold.answer) == ("B", ("A",), "The answer is (B).")
+    assert row.wrong == ("The answer is (A).",)
 
 
 def test_iconqa_fills_in_blanks(tmp_path: Path):
@@ -687,3 +690,30 @@ def test_geoqa_reads_old_pickles(tmp_path: Path):
 def test_trafficqa_needs_its_first_line(tmp_path: Path):
     put(tmp_path / "R2_train.jsonl", json.dumps({"record_id": 1}) + "\n" + json.dumps([1, 2]))
     assert [item.reason for item in read("trafficqa", tmp_path)[1]] == ["not a list; one JSON list a line"]
+
+
+# What they share
+
+OPTIONS = st.lists(st.text("abcdefg \n", min_size=1, max_size=6).map(str.strip).filter(bool), min_size=2, max_size=10)
+
+
+@settings(max_examples=100, deadline=None)
+@given(options=OPTIONS, data=st.data())
+def test_only_the_right_one_of_any_options_is_right(options: list[str], data: st.DataObject):
+    right = data.draw(st.integers(0, len(options) - 1))
+    if options.count(options[right]) > 1:
+        with pytest.raises(Unusable, match="stands twice"):
+            choice(options, right)
+        return
+    answer = choice(options, right)
+    assert check(answer["gold"], answer["gold"].answer) == 1.0
+    assert [check(answer["gold"], wrong) for wrong in answer["wrong"]] == [0.0] * (len(options) - 1)
+
+
+@pytest.mark.parametrize(
+    "value", ["7", "1,234.5", "$13.50", "3/4", "25%", "-2", 0, 2.5, "Yes", "the red car", "1999 AD"]
+)
+def test_a_short_answer_passes_its_own_check(value: object):
+    answer = short(value, reason="Look closely")
+    assert check(answer["gold"], answer["gold"].answer) == 1.0
+    assert check(answer["gold"], "something else") == 0.0

@@ -52,19 +52,24 @@ def choice(options: Sequence[str], right: int, reason: str = "") -> Answer:
     Raises:
         Unusable: `right` is no index, the options are too few or too many, or two of them are right.
     """
+    _check_options(options, right)
+    marked = list(zip(ascii_uppercase, options, strict=False))
+    named = [f"{letter}. {option}" if option else letter for letter, option in marked]
+    stated = [sentence(f"The answer is ({letter}) {option}".rstrip()) for letter, option in marked]
+    value, answer = named.pop(right), stated.pop(right)
+    if reason.strip():
+        answer = f"{sentence(reason)}\n{answer}"
+    gold = Gold(check="choice", value=value, others=tuple(named), answer=answer)
+    return Answer(gold=gold, wrong=tuple(stated))
+
+
+def _check_options(options: Sequence[str], right: int) -> None:
     if not 2 <= len(options) <= MAX_OPTIONS:
         raise Unusable(f"{len(options)} options; expected 2 to {MAX_OPTIONS}")
     if isinstance(right, bool) or not 0 <= right < len(options):
         raise Unusable(f"answer: {right!r}: not the index of one of the {len(options)} options; correct it")
     if options[right] and options.count(options[right]) > 1:
         raise Unusable(f"the right option, {options[right]!r}, stands twice; remove one")
-    stated = [
-        sentence(f"The answer is ({letter}) {option}".rstrip())
-        for letter, option in zip(ascii_uppercase, options, strict=False)
-    ]
-    answer = f"{sentence(reason)}\n{stated[right]}" if reason.strip() else stated[right]
-    gold = Gold(check="choice", value=ascii_uppercase[right], answer=answer)
-    return Answer(gold=gold, wrong=tuple(stated[:right] + stated[right + 1 :]))
 
 
 def position(options: Sequence[str], value: str) -> int:

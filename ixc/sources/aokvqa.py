@@ -21,6 +21,7 @@ from ixc.sources.phrases import sentence
 from ixc.sources.tables import Entry, each, held_out, picture, texts
 
 LICENCE = Licence(name="Apache-2.0", commercial=True, note="the pictures, COCO's, keep their Flickr licences")
+SHORT = "Answer in a word or a short phrase."
 
 
 def read(path: Path, seed: int) -> Iterator[Row | Refused]:
@@ -42,7 +43,7 @@ def _rows(entry: Entry) -> Iterator[Row]:
     if direct and not record.get("difficult_direct_answer"):
         usual = sentence(Counter(direct).most_common(1)[0][0])
         meta = {"direct_answers": direct}
-        yield Row(id=f"{id}/direct", prompt=asked(question), meta=meta, **common, **reference(usual))
+        yield Row(id=f"{id}/direct", prompt=asked(f"{question}\n{SHORT}"), meta=meta, **common, **reference(usual))
 
 
 def _rationale(record: Record) -> str:
