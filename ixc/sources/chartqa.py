@@ -1,0 +1,56 @@
+"""ChartQA: questions on charts, by people and by machine. GPL-3.0; commercial use allowed.
+
+Native: `<split>/<split>_{human,augmented}.json`, a list of `{"imgname", "query", "label"}`, the charts in
+`<split>/png/`; or Parquet, `image`, `question`, `answer`, `type`. By the set's own measure a number may be off by
+5 %: `meta.tolerance`.
+
+Source: https://github.com/vis-nlp/ChartQA, arXiv:2203.10244.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from ixc.sources import File, Refused, Row
+from ixc.sources.answers import asked, short
+from ixc.sources.licences import Licence
+from ixc.sources.native import Unusable, media, take
+from ixc.sources.tables import Entry, each, held_out, picture
+
+LICENCE = Licence(name="GPL-3.0", commercial=True, note="copyleft; the charts were collected from the web")
+TOLERANCE = 0.05
+"""Relaxed accuracy, ChartQA, section 5."""
+
+
+def read(path: Path, seed: int) -> Iterator[Row | Refused]:
+    """A prompt per question."""
+    return each(path, _rows, "**/*_human.json", "**/*_augmented.json", "**/*.parquet")
+
+
+def _rows(entry: Entry) -> list[Row]:
+    record, stored = entry.record, "image" in entry.record
+    answer = short(_label(take(record, "answer" if stored else "label", object)))
+    row = Row(
+        id=entry.id,
+        domain="text_rich",
+        prompt=asked(take(record, "question" if stored else "query", str)),
+        media=(picture(entry.folder, record["image"]) if stored else _chart(entry),),
+        group="" if stored else str(record["imgname"]),
+        split=held_out(entry.file),
+        meta={"tolerance": TOLERANCE} if answer["gold"].check == "number" else {},
+        **answer,
+    )
+    return [row]
+
+
+def _chart(entry: Entry) -> File:
+    name = f"{PurePosixPath(entry.file).parent}/png/{take(entry.record, 'imgname', str)}"
+    return media(entry.folder, name, "image")
+
+
+def _label(value: object) -> object:
+    """A copy of the set has each label in a list of one."""
+    if not isinstance(value, list):
+        return value
+    if len(value) != 1:
+        raise Unusable(f"answer: {value!r}: expected one; remove the row")
+    return value[0]

@@ -1,0 +1,36 @@
+"""CLEVR-Math: sums told about rendered scenes. CC BY 4.0; commercial use allowed.
+
+Native, as `datasets` builds it: Parquet with `id`, `template`, `question`, `image`, `label` (a whole number).
+
+Source: https://huggingface.co/datasets/dali-does/clevr-math, arXiv:2208.05358.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ixc.sources import Refused, Row
+from ixc.sources.answers import asked, short
+from ixc.sources.licences import Licence
+from ixc.sources.native import take
+from ixc.sources.tables import Entry, each, held_out, picture
+
+LICENCE = Licence(name="CC BY 4.0", commercial=True)
+
+
+def read(path: Path, seed: int) -> Iterator[Row | Refused]:
+    """A prompt per question."""
+    return each(path, _rows, "**/*.parquet")
+
+
+def _rows(entry: Entry) -> list[Row]:
+    record = entry.record
+    row = Row(
+        id=entry.id,
+        domain="reasoning",
+        prompt=asked(take(record, "question", str)),
+        media=(picture(entry.folder, take(record, "image", object)),),
+        split=held_out(entry.file),
+        meta={"template": record.get("template")},
+        **short(take(record, "label", int)),
+    )
+    return [row]

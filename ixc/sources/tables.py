@@ -1,0 +1,320 @@
+"""Data sets as tables: CSV, TSV, Parquet, JSON lists and JSON mappings, read as records that know their place.
+
+As in `native`, what is broken is refused with its place and a remedy, and the rest goes on.
+"""
+
+import csv
+import json
+import re
+import reprlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ixc.sources import File, Refused, Row
+from ixc.sources.native import Record, Unusable, attempt, find, home, media
+
+Keyed = Iterator[tuple[str, Any] | Refused]
+"""(key, value) of each record: the key of a JSON mapping, else the number of the line or row, from 1."""
+Unfold = Callable[[Record], Iterable[tuple[str, Any]]]
+"""The records within a record, each with a key that is unique in it."""
+
+Locate = Callable[[str], File]
+
+MAX_LINE = 2**24
+"""Characters. A longer line cannot be a row: a cell would pass csv's limit of 131,072, or there are over 128."""
+
+
+class Entry(NamedTuple):
+    """One record, and where it is from."""
+
+    record: Record
+    file: str
+    """Relative to the source's folder."""
+    key: str
+    folder: Path
+    """What the names of media are relative to."""
+
+    @property
+    def id(self) -> str:
+        """File and key: unique, for records that have no id of their own."""
+        return f"{self.file.rpartition('.')[0]}/{self.key}"
+
+    @property
+    def where(self) -> str:
+        return f"{self.file}:{self.key}"
+
+
+def each(
+    path: Path,
+    make: Callable[[Entry], Iterable[Row]],
+    *patterns: str,
+    unfold: Unfold | None = None,
+    single: bool = False,
+) -> Iterator[Row | Refused]:
+    """What `make` turns the records of every matching file into.
+
+    Args:
+        path: the source's folder, or one file of it.
+        make: rows of a record; raises `Unusable` to refuse it.
+        patterns: of the files, below the folder.
+        unfold: the records within each record, if it holds several.
+        single: a JSON object is one record, not a mapping of records.
+
+    Raises:
+        BadSource: no file matches.
+    """
+    for entry in _entries(path, patterns, unfold, single):
+        if isinstance(entry, Refused):
+            yield entry
+            continue
+        for item in attempt(lambda *_, entry=entry: make(entry), entry.record, 0, Path(entry.file)):
+            yield item if isinstance(item, Row) else replace(item, where=entry.where)
+
+
+def _entries(path: Path, patterns: tuple[str, ...], unfold: Unfold | None, single: bool) -> Iterator[Entry | Refused]:
+    for file in find(path, *patterns):
+        name = file.relative_to(home(path)).as_posix()
+        for item in records(file, name, single):
+            if isinstance(item, Refused):
+                yield item
+                continue
+            key, value = item
+            for inner, part in _parts(value, f"{name}:{key}", unfold):
+                yield _entry(part, Entry({}, name, "/".join(filter(None, (key, inner))), home(path)))
+
+
+def _parts(value: Any, where: str, unfold: Unfold | None) -> Iterable[tuple[str, Any]]:
+    if unfold is None or not isinstance(value, dict):
+        return [("", value)]
+    try:
+        return list(unfold(value))
+    except Unusable as error:
+        return [("", Refused(where=where, reason=str(error)))]
+
+
+def _entry(value: Any, place: Entry) -> Entry | Refused:
+    if isinstance(value, dict):
+        return place._replace(record=value)
+    reason = f"{type(value).__name__}, not an object; correct the row"
+    return value if isinstance(value, Refused) else Refused(where=place.where, reason=reason)
+
+
+# The forms of a file
+
+
+def records(file: Path, name: str, single: bool = False) -> Keyed:
+    """The records of a file by its suffix; `name` is what refusals call it. CSV and JSON lines begin with a header."""
+    if file.suffix == ".parquet":
+        return _parquet(file, name)
+    if file.suffix in (".csv", ".tsv"):
+        return _headed(_cells(file, name, "," if file.suffix == ".csv" else "\t"), name)
+    if file.suffix == ".jsonl":
+        return _headed(_lists(file, name), name)
+    return _json(file, name, single)
+
+
+def _headed(lists: Iterator[tuple[int, list[Any]] | Refused], name: str) -> Keyed:
+    """The first list names the columns of the others."""
+    first = next(lists, Refused(where=name, reason="empty file; fetch it again, or remove it"))
+    if isinstance(first, Refused):
+        yield first  # without its header no row has a meaning
+        return
+    header = [str(column).strip() for column in first[1]]
+    if len(set(header)) < len(header):
+        yield Refused(where=f"{name}:{first[0]}", reason="two columns have one name; rename one")
+        return
+    item = None
+    for item in lists:
+        if isinstance(item, Refused):
+            yield item
+        elif len(item[1]) != len(header):
+            reason = f"{len(item[1])} columns, the header has {len(header)}; quote or correct the row"
+            yield Refused(where=f"{name}:{item[0]}", reason=reason)
+        else:
+            yield str(item[0]), dict(zip(header, item[1], strict=True))
+    if item is None:
+        yield _no_rows(name)
+
+
+def _no_rows(name: str) -> Refused:
+    return Refused(where=name, reason="no rows; fetch the file again, or remove it")
+
+
+def _not_utf8(where: str) -> Refused:
+    return Refused(where=where, reason="not UTF-8; convert the file: iconv -t UTF-8")
+
+
+_STRAY = re.compile("[\ud800-\udfff]")
+
+
+def _cells(file: Path, name: str, delimiter: str) -> Iterator[tuple[int, list[str]] | Refused]:
+    """The rows of a CSV file with the number of the line each begins on."""
+    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+        reader = csv.reader(_bounded(stream), delimiter=delimiter, strict=True)
+        while True:
+            number = reader.line_num + 1
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield Refused(where=f"{name}:{number}", reason=f"not a row ({error}); correct its quotes")
+                continue
+            if any(_STRAY.search(cell) for cell in cells):
+                yield _not_utf8(f"{name}:{number}")
+            elif cells:
+                yield number, cells
+
+
+def _bounded(stream: TextIO) -> Iterator[str]:
+    """Lines, of which at most the first `MAX_LINE` characters are kept."""
+    while line := stream.readline(MAX_LINE):
+        yield line
+        while len(line) == MAX_LINE and not line.endswith("\n"):
+            line = stream.readline(MAX_LINE)
+
+
+def _lists(file: Path, name: str) -> Iterator[tuple[int, list[Any]] | Refused]:
+    """The lines of a JSON-lines file whose lines are lists."""
+    with file.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            value = _parsed(line, f"{name}:{number}") if line.strip() else None
+            if isinstance(value, Refused):
+                yield value
+            elif isinstance(value, list):
+                yield number, value
+            elif line.strip():
+                yield Refused(where=f"{name}:{number}", reason="not a list; one JSON list a line")
+
+
+def _json(file: Path, name: str, single: bool) -> Keyed:
+    content = _parsed(file.read_bytes(), name)
+    if isinstance(content, Refused):
+        yield content
+    elif isinstance(content, dict):
+        yield from [("", content)] if single else content.items()
+    elif isinstance(content, list):
+        yield from ((str(number), value) for number, value in enumerate(content, start=1))
+    else:
+        yield Refused(where=name, reason="neither a list nor an object; is it the data set's file?")
+    if content in ([], {}):
+        yield _no_rows(name)
+
+
+def _parsed(text: bytes, where: str) -> Any:
+    """A JSON text, or why it is none."""
+    try:
+        value = json.loads(text.decode("utf-8-sig"), object_pairs_hook=_object)
+        if rb"\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair is no text
+    except UnicodeError:
+        return _not_utf8(where)
+    except (ValueError, RecursionError) as error:
+        reason = f"not JSON ({error})" if text.strip() else "empty file"
+        return Refused(where=where, reason=f"{reason}; fetch the file again, or correct it")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Record:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} twice")
+    return record
+
+
+def _parquet(file: Path, name: str) -> Keyed:
+    number = 0
+    try:
+        with pq.ParquetFile(file) as table:
+            for batch in table.iter_batches(batch_size=256):  # they may hold pictures
+                for i in range(batch.num_rows):
+                    number += 1
+                    yield _decoded(batch.slice(i, 1), name, number)
+    except (pa.ArrowException, OSError) as error:
+        detail = " ".join(str(error).split())[:200]
+        yield Refused(where=f"{name}:{number + 1}", reason=f"damaged, or cut off ({detail}); fetch the file again")
+    else:
+        if number == 0:
+            yield _no_rows(name)
+
+
+def _decoded(row: pa.RecordBatch, name: str, number: int) -> tuple[str, Record] | Refused:
+    try:
+        return str(number), row.to_pylist()[0]
+    except UnicodeDecodeError:
+        return _not_utf8(f"{name}:{number}")
+
+
+# What a record holds
+
+
+def picture(folder: Path, value: Any) -> File:
+    """A picture by its name below `folder`, or as `datasets` stores it in Parquet: `{"bytes", "path"}`.
+
+    Raises:
+        Unusable: it is neither, is missing, or its name leads out of the folder.
+    """
+    if isinstance(value, dict) and isinstance(data := value.get("bytes"), bytes) and data:
+        suffix = Path(value.get("path") or "").suffix or (".jpg" if data.startswith(b"\xff\xd8") else ".png")
+        return File(kind="image", data=data, suffix=suffix)
+    if not isinstance(value, str) or not value:
+        raise Unusable("image: neither bytes nor a file's name; add it or remove the row")
+    return media(folder, value, "image")
+
+
+def locator(folder: Path, kind: Literal["image", "video"], *suffixes: str) -> Locate:
+    """A function that finds media by their bare names, in whatever folder below `folder` they were unpacked."""
+    places = defaultdict(list)
+    for file in sorted(file for file in folder.rglob("*") if file.suffix.lower() in suffixes):
+        places[file.name].append(file.relative_to(folder).as_posix())
+
+    def locate(name: str) -> File:
+        found = places.get(name, [name])
+        if len(found) > 1:
+            raise Unusable(f"{name!r}: in two places, {found[0]} and {found[1]}; keep one")
+        return media(folder, found[0], kind)
+
+    return locate
+
+
+def texts(record: Record, name: str) -> list[str]:
+    """A list of texts or numbers, as texts.
+
+    >>> texts({"choices": [" a cat", 3]}, "choices")
+    ['a cat', '3']
+
+    Raises:
+        Unusable: it is missing or holds anything else, or a blank text.
+    """
+    values = record.get(name)
+    if not isinstance(values, list) or not values:
+        raise Unusable(f"{name}: {reprlib.repr(values)}: expected a list of texts; add it or remove the row")
+    found = [str(value).strip() for value in values if isinstance(value, str | int | float)]
+    if len(found) < len(values) or not all(found):
+        raise Unusable(f"{name}: {reprlib.repr(values)}: expected texts, none of them empty; correct it")
+    return found
+
+
+def held_out(split: str) -> Literal["val"] | None:
+    """Never train on what its authors keep for validation and tests; `collect` splits the rest.
+
+    Args:
+        split: a split's name, or a file that has it in its own name or, failing that, its folder's.
+
+    >>> [held_out(name) for name in ("tqa_train_val_test/train/a.json", "aokvqa_v1p0_val.json", "data.json")]
+    [None, 'val', None]
+    """
+    for part in reversed(Path(split).parts):
+        words = set(re.findall("[a-z]+", part.lower()))
+        if words & {"train", "trainval", "minitrain"}:
+            return None
+        if words & {"val", "valid", "validation", "dev", "test", "minival", "minitest"}:
+            return "val"
+    return None

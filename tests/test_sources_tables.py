@@ -1,0 +1,123 @@
+"""Tables: every row is a record or a refusal with its place."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ixc.sources import Refused, tables
+from ixc.sources.tables import records
+
+
+def read(path: Path, content: bytes | str) -> tuple[list[tuple[str, object]], list[tuple[str, str]]]:
+    """(key, value) of the records; (place, reason) of the refusals."""
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    items = list(records(path, path.name))
+    kept = [item for item in items if not isinstance(item, Refused)]
+    return kept, [(item.where, item.reason) for item in items if isinstance(item, Refused)]
+
+
+CELLS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(st.lists(CELLS, min_size=3, max_size=3), min_size=1, max_size=4), delimiter=st.sampled_from(",\t"))
+def test_what_csv_writes_is_read_again(rows: list[list[str]], delimiter: str):
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=delimiter).writerows([["a", "b", "c"], *rows])
+    with TemporaryDirectory() as folder:
+        kept, refused = read(Path(folder) / ("x.csv" if delimiter == "," else "x.tsv"), text.getvalue())
+    assert refused == []
+    assert [list(record.values()) for _, record in kept if isinstance(record, dict)] == rows
+
+
+@settings(max_examples=60, deadline=None)
+@given(content=st.binary(max_size=80), suffix=st.sampled_from(["csv", "tsv", "json", "jsonl", "parquet"]))
+def test_no_bytes_are_a_traceback(content: bytes, suffix: str):
+    with TemporaryDirectory() as folder:
+        kept, refused = read(Path(folder) / f"x.{suffix}", b"a,b\n" + content)
+    assert kept or refused
+
+
+def test_csv_rows_are_numbered_by_their_first_line(tmp_path: Path):
+    kept, refused = read(tmp_path / "x.csv", '\ufeffa,b\n"1\n1",2\n\n3,4\n5\n6,7,8\n9,10\n')
+    assert kept == [("2", {"a": "1\n1", "b": "2"}), ("5", {"a": "3", "b": "4"}), ("8", {"a": "9", "b": "10"})]
+    assert [where for where, _ in refused] == ["x.csv:6", "x.csv:7"]
+    assert refused[1][1] == "3 columns, the header has 2; quote or correct the row"
+
+
+def test_csv_of_mixed_encodings_loses_only_the_strange_rows(tmp_path: Path):
+    kept, refused = read(tmp_path / "x.csv", "a,b\nné,1\n".encode() + "né,2\n".encode("latin1") + b"n,3\n")
+    assert [key for key, _ in kept] == ["2", "4"]
+    assert refused == [("x.csv:3", "not UTF-8; convert the file: iconv -t UTF-8")]
+
+
+def test_csv_with_a_broken_quote_goes_on(tmp_path: Path):
+    kept, refused = read(tmp_path / "x.csv", 'a,b\n"1"2,3\n4,5\n"6,7\n')
+    assert [key for key, _ in kept] == ["3"]
+    assert [where for where, _ in refused] == ["x.csv:2", "x.csv:4"]
+    assert all("correct its quotes" in reason for _, reason in refused)
+
+
+def test_an_endless_line_is_refused_without_reading_it_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tables, "MAX_LINE", 2**18)
+    kept, refused = read(tmp_path / "x.csv", "a,b\n" + "x" * 2**20 + ",1\n3,4\n")
+    assert ([key for key, _ in kept], [where for where, _ in refused]) == (["3"], ["x.csv:2"])
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "empty file"),
+        ("a,b\n", "no rows"),
+        ("a,a\n1,2\n", "two columns have one name"),
+        (b"\xff,b\n1,2\n", "not UTF-8"),
+    ],
+)
+def test_a_csv_file_without_header_or_rows_is_refused_whole(tmp_path: Path, content: bytes | str, reason: str):
+    kept, [refused] = read(tmp_path / "x.csv", content)
+    assert kept == [] and refused[1].startswith(reason)
+
+
+def test_json_lists_are_numbered_and_mappings_keyed(tmp_path: Path):
+    assert read(tmp_path / "x.json", json.dumps([{"a": 1}, 2]))[0] == [("1", {"a": 1}), ("2", 2)]
+    assert read(tmp_path / "x.json", json.dumps({"p7": {"a": 1}}))[0] == [("p7", {"a": 1})]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "empty file"),
+        ("[]", "no rows"),
+        ("7", "neither a list nor an object"),
+        ('[{"a": 1}', "not JSON"),
+        ("[" * 10**5, "not JSON"),
+        ('{"p": {}, "p": {}}', "not JSON (the key 'p' twice)"),
+        (b'["\xe9"]', "not UTF-8"),
+        ('["\\ud800"]', "not UTF-8"),
+    ],
+)
+def test_a_json_file_that_cannot_be_read_is_refused_whole(tmp_path: Path, content: bytes | str, reason: str):
+    kept, [refused] = read(tmp_path / "x.json", content)
+    assert kept == [] and refused[1].startswith(reason)
+
+
+def test_parquet_rows_are_numbered_and_a_text_in_another_encoding_refused(tmp_path: Path):
+    raw = pa.array([b"one", "né".encode("latin1"), b"three"]).view(pa.string())
+    pq.write_table(pa.table({"a": raw}), tmp_path / "x.parquet")
+    kept, refused = read(tmp_path / "x.parquet", (tmp_path / "x.parquet").read_bytes())
+    assert kept == [("1", {"a": "one"}), ("3", {"a": "three"})]
+    assert refused == [("x.parquet:2", "not UTF-8; convert the file: iconv -t UTF-8")]
+
+
+def test_a_cut_parquet_file_is_refused(tmp_path: Path):
+    pq.write_table(pa.table({"a": ["one"]}), tmp_path / "x.parquet")
+    kept, [refused] = read(tmp_path / "x.parquet", (tmp_path / "x.parquet").read_bytes()[:-9])
+    assert kept == [] and "damaged, or cut off" in refused[1]
