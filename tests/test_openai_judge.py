@@ -1,97 +1,32 @@
 import base64
 import json
 import logging
-import threading
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import av
 import pytest
+from fake_openai import KEY, FakeOpenAI, serving
 from PIL import Image
 
 from ixc.judge import run
-from ixc.judging.openai_judge import JudgeFailed, ask, parse, questions, verdict
-from ixc.judging.store import Judgement, VerdictStore
+from ixc.judging.openai_judge import ask
+from ixc.judging.questions import parse, questions, verdict
+from ixc.judging.store import Judgement, VerdictStore, Winner
 from ixc.params import JudgeParams, LLMJudgeParams
+from ixc.remote import ServerFailed, ServerRefused
 from ixc.samples import Gold, Media, Sample, Turn, read_samples, write_samples
-
-KEY = "sk-secret-0123456789"
-
-
-class FakeOpenAI(BaseHTTPRequestHandler):
-    """A judge that prefers what says `good`, but the first answer if the prompt says `biased`.
-
-    The first request about a prompt naming a fault fails: `busy` 429, `down` 500, `cut` half a JSON in the
-    message, `torn` half a JSON body. Others always do: `mute` no JSON, `locked` 401, `dead` 500. `echo` tells
-    the key.
-    """
-
-    protocol_version = "HTTP/1.1"
-    address: str
-    asked: Counter[str]
-    bodies: list[dict[str, Any]]
-    faults: set[str]
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        text = body["messages"][0]["content"][-1]["text"]
-        key = self.headers["authorization"].removeprefix("Bearer ")
-        self.asked[text] += 1
-        self.bodies.append(body)
-        fresh = text not in self.faults
-        self.faults.add(text)
-        if "locked" in text:
-            return self.reply(401, {"error": {"message": f"bad key {key}"}})
-        if fresh and "busy" in text:
-            return self.reply(429, {"error": {"message": f"slow down, {key}"}})
-        if (fresh and "down" in text) or "dead" in text:
-            return self.reply(500, {"error": {"message": "oops"}})
-        first = text.split("<first_answer>")[1].split("</first_answer>")[0]
-        winner = "first" if "biased" in text or "good" in first else "second"
-        said = json.dumps({"reason": f"It is good. {key if 'echo' in text else ''}", "winner": winner})
-        said = said[: len(said) // 2] if (fresh and "cut" in text) or "mute" in text else said
-        message = {"role": "assistant", "content": said}
-        completion = {
-            "id": "1",
-            "object": "chat.completion",
-            "created": 1,
-            "model": body["model"],
-            "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
-            "usage": {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100},
-        }
-        return self.reply(200, completion, torn=fresh and "torn" in text)
-
-    def reply(self, status: int, body: dict[str, Any], torn: bool = False) -> None:
-        data = json.dumps(body).encode()
-        data = data[: len(data) // 2] if torn else data
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(data)))
-        self.send_header("retry-after-ms", "5")
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Quiet."""
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeOpenAI]]:
     monkeypatch.setenv("JUDGE_KEY", KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    handler: Any = type("Handler", (FakeOpenAI,), {"asked": Counter(), "bodies": [], "faults": set()})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
-        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        handler.address = f"http://127.0.0.1:{http.server_port}/v1"
+    with serving() as handler:
         yield handler
-        http.shutdown()
-        thread.join()
 
 
 def llm(server: Any, **changes: Any) -> LLMJudgeParams:
@@ -119,8 +54,12 @@ def judge(tmp_path: Path, params: JudgeParams, *samples: Sample) -> tuple[dict[s
     return metrics, list(read_samples(tmp_path / "judged.parquet"))
 
 
+def said(winner: Winner, cost: float = 0.0) -> Judgement:
+    return Judgement(key=winner, model="m", sample="s", order="reference_first", winner=winner, reason="r", cost=cost)
+
+
 def test_every_pair_is_judged_once_in_both_orders(tmp_path: Path, server: Any) -> None:
-    params = JudgeParams(llm=llm(server))
+    params = JudgeParams(judges=(llm(server),))
     metrics, pairs = judge(tmp_path, params, sample("trees", "Bad.", "Worse."), sample("cars", "Bad."))
     assert [pair.id for pair in pairs] == ["trees#0", "trees#1", "cars#0"]
     assert all(pair.verdict and pair.verdict.orders == ("chosen", "chosen") for pair in pairs)
@@ -133,13 +72,13 @@ def test_every_pair_is_judged_once_in_both_orders(tmp_path: Path, server: Any) -
 
 
 def test_a_win_by_position_is_a_tie_and_no_pair(tmp_path: Path, server: Any) -> None:
-    metrics, pairs = judge(tmp_path, JudgeParams(llm=llm(server)), sample("biased", "Bad."), sample("x", "Bad."))
+    metrics, pairs = judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("biased", "Bad."), sample("x", "Bad."))
     assert [pair.id for pair in pairs] == ["x#0"]
     assert metrics["without_pair/reference_not_better"] == 1
 
 
 def test_orders_are_told_by_answer_not_by_position() -> None:
-    first, second = (Judgement(key=w, model="m", winner=w, reason="r", cost=0.5) for w in ("first", "second"))
+    first, second = (said(w, 0.5) for w in ("first", "second"))
     assert verdict("m", first, second).orders == ("chosen", "chosen")
     assert verdict("m", first, second).cost == 1.0
     assert verdict("m", second, first).winner == "rejected"
@@ -147,7 +86,7 @@ def test_orders_are_told_by_answer_not_by_position() -> None:
 
 
 def test_nothing_is_asked_twice(tmp_path: Path, server: Any) -> None:
-    params, samples = JudgeParams(llm=llm(server)), [sample("trees", "Bad."), sample("cars", "Bad.")]
+    params, samples = JudgeParams(judges=(llm(server),)), [sample("trees", "Bad."), sample("cars", "Bad.")]
     _, before = judge(tmp_path, params, *samples)
     metrics, after = judge(tmp_path, params, *samples)
     assert after == before and len(after) == 2
@@ -156,24 +95,24 @@ def test_nothing_is_asked_twice(tmp_path: Path, server: Any) -> None:
 
 def test_a_run_that_stopped_goes_on_where_it_was(tmp_path: Path, server: Any) -> None:
     samples = [sample(f"topic{i}", "Bad.") for i in range(5)]
-    short = JudgeParams(llm=llm(server, max_requests=4, concurrency=2))
+    short = JudgeParams(judges=(llm(server, max_requests=4, concurrency=2),))
     metrics, pairs = judge(tmp_path, short, *samples)
     assert (metrics["llm/requests"], metrics["llm/left"], len(pairs)) == (4, 6, 2)
     assert metrics["without_pair/not_judged"] == 3
-    metrics, pairs = judge(tmp_path, JudgeParams(llm=llm(server)), *samples)
+    metrics, pairs = judge(tmp_path, JudgeParams(judges=(llm(server),)), *samples)
     assert (metrics["llm/requests"], metrics["llm/left"], len(pairs)) == (6, 0, 5)
     assert len(server.asked) == 10 and set(server.asked.values()) == {1}
 
 
 @pytest.mark.parametrize("fault", ["busy", "down", "cut", "torn"])
 def test_a_passing_fault_costs_one_more_request(tmp_path: Path, server: Any, fault: str) -> None:
-    _, pairs = judge(tmp_path, JudgeParams(llm=llm(server)), sample(fault, "Bad."))
+    _, pairs = judge(tmp_path, JudgeParams(judges=(llm(server),)), sample(fault, "Bad."))
     assert [pair.id for pair in pairs] == [f"{fault}#0"]
     assert list(server.asked.values()) == [2, 2]
 
 
 def test_an_unreadable_judge_is_asked_three_times_and_given_up(tmp_path: Path, server: Any) -> None:
-    metrics, pairs = judge(tmp_path, JudgeParams(llm=llm(server)), sample("mute", "Bad."), sample("x", "Bad."))
+    metrics, pairs = judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("mute", "Bad."), sample("x", "Bad."))
     assert [pair.id for pair in pairs] == ["x#0"]
     assert metrics["llm/unreadable"] == 2 and metrics["without_pair/not_judged"] == 1
     assert sorted(server.asked.values()) == [1, 1, 3, 3]
@@ -183,9 +122,9 @@ def test_the_key_stays_out_of_files_messages_and_logs(
     tmp_path: Path, server: Any, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    judge(tmp_path, JudgeParams(llm=llm(server)), sample("echo busy", "Bad."))
-    with pytest.raises(JudgeFailed, match="401: check \\$JUDGE_KEY") as caught:
-        judge(tmp_path, JudgeParams(llm=llm(server)), sample("locked", "Bad."))
+    judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("echo busy", "Bad."))
+    with pytest.raises(ServerRefused, match="401: check \\$JUDGE_KEY") as caught:
+        judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("locked", "Bad."))
     assert caught.value.__context__ is None
     assert b"***" in (tmp_path / "verdicts" / "org-judge-1.jsonl").read_bytes()
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
@@ -196,26 +135,26 @@ def test_the_key_stays_out_of_files_messages_and_logs(
 
 def test_a_missing_key_names_the_variable(tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JUDGE_KEY")
-    with pytest.raises(JudgeFailed, match="'JUDGE_KEY'"):
-        judge(tmp_path, JudgeParams(llm=llm(server)), sample("x", "Bad."))
+    with pytest.raises(ServerRefused, match="'JUDGE_KEY'"):
+        judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("x", "Bad."))
 
 
 def test_a_server_that_is_down_is_an_error_and_no_empty_result(
     tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ixc.judging.openai_judge.MAX_RETRIES", 0)
+    monkeypatch.setattr("ixc.remote.MAX_RETRIES", 0)
     nowhere = replace(llm(server), base_url="http://127.0.0.1:9/v1", timeout_s=0.2, concurrency=2)
-    with pytest.raises(JudgeFailed, match="no request came through"):
-        judge(tmp_path, JudgeParams(llm=nowhere), sample("x", "Bad."))
+    with pytest.raises(ServerFailed, match="no request came through"):
+        judge(tmp_path, JudgeParams(judges=(nowhere,)), sample("x", "Bad."))
 
 
 def test_a_judge_that_dies_midway_is_not_asked_thousands_of_times(
     tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ixc.judging.openai_judge.MAX_RETRIES", 0)
+    monkeypatch.setattr("ixc.remote.MAX_RETRIES", 0)
     samples = [sample("alive", "Bad."), *(sample(f"dead{i}", "Bad.") for i in range(50))]
-    with pytest.raises(JudgeFailed, match="3 requests in a row failed"):
-        judge(tmp_path, JudgeParams(llm=llm(server, concurrency=1)), *samples)
+    with pytest.raises(ServerFailed, match="3 requests in a row failed"):
+        judge(tmp_path, JudgeParams(judges=(llm(server, concurrency=1),)), *samples)
     assert server.asked.total() == 2 + 3
     assert len(VerdictStore(tmp_path / "verdicts", "org/judge:1")) == 2
 
@@ -234,7 +173,7 @@ def test_the_judge_sees_the_pictures_and_a_few_frames(tmp_path: Path, server: An
         Media(kind="image", path="wide.png", sha256="a"),
         Media(kind="video", path="film.mp4", sha256="b"),
     )
-    judge(tmp_path, JudgeParams(llm=llm(server, max_side=150, video_frames=3)), sample("x", "Bad.", media=media))
+    judge(tmp_path, JudgeParams(judges=(llm(server, max_side=150, video_frames=3),)), sample("x", "Bad.", media=media))
     content = server.bodies[0]["messages"][0]["content"]
     assert [part["type"] for part in content] == ["image_url"] * 4 + ["text"]
     urls = [part["image_url"]["url"] for part in content[:-1]]
@@ -259,7 +198,7 @@ def test_what_the_judge_sees_decides_the_key() -> None:
 
 
 def test_a_torn_last_line_is_ignored_and_asked_again(tmp_path: Path) -> None:
-    judgement = Judgement(key="k", model="m", winner="tie", reason="Both é.")
+    judgement = replace(said("tie"), key="k", reason="Both é.")
     VerdictStore(tmp_path, "m").add(judgement)
     with (tmp_path / "m.jsonl").open("a") as file:
         file.write('{"key": "torn", "mod')
@@ -282,7 +221,7 @@ def test_a_reply_that_is_no_preference_is_not_read_as_one(text: str | None) -> N
 
 def test_without_open_prompts_nothing_is_asked(tmp_path: Path, server: Any) -> None:
     known = replace(sample("x", "3", "4"), gold=Gold(check="number", value="4"))
-    metrics, pairs = judge(tmp_path, JudgeParams(llm=llm(server)), known)
+    metrics, pairs = judge(tmp_path, JudgeParams(judges=(llm(server),)), known)
     assert (metrics["llm/requests"], len(pairs), server.asked.total()) == (0, 1, 0)
     store = VerdictStore(tmp_path / "verdicts", "org/judge:1")
     assert ask(llm(server), [], tmp_path, store).requests == 0
