@@ -71,7 +71,7 @@ class FakeOpenAI(BaseHTTPRequestHandler):
             time.sleep(0.5)
         cut = (fresh and "cut" in text) or "mute" in text or fault == "cut"
         torn = (fresh and "torn" in text) or fault == "torn"
-        self.paid[text] += not (cut or torn or fault)
+        self.paid[text] += int(not (cut or torn or fault))
         return self.reply(200, self.completion(body, key, cut), torn)
 
     @staticmethod

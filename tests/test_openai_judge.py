@@ -1,5 +1,4 @@
 import base64
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
