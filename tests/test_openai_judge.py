@@ -1,10 +1,14 @@
 import base64
+import json
 import logging
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import av
 import pytest
@@ -12,12 +16,13 @@ from fake_openai import KEY, FakeOpenAI, serving
 from PIL import Image
 
 from ixc.judge import run
+from ixc.judging.batch import _Batches
 from ixc.judging.openai_judge import ask
 from ixc.judging.questions import parse, questions, verdict
 from ixc.judging.store import Judgement, VerdictStore, Winner
 from ixc.params import JudgeParams, LLMJudgeParams
 from ixc.remote import ServerFailed, ServerRefused
-from ixc.samples import Gold, Media, Sample, Turn, read_samples, write_samples
+from ixc.samples import Domain, Gold, Media, Sample, Turn, read_samples, write_samples
 
 
 @pytest.fixture
@@ -46,9 +51,11 @@ def sample(name: str, *candidates: str, media: tuple[Media, ...] = ()) -> Sample
     )
 
 
-def judge(tmp_path: Path, params: JudgeParams, *samples: Sample) -> tuple[dict[str, float], list[Sample]]:
+def judge(
+    tmp_path: Path, params: JudgeParams, *samples: Sample, media: Path | None = None
+) -> tuple[dict[str, float], list[Sample]]:
     write_samples(samples, tmp_path / "candidates.parquet")
-    paths = (tmp_path / "candidates.parquet", tmp_path, tmp_path / "judged.parquet", tmp_path / "verdicts")
+    paths = (tmp_path / "candidates.parquet", media or tmp_path, tmp_path / "judged.parquet", tmp_path / "verdicts")
     metrics = run(params, *paths, log=lambda numbers, step: None)
     return metrics, list(read_samples(tmp_path / "judged.parquet"))
 
@@ -224,3 +231,178 @@ def test_without_open_prompts_nothing_is_asked(tmp_path: Path, server: Any) -> N
     assert (metrics["llm/requests"], len(pairs), server.asked.total()) == (0, 1, 0)
     store = VerdictStore(tmp_path / "verdicts", "org/judge:1")
     assert ask(llm(server), [], tmp_path, store).requests == 0
+
+
+def test_the_majority_of_the_judges_decides(tmp_path: Path, server: Any) -> None:
+    three = tuple(replace(llm(server), model=name) for name in ("one", "two", "contrarian"))
+    metrics, [pair] = judge(tmp_path, JudgeParams(judges=three), sample("x", "Bad."))
+    assert pair.verdict and (pair.verdict.winner, pair.verdict.judge) == ("chosen", "one + two + contrarian")
+    assert pair.verdict.cost == pytest.approx(3 * 2 * 0.003)
+    assert (metrics["llm/requests"], metrics["llm/agreement"]) == (6, 0.0)
+    assert metrics["llm/fleiss_kappa"] == pytest.approx(-0.5)  # observed 1/3, by chance (2/3)^2 + (1/3)^2 = 5/9
+    assert metrics["llm/one/position_bias"] == 0 and metrics["llm/one/consistency"] == 1
+
+    metrics, pairs = judge(tmp_path, JudgeParams(judges=three[1:]), sample("x", "Bad."))
+    assert (metrics["llm/requests"], pairs, metrics["without_pair/reference_not_better"]) == (0, [], 1)
+
+
+def test_a_biased_judge_is_told_by_its_numbers(tmp_path: Path, server: Any) -> None:
+    metrics, _ = judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("biased", "Bad."))
+    assert (metrics["llm/org-judge-1/position_bias"], metrics["llm/org-judge-1/consistency"]) == (1, 0)
+
+
+def test_every_domain_has_a_rubric_of_its_own() -> None:
+    texts = [questions("m", replace(sample("x"), domain=domain), "a", "b")[0].text for domain in get_args(Domain)]
+    assert len(set(texts)) == len(texts) == 6
+    assert not any("{" in text for text in texts)
+
+
+def test_a_verdict_is_stored_with_what_it_was_about_and_cost(tmp_path: Path, server: Any) -> None:
+    judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("x", "Bad."))
+    lines = [json.loads(line) for line in (tmp_path / "verdicts" / "org-judge-1.jsonl").read_text().splitlines()]
+    assert {line["order"] for line in lines} == {"reference_first", "reference_second"}
+    assert {line["key"] for line in lines} == {
+        question.key for question in questions("org/judge:1", sample("x"), "A good answer.", "Bad.")
+    }
+    told = {(line["model"], line["sample"], line["input_tokens"], line["output_tokens"]) for line in lines}
+    assert told == {("org/judge:1", "x", 1000, 100)}
+    assert [line["cost"] for line in lines] == pytest.approx([0.003] * 2)
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_dollars_run_out_and_the_next_run_goes_on(tmp_path: Path, server: Any, batch: bool) -> None:
+    samples = [sample(f"topic{i}", "Bad.") for i in range(5)]
+    poor = llm(server, max_cost=0.0125, concurrency=1, batch=batch, batch_size=2, poll_s=0.01)
+    metrics, pairs = judge(tmp_path, JudgeParams(judges=(poor,)), *samples)
+    assert (metrics["llm/requests"], metrics["llm/left"], len(pairs)) == (4, 6, 2)  # 4 * 0.003 $ are 0.012 $
+    metrics, pairs = judge(tmp_path, JudgeParams(judges=(replace(poor, max_cost=1.0),)), *samples)
+    assert (metrics["llm/requests"], metrics["llm/left"], len(pairs)) == (6, 0, 5)
+    assert len(server.asked) == 10 and set(server.asked.values()) == {1}
+
+
+def batched(server: Any, **changes: Any) -> JudgeParams:
+    return JudgeParams(judges=(llm(server, batch=True, poll_s=0.01, **changes),))
+
+
+def test_batches_give_the_verdicts_of_single_requests(tmp_path: Path, server: Any) -> None:
+    Image.new("RGB", (30, 10), "red").save(tmp_path / "p.png")
+    pictured = sample("p", "Bad.", media=(Media(kind="image", path="p.png", sha256="a"),))
+    samples = [pictured, sample("trees", "Bad.", "Worse."), sample("biased", "Bad.")]
+    singly = judge(tmp_path / "a", JudgeParams(judges=(llm(server),)), *samples, media=tmp_path)
+    bodies = sorted(map(json.dumps, server.bodies))
+    server.bodies.clear()
+    together = judge(tmp_path / "b", batched(server, batch_size=3), *samples, media=tmp_path)
+    assert together == singly
+    assert sorted(map(json.dumps, server.bodies)) == bodies
+    assert len(server.batches) == 3  # 8 questions, 3 at a time
+    assert [path.name for path in (tmp_path / "b" / "verdicts").iterdir()] == ["org-judge-1.jsonl"]
+
+
+@pytest.mark.parametrize("moment", ["remember", "wait", "take"])
+def test_a_batch_under_way_outlives_a_kill(
+    tmp_path: Path, server: Any, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = [sample(f"topic{i}", "Bad.") for i in range(3)]
+    with monkeypatch.context() as patched:
+        kill_at(patched, moment)
+        with pytest.raises(KeyboardInterrupt):
+            judge(tmp_path, batched(server), *samples)
+    assert len(server.batches) == 1 and (tmp_path / "verdicts" / "org-judge-1.batch.json").exists()
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert KEY.encode() not in written
+
+    metrics, pairs = judge(tmp_path, batched(server), *samples)
+    assert len(pairs) == 3 and metrics["llm/cost"] == pytest.approx(6 * 0.003)
+    assert len(server.batches) == 1 and set(server.paid.values()) == {1}
+
+
+def kill_at(patched: pytest.MonkeyPatch, moment: str) -> None:
+    """`remember` dies when the id is to be written down: the server has the batch, the disk does not know it."""
+    method = getattr(_Batches, moment)
+
+    def killed(self: Any, *arguments: Any) -> Any:
+        if moment == "remember" and arguments[0].batch is None:
+            return method(self, *arguments)
+        raise KeyboardInterrupt
+
+    patched.setattr(_Batches, moment, killed)
+
+
+def test_verdicts_of_a_batch_that_no_one_asks_for_any_more_are_kept(
+    tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        kill_at(patched, "wait")
+        with pytest.raises(KeyboardInterrupt):
+            judge(tmp_path, batched(server), sample("old", "Bad."))
+    judge(tmp_path, batched(server), sample("new", "Bad."))
+    assert len(VerdictStore(tmp_path / "verdicts", "org/judge:1")) == 4
+
+
+def test_a_batch_that_never_reached_the_server_is_sent_again(
+    tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(server, "begin", lambda *_: (_ for _ in ()).throw(ConnectionError))
+        patched.setattr("ixc.remote.MAX_RETRIES", 0)
+        with pytest.raises(ServerFailed, match=r"judge\.judges: .*Connection"):
+            judge(tmp_path, batched(server), sample("x", "Bad."))
+    _, pairs = judge(tmp_path, batched(server), sample("x", "Bad."))
+    assert len(pairs) == 1 and set(server.paid.values()) == {1}
+
+
+def test_what_a_batch_could_not_answer_is_sent_again_or_given_up(tmp_path: Path, server: Any) -> None:
+    names = ("cut", "mute", "dead", "x")
+    metrics, pairs = judge(tmp_path, batched(server), *(sample(name, "Bad.") for name in names))
+    assert [pair.id for pair in pairs] == ["cut#0", "x#0"]
+    assert metrics["llm/unreadable"] == 4 and len(server.batches) == 3
+    assert sorted(server.asked.values()) == [1, 1, 2, 2, 3, 3, 3, 3]
+
+
+def test_a_batch_of_errors_is_an_error_without_the_key(tmp_path: Path, server: Any) -> None:
+    with pytest.raises(ServerFailed, match=r"overloaded, \*\*\*") as caught:
+        judge(tmp_path, batched(server), sample("dead", "Bad."))
+    assert KEY not in str(caught.value)
+    assert not (tmp_path / "verdicts" / "org-judge-1.batch.json").exists()
+
+
+def test_a_batch_that_is_refused_is_an_error(tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = {"status": "failed", "errors": {"object": "list", "data": [{"message": f"line 1: {KEY}?"}]}}
+    monkeypatch.setattr(server, "look", lambda self, batch: batch | broken)
+    with pytest.raises(ServerFailed, match=r"batch-0 failed: line 1: \*\*\*\?"):
+        judge(tmp_path, batched(server), sample("x", "Bad."))
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from ixc.judge import run
+from ixc.params import JudgeParams, LLMJudgeParams
+
+folder, address = Path(sys.argv[1]), sys.argv[2]
+params = LLMJudgeParams(model="m", base_url=address, api_key_env="JUDGE_KEY", concurrency=16, timeout_s=0.4)
+found = run(JudgeParams(judges=(params,)), folder / "c.parquet", folder, folder / "j.parquet", folder / "verdicts")
+assert found["llm/left"] == found["llm/unreadable"] == found["llm/unreachable"] == 0, found
+"""
+
+
+def test_a_flaky_server_and_three_kills_lose_nothing_and_pay_nothing_twice(tmp_path: Path, server: Any) -> None:
+    server.flaky = 0.1
+    write_samples((sample(f"topic {i}", "Bad.") for i in range(150)), tmp_path / "c.parquet")
+    stored = tmp_path / "verdicts" / "m.jsonl"
+
+    def start() -> "subprocess.Popen[bytes]":
+        return subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path), server.address])
+
+    for share in (50, 120, 200):
+        process = start()
+        while process.poll() is None and (not stored.exists() or stored.read_bytes().count(b"\n") < share):
+            time.sleep(0.005)
+        process.kill()
+        process.wait()
+    assert start().wait() == 0
+    keys = [json.loads(line)["key"] for line in stored.read_text().splitlines()]
+    assert len(keys) == len(set(keys)) == 300
+    assert len(list(read_samples(tmp_path / "j.parquet"))) == 150
+    # paid for again: only what was in flight at a kill
+    assert server.paid.total() <= 300 + 3 * 16

@@ -33,7 +33,8 @@ def majority(opinions: Sequence[Verdict], judges: int) -> Verdict | None:
     winner = next((opinion.winner for opinion in opinions if 2 * votes[opinion.winner] > judges), None)
     if winner is None and len(opinions) < judges:
         return None
-    winner = winner or "tie"
+    if winner is None:
+        winner = "tie"
     agreeing = [opinion.reason for opinion in opinions if opinion.winner == winner]
     return Verdict(
         winner=winner,
