@@ -164,7 +164,7 @@ class FakeOpenAI(BaseHTTPRequestHandler):
         """A client that was killed, or waited too long, is no fault of the server's."""
         try:
             super().handle()
-        except (ConnectionError, TimeoutError):
+        except (ConnectionError, TimeoutError, json.JSONDecodeError):
             self.close_connection = True
 
     def log_message(self, format: str, *args: Any) -> None:

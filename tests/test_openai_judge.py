@@ -280,6 +280,13 @@ def test_dollars_run_out_and_the_next_run_goes_on(tmp_path: Path, server: Any, b
     assert len(server.asked) == 10 and set(server.asked.values()) == {1}
 
 
+def test_parameters_that_cannot_be_meant_are_refused() -> None:
+    with pytest.raises(ValueError, match="max_cost needs input_price"):
+        LLMJudgeParams(model="m", max_cost=1.0)
+    with pytest.raises(ValueError, match=r"judges: \['m'\] more than once"):
+        JudgeParams(judges=(LLMJudgeParams(model="m"), LLMJudgeParams(model="m", temperature=None)))
+
+
 def batched(server: Any, **changes: Any) -> JudgeParams:
     return JudgeParams(judges=(llm(server, batch=True, poll_s=0.01, **changes),))
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ixc.judging.questions import verdict
 from ixc.judging.store import Judgement, slug
@@ -30,14 +30,12 @@ def majority(opinions: Sequence[Verdict], judges: int) -> Verdict | None:
     The judges' names, orders and costs are joined; the reason is that of the first who is of the majority.
     """
     votes = Counter(opinion.winner for opinion in opinions)
-    winner = next((opinion.winner for opinion in opinions if 2 * votes[opinion.winner] > judges), None)
+    winner: Any = next((opinion.winner for opinion in opinions if 2 * votes[opinion.winner] > judges), None)
     if winner is None and len(opinions) < judges:
         return None
-    if winner is None:
-        winner = "tie"
     agreeing = [opinion.reason for opinion in opinions if opinion.winner == winner]
     return Verdict(
-        winner=winner,
+        winner=winner or "tie",
         judge=" + ".join(opinion.judge for opinion in opinions),
         orders=tuple(order for opinion in opinions for order in opinion.orders),
         reason=agreeing[0] if agreeing else "The judges are split.",
