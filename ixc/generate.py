@@ -45,7 +45,8 @@ def run(
         for split, limit in (("train", params.max_train), ("val", params.max_val))
         for sample in balanced((s for s in everything if s.split == split), limit, params.seed)
     ]
-    journal = Journal(candidates.with_name(f".{candidates.name}.journal"))
+    kind = "base" if params.server is None else "server"
+    journal = Journal(candidates.with_name(f".{candidates.name}.{kind}.jsonl"))
     candidates.parent.mkdir(parents=True, exist_ok=True)
     if params.server is None:
         answered, taken = locally(params, samples, media, base, journal), {}

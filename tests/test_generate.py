@@ -89,8 +89,8 @@ def test_a_killed_run_goes_on_and_ends_the_same(
     monkeypatch.setattr(ixc.generate, "decode", killed)
     with pytest.raises(KeyboardInterrupt):
         answer(tmp_path, base, PARAMS, samples)
-    assert left_over(tmp_path) == [".candidates.parquet.journal"]
-    with (tmp_path / "out" / ".candidates.parquet.journal").open("a") as journal:
+    assert left_over(tmp_path) == [".candidates.parquet.base.jsonl"]
+    with (tmp_path / "out" / ".candidates.parquet.base.jsonl").open("a") as journal:
         journal.write('{"ids": [[[1, 2')  # the line that the kill tore
 
     counted = []
@@ -112,7 +112,7 @@ def test_other_prompts_or_parameters_do_not_go_on_from_a_strangers_journal(
         patched.setattr(ixc.generate, "write_samples", full)
         with pytest.raises(OSError, match="full"):
             answer(tmp_path, base, PARAMS, samples)
-    assert left_over(tmp_path) == [".candidates.parquet.journal"]
+    assert left_over(tmp_path) == [".candidates.parquet.base.jsonl"]
     assert answer(tmp_path, base, replace(PARAMS, seed=8), samples)[1] == wanted
 
 
@@ -140,6 +140,15 @@ def test_a_budget_stops_and_the_next_run_asks_for_the_rest_only(
     metrics, got = answer(tmp_path, tmp_path, remote(server), samples)
     assert got == whole and server.asked.total() == 21
     assert metrics["server/left"] == 0 and left_over(tmp_path) == []
+
+
+def test_what_a_server_was_paid_for_survives_a_run_of_the_base_model(
+    tmp_path: Path, server: Any, base: Path, samples: list[Sample]
+) -> None:
+    answer(tmp_path, base, remote(server, max_requests=8), samples)
+    answer(tmp_path, base, PARAMS, samples)
+    answer(tmp_path, base, remote(server), samples)
+    assert server.asked.total() == 21
 
 
 def test_what_a_server_could_not_answer_is_asked_again_and_nothing_else(
