@@ -1,14 +1,38 @@
-"""N sampled answers per prompt from the base model."""
+"""N sampled answers per prompt, from the base model or from a server; a killed run goes on where it was.
 
-from dataclasses import replace
+Beside the output lies a journal while the work lasts: batches of the base model with the state of the random
+numbers after them, so that going on gives what an undisturbed run gives; or single answers of the server.
+"""
+
+import base64
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
 
 from ixc.features import Features
-from ixc.inference import generate
+from ixc.files import track
+from ixc.inference import _by_length, sample_ids
+from ixc.journal import Journal
 from ixc.metrics import Log, Metrics, ignore
 from ixc.model import IXCForCausalLM, IXCProcessor
-from ixc.params import GenerateParams
-from ixc.samples import balanced, read_samples, write_samples
+from ixc.model.processing import PLACEHOLDER
+from ixc.params import GenerateParams, ServerParams
+from ixc.remote import Paid, Part, ask_all, picture_parts, text_part
+from ixc.samples import Sample, balanced, read_samples, write_samples
+
+
+class Answered(NamedTuple):
+    """A prompt with its candidates, and how many tokens each has."""
+
+    sample: Sample
+    lengths: list[int]
 
 
 def run(
@@ -21,23 +45,170 @@ def run(
         for split, limit in (("train", params.max_train), ("val", params.max_val))
         for sample in balanced((s for s in everything if s.split == split), limit, params.seed)
     ]
-    model, processor = IXCForCausalLM.from_pretrained(base), IXCProcessor.from_pretrained(base)
-    answers = generate(
-        model,
-        Features(model, processor, media),
-        samples,
-        params.num_candidates,
-        params.temperature,
-        params.max_new_tokens,
-        params.batch_size,
-        params.seed,
-    )
-    texts = [tuple(answer.text for answer in row) for row in answers]
-    write_samples((replace(s, candidates=t) for s, t in zip(samples, texts, strict=True)), candidates)
-    lengths = [len(answer.ids) for row in answers for answer in row]
+    kind = "base" if params.server is None else "server"
+    journal = Journal(candidates.with_name(f".{candidates.name}.{kind}.jsonl"))
+    candidates.parent.mkdir(parents=True, exist_ok=True)
+    if params.server is None:
+        answered, taken = locally(params, samples, media, base, journal), {}
+    else:
+        answered, taken = remotely(params, params.server, samples, media, journal)
+    write_samples((each.sample for each in answered), candidates)
+    if not any(taken.get(f"server/{name}") for name in ("left", "unreadable", "unreachable")):
+        journal.remove()
+    return metrics(answered) | taken
+
+
+def metrics(answered: Sequence[Answered]) -> Metrics:
+    """How many, how different, how long."""
+    lengths = [length for each in answered for length in each.lengths]
+    distinct = sum(len(set(each.sample.candidates)) for each in answered)
     return {
-        "prompts": len(samples),
+        "prompts": len(answered),
         "candidates": len(lengths),
-        "distinct": sum(len(set(row)) for row in texts) / max(1, len(lengths)),
+        "distinct": distinct / max(1, len(lengths)),
         "length": sum(lengths) / max(1, len(lengths)),
     }
+
+
+# The base model
+
+
+def locally(
+    params: GenerateParams, samples: Sequence[Sample], media: Path, base: Path, journal: Journal
+) -> list[Answered]:
+    """The base model's answers, batch by batch."""
+    model, processor = IXCForCausalLM.from_pretrained(base), IXCProcessor.from_pretrained(base)
+    features = Features(model, processor, media)
+    features.prepare(samples)
+    model.eval()
+    generator = torch.Generator().manual_seed(params.seed)
+    batches = list(_by_length(samples, features, params.batch_size))
+    done = resume(journal, job(params, samples, base), generator)
+    for batch in track(batches[len(done) :], "generate"):
+        done.append(decode(model, features, [samples[i] for i in batch], params, generator))
+        journal.append({"ids": done[-1], "random": _text(generator.get_state())})
+    rows = {i: row for batch, ids in zip(batches, done, strict=True) for i, row in zip(batch, ids, strict=True)}
+    return [answered_locally(sample, rows[i], processor) for i, sample in enumerate(samples)]
+
+
+@torch.no_grad()
+def decode(
+    model: IXCForCausalLM,
+    features: Features,
+    samples: Sequence[Sample],
+    params: GenerateParams,
+    generator: torch.Generator,
+) -> list[list[list[int]]]:
+    """Ids of the answers to a batch of prompts."""
+    return sample_ids(
+        model, features, samples, params.num_candidates, params.temperature, params.max_new_tokens, generator
+    )
+
+
+def answered_locally(sample: Sample, ids: Sequence[list[int]], processor: IXCProcessor) -> Answered:
+    """A prompt with its answers as texts."""
+    texts = tuple(processor.decode(said).strip() for said in ids)
+    return Answered(replace(sample, candidates=texts), [len(said) for said in ids])
+
+
+def job(params: GenerateParams, samples: Sequence[Sample], base: Path) -> str:
+    """A digest of all that the base model's answers depend on; its weights count by name, size and time."""
+    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(base.glob("*"))]
+    digest = hashlib.sha256(json.dumps([asdict(params), files]).encode())
+    for sample in samples:
+        digest.update(json.dumps([sample.id, *map(asdict, sample.prompt), *map(asdict, sample.media)]).encode())
+    return digest.hexdigest()
+
+
+def resume(journal: Journal, job: str, generator: torch.Generator) -> list[list[list[list[int]]]]:
+    """The batches that a killed run of the same job has done; `generator` goes on after them."""
+    lines = [json.loads(line) for line in journal]
+    if not lines or lines[0] != {"job": job}:
+        journal.remove()
+        journal.append({"job": job})
+        return []
+    if len(lines) > 1:
+        state = base64.b64decode(lines[-1]["random"])
+        generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+    return [line["ids"] for line in lines[1:]]
+
+
+def _text(state: torch.Tensor) -> str:
+    return base64.b64encode(state.numpy().tobytes()).decode()
+
+
+# A server
+
+
+class Wanted(NamedTuple):
+    """One answer to ask for."""
+
+    key: str
+    """SHA-256 of all that the server is shown, and of what is wanted of it."""
+    sample: Sample
+    seed: int
+
+
+def remotely(
+    params: GenerateParams, server: ServerParams, samples: Sequence[Sample], media: Path, journal: Journal
+) -> tuple[list[Answered], Metrics]:
+    """The server's answers, one request each, and what they took; prompts left without an answer are left out."""
+    wanted = [[one_of(params, server, sample, k) for k in range(params.num_candidates)] for sample in samples]
+    known: dict[str, dict[str, Any]] = {line["key"]: line for line in map(json.loads, journal)}
+
+    def request(one: Wanted) -> dict[str, Any]:
+        settings = {"seed": one.seed, "temperature": params.temperature, "max_tokens": params.max_new_tokens}
+        return {"messages": messages(one.sample, media, server), **settings}
+
+    def keep(one: Wanted, text: str | None, paid: Paid) -> bool:
+        if text is None:
+            return False
+        known[one.key] = {"key": one.key, "text": text.strip(), "tokens": paid.output_tokens, "cost": paid.cost}
+        journal.append(known[one.key])
+        return True
+
+    missing = [one for row in wanted for one in row if one.key not in known]
+    usage = ask_all("generate.server", server, missing, request, keep)
+    rows = [answered_remotely(server.model, *each, known) for each in zip(samples, wanted, strict=True)]
+    return [row for row in rows if row.lengths], {f"server/{name}": n for name, n in usage.metrics().items()}
+
+
+def one_of(params: GenerateParams, server: ServerParams, sample: Sample, k: int) -> Wanted:
+    """The k-th answer to a prompt."""
+    seed = random.Random(f"{params.seed}/{sample.id}/{k}").getrandbits(31)
+    shown = [*map(asdict, sample.prompt), *(medium.sha256 for medium in sample.media)]
+    settings = [server.model, server.base_url, params.temperature, params.max_new_tokens, sample.id, seed]
+    return Wanted(hashlib.sha256(json.dumps([*settings, *shown]).encode()).hexdigest(), sample, seed)
+
+
+def answered_remotely(
+    model: str, sample: Sample, wanted: Sequence[Wanted], known: dict[str, dict[str, Any]]
+) -> Answered:
+    """A prompt with the answers there are; `meta.generate` says whose they are, and from which seeds."""
+    found = [(one.seed, known[one.key]) for one in wanted if one.key in known]
+    meta = sample.meta | {"generate": {"model": model, "seeds": [seed for seed, _ in found]}}
+    texts = tuple(line["text"] for _, line in found)
+    return Answered(replace(sample, candidates=texts, meta=meta), [line["tokens"] for _, line in found])
+
+
+def messages(sample: Sample, root: Path, server: ServerParams) -> list[dict[str, Any]]:
+    """The conversation, each picture or film where `<ImageHere>` stands; without a mark, before the user's words."""
+    shown = iter([picture_parts(medium, root, server) for medium in sample.media])
+    unmarked = len(sample.media) - sum(turn.content.count(PLACEHOLDER) for turn in sample.prompt)
+    found = []
+    for turn in sample.prompt:
+        before = list(islice(shown, max(unmarked, 0))) if turn.role == "user" else []
+        unmarked -= len(before)
+        parts = [*chain(*before), *_content(turn.content, shown)]
+        plain = all(part["type"] == "text" for part in parts)  # some servers know no parts where there is no picture
+        found.append({"role": turn.role, "content": turn.content if plain else parts})
+    return found
+
+
+def _content(text: str, shown: Iterator[list[Part]]) -> list[Part]:
+    """A turn's parts; a mark that no picture is left for is text like any other."""
+    head, *rest = text.split(PLACEHOLDER)
+    parts = [text_part(head)]
+    for tail in rest:
+        parts += [*next(shown, [text_part(PLACEHOLDER)]), text_part(tail)]
+    return [part for part in parts if part.get("text") != ""]

@@ -2,16 +2,19 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from ixc.judging.openai_judge import Usage, ask, questions, verdict
+from ixc.judging.openai_judge import ask
+from ixc.judging.panel import Opinion, agreement, biases, majority
+from ixc.judging.questions import Question, questions
 from ixc.judging.store import VerdictStore
 from ixc.judging.verifiers import check
 from ixc.metrics import Log, Metrics, ignore
-from ixc.params import JudgeParams, LLMJudgeParams
+from ixc.params import JudgeParams
+from ixc.remote import Usage
 from ixc.samples import Gold, Sample, Verdict, answer, read_samples, write_samples
 
 
@@ -30,36 +33,62 @@ class NoPair(Exception):
 def run(
     params: JudgeParams, candidates: Path, media: Path, judged: Path, verdicts: Path, *, log: Log = ignore
 ) -> Metrics:
-    """Write up to `pairs_per_prompt` pairs per prompt; every judgement of the model is kept in `verdicts`."""
+    """Write up to `pairs_per_prompt` pairs per prompt; every judgement of a model is kept in `verdicts`."""
     verdicts.mkdir(parents=True, exist_ok=True)
-    store, usage = None, Usage()
-    if params.llm is not None:
-        store = VerdictStore(verdicts, params.llm.model)
-        usage = ask_model(params.llm, params, candidates, media, store, log)
+    panel = Panel(params, verdicts)
+    usages = [
+        ask(judge, asked(params, judge.model, candidates), media, panel.stores[judge.model], log=log)
+        for judge in params.judges
+    ]
     tally: Counter[str] = Counter()
-    write_samples(pairs(params, candidates, store, tally), judged)
-    return metrics(tally, usage)
+    write_samples(pairs(params, candidates, panel, tally), judged)
+    return metrics(tally, usages) | panel.metrics()
 
 
-def ask_model(
-    llm: LLMJudgeParams, params: JudgeParams, candidates: Path, media: Path, store: VerdictStore, log: Log
-) -> Usage:
-    """Ask the model about every open prompt's candidates against its reference answer."""
-    asked = (
-        question
-        for sample in read_samples(candidates)
-        if sample.gold is not None and sample.gold.check == "open"
-        for rejected in rivals(params, sample, sample.gold)
-        for question in questions(llm.model, sample, sample.gold.answer, rejected)
-    )
-    return ask(llm, asked, media, store, log=log)
+class Panel:
+    """The judges, what they have said so far, and what they said about the pairs of this run."""
+
+    def __init__(self, params: JudgeParams, verdicts: Path) -> None:
+        self.stores = {judge.model: VerdictStore(verdicts, judge.model) for judge in params.judges}
+        self.opinions: dict[str, list[Opinion]] = {model: [] for model in self.stores}
+        self.verdicts: list[list[Verdict]] = []
+
+    def verdict(self, sample: Sample, reference: str, other: str) -> Verdict | None:
+        """The judges' verdict on the reference, as `chosen`, against another answer; None if too few have spoken."""
+        verdicts: list[Verdict] = []
+        for model in self.stores:
+            opinion = self.opinion(model, sample, reference, other)
+            if opinion is not None:
+                self.opinions[model].append(opinion)
+                verdicts.append(opinion.verdict)
+        self.verdicts.append(verdicts)
+        return majority(verdicts, len(self.stores))
+
+    def opinion(self, model: str, sample: Sample, reference: str, other: str) -> Opinion | None:
+        """One judge's stored judgements of a pair."""
+        first, second = (self.stores[model].get(q.key) for q in questions(model, sample, reference, other))
+        words = len(reference.split()), len(other.split())
+        longer = (words[0] > words[1]) - (words[0] < words[1])
+        return Opinion(first, second, longer) if first and second else None
+
+    def metrics(self) -> Metrics:
+        """How far the judges agree, and what each is biased by."""
+        return agreement(self.verdicts, len(self.stores)) | biases(self.opinions)
 
 
-def pairs(params: JudgeParams, candidates: Path, store: VerdictStore | None, tally: Counter[str]) -> Iterator[Sample]:
+def asked(params: JudgeParams, model: str, candidates: Path) -> Iterator[Question]:
+    """What a judge is asked: each open prompt's reference answer against candidates, in both orders."""
+    for sample in read_samples(candidates):
+        if sample.gold is not None and sample.gold.check == "open":
+            for other in rivals(params, sample, sample.gold):
+                yield from questions(model, sample, sample.gold.answer, other)
+
+
+def pairs(params: JudgeParams, candidates: Path, panel: Panel, tally: Counter[str]) -> Iterator[Sample]:
     """Every prompt's pairs, as samples; what happened is counted in `tally`."""
     for sample in read_samples(candidates):
         try:
-            found = pairs_of(params, sample, store, tally)
+            found = pairs_of(params, sample, panel, tally)
         except NoPair as reason:
             tally[f"without_pair/{reason}"] += 1
             continue
@@ -81,7 +110,7 @@ def as_sample(sample: Sample, k: int, pair: Pair) -> Sample:
     )
 
 
-def pairs_of(params: JudgeParams, sample: Sample, store: VerdictStore | None, tally: Counter[str]) -> list[Pair]:
+def pairs_of(params: JudgeParams, sample: Sample, panel: Panel, tally: Counter[str]) -> list[Pair]:
     """A prompt's pairs, at least one.
 
     Raises:
@@ -93,9 +122,9 @@ def pairs_of(params: JudgeParams, sample: Sample, store: VerdictStore | None, ta
         raise NoPair("no_candidates")
     if sample.gold.check != "open":
         return verified_pairs(params, sample, sample.gold, tally)
-    if params.llm is None or store is None:
+    if not params.judges:
         raise NoPair("no_judge")
-    return judged_pairs(params, params.llm.model, sample, sample.gold, store)
+    return judged_pairs(params, sample, sample.gold, panel)
 
 
 def verified_pairs(params: JudgeParams, sample: Sample, gold: Gold, tally: Counter[str]) -> list[Pair]:
@@ -136,15 +165,12 @@ def rivals(params: JudgeParams, sample: Sample, gold: Gold) -> list[str]:
     return texts[: params.pairs_per_prompt]
 
 
-def judged_pairs(params: JudgeParams, model: str, sample: Sample, gold: Gold, store: VerdictStore) -> list[Pair]:
-    """The reference answer against candidates found worse in both orders (paper, section 3)."""
+def judged_pairs(params: JudgeParams, sample: Sample, gold: Gold, panel: Panel) -> list[Pair]:
+    """The reference answer against candidates that the judges found worse in both orders (paper, section 3)."""
     if not gold.answer:
         raise NoPair("no_reference")
-    answered: list[Pair] = []
-    for text in rivals(params, sample, gold):
-        first, second = (store.get(question.key) for question in questions(model, sample, gold.answer, text))
-        if first is not None and second is not None:
-            answered.append(Pair(gold.answer, text, verdict(model, first, second)))
+    verdicts = {text: panel.verdict(sample, gold.answer, text) for text in rivals(params, sample, gold)}
+    answered = [Pair(gold.answer, text, verdict) for text, verdict in verdicts.items() if verdict is not None]
     if not answered:
         raise NoPair("not_judged")
     won = [pair for pair in answered if pair.verdict.winner == "chosen"]
@@ -153,16 +179,11 @@ def judged_pairs(params: JudgeParams, model: str, sample: Sample, gold: Gold, st
     return won
 
 
-def metrics(tally: Counter[str], usage: Usage) -> Metrics:
-    """Counts as they are, shares of right candidates, and what the model took."""
+def metrics(tally: Counter[str], usages: Sequence[Usage]) -> Metrics:
+    """Counts as they are, shares of right candidates, and what the judges took."""
     domains = [name.removeprefix("candidates/") for name in tally if name.startswith("candidates/")]
     shares = {f"right/{domain}": tally[f"right/{domain}"] / tally[f"candidates/{domain}"] for domain in domains}
     counts = {name: float(n) for name, n in tally.items() if name.startswith(("pairs/", "without_pair/"))}
-    llm = {
-        "llm/requests": usage.requests,
-        "llm/cost": usage.cost,
-        "llm/unreadable": usage.unreadable,
-        "llm/unreachable": usage.unreachable,
-        "llm/left": usage.left,
-    }
+    taken = [usage.metrics() for usage in usages]
+    llm = {f"llm/{name}": sum(each[name] for each in taken) for name in Usage().metrics()}
     return {"pairs/all": 0.0, **counts, **shares, **llm}

@@ -141,6 +141,39 @@ class BootstrapParams:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class ServerParams:
+    """An OpenAI-compatible server: OpenAI's own, vLLM, LMDeploy, SGLang."""
+
+    model: str
+    base_url: str | None = None
+    """None: the client's default."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """The environment variable that holds the key; the key itself is never written anywhere."""
+    concurrency: int = Field(default=16, gt=0)
+    """Requests in flight."""
+    timeout_s: float = Field(default=60.0, gt=0)
+    max_requests: int = Field(default=10_000, gt=0)
+    """Stop asking after this many in one run; the next goes on from what is stored."""
+    max_cost: float | None = Field(default=None, gt=0)
+    """US dollars; stop asking before one run costs more, likewise. Only what is in flight at the very start,
+    before any price is known, can exceed it."""
+    max_side: int = Field(default=1024, gt=0)
+    """Larger pictures are scaled down to this many pixels before they are sent."""
+    video_frames: int = Field(default=4, gt=0)
+    """Evenly spaced frames that stand for a film."""
+    input_price: float = Field(default=0.0, ge=0)
+    """US dollars per million prompt tokens; what costs are reckoned with."""
+    output_price: float = Field(default=0.0, ge=0)
+    """US dollars per million answered tokens."""
+
+    @model_validator(mode="after")
+    def _prices(self) -> "ServerParams":
+        if self.max_cost is not None and not (self.input_price or self.output_price):
+            raise ValueError("max_cost needs input_price and output_price, or nothing ever costs anything")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class GenerateParams:
     """Answers sampled from the base model."""
 
@@ -154,32 +187,22 @@ class GenerateParams:
     max_new_tokens: int = Field(default=32, gt=0)
     batch_size: int = Field(default=64, gt=0)
     """Prompts decoded together."""
+    server: ServerParams | None = None
+    """Answers in place of the base model: the same model behind vLLM, say; none: the base model itself."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class LLMJudgeParams:
-    """An OpenAI-compatible judge of pairs."""
+class LLMJudgeParams(ServerParams):
+    """A model that judges pairs."""
 
-    model: str
-    base_url: str | None = None
-    """None: the client's default."""
-    api_key_env: str = "OPENAI_API_KEY"
-    """The environment variable that holds the key; the key itself is never written anywhere."""
-    concurrency: int = Field(default=16, gt=0)
-    """Requests in flight."""
-    timeout_s: float = Field(default=60.0, gt=0)
-    max_requests: int = Field(default=10_000, gt=0)
-    """Stop asking after this many; the next run goes on from the stored verdicts."""
     temperature: float | None = Field(default=0.0, ge=0)
     """None: not sent, for models that refuse it."""
-    max_side: int = Field(default=1024, gt=0)
-    """Larger pictures are scaled down to this many pixels before they are sent."""
-    video_frames: int = Field(default=4, gt=0)
-    """Evenly spaced frames that stand for a film."""
-    input_price: float = Field(default=0.0, ge=0)
-    """US dollars per million prompt tokens; what `llm/cost` is reckoned with."""
-    output_price: float = Field(default=0.0, ge=0)
-    """US dollars per million answered tokens."""
+    batch: bool = False
+    """Ask through OpenAI's Batch API: half the price (give the prices so), within a day."""
+    batch_size: int = Field(default=1000, gt=0, le=50_000)
+    """Requests per batch, one batch at a time; `max_cost` is looked at between batches. OpenAI: 50,000."""
+    poll_s: float = Field(default=30.0, gt=0)
+    """Seconds between two looks at a batch."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -188,8 +211,16 @@ class JudgeParams:
 
     seed: int = 0
     pairs_per_prompt: int = Field(default=2, gt=0)
-    llm: LLMJudgeParams | None = None
-    """Judges what no verifier can (`gold.check: open`); none: such prompts yield no pair."""
+    judges: tuple[LLMJudgeParams, ...] = ()
+    """Judge what no verifier can (`gold.check: open`), by majority; none: such prompts yield no pair."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> "JudgeParams":
+        models = [judge.model for judge in self.judges]
+        twice = sorted({model for model in models if models.count(model) > 1})
+        if twice:
+            raise ValueError(f"judges: {twice} more than once; a majority needs different models")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

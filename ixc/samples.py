@@ -24,7 +24,7 @@ STRICT = ConfigDict(extra="forbid")
 
 Domain = Literal["instruction", "general", "text_rich", "reasoning", "video", "safety"]
 Modality = Literal["text", "image", "video"]
-Check = Literal["match", "number", "choice", "constraints", "open"]
+Check = Literal["match", "number", "choice", "chart", "vqa", "constraints", "open"]
 
 
 class BadRecord(ValueError):
@@ -55,8 +55,9 @@ class Gold:
 
     check: Check
     """`match`: `value` occurs as words, and none of `others` does · `number`: equal as mathematics ·
-    `choice`: the same option · `constraints`: IFEval instructions, JSON `[{"id", "kwargs"}]` ·
-    `open`: only a judge can tell."""
+    `choice`: the same option, by letter, or by text where `value` has it (`B. a fish`; `others` likewise) ·
+    `chart`: a number within 5 %, or the same words · `vqa`: what people answered, JSON `["red", ...]` ·
+    `constraints`: IFEval instructions, JSON `[{"id", "kwargs"}]` · `open`: only a judge can tell."""
     value: str
     answer: str = ""
     """A reference answer in full words: what SFT learns; empty when the source has none."""

@@ -82,12 +82,20 @@ def test_every_check_makes_pairs(tmp_path: Path) -> None:
     golds = {
         "match": (Gold(check="match", value="red", others=("blue",)), ("It is red.", "It is blue.")),
         "choice": (Gold(check="choice", value="B"), ("The answer is B.", "C")),
+        "chart": (Gold(check="chart", value="40"), ("41", "45")),
+        "vqa": (Gold(check="vqa", value='["red", "red", "red"]'), ("Red.", "Blue.")),
         "constraints": (Gold(check="constraints", value='[{"id": "punctuation:no_comma"}]'), ("a", "a, b")),
     }
     samples = [replace(CATS, id=name, gold=gold, candidates=(both[1], both[0])) for name, (gold, both) in golds.items()]
     _, pairs = judge(tmp_path, *samples)
     assert texts(pairs) == [both for _, both in golds.values()]
     assert [pair.verdict and pair.verdict.judge for pair in pairs] == [f"verifier/{name}" for name in golds]
+
+
+def test_an_answer_that_one_person_gave_is_neither_right_nor_wrong(tmp_path: Path) -> None:
+    gold = Gold(check="vqa", value='["red", "red", "red", "pink"]')
+    _, pairs = judge(tmp_path, replace(CATS, gold=gold, candidates=("pink", "pink", "red", "blue")))
+    assert texts(pairs) == [("red", "blue")]
 
 
 def test_metrics_count_pairs_and_shares_of_right_candidates(tmp_path: Path) -> None:

@@ -1,97 +1,36 @@
 import base64
 import json
 import logging
-import threading
-from collections import Counter
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import av
 import pytest
+from fake_openai import KEY, FakeOpenAI, serving
 from PIL import Image
 
 from ixc.judge import run
-from ixc.judging.openai_judge import JudgeFailed, ask, parse, questions, verdict
-from ixc.judging.store import Judgement, VerdictStore
+from ixc.judging.batch import _Batches
+from ixc.judging.openai_judge import ask
+from ixc.judging.questions import parse, questions, verdict
+from ixc.judging.store import Judgement, VerdictStore, Winner
 from ixc.params import JudgeParams, LLMJudgeParams
-from ixc.samples import Gold, Media, Sample, Turn, read_samples, write_samples
-
-KEY = "sk-secret-0123456789"
-
-
-class FakeOpenAI(BaseHTTPRequestHandler):
-    """A judge that prefers what says `good`, but the first answer if the prompt says `biased`.
-
-    The first request about a prompt naming a fault fails: `busy` 429, `down` 500, `cut` half a JSON in the
-    message, `torn` half a JSON body. Others always do: `mute` no JSON, `locked` 401, `dead` 500. `echo` tells
-    the key.
-    """
-
-    protocol_version = "HTTP/1.1"
-    address: str
-    asked: Counter[str]
-    bodies: list[dict[str, Any]]
-    faults: set[str]
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        text = body["messages"][0]["content"][-1]["text"]
-        key = self.headers["authorization"].removeprefix("Bearer ")
-        self.asked[text] += 1
-        self.bodies.append(body)
-        fresh = text not in self.faults
-        self.faults.add(text)
-        if "locked" in text:
-            return self.reply(401, {"error": {"message": f"bad key {key}"}})
-        if fresh and "busy" in text:
-            return self.reply(429, {"error": {"message": f"slow down, {key}"}})
-        if (fresh and "down" in text) or "dead" in text:
-            return self.reply(500, {"error": {"message": "oops"}})
-        first = text.split("<first_answer>")[1].split("</first_answer>")[0]
-        winner = "first" if "biased" in text or "good" in first else "second"
-        said = json.dumps({"reason": f"It is good. {key if 'echo' in text else ''}", "winner": winner})
-        said = said[: len(said) // 2] if (fresh and "cut" in text) or "mute" in text else said
-        message = {"role": "assistant", "content": said}
-        completion = {
-            "id": "1",
-            "object": "chat.completion",
-            "created": 1,
-            "model": body["model"],
-            "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
-            "usage": {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100},
-        }
-        return self.reply(200, completion, torn=fresh and "torn" in text)
-
-    def reply(self, status: int, body: dict[str, Any], torn: bool = False) -> None:
-        data = json.dumps(body).encode()
-        data = data[: len(data) // 2] if torn else data
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(data)))
-        self.send_header("retry-after-ms", "5")
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Quiet."""
+from ixc.remote import ServerFailed, ServerRefused
+from ixc.samples import Domain, Gold, Media, Sample, Turn, read_samples, write_samples
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeOpenAI]]:
     monkeypatch.setenv("JUDGE_KEY", KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    handler: Any = type("Handler", (FakeOpenAI,), {"asked": Counter(), "bodies": [], "faults": set()})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
-        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        handler.address = f"http://127.0.0.1:{http.server_port}/v1"
+    with serving() as handler:
         yield handler
-        http.shutdown()
-        thread.join()
 
 
 def llm(server: Any, **changes: Any) -> LLMJudgeParams:
@@ -112,15 +51,21 @@ def sample(name: str, *candidates: str, media: tuple[Media, ...] = ()) -> Sample
     )
 
 
-def judge(tmp_path: Path, params: JudgeParams, *samples: Sample) -> tuple[dict[str, float], list[Sample]]:
+def judge(
+    tmp_path: Path, params: JudgeParams, *samples: Sample, media: Path | None = None
+) -> tuple[dict[str, float], list[Sample]]:
     write_samples(samples, tmp_path / "candidates.parquet")
-    paths = (tmp_path / "candidates.parquet", tmp_path, tmp_path / "judged.parquet", tmp_path / "verdicts")
+    paths = (tmp_path / "candidates.parquet", media or tmp_path, tmp_path / "judged.parquet", tmp_path / "verdicts")
     metrics = run(params, *paths, log=lambda numbers, step: None)
     return metrics, list(read_samples(tmp_path / "judged.parquet"))
 
 
+def said(winner: Winner, cost: float = 0.0) -> Judgement:
+    return Judgement(key=winner, model="m", sample="s", order="reference_first", winner=winner, reason="r", cost=cost)
+
+
 def test_every_pair_is_judged_once_in_both_orders(tmp_path: Path, server: Any) -> None:
-    params = JudgeParams(llm=llm(server))
+    params = JudgeParams(judges=(llm(server),))
     metrics, pairs = judge(tmp_path, params, sample("trees", "Bad.", "Worse."), sample("cars", "Bad."))
     assert [pair.id for pair in pairs] == ["trees#0", "trees#1", "cars#0"]
     assert all(pair.verdict and pair.verdict.orders == ("chosen", "chosen") for pair in pairs)
@@ -133,13 +78,13 @@ def test_every_pair_is_judged_once_in_both_orders(tmp_path: Path, server: Any) -
 
 
 def test_a_win_by_position_is_a_tie_and_no_pair(tmp_path: Path, server: Any) -> None:
-    metrics, pairs = judge(tmp_path, JudgeParams(llm=llm(server)), sample("biased", "Bad."), sample("x", "Bad."))
+    metrics, pairs = judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("biased", "Bad."), sample("x", "Bad."))
     assert [pair.id for pair in pairs] == ["x#0"]
     assert metrics["without_pair/reference_not_better"] == 1
 
 
 def test_orders_are_told_by_answer_not_by_position() -> None:
-    first, second = (Judgement(key=w, model="m", winner=w, reason="r", cost=0.5) for w in ("first", "second"))
+    first, second = (said(w, 0.5) for w in ("first", "second"))
     assert verdict("m", first, second).orders == ("chosen", "chosen")
     assert verdict("m", first, second).cost == 1.0
     assert verdict("m", second, first).winner == "rejected"
@@ -147,7 +92,7 @@ def test_orders_are_told_by_answer_not_by_position() -> None:
 
 
 def test_nothing_is_asked_twice(tmp_path: Path, server: Any) -> None:
-    params, samples = JudgeParams(llm=llm(server)), [sample("trees", "Bad."), sample("cars", "Bad.")]
+    params, samples = JudgeParams(judges=(llm(server),)), [sample("trees", "Bad."), sample("cars", "Bad.")]
     _, before = judge(tmp_path, params, *samples)
     metrics, after = judge(tmp_path, params, *samples)
     assert after == before and len(after) == 2
@@ -156,24 +101,24 @@ def test_nothing_is_asked_twice(tmp_path: Path, server: Any) -> None:
 
 def test_a_run_that_stopped_goes_on_where_it_was(tmp_path: Path, server: Any) -> None:
     samples = [sample(f"topic{i}", "Bad.") for i in range(5)]
-    short = JudgeParams(llm=llm(server, max_requests=4, concurrency=2))
+    short = JudgeParams(judges=(llm(server, max_requests=4, concurrency=2),))
     metrics, pairs = judge(tmp_path, short, *samples)
     assert (metrics["llm/requests"], metrics["llm/left"], len(pairs)) == (4, 6, 2)
     assert metrics["without_pair/not_judged"] == 3
-    metrics, pairs = judge(tmp_path, JudgeParams(llm=llm(server)), *samples)
+    metrics, pairs = judge(tmp_path, JudgeParams(judges=(llm(server),)), *samples)
     assert (metrics["llm/requests"], metrics["llm/left"], len(pairs)) == (6, 0, 5)
     assert len(server.asked) == 10 and set(server.asked.values()) == {1}
 
 
 @pytest.mark.parametrize("fault", ["busy", "down", "cut", "torn"])
 def test_a_passing_fault_costs_one_more_request(tmp_path: Path, server: Any, fault: str) -> None:
-    _, pairs = judge(tmp_path, JudgeParams(llm=llm(server)), sample(fault, "Bad."))
+    _, pairs = judge(tmp_path, JudgeParams(judges=(llm(server),)), sample(fault, "Bad."))
     assert [pair.id for pair in pairs] == [f"{fault}#0"]
     assert list(server.asked.values()) == [2, 2]
 
 
 def test_an_unreadable_judge_is_asked_three_times_and_given_up(tmp_path: Path, server: Any) -> None:
-    metrics, pairs = judge(tmp_path, JudgeParams(llm=llm(server)), sample("mute", "Bad."), sample("x", "Bad."))
+    metrics, pairs = judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("mute", "Bad."), sample("x", "Bad."))
     assert [pair.id for pair in pairs] == ["x#0"]
     assert metrics["llm/unreadable"] == 2 and metrics["without_pair/not_judged"] == 1
     assert sorted(server.asked.values()) == [1, 1, 3, 3]
@@ -183,9 +128,9 @@ def test_the_key_stays_out_of_files_messages_and_logs(
     tmp_path: Path, server: Any, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    judge(tmp_path, JudgeParams(llm=llm(server)), sample("echo busy", "Bad."))
-    with pytest.raises(JudgeFailed, match="401: check \\$JUDGE_KEY") as caught:
-        judge(tmp_path, JudgeParams(llm=llm(server)), sample("locked", "Bad."))
+    judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("echo busy", "Bad."))
+    with pytest.raises(ServerRefused, match="401: check \\$JUDGE_KEY") as caught:
+        judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("locked", "Bad."))
     assert caught.value.__context__ is None
     assert b"***" in (tmp_path / "verdicts" / "org-judge-1.jsonl").read_bytes()
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
@@ -196,26 +141,26 @@ def test_the_key_stays_out_of_files_messages_and_logs(
 
 def test_a_missing_key_names_the_variable(tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JUDGE_KEY")
-    with pytest.raises(JudgeFailed, match="'JUDGE_KEY'"):
-        judge(tmp_path, JudgeParams(llm=llm(server)), sample("x", "Bad."))
+    with pytest.raises(ServerRefused, match="'JUDGE_KEY'"):
+        judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("x", "Bad."))
 
 
 def test_a_server_that_is_down_is_an_error_and_no_empty_result(
     tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ixc.judging.openai_judge.MAX_RETRIES", 0)
+    monkeypatch.setattr("ixc.remote.MAX_RETRIES", 0)
     nowhere = replace(llm(server), base_url="http://127.0.0.1:9/v1", timeout_s=0.2, concurrency=2)
-    with pytest.raises(JudgeFailed, match="no request came through"):
-        judge(tmp_path, JudgeParams(llm=nowhere), sample("x", "Bad."))
+    with pytest.raises(ServerFailed, match="no request came through"):
+        judge(tmp_path, JudgeParams(judges=(nowhere,)), sample("x", "Bad."))
 
 
 def test_a_judge_that_dies_midway_is_not_asked_thousands_of_times(
     tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ixc.judging.openai_judge.MAX_RETRIES", 0)
+    monkeypatch.setattr("ixc.remote.MAX_RETRIES", 0)
     samples = [sample("alive", "Bad."), *(sample(f"dead{i}", "Bad.") for i in range(50))]
-    with pytest.raises(JudgeFailed, match="3 requests in a row failed"):
-        judge(tmp_path, JudgeParams(llm=llm(server, concurrency=1)), *samples)
+    with pytest.raises(ServerFailed, match="3 requests in a row failed"):
+        judge(tmp_path, JudgeParams(judges=(llm(server, concurrency=1),)), *samples)
     assert server.asked.total() == 2 + 3
     assert len(VerdictStore(tmp_path / "verdicts", "org/judge:1")) == 2
 
@@ -234,7 +179,7 @@ def test_the_judge_sees_the_pictures_and_a_few_frames(tmp_path: Path, server: An
         Media(kind="image", path="wide.png", sha256="a"),
         Media(kind="video", path="film.mp4", sha256="b"),
     )
-    judge(tmp_path, JudgeParams(llm=llm(server, max_side=150, video_frames=3)), sample("x", "Bad.", media=media))
+    judge(tmp_path, JudgeParams(judges=(llm(server, max_side=150, video_frames=3),)), sample("x", "Bad.", media=media))
     content = server.bodies[0]["messages"][0]["content"]
     assert [part["type"] for part in content] == ["image_url"] * 4 + ["text"]
     urls = [part["image_url"]["url"] for part in content[:-1]]
@@ -259,7 +204,7 @@ def test_what_the_judge_sees_decides_the_key() -> None:
 
 
 def test_a_torn_last_line_is_ignored_and_asked_again(tmp_path: Path) -> None:
-    judgement = Judgement(key="k", model="m", winner="tie", reason="Both é.")
+    judgement = replace(said("tie"), key="k", reason="Both é.")
     VerdictStore(tmp_path, "m").add(judgement)
     with (tmp_path / "m.jsonl").open("a") as file:
         file.write('{"key": "torn", "mod')
@@ -282,7 +227,189 @@ def test_a_reply_that_is_no_preference_is_not_read_as_one(text: str | None) -> N
 
 def test_without_open_prompts_nothing_is_asked(tmp_path: Path, server: Any) -> None:
     known = replace(sample("x", "3", "4"), gold=Gold(check="number", value="4"))
-    metrics, pairs = judge(tmp_path, JudgeParams(llm=llm(server)), known)
+    metrics, pairs = judge(tmp_path, JudgeParams(judges=(llm(server),)), known)
     assert (metrics["llm/requests"], len(pairs), server.asked.total()) == (0, 1, 0)
     store = VerdictStore(tmp_path / "verdicts", "org/judge:1")
     assert ask(llm(server), [], tmp_path, store).requests == 0
+
+
+def test_the_majority_of_the_judges_decides(tmp_path: Path, server: Any) -> None:
+    three = tuple(replace(llm(server), model=name) for name in ("one", "two", "contrarian"))
+    metrics, [pair] = judge(tmp_path, JudgeParams(judges=three), sample("x", "Bad."))
+    assert pair.verdict and (pair.verdict.winner, pair.verdict.judge) == ("chosen", "one + two + contrarian")
+    assert pair.verdict.cost == pytest.approx(3 * 2 * 0.003)
+    assert (metrics["llm/requests"], metrics["llm/agreement"]) == (6, 0.0)
+    assert metrics["llm/fleiss_kappa"] == pytest.approx(-0.5)  # observed 1/3, by chance (2/3)^2 + (1/3)^2 = 5/9
+    assert metrics["llm/one/position_bias"] == 0 and metrics["llm/one/consistency"] == 1
+
+    metrics, pairs = judge(tmp_path, JudgeParams(judges=three[1:]), sample("x", "Bad."))
+    assert (metrics["llm/requests"], pairs, metrics["without_pair/reference_not_better"]) == (0, [], 1)
+
+
+def test_a_biased_judge_is_told_by_its_numbers(tmp_path: Path, server: Any) -> None:
+    metrics, _ = judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("biased", "Bad."))
+    assert (metrics["llm/org-judge-1/position_bias"], metrics["llm/org-judge-1/consistency"]) == (1, 0)
+
+
+def test_every_domain_has_a_rubric_of_its_own() -> None:
+    texts = [questions("m", replace(sample("x"), domain=domain), "a", "b")[0].text for domain in get_args(Domain)]
+    assert len(set(texts)) == len(texts) == 6
+    assert not any("{" in text for text in texts)
+
+
+def test_a_verdict_is_stored_with_what_it_was_about_and_cost(tmp_path: Path, server: Any) -> None:
+    judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("x", "Bad."))
+    lines = [json.loads(line) for line in (tmp_path / "verdicts" / "org-judge-1.jsonl").read_text().splitlines()]
+    assert {line["order"] for line in lines} == {"reference_first", "reference_second"}
+    assert {line["key"] for line in lines} == {
+        question.key for question in questions("org/judge:1", sample("x"), "A good answer.", "Bad.")
+    }
+    told = {(line["model"], line["sample"], line["input_tokens"], line["output_tokens"]) for line in lines}
+    assert told == {("org/judge:1", "x", 1000, 100)}
+    assert [line["cost"] for line in lines] == pytest.approx([0.003] * 2)
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_dollars_run_out_and_the_next_run_goes_on(tmp_path: Path, server: Any, batch: bool) -> None:
+    samples = [sample(f"topic{i}", "Bad.") for i in range(5)]
+    poor = llm(server, max_cost=0.0125, concurrency=1, batch=batch, batch_size=2, poll_s=0.01)
+    metrics, pairs = judge(tmp_path, JudgeParams(judges=(poor,)), *samples)
+    assert (metrics["llm/requests"], metrics["llm/left"], len(pairs)) == (4, 6, 2)  # 4 * 0.003 $ are 0.012 $
+    metrics, pairs = judge(tmp_path, JudgeParams(judges=(replace(poor, max_cost=1.0),)), *samples)
+    assert (metrics["llm/requests"], metrics["llm/left"], len(pairs)) == (6, 0, 5)
+    assert len(server.asked) == 10 and set(server.asked.values()) == {1}
+
+
+def test_parameters_that_cannot_be_meant_are_refused() -> None:
+    with pytest.raises(ValueError, match="max_cost needs input_price"):
+        LLMJudgeParams(model="m", max_cost=1.0)
+    with pytest.raises(ValueError, match=r"judges: \['m'\] more than once"):
+        JudgeParams(judges=(LLMJudgeParams(model="m"), LLMJudgeParams(model="m", temperature=None)))
+
+
+def batched(server: Any, **changes: Any) -> JudgeParams:
+    return JudgeParams(judges=(llm(server, batch=True, poll_s=0.01, **changes),))
+
+
+def test_batches_give_the_verdicts_of_single_requests(tmp_path: Path, server: Any) -> None:
+    Image.new("RGB", (30, 10), "red").save(tmp_path / "p.png")
+    pictured = sample("p", "Bad.", media=(Media(kind="image", path="p.png", sha256="a"),))
+    samples = [pictured, sample("trees", "Bad.", "Worse."), sample("biased", "Bad.")]
+    singly = judge(tmp_path / "a", JudgeParams(judges=(llm(server),)), *samples, media=tmp_path)
+    bodies = sorted(map(json.dumps, server.bodies))
+    server.bodies.clear()
+    together = judge(tmp_path / "b", batched(server, batch_size=3), *samples, media=tmp_path)
+    assert together == singly
+    assert sorted(map(json.dumps, server.bodies)) == bodies
+    assert len(server.batches) == 3  # 8 questions, 3 at a time
+    assert [path.name for path in (tmp_path / "b" / "verdicts").iterdir()] == ["org-judge-1.jsonl"]
+
+
+@pytest.mark.parametrize("moment", ["remember", "wait", "take"])
+def test_a_batch_under_way_outlives_a_kill(
+    tmp_path: Path, server: Any, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = [sample(f"topic{i}", "Bad.") for i in range(3)]
+    with monkeypatch.context() as patched:
+        kill_at(patched, moment)
+        with pytest.raises(KeyboardInterrupt):
+            judge(tmp_path, batched(server), *samples)
+    assert len(server.batches) == 1 and (tmp_path / "verdicts" / "org-judge-1.batch.json").exists()
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert KEY.encode() not in written
+
+    metrics, pairs = judge(tmp_path, batched(server), *samples)
+    assert len(pairs) == 3 and metrics["llm/cost"] == pytest.approx(6 * 0.003)
+    assert len(server.batches) == 1 and set(server.paid.values()) == {1}
+
+
+def kill_at(patched: pytest.MonkeyPatch, moment: str) -> None:
+    """`remember` dies when the id is to be written down: the server has the batch, the disk does not know it."""
+    method = getattr(_Batches, moment)
+
+    def killed(self: Any, *arguments: Any) -> Any:
+        if moment == "remember" and arguments[0].batch is None:
+            return method(self, *arguments)
+        raise KeyboardInterrupt
+
+    patched.setattr(_Batches, moment, killed)
+
+
+def test_verdicts_of_a_batch_that_no_one_asks_for_any_more_are_kept(
+    tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        kill_at(patched, "wait")
+        with pytest.raises(KeyboardInterrupt):
+            judge(tmp_path, batched(server), sample("old", "Bad."))
+    judge(tmp_path, batched(server), sample("new", "Bad."))
+    assert len(VerdictStore(tmp_path / "verdicts", "org/judge:1")) == 4
+
+
+def test_a_batch_that_never_reached_the_server_is_sent_again(
+    tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(server, "begin", lambda *_: (_ for _ in ()).throw(ConnectionError))
+        patched.setattr("ixc.remote.MAX_RETRIES", 0)
+        with pytest.raises(ServerFailed, match=r"judge\.judges: .*Connection"):
+            judge(tmp_path, batched(server), sample("x", "Bad."))
+    _, pairs = judge(tmp_path, batched(server), sample("x", "Bad."))
+    assert len(pairs) == 1 and set(server.paid.values()) == {1}
+
+
+def test_what_a_batch_could_not_answer_is_sent_again_or_given_up(tmp_path: Path, server: Any) -> None:
+    names = ("cut", "mute", "dead", "x")
+    metrics, pairs = judge(tmp_path, batched(server), *(sample(name, "Bad.") for name in names))
+    assert [pair.id for pair in pairs] == ["cut#0", "x#0"]
+    assert metrics["llm/unreadable"] == 4 and len(server.batches) == 3
+    assert sorted(server.asked.values()) == [1, 1, 2, 2, 3, 3, 3, 3]
+
+
+def test_a_batch_of_errors_is_an_error_without_the_key(tmp_path: Path, server: Any) -> None:
+    with pytest.raises(ServerFailed, match=r"overloaded, \*\*\*") as caught:
+        judge(tmp_path, batched(server), sample("dead", "Bad."))
+    assert KEY not in str(caught.value)
+    assert not (tmp_path / "verdicts" / "org-judge-1.batch.json").exists()
+
+
+def test_a_batch_that_is_refused_is_an_error(tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = {"status": "failed", "errors": {"object": "list", "data": [{"message": f"line 1: {KEY}?"}]}}
+    monkeypatch.setattr(server, "look", lambda self, batch: batch | broken)
+    with pytest.raises(ServerFailed, match=r"batch-0 failed: line 1: \*\*\*\?"):
+        judge(tmp_path, batched(server), sample("x", "Bad."))
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from ixc.judge import run
+from ixc.params import JudgeParams, LLMJudgeParams
+
+folder, address = Path(sys.argv[1]), sys.argv[2]
+params = LLMJudgeParams(model="m", base_url=address, api_key_env="JUDGE_KEY", concurrency=16, timeout_s=0.4)
+found = run(JudgeParams(judges=(params,)), folder / "c.parquet", folder, folder / "j.parquet", folder / "verdicts")
+assert found["llm/left"] == found["llm/unreadable"] == found["llm/unreachable"] == 0, found
+"""
+
+
+def test_a_flaky_server_and_three_kills_lose_nothing_and_pay_nothing_twice(tmp_path: Path, server: Any) -> None:
+    server.flaky = 0.1
+    write_samples((sample(f"topic {i}", "Bad.") for i in range(150)), tmp_path / "c.parquet")
+    stored = tmp_path / "verdicts" / "m.jsonl"
+
+    def start() -> "subprocess.Popen[bytes]":
+        return subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path), server.address])
+
+    for share in (50, 120, 200):
+        process = start()
+        while process.poll() is None and (not stored.exists() or stored.read_bytes().count(b"\n") < share):
+            time.sleep(0.005)
+        process.kill()
+        process.wait()
+    assert start().wait() == 0
+    keys = [json.loads(line)["key"] for line in stored.read_text().splitlines()]
+    assert len(keys) == len(set(keys)) == 300
+    assert len(list(read_samples(tmp_path / "j.parquet"))) == 150
+    # paid for again: only what was in flight at a kill
+    assert server.paid.total() <= 300 + 3 * 16

@@ -1,15 +1,27 @@
 """Verdicts are paid for: one JSON line each, on disk before the next is asked for, never asked for twice."""
 
-import json
-import os
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from ixc.journal import Journal
+
 Winner = Literal["first", "second", "tie"]
+Order = Literal["reference_first", "reference_second"]
+
+
+class Asked(NamedTuple):
+    """What a judge was asked, in short."""
+
+    key: str
+    """SHA-256 of everything the judge was shown - prompt, rubric, pictures, answers, their order - and its name."""
+    sample: str
+    """The prompt's id."""
+    order: Order
+    """Where the answer stood that is held against the others."""
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -17,8 +29,10 @@ class Judgement:
     """What a judge said when it was shown two answers in one order."""
 
     key: str
-    """SHA-256 of everything the judge was shown, in the order it was shown."""
+    """As in `Asked`, like `sample` and `order`."""
     model: str
+    sample: str
+    order: Order
     winner: Winner
     reason: str
     input_tokens: int = 0
@@ -30,28 +44,29 @@ class Judgement:
 _LINE = TypeAdapter(Judgement)
 
 
+def slug(model: str) -> str:
+    """A model's name in file names and metrics.
+
+    >>> slug("org/judge:1")
+    'org-judge-1'
+    """
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", model)
+
+
 class VerdictStore:
     """One judge's judgements: a JSONL file that only grows, and its lines by key."""
 
     def __init__(self, folder: Path, model: str) -> None:
-        """Open `<folder>/<model>.jsonl`; characters that file names cannot have become `-`.
+        """Open `<folder>/<model>.jsonl`.
 
         Raises:
             ValueError: a line that is not a judgement; a torn last line, left by a kill, is dropped instead.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', model)}.jsonl"
-        self._judgements = {judgement.key: judgement for judgement in self._recover()}
-
-    def _recover(self) -> list[Judgement]:
-        """The stored judgements; what follows the last line end is cut off: the next starts there."""
-        if not self.path.exists():
-            return []
-        data = self.path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            os.truncate(self.path, len(whole))
-        return [self._decode(line, number) for number, line in enumerate(whole.splitlines(), 1)]
+        self.path = folder / f"{slug(model)}.jsonl"
+        self._journal = Journal(self.path)
+        found = (self._decode(line, number) for number, line in enumerate(self._journal, 1))
+        self._judgements = {judgement.key: judgement for judgement in found}
 
     def _decode(self, line: bytes, number: int) -> Judgement:
         try:
@@ -72,9 +87,5 @@ class VerdictStore:
 
     def add(self, judgement: Judgement) -> None:
         """Keep a judgement; it is on the disk when this returns."""
-        line = json.dumps(_LINE.dump_python(judgement), ensure_ascii=False)
-        with self.path.open("a", encoding="utf-8", newline="\n") as file:
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        self._journal.append(_LINE.dump_python(judgement))
         self._judgements[judgement.key] = judgement

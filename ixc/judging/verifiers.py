@@ -7,15 +7,17 @@ powers or percents wakes math-verify.
 import math
 import re
 import threading
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from ixc.judging.constraints import holds, parse_constraints
+from ixc.judging.vqa import soft_accuracy
 from ixc.samples import Gold
 
 
 def check(gold: Gold, answer: str) -> float | None:
-    """1.0 for a right answer, 0.0 for a wrong one, None where only a judge can tell.
+    """1.0 for a right answer, 0.0 for a wrong one, None where only a judge can tell; `vqa` knows shades between.
 
     >>> check(Gold(check="number", value="12"), "7 + 5 makes 12.")
     1.0
@@ -57,9 +59,14 @@ _MARK = re.compile(r"####|^\s*A:|\banswer\s*(?:is\s*:?|:)", re.IGNORECASE | re.M
 _MATHEMATICS = re.compile(r"\\|\d\s*[/^:]\s*\d|\d\s*%|√|π|²|³")
 
 
+_COMPOUND_UNIT = re.compile(rf"({_NUMBER.pattern})\s*[A-Za-zµ]+[²³]?\s*/\s*[A-Za-zµ]+[²³]?")
+_MIXED = re.compile(r"(\d+)\s+(\d+)\s*/\s*(\d+)")
+
+
 def equals(gold: Gold, answer: str) -> bool:
-    """The answer's final value equals the known one as mathematics."""
-    value, final = _unmarked(gold.value), final_value(answer)
+    """The answer's final value equals the known one as mathematics; units are not compared."""
+    value, final = _MIXED.sub(r"(\1+\2/\3)", _unmarked(gold.value)), _MIXED.sub(r"(\1+\2/\3)", final_value(answer))
+    value = _COMPOUND_UNIT.sub(r"\1", value)
     if _MATHEMATICS.search(final) or _number(value) is None:
         return _equal_mathematics(value, final)
     found = _NUMBER.search(final)
@@ -96,7 +103,8 @@ def boxed(answer: str) -> str | None:
 
 
 _VALUE = re.compile(
-    rf"\$[^$\n]*[\d\\][^$\n]*\$|\\\(.*?\\\)|{_NUMBER.pattern}(?:\s*[/^:]\s*{_NUMBER.pattern})?\s*%?"
+    rf"\$[^$\n]*[\d\\][^$\n]*\$|\\\(.*?\\\)"
+    rf"|{_NUMBER.pattern}(?:\s+\d+\s*/\s*\d+|\s*[/^:]\s*{_NUMBER.pattern})?\s*%?"
     r"|\\[dt]?frac\{[^{}]*\}\{[^{}]*\}|\\sqrt\{[^{}]*\}"
 )
 
@@ -131,9 +139,35 @@ def _equal_mathematics(left: str, right: str) -> bool:
     return bool(gold and found) and math_verify.verify(gold, found, timeout_seconds=limit)
 
 
+class Option(NamedTuple):
+    """An option's letter, if it is known, and its text, if there is one."""
+
+    letter: str | None
+    text: str
+
+
+_LETTERED = re.compile(r"\s*(?:[(\[]([A-Ja-j])[)\]]|([A-Ja-j])(?:[).:]|(?=\s*$)))\s*(.*)", re.DOTALL)
+
+
 def same_option(gold: Gold, answer: str) -> bool:
-    """The option the answer settles on is the known one."""
-    return option(answer) == (option(gold.value) or gold.value.strip().upper())
+    """The option the answer settles on is the known one: by letter, or else by its words or its value."""
+    known, letter = as_option(gold.value), option(answer)
+    if known.letter and letter:
+        return letter == known.letter
+    spelt = replace(gold, value=known.text, others=tuple(as_option(text).text for text in gold.others))
+    return matches(spelt, answer) or (_NUMBER.search(known.text) is not None and equals(spelt, answer))
+
+
+def as_option(text: str) -> Option:
+    """What a source calls an option.
+
+    >>> as_option("(B) a fish"), as_option("b"), as_option("A fish")
+    (Option(letter='B', text='a fish'), Option(letter='B', text=''), Option(letter=None, text='A fish'))
+    """
+    found = _LETTERED.fullmatch(text)
+    if found is None:
+        return Option(None, text.strip())
+    return Option((found.group(1) or found.group(2)).upper(), found.group(3).strip())
 
 
 _LETTER = r"[\(\[*]*([A-Ja-j])[\)\]*]*"
@@ -168,4 +202,56 @@ def option(answer: str) -> str | None:
     return named[-1] if named else None
 
 
-_RULES = {"match": matches, "number": equals, "choice": same_option, "constraints": follows}
+TOLERANCE = 0.05
+"""Of a number read off a chart, relative to the known one."""
+
+
+def read_off(gold: Gold, answer: str) -> bool:
+    """ChartQA's relaxed accuracy on what the answer states: 5 % for numbers, the same words for the rest.
+
+    A percentage may be written as its number or as its share. As in the official rule, years are numbers, too.
+
+    Source: ChartQA, arXiv:2203.10244, section 5.1.
+    """
+    known = _quantities(_unmarked(gold.value))
+    if not known:
+        return _plain(stated(answer)) == _plain(gold.value)
+    found = _quantities(final_value(answer))
+    return any(abs(a - b) <= TOLERANCE * abs(a) for a in known for b in found)
+
+
+def _quantities(text: str) -> list[float]:
+    """What a number may mean: `45%` is 45 or 0.45; nothing where there is none."""
+    found = re.fullmatch(rf"({_NUMBER.pattern})\s*(%?)[A-Za-z\s]*", text)
+    value = _number(found.group(1)) if found else None
+    if found is None or value is None:
+        return []
+    return [value, value / 100] if found.group(2) else [value]
+
+
+def stated(answer: str) -> str:
+    r"""What an answer says, without a box, an `answer:` before it, quotation marks and the full stop.
+
+    >>> [stated(text) for text in ("Spain.", "The answer is: Spain", r"So \boxed{\text{Spain}}.")]
+    ['Spain', 'Spain', 'Spain']
+    """
+    box = boxed(answer)
+    text = answer if box is None else re.sub(r"\\text\w*\{([^{}]*)\}", r"\1", box)
+    marks = list(_MARK.finditer(text))
+    text = text[marks[-1].end() :] if marks else text
+    return _unmarked(text).strip("\"'")
+
+
+def as_people_say(gold: Gold, answer: str) -> float:
+    """How far people agree with what the answer states."""
+    return soft_accuracy(gold.value, stated(answer))
+
+
+_RULES = {
+    "match": matches,
+    "number": equals,
+    "choice": same_option,
+    "chart": read_off,
+    "vqa": as_people_say,
+    "constraints": follows,
+}
