@@ -18,7 +18,7 @@ import torch
 
 from ixc.features import Features
 from ixc.files import track
-from ixc.inference import _by_length, sample_ids
+from ixc.inference import by_length, sample_ids
 from ixc.journal import Journal
 from ixc.metrics import Log, Metrics, ignore
 from ixc.model import IXCForCausalLM, IXCProcessor
@@ -82,7 +82,7 @@ def locally(
     features.prepare(samples)
     model.eval()
     generator = torch.Generator().manual_seed(params.seed)
-    batches = list(_by_length(samples, features, params.batch_size))
+    batches = list(by_length(samples, features, params.batch_size))
     done = resume(journal, job(params, samples, base), generator)
     for batch in track(batches[len(done) :], "generate"):
         done.append(decode(model, features, [samples[i] for i in batch], params, generator))

@@ -22,7 +22,7 @@ class Answer(NamedTuple):
     text: str
 
 
-def _by_length(samples: Sequence[Sample], features: Features, size: int) -> Iterator[list[int]]:
+def by_length(samples: Sequence[Sample], features: Features, size: int) -> Iterator[list[int]]:
     """Indices in batches of like prompt length."""
     order = sorted(range(len(samples)), key=lambda i: len(features.prompt(samples[i])))
     return (order[i : i + size] for i in range(0, len(order), size))
@@ -45,7 +45,7 @@ def score(
     features.prepare(samples)
     model.eval()
     rewards: list[list[float]] = [[] for _ in samples]
-    for batch in track(list(_by_length(samples, features, batch_size)), "score"):
+    for batch in track(list(by_length(samples, features, batch_size)), "score"):
         trees = [scoring_tree(features, samples[i], answers[i]) for i in batch]
         flat = iter(rewards_of(model, features, [samples[i] for i in batch], trees).tolist())
         for i in batch:
@@ -84,7 +84,7 @@ def generate(
     model.eval()
     generator = torch.Generator().manual_seed(seed)
     answers: list[list[Answer]] = [[] for _ in samples]
-    for batch in track(list(_by_length(samples, features, batch_size)), "generate"):
+    for batch in track(list(by_length(samples, features, batch_size)), "generate"):
         chosen = [samples[i] for i in batch]
         ids = sample_ids(model, features, chosen, num_answers, temperature, max_new_tokens, generator)
         for i, row in zip(batch, ids, strict=True):

@@ -24,7 +24,7 @@ QUARANTINE = pa.schema({"id": pa.string(), "source": pa.string(), "reason": pa.s
 ADVICE = {
     "no answer": "Give the pair both answers, or remove it at its source.",
     "identical answers": "Nothing can be learned from it; sample with a higher temperature.",
-    "no verdict": "Judge it: give judge.llm a model, or a gold answer to the prompt.",
+    "no verdict": "Judge it: name a model under judge.judges, or a gold answer to the prompt.",
     "tie": "The judge saw no difference; nothing to do.",
     "rejected wins": "Chosen and rejected are exchanged at the source; exchange them back.",
     "chosen too long": "The paper's length constraint; raise validate.max_length_ratio if length is quality.",

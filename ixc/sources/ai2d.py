@@ -8,21 +8,21 @@ Source: arXiv:1603.07396; https://prior.allenai.org/projects/diagram-understandi
 """
 
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from ixc.sources import Refused, Row
 from ixc.sources.answers import choice, lettered
 from ixc.sources.licences import Licence
-from ixc.sources.native import Record, Unusable, media, take
-from ixc.sources.tables import Entry, each, held_out, picture, texts
+from ixc.sources.native import Origin, Record, Unusable, media, take
+from ixc.sources.tables import Entry, each, held_out, texts
 
 LICENCE = Licence(name="CC BY-SA", commercial=True, note="the pictures were collected from the web")
 
 
-def read(path: Path, seed: int) -> Iterator[Row | Refused]:
+def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
     """A choice per question."""
-    return each(path, _rows, "**/questions/*.json", "**/*.parquet", unfold=_questions, single=True)
+    return each(origin, _rows, "**/questions/*.json", "**/*.parquet", unfold=_questions, single=True)
 
 
 def _questions(record: Record) -> Iterator[tuple[str, Any]]:
@@ -63,7 +63,7 @@ def _stored(entry: Entry) -> Row:
         id=entry.id,
         domain="text_rich",
         prompt=lettered(take(record, "question", str), options),
-        media=(picture(entry.folder, record["image"]),),
+        media=(media(entry.folder, record["image"], "image"),),
         split=held_out(entry.file),
         **choice(options, int(index)),
     )

@@ -9,24 +9,25 @@ Source: https://github.com/allenai/aokvqa, arXiv:2206.01718.
 """
 
 import ast
+import json
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
+from ixc.samples import Gold
 from ixc.sources import Refused, Row
-from ixc.sources.answers import asked, choice, lettered, reference
+from ixc.sources.answers import asked, choice, lettered
 from ixc.sources.licences import Licence
-from ixc.sources.native import Record, Unusable, take
+from ixc.sources.native import Origin, Record, Unusable, media, take
 from ixc.sources.phrases import sentence
-from ixc.sources.tables import Entry, each, held_out, picture, texts
+from ixc.sources.tables import Entry, each, held_out, texts
 
 LICENCE = Licence(name="Apache-2.0", commercial=True, note="the pictures, COCO's, keep their Flickr licences")
 SHORT = "Answer in a word or a short phrase."
 
 
-def read(path: Path, seed: int) -> Iterator[Row | Refused]:
+def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
     """A choice per question, and, where a short answer is expected to be found, the same question without options."""
-    return each(path, _rows, "**/aokvqa_v*.json", "**/*.parquet")
+    return each(origin, _rows, "**/aokvqa_v*.json", "**/*.parquet")
 
 
 def _rows(entry: Entry) -> Iterator[Row]:
@@ -34,7 +35,7 @@ def _rows(entry: Entry) -> Iterator[Row]:
     id, question = take(record, "question_id", str), take(record, "question", str)
     options = texts(record, "choices")
     answer = choice(options, take(record, "correct_choice_idx", int), reason=_rationale(record))
-    image = picture(entry.folder, record["image"] if "image" in record else _coco(record))
+    image = media(entry.folder, record["image"] if "image" in record else _coco(record), "image")
     split = held_out(entry.file)
     common = {"domain": "general", "media": (image,), "group": str(record.get("image_id") or ""), "split": split}
 
@@ -42,8 +43,8 @@ def _rows(entry: Entry) -> Iterator[Row]:
     yield Row(id=id, prompt=lettered(question, options), **common, **answer)
     if direct and not record.get("difficult_direct_answer"):
         usual = sentence(Counter(direct).most_common(1)[0][0])
-        meta = {"direct_answers": direct}
-        yield Row(id=f"{id}/direct", prompt=asked(f"{question}\n{SHORT}"), meta=meta, **common, **reference(usual))
+        gold = Gold(check="vqa", value=json.dumps(direct, ensure_ascii=False), answer=usual)
+        yield Row(id=f"{id}/direct", prompt=asked(f"{question}\n{SHORT}"), gold=gold, **common)
 
 
 def _rationale(record: Record) -> str:

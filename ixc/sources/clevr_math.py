@@ -6,20 +6,19 @@ Source: https://huggingface.co/datasets/dali-does/clevr-math, arXiv:2208.05358.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from ixc.sources import Refused, Row
 from ixc.sources.answers import asked, short
 from ixc.sources.licences import Licence
-from ixc.sources.native import take
-from ixc.sources.tables import Entry, each, held_out, picture
+from ixc.sources.native import Origin, media, take
+from ixc.sources.tables import Entry, each, held_out
 
 LICENCE = Licence(name="CC BY 4.0", commercial=True)
 
 
-def read(path: Path, seed: int) -> Iterator[Row | Refused]:
+def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
     """A prompt per question."""
-    return each(path, _rows, "**/*.parquet")
+    return each(origin, _rows, "**/*.parquet")
 
 
 def _rows(entry: Entry) -> list[Row]:
@@ -28,7 +27,7 @@ def _rows(entry: Entry) -> list[Row]:
         id=entry.id,
         domain="reasoning",
         prompt=asked(take(record, "question", str)),
-        media=(picture(entry.folder, take(record, "image", object)),),
+        media=(media(entry.folder, take(record, "image", object), "image"),),
         split=held_out(entry.file),
         meta={"template": record.get("template")},
         **short(take(record, "label", int)),

@@ -8,20 +8,19 @@ Source: https://github.com/lupantech/ScienceQA, arXiv:2209.09513.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from ixc.sources import File, Refused, Row
 from ixc.sources.answers import choice, lettered
 from ixc.sources.licences import Licence
-from ixc.sources.native import media, take
-from ixc.sources.tables import Entry, each, held_out, picture, texts
+from ixc.sources.native import Origin, media, take
+from ixc.sources.tables import Entry, each, held_out, texts
 
 LICENCE = Licence(name="CC BY-NC-SA 4.0", commercial=False)
 
 
-def read(path: Path, seed: int) -> Iterator[Row | Refused]:
+def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
     """A choice per question; the solution opens the reference answer."""
-    return each(path, _rows, "problems.json", "**/*.parquet")
+    return each(origin, _rows, "problems.json", "**/*.parquet")
 
 
 def _rows(entry: Entry) -> list[Row]:
@@ -44,6 +43,6 @@ def _pictures(entry: Entry, native: bool) -> tuple[File, ...]:
     if take(entry.record, "image", object) is None:
         return ()
     if not native:
-        return (picture(entry.folder, entry.record["image"]),)
+        return (media(entry.folder, entry.record["image"], "image"),)
     name = f"images/{take(entry.record, 'split', str)}/{entry.key}/{take(entry.record, 'image', str)}"
     return (media(entry.folder, name, "image"),)

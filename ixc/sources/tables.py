@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ixc.sources import File, Refused, Row
-from ixc.sources.native import Record, Unusable, attempt, find, home, media
+from ixc.sources.hub import Hub, stream
+from ixc.sources.native import Origin, Record, Unusable, attempt, find, home, media
 
 Keyed = Iterator[tuple[str, Any] | Refused]
 """(key, value) of each record: the key of a JSON mapping, else the number of the line or row, from 1."""
@@ -37,8 +38,8 @@ class Entry(NamedTuple):
     file: str
     """Relative to the source's folder."""
     key: str
-    folder: Path
-    """What the names of media are relative to."""
+    folder: Path | None
+    """What the names of media are relative to; None on the hub, which brings them along."""
 
     @property
     def id(self) -> str:
@@ -51,7 +52,7 @@ class Entry(NamedTuple):
 
 
 def each(
-    path: Path,
+    origin: Origin,
     make: Callable[[Entry], Iterable[Row]],
     *patterns: str,
     unfold: Unfold | None = None,
@@ -60,7 +61,7 @@ def each(
     """What `make` turns the records of every matching file into.
 
     Args:
-        path: the source's folder, or one file of it.
+        origin: the source's folder, one file of it, or the hub.
         make: rows of a record; raises `Unusable` to refuse it.
         patterns: of the files, below the folder.
         unfold: the records within each record, if it holds several.
@@ -69,7 +70,7 @@ def each(
     Raises:
         BadSource: no file matches.
     """
-    for entry in _entries(path, patterns, unfold, single):
+    for entry in _entries(origin, patterns, unfold, single):
         if isinstance(entry, Refused):
             yield entry
             continue
@@ -77,16 +78,27 @@ def each(
             yield item if isinstance(item, Row) else replace(item, where=entry.where)
 
 
-def _entries(path: Path, patterns: tuple[str, ...], unfold: Unfold | None, single: bool) -> Iterator[Entry | Refused]:
-    for file in find(path, *patterns):
-        name = file.relative_to(home(path)).as_posix()
-        for item in records(file, name, single):
+def _entries(
+    origin: Origin, patterns: tuple[str, ...], unfold: Unfold | None, single: bool
+) -> Iterator[Entry | Refused]:
+    folder = None if isinstance(origin, Hub) else home(origin)
+    for name, items in _files(origin, patterns, single):
+        for item in items:
             if isinstance(item, Refused):
                 yield item
                 continue
             key, value = item
             for inner, part in _parts(value, f"{name}:{key}", unfold):
-                yield _entry(part, Entry({}, name, "/".join(filter(None, (key, inner))), home(path)))
+                yield _entry(part, Entry({}, name, "/".join(filter(None, (key, inner))), folder))
+
+
+def _files(origin: Origin, patterns: tuple[str, ...], single: bool) -> Iterator[tuple[str, Keyed]]:
+    if isinstance(origin, Hub):
+        yield f"{origin.split}.parquet", ((str(number), value) for number, value in enumerate(stream(origin), start=1))
+        return
+    for file in find(origin, *patterns):
+        name = file.relative_to(home(origin)).as_posix()
+        yield name, records(file, name, single)
 
 
 def _parts(value: Any, where: str, unfold: Unfold | None) -> Iterable[tuple[str, Any]]:
@@ -253,20 +265,6 @@ def _decoded(row: pa.RecordBatch, name: str, number: int) -> tuple[str, Record] 
 
 
 # What a record holds
-
-
-def picture(folder: Path, value: Any) -> File:
-    """A picture by its name below `folder`, or as `datasets` stores it in Parquet: `{"bytes", "path"}`.
-
-    Raises:
-        Unusable: it is neither, is missing, or its name leads out of the folder.
-    """
-    if isinstance(value, dict) and isinstance(data := value.get("bytes"), bytes) and data:
-        suffix = Path(value.get("path") or "").suffix or (".jpg" if data.startswith(b"\xff\xd8") else ".png")
-        return File(kind="image", data=data, suffix=suffix)
-    if not isinstance(value, str) or not value:
-        raise Unusable("image: neither bytes nor a file's name; add it or remove the row")
-    return media(folder, value, "image")
 
 
 def locator(folder: Path, kind: Literal["image", "video"], *suffixes: str) -> Locate:
