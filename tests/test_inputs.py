@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -100,6 +100,7 @@ def test_what_is_no_picture_is_refused_with_the_remedy(source: Any, message: str
         read(source)
 
 
+@settings(deadline=None, database=None)
 @given(st.binary(max_size=60), st.booleans())
 def test_any_bytes_are_read_or_refused(data: bytes, headed: bool):
     source = png(Image.new("RGB", (4, 4)))[:33] + data if headed else data
@@ -150,6 +151,7 @@ def test_what_is_no_film_is_refused_with_the_remedy(source: Any, message: str):
         frames(source)
 
 
+@settings(deadline=None, database=None)
 @given(st.integers(1, 5000), st.floats(0.01, 240), st.integers(1, 64), st.booleans())
 def test_frames_are_seen_in_order_once_each_and_no_more_than_asked(n: int, rate: float, most: int, last: bool):
     seen = frames_seen(n, rate, most, last)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from tokenizers import Tokenizer, models
@@ -442,6 +442,7 @@ def test_pictures_shrink_only_as_far_as_they_must():
         PROCESSOR(said("a", "b"), images=TALL, max_length=lengths[0] - 1, on_overflow="shrink_images")
 
 
+@settings(deadline=None, database=None)
 @given(st.lists(st.text(max_size=8), min_size=1, max_size=4), st.text(max_size=8), st.integers(1, 200), st.booleans())
 def test_the_answer_and_its_tail_are_never_cut(before: list[str], answer: str, limit: int, shrink: bool):
     texts = [*(text for one in before for text in (one, one)), answer][1:]
@@ -508,6 +509,7 @@ def test_a_zero_length_film_is_refused():
         PROCESSOR(said("a", "b"), videos=[[]])
 
 
+@settings(deadline=None, database=None)
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 25), st.sampled_from(["official", "official_train"]))
 @example(1, 5000, 9, "official")
 @example(5000, 1, 9, "official_train")
@@ -523,6 +525,7 @@ WORDS = st.sampled_from([*(f"[UNUSED_TOKEN_{i}]" for i in (130, 131, 145, 146)),
 HOSTILE = st.lists(st.one_of(WORDS, st.text(max_size=5)), max_size=6).map("".join)
 
 
+@settings(deadline=None, database=None)
 @given(HOSTILE, HOSTILE)
 def test_no_text_steers_the_model_or_shows_a_picture(question: str, answer: str):
     parts = [{"type": "image"}, {"type": "text", "text": question}]

@@ -4,7 +4,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -97,6 +97,7 @@ def test_a_missing_file_is_named(tmp_path: Path):
         official_tokenizer(tmp_path / "absent.model")
 
 
+@settings(deadline=None, database=None)
 @given(st.integers(0, 10**6), st.binary(min_size=1, max_size=4))
 def test_a_damaged_file_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, at: int, patch: bytes):
     data = bytearray(model(*SMALL))
