@@ -13,6 +13,8 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from ixc.model import IXCProcessor
@@ -162,6 +164,18 @@ def test_a_prompt_and_its_answer_apart_are_the_whole():
         reading = processor()
         prompt = reading.prompt([Turn(**turn) for turn in turns], [s["length"] for s in told if s["type"] == "image"])
         assert prompt + reading.scored(reading.answer(said["content"])) == ids_of(told)
+
+
+CONTROL = st.sampled_from(["<s>", "</s>", "<unk>", "<0x0A>", *(f"[UNUSED_TOKEN_{i}]" for i in range(147))])
+
+
+@settings(deadline=None, database=None)
+@given(st.lists(st.one_of(CONTROL, st.text(max_size=4)), max_size=6).map("".join))
+def test_no_text_becomes_a_control_token_of_the_official_vocabulary(text: str):
+    reading = processor()
+    ids = reading.encode(text)
+    assert not [i for i in ids if i < 3 or i > 92396]  # the byte tokens begin at 3, [UNUSED_TOKEN_0] is 92397
+    assert reading.decode(ids) == text.replace("\u2581", " ")  # sentencepiece's own sign for a space
 
 
 # Films

@@ -1,18 +1,30 @@
 """From conversations and pictures to ids and tiles."""
 
+import json
+import pickle
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageDraw
+from tokenizers import Tokenizer, models
+from transformers import AutoProcessor
 
+from ixc.media import BadMedia
 from ixc.model import IXCProcessor
 from ixc.model.processing import (
     BadConversation,
+    BadProcessor,
+    Dropped,
+    IXCBatch,
     Partition,
     Picture,
+    TooLong,
     film_strip,
     partition,
     strip,
@@ -20,6 +32,7 @@ from ixc.model.processing import (
     train_tokenizer,
     words_of,
 )
+from ixc.model.tokenizers import BadTokenizer
 from ixc.samples import Media, Turn
 
 PROCESSOR = tiny.processor()
@@ -257,9 +270,7 @@ def test_saved_and_loaded_reads_the_same(tmp_path: Path):
 
 
 def test_a_tokenizer_of_another_family_is_refused():
-    from tokenizers import Tokenizer, models
-
-    with pytest.raises(ValueError, match=r"the tokenizer has no token '<unk>'; it is not one of an IXC-2.5"):
+    with pytest.raises(BadTokenizer, match=r"the tokenizer has no token '<unk>'; it is not one of an IXC-2.5"):
         IXCProcessor(Tokenizer(models.BPE()), 28, 14, 4)
 
 
@@ -276,3 +287,299 @@ def test_a_film_is_loaded_as_a_strip(tmp_path: Path):
     # 24 frames at 8 a second: three are seen, each 56 x 56 in a strip 58 high: 28 * 3 * 56.5 / 58
     assert picture.rows == 1
     assert len(picture.tiles) == 1 + 3
+
+
+# A call: conversations in, a batch out
+
+RED, WIDE, TALL = (Image.new("RGB", size, "red") for size in ((28, 28), (84, 28), (28, 5000)))
+ASKED = [{"role": "user", "content": "Which?"}]
+
+
+def said(*texts: str) -> list[dict[str, Any]]:
+    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+
+
+def row(batch: IXCBatch, number: int = 0) -> list[int]:
+    """The real ids of a row."""
+    return batch["input_ids"][number][batch["attention_mask"][number].bool()].tolist()
+
+
+def test_a_conversation_is_its_prompt_its_answer_and_the_tail():
+    batch = PROCESSOR(said("Which?", "This."))
+    assert row(batch) == PROCESSOR.prompt(user("Which?"), []) + PROCESSOR.scored(PROCESSOR.answer("This."))
+    assert (batch.pictures, batch.dropped) == ([], [Dropped()])
+
+
+def test_a_question_ends_in_the_opening_of_its_answer():
+    ids = row(PROCESSOR(said("One.", "Two.", "Which?"), for_reward=False))
+    assert ids[-len(PROCESSOR.opening()) :] == PROCESSOR.opening()
+    assert row(PROCESSOR(ASKED, for_reward=False)) == PROCESSOR.prompt(user("Which?"), [])
+
+
+def test_a_message_may_be_a_turn_of_a_sample():
+    turns = (*user("Which?"), Turn(role="assistant", content="This."))
+    assert row(PROCESSOR(turns)) == row(PROCESSOR(said("Which?", "This.")))
+
+
+def test_the_newline_before_the_tail_is_an_option():
+    with_newline = IXCProcessor(PROCESSOR.tokenizer, 28, 14, 4, tail_newline=True)
+    newline, tail = PROCESSOR.encode("\n"), [IDS["eos"], IDS["reward"]]
+    assert row(with_newline(said("a", "b"))) == row(PROCESSOR(said("a", "b")))[:-2] + newline + tail
+    assert with_newline.scored([7]) == [7, *newline, *tail]
+
+
+def test_white_space_around_turns_is_stripped_on_demand():
+    stripping = IXCProcessor(PROCESSOR.tokenizer, 28, 14, 4, strip_turns=True)
+    assert row(stripping(said(" a <ImageHere> \n", "\tb "), images=RED)) == row(
+        PROCESSOR(said("a <ImageHere>", "b"), images=RED)
+    )
+    assert stripping.answer(" b ") == PROCESSOR.answer("b")
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_batch_is_its_conversations_padded(side: Any):
+    from ixc.sources.embedded.films import encode
+
+    chats = [said("Which?", "This."), said("A longer question, <ImageHere>", "no"), said("Film?", "yes")]
+    images: list[Any] = [None, [WIDE], []]
+    videos: list[Any] = [[], None, encode([RED] * 8)]
+    batch = PROCESSOR(chats, images=images, videos=videos, padding_side=side)
+    alone = [PROCESSOR(chats[i], images=images[i], videos=videos[i]) for i in range(3)]
+    assert [row(batch, i) for i in range(3)] == [row(one) for one in alone]
+    lengths = batch["attention_mask"].sum(1).tolist()
+    edge = 0 if side == "left" else -1
+    assert batch["attention_mask"][:, edge].tolist() == [int(n == max(lengths)) for n in lengths]
+    assert (batch["input_ids"][batch["attention_mask"] == 0] == IDS["eos"]).all()
+    assert torch.equal(batch["pixel_values"], torch.cat([p.tiles for one in alone for p in one.pictures]))
+    # a film of one frame: 56 x 56 below a band of 2, so 28 x 29 pixels as a strip
+    assert [p.rows for p in batch.pictures] == [1, 2]
+
+
+def test_picture_tokens_fill_exactly_their_places():
+    batch = PROCESSOR(said("<ImageHere><ImageHere>", "x"), images=[WIDE, TALL])
+    assert batch["tile_grids"].tolist() == [[1, 3], [4, 1]]
+    features = tiny.reward().encode_pictures(batch.pictures)
+    assert sum(map(len, features)) == int((batch["input_ids"] == IDS["image"]).sum())
+
+
+def test_lists_instead_of_tensors_are_not_padded():
+    batch = PROCESSOR([said("a", "b"), said("a", "longer")], return_tensors=None)
+    assert [len(ids) for ids in batch["input_ids"]] == [sum(mask) for mask in batch["attention_mask"]]
+    assert len(set(map(len, batch["input_ids"]))) == 2
+
+
+def test_a_batch_survives_the_way_to_another_process():
+    batch = PROCESSOR(said("a", "b"), images=RED)
+    copy = pickle.loads(pickle.dumps(batch)).to(torch.float64)
+    assert copy.dropped == batch.dropped
+    assert (copy["pixel_values"].dtype, copy["input_ids"].dtype) == (torch.float64, torch.int64)
+
+
+def test_a_film_among_the_images_is_known_by_its_name(tmp_path: Path):
+    from ixc.sources.embedded.films import encode
+
+    (tmp_path / "film.mp4").write_bytes(encode([RED] * 8))
+    as_image = PROCESSOR(said("a", "b"), images=tmp_path / "film.mp4")
+    as_video = PROCESSOR(said("a", "b"), videos=tmp_path / "film.mp4")
+    assert torch.equal(as_image["pixel_values"], as_video["pixel_values"])
+
+
+def test_parts_name_the_kind_of_what_they_show():
+    content = [{"type": "video"}, {"type": "text", "text": "a<ImageHere>"}, {"type": "image"}]
+    chat = [{"role": "user", "content": content}, *said("", "b")[1:]]
+    batch = PROCESSOR(chat, images=[WIDE], videos=[[RED, RED]])
+    assert [len(picture.tiles) for picture in batch.pictures] == [3, 4]  # the film's strip first
+    assert "<ImageHere>" in PROCESSOR.decode(row(batch))
+
+
+def test_several_pictures_may_have_fewer_tiles():
+    processor = IXCProcessor(PROCESSOR.tokenizer, 28, 14, 4, hd_num_several=2)
+    two = said("<ImageHere><ImageHere>", "x")
+    assert processor(said("", "x"), images=TALL)["tile_grids"].tolist() == [[4, 1]]
+    assert processor(two, images=[TALL, RED])["tile_grids"].tolist() == [[2, 1], [1, 1]]
+    assert processor(two, images=[TALL, RED], hd_num=3)["tile_grids"].tolist() == [[3, 1], [1, 1]]
+
+
+# Too long
+
+
+TURNS = ("one", "two", "three <ImageHere>", "four", "five", "six")
+
+
+def test_a_conversation_that_is_too_long_is_refused_by_default():
+    [ids] = PROCESSOR(said("a", "b"), return_tensors=None)["input_ids"]
+    assert row(PROCESSOR(said("a", "b"), max_length=len(ids))) == ids
+    message = (
+        rf"{len(ids)} tokens, more than max_length {len(ids) - 1} .*; raise max_length, lower hd_num, or set on_over"
+    )
+    with pytest.raises(TooLong, match=message):
+        PROCESSOR(said("a", "b"), max_length=len(ids) - 1)
+
+
+def test_the_oldest_exchanges_go_with_their_pictures_and_the_result_says_so():
+    system = {"role": "system", "content": "Be brief."}
+    whole, last = [system, *said(*TURNS)], [system, *said(*TURNS[-2:])]
+    wanted = row(PROCESSOR(last))
+    batch = PROCESSOR(whole, images=WIDE, max_length=len(wanted), on_overflow="drop_oldest_turns")
+    assert row(batch) == wanted
+    assert batch.dropped == [Dropped(turns=4, pictures=(0,))]
+    assert batch.pictures == []
+
+
+def test_no_more_exchanges_go_than_must():
+    kept = row(PROCESSOR(said(*TURNS[2:]), images=WIDE))
+    batch = PROCESSOR(said(*TURNS), images=WIDE, max_length=len(kept), on_overflow="drop_oldest_turns")
+    assert (row(batch), batch.dropped) == (kept, [Dropped(turns=2)])
+
+
+def test_pictures_shrink_only_as_far_as_they_must():
+    lengths = [len(row(PROCESSOR(said("a", "b"), images=TALL, hd_num=n))) for n in (1, 2, 3, 4)]
+    for hd_num, length in enumerate(lengths[:3], start=1):
+        batch = PROCESSOR(said("a", "b"), images=TALL, max_length=length, on_overflow="shrink_images")
+        assert batch["tile_grids"].tolist() == [[hd_num, 1]]
+        assert batch.dropped == [Dropped(hd_num=hd_num)]
+    with pytest.raises(TooLong, match=rf"{lengths[3]} tokens, {lengths[0]} after shrink_images"):
+        PROCESSOR(said("a", "b"), images=TALL, max_length=lengths[0] - 1, on_overflow="shrink_images")
+
+
+@settings(deadline=None, database=None)
+@given(st.lists(st.text(max_size=8), min_size=1, max_size=4), st.text(max_size=8), st.integers(1, 200), st.booleans())
+def test_the_answer_and_its_tail_are_never_cut(before: list[str], answer: str, limit: int, shrink: bool):
+    texts = [*(text for one in before for text in (one, one)), answer][1:]
+    policy = "shrink_images" if shrink else "drop_oldest_turns"
+    try:
+        batch = PROCESSOR(said(*texts), images=TALL, max_length=limit, on_overflow=policy)
+    except (TooLong, BadConversation):
+        return
+    ids, end = row(batch), PROCESSOR.scored(PROCESSOR.answer(answer))
+    assert len(ids) <= limit
+    assert ids[-len(end) :] == end
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ([], "give a list of messages"),
+        ("Which?", "'Which\\?': give a list of messages"),
+        ([[]], "no message; give at least"),
+        ([{"role": "user"}], r"message 0: \{'role': 'user'\}: give"),
+        ([{"role": "bot", "content": "a"}], "message 0: role 'bot': one of system, user, assistant"),
+        ([{"role": "user", "content": None}], "message 0: content of type NoneType: give a string or a list"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], "message 0, part 0: .*image_url.*: give"),
+        (ASKED, "ends with 'user': nothing to score"),
+        ([said("a", "b"), [*ASKED, {"role": "user", "content": "b"}]], "conversation 1: ends with 'user'"),
+        (said("a", "\ud800"), "no Unicode text"),
+    ],
+)
+def test_a_conversation_of_another_form_is_refused(messages: Any, message: str):
+    with pytest.raises(BadConversation, match=message):
+        PROCESSOR(messages)
+
+
+def test_more_pictures_than_placeholders_are_refused():
+    with pytest.raises(
+        BadConversation, match="2 pictures but 0 placeholders; the prompt needs: Image1 <ImageHere>; Im"
+    ):
+        PROCESSOR(said("a", "b"), images=[RED, RED])
+
+
+def test_a_batch_needs_a_list_of_pictures_per_conversation():
+    chats = [said("a", "b"), said("c", "d")]
+    with pytest.raises(BadConversation, match="images: 1 for 2 conversations; give one list per conversation"):
+        PROCESSOR(chats, images=[RED])
+    with pytest.raises(BadConversation, match="images: Image for 2 conversations"):
+        PROCESSOR(chats, images=RED)
+    with pytest.raises(BadMedia, match=r"conversation 1: absent\.png: no such file"):
+        PROCESSOR(chats, images=[None, ["absent.png"]])
+
+
+def test_kinds_of_parts_and_of_media_must_agree():
+    chat = [{"role": "user", "content": [{"type": "video"}]}, *said("", "b")[1:]]
+    with pytest.raises(BadConversation, match="placeholders of other kinds than the pictures: video for image"):
+        PROCESSOR(chat, images=RED)
+
+
+def test_a_zero_length_film_is_refused():
+    with pytest.raises(BadMedia, match="0 bytes"):
+        PROCESSOR(said("a", "b"), videos=b"")
+    with pytest.raises(BadMedia, match="a film without frames"):
+        PROCESSOR(said("a", "b"), videos=[[]])
+
+
+@settings(deadline=None, database=None)
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 25), st.sampled_from(["official", "official_train"]))
+@example(1, 5000, 9, "official")
+@example(5000, 1, 9, "official_train")
+def test_every_picture_has_its_place(width: int, height: int, hd_num: int, geometry: Any):
+    place = partition(width, height, hd_num, 560, geometry)
+    assert place.rows * place.columns <= hd_num
+    assert 0 < place.left + place.width <= place.columns * 560
+    assert 0 < place.top + place.height <= place.rows * 560
+    assert 560 * (min(place.rows, place.columns) - 1) < min(place.width, place.height)
+
+
+WORDS = st.sampled_from([*(f"[UNUSED_TOKEN_{i}]" for i in (130, 131, 145, 146)), "</s>", "<s>", "<unk>", "<ImageHere>"])
+HOSTILE = st.lists(st.one_of(WORDS, st.text(max_size=5)), max_size=6).map("".join)
+
+
+@settings(deadline=None, database=None)
+@given(HOSTILE, HOSTILE)
+def test_no_text_steers_the_model_or_shows_a_picture(question: str, answer: str):
+    parts = [{"type": "image"}, {"type": "text", "text": question}]
+    chat = [{"role": "user", "content": parts}, {"role": "assistant", "content": answer}]
+    special = set(IDS.values())
+    quiet = [{"role": "user", "content": parts[:1]}, {"role": "assistant", "content": ""}]
+    ids, wanted = row(PROCESSOR(chat, images=RED)), row(PROCESSOR(quiet, images=RED))
+    assert [i for i in ids if i in special] == [i for i in wanted if i in special]
+    assert PROCESSOR.decode(ids[:-2]).count(question) >= 1
+
+
+# Files
+
+
+def test_every_option_is_saved_and_read(tmp_path: Path):
+    options = {"geometry": "official_train", "tail_newline": True, "include_last": True, "hd_num_several": 3}
+    saved = IXCProcessor(PROCESSOR.tokenizer, 28, 14, 4, padding_side="left", max_length=99, **options)
+    saved.save_pretrained(tmp_path)
+    assert IXCProcessor.from_pretrained(tmp_path).options == saved.options
+    assert IXCProcessor.from_pretrained(tmp_path, max_length=7).options.max_length == 7
+
+
+def test_the_auto_class_finds_it_without_a_network(tmp_path: Path):
+    PROCESSOR.save_pretrained(tmp_path)
+    found = AutoProcessor.from_pretrained(tmp_path)
+    assert isinstance(found, IXCProcessor)
+    assert found.options == PROCESSOR.options
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ('{"tile_size": 0}', r"processor_config\.json: tile_size: 0: Input should be greater than 0"),
+        ('{"tilesize": 28}', r"processor_config\.json: tilesize: 28: Unexpected keyword"),
+        ('{"tile_size": 30}', "tile_size: 30: not a multiple of two patches"),
+        ('{"geometry": "mine"}', "geometry: 'mine': Input should be 'official' or 'official_train'"),
+        ("[]", "a JSON list, not an object"),
+        ("{", "no JSON"),
+    ],
+)
+def test_a_bad_configuration_is_refused_with_file_key_and_value(tmp_path: Path, told: str, message: str):
+    PROCESSOR.save_pretrained(tmp_path)
+    (tmp_path / "processor_config.json").write_text(told)
+    with pytest.raises(BadProcessor, match=message):
+        IXCProcessor.from_pretrained(tmp_path)
+
+
+def test_a_missing_or_damaged_file_is_named(tmp_path: Path):
+    with pytest.raises(BadProcessor, match=r"processor_config\.json: no such file"):
+        IXCProcessor.from_pretrained(tmp_path)
+    PROCESSOR.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(BadProcessor, match=r"tokenizer\.json: missing or damaged"):
+        IXCProcessor.from_pretrained(tmp_path)
+    with pytest.raises(BadTokenizer, match=r"tokenizer\.model: no such file"):
+        (tmp_path / "config.json").write_text(json.dumps({}))
+        IXCProcessor.from_official(tmp_path)

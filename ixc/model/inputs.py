@@ -34,10 +34,11 @@ def is_film(source: object) -> bool:
     return isinstance(source, str | PathLike) and Path(source).suffix.lower() in FILM_SUFFIXES
 
 
-def read_picture(source: PictureSource, transparency: Transparency, max_pixels: int) -> Image.Image:
+def read_picture(source: object, transparency: Transparency, max_pixels: int) -> Image.Image:
     """A picture as RGB, upright (EXIF), 16 bits scaled to 8.
 
     Args:
+        source: a `PictureSource`.
         transparency: what stands behind transparent pixels: `white`; or `official`, which drops the alpha channel and
             shows the colour that the file happens to hold there.
 
@@ -81,11 +82,12 @@ def _from_array(array: np.ndarray | Tensor) -> Image.Image:
 
 
 def read_film(
-    source: FilmSource, max_frames: int, include_last: bool, transparency: Transparency, max_pixels: int
+    source: object, max_frames: int, include_last: bool, transparency: Transparency, max_pixels: int
 ) -> list[Image.Image]:
     """The frames of a film that the model sees; of a list of frames, at most `max_frames` by the same rule.
 
     Args:
+        source: a `FilmSource`.
         include_last: see `frames_seen`.
 
     Raises:

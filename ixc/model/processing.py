@@ -49,6 +49,8 @@ __all__ = [
 ]
 OnOverflow = Literal["error", "drop_oldest_turns", "shrink_images"]
 Conversation = Sequence[Message]
+_FROM_AUTO = ("_from_auto", "revision", "trust_remote_code")
+"""What `AutoProcessor` passes on; it means nothing for a folder."""
 
 
 class BadProcessor(ValueError):
@@ -206,13 +208,10 @@ class IXCProcessor:
             part.write_text(json.dumps(told, indent=2) + "\n")
 
     @classmethod
-    def from_pretrained(
-        cls, folder: str | Path, trust_remote_code: bool | None = None, **changes: Any
-    ) -> "IXCProcessor":
+    def from_pretrained(cls, folder: str | Path, **changes: Any) -> "IXCProcessor":
         """Read what `save_pretrained` wrote.
 
         Args:
-            trust_remote_code: not needed; `AutoProcessor` passes it.
             changes: options that differ from the stored ones.
 
         Raises:
@@ -220,6 +219,7 @@ class IXCProcessor:
         """
         told = _read_json(Path(folder) / "processor_config.json")
         told.pop("processor_class", None)
+        changes = {name: value for name, value in changes.items() if name not in _FROM_AUTO}
         path = Path(folder) / "tokenizer.json"
         try:
             return cls(Tokenizer.from_file(str(path)), **(told | changes))
@@ -253,7 +253,7 @@ class IXCProcessor:
 
     def __call__(
         self,
-        conversations: Conversation | Sequence[Conversation],
+        conversations: Any,
         images: Any = None,
         videos: Any = None,
         *,
@@ -267,7 +267,8 @@ class IXCProcessor:
         """What the model reads of one conversation or several.
 
         Args:
-            conversations: messages, oldest first, or a list of such; see `prompts` for pictures' places.
+            conversations: messages (`prompts.Message`), oldest first, or a list of such lists; see `prompts` for
+                pictures' places.
             images: pictures of the conversation, or for several conversations a list of such lists; see
                 `inputs.PictureSource`. A file with a film's suffix is a film.
             videos: likewise films, `inputs.FilmSource`; they come after the images.

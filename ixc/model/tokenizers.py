@@ -22,7 +22,7 @@ SPECIAL = {
     "image": "[UNUSED_TOKEN_131]",
 }
 """The official vocabulary's names; `image` is ours and marks a picture token's place."""
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
 _BPE = 2
 _SPACE = "\u2581"
 Fields = dict[int, list[int | bytes]]
@@ -107,7 +107,8 @@ def read_pieces(path: Path) -> list[Piece]:
 def _piece(fields: Fields) -> Piece:
     [score] = struct.unpack("<f", _bytes(fields[2][0]))
     kind = fields.get(3, [_NORMAL])[0]
-    assert isinstance(kind, int)
+    if not isinstance(kind, int):
+        raise IndexError("a message where a number belongs")
     return Piece(_bytes(fields[1][0]).decode(), score, kind)
 
 
