@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_vali
 from pydantic.dataclasses import dataclass
 
 from ixc.samples import Domain
+from ixc.validation.reasons import Reason
 
 STRICT = ConfigDict(extra="forbid")
 
@@ -229,11 +230,28 @@ class ValidateParams:
 
     seed: int = 0
     max_length_ratio: float = Field(default=2.0, gt=0)
-    """Longest chosen answer relative to the rejected one, in words: the paper's length constraint."""
-    min_words_for_ratio: int = Field(default=8, ge=0)
+    """Longest chosen answer relative to the rejected one: the paper's length constraint (appendix)."""
+    min_length_for_ratio: int = Field(default=8, ge=0)
     """The ratio says nothing about answers shorter than this (chosen), which are kept."""
+    tokenizer: str | None = None
+    """A tokenizer.json, whose tokens are then the unit of length; none: words."""
+    near_duplicates: float | None = Field(default=0.75, gt=0.5, le=1)
+    """Jaccard similarity of prompts, and of answers, from which pairs about the same media count as one;
+    none: only exact repeats do. FineWeb, arXiv:2406.17557: 0.75. It is estimated, give or take 0.04."""
+    near_pictures: int | None = Field(default=6, ge=0, le=10)
+    """Bits of 64 in which the difference hashes of two pictures may differ for them to be compared, so that
+    no picture is in train and, scaled or recompressed, in val; none: only the same file is the same picture."""
+    benchmarks: tuple[str, ...] = ()
+    """Files (jsonl, json, parquet, txt) and folders of what the model will be tested on: pairs that share a
+    text or a picture with them are not trained on."""
+    overlap_words: int = Field(default=13, ge=8)
+    """Consecutive words in common that are an overlap. GPT-3, arXiv:2005.14165, appendix C: 13."""
+    languages: tuple[str, ...] = ()
+    """ISO 639-1 codes that nearly all pairs must be in; none given: the page tells which they are in."""
     max_rejected_share: float = Field(default=0.5, gt=0, le=1)
     """More quarantined than this fails the stage: the data, not the pair, is at fault."""
+    max_share: dict[Reason, float] = Field(default_factory=dict)
+    """The same for single reasons, such as `media missing: 0.01`."""
     min_pairs: int = Field(default=10, gt=0)
     """Fewer pairs left than this, in train or in val, fails the stage."""
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -13,11 +14,14 @@ from ixc import validate
 from ixc.metrics import Metrics
 from ixc.params import ValidateParams
 from ixc.samples import Media, Sample, Turn, Verdict, answer, read_samples, write_samples
-from ixc.validate import ADVICE, ValidationFailed, objection
-from ixc.validation.expectations import expectations, run_checks
-from ixc.validation.facts import facts_of, table_of
+from ixc.validate import ValidationFailed, objection, words
+from ixc.validation.benchmarks import Benchmarks
+from ixc.validation.expectations import run_checks, suite
+from ixc.validation.facts import Observer, table_of
+from ixc.validation.reasons import ADVICE
 
 LENIENT = ValidateParams(min_pairs=1, max_rejected_share=1.0)
+OBSERVER = Observer(words, Benchmarks((), 13, 0))
 
 
 def pair(id: str, chosen: str = "Yes.", rejected: str = "No.", **changes: object) -> Sample:
@@ -101,8 +105,9 @@ TRAIN, VAL = pair("good"), pair("held", split="val")
     ],
 )
 def test_each_objection(changes: dict[str, object], reason: str | None):
-    params = ValidateParams(max_length_ratio=2.0, min_words_for_ratio=8)
-    assert objection(replace(TRAIN, **changes), params) == reason
+    params = ValidateParams(max_length_ratio=2.0, min_length_for_ratio=8)
+    found = objection(replace(TRAIN, **changes), params, words)
+    assert (found and found.reason) == reason
 
 
 def test_good_pairs_pass_unchanged_into_their_split(stage: Stage):
@@ -165,7 +170,7 @@ def test_too_many_dropped_fails_with_the_page_and_leaves_the_last_outputs(stage:
     stage.run([TRAIN, VAL])
     ties = [pair(f"tie {i}", verdict=Verdict(winner="tie", judge="m")) for i in range(3)]
     strict = ValidateParams(min_pairs=1, max_rejected_share=0.5)
-    with pytest.raises(ValidationFailed, match=r"max_rejected_share: 0\.5: 60% of 5 pairs were dropped, 3 .*'tie'"):
+    with pytest.raises(ValidationFailed, match=r"max_rejected_share: 0\.5: 60% of 5 pairs were dropped, 3 for 'tie'"):
         stage.run([pair("new"), VAL, *ties], strict)
     assert stage.kept("train") == ["good"]
     assert "Validation failed" in stage.page() and "60% of 5 pairs" in stage.page()
@@ -189,32 +194,37 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(stage: Stage):
     assert page.count("<svg") == 2
 
 
+def table(root: Path, *pairs: Sample) -> pd.DataFrame:
+    return table_of([OBSERVER.facts(pair) for pair in pairs], root)
+
+
 def test_the_expectations_see_a_leak_that_the_rules_missed(tmp_path: Path):
-    facts = [facts_of(TRAIN), facts_of(replace(TRAIN, id="b", split="val"))]
-    failed = {
-        check.says for check in run_checks(table_of(facts, tmp_path), expectations(1)) if check.status == "failed"
-    }
+    leak = table(tmp_path, TRAIN, replace(TRAIN, id="b", split="val"))
+    failed = {check.says for check in run_checks(leak, suite("kept", LENIENT)) if check.status == "failed"}
     assert failed == {"No prompt is in train and in val"}
 
 
 def test_each_broken_column_breaks_its_own_expectation(tmp_path: Path):
-    table = table_of([facts_of(pair(str(i))) for i in range(4)], tmp_path)
+    sound = table(tmp_path, *(pair(str(i)) for i in range(4)))
     for column, value, says in (
         ("id", "same", "Ids are unique"),
         ("domain", "gossip", "Domains are known ones"),
-        ("judge", None, "Every pair has a judge"),
+        ("judge", None, "Every row has a judge"),
         ("winner", "tie", "The verdict is for the chosen answer"),
         ("answers_differ", False, "The two answers differ"),
         ("media_stored", False, "Media are in the store"),
-        ("chosen_words", 0, "Chosen answers have words"),
+        ("chosen_length", 0, "Chosen answers say something"),
+        ("scores_finite", False, "Costs and rewards are numbers"),
+        ("overlap", "benchmark.jsonl:1", "No pair shares a text with a benchmark"),
+        ("language", "de", "95% of the pairs are in en"),
     ):
-        checks = run_checks(table.assign(**{column: value}), expectations(1))
+        checks = run_checks(sound.assign(**{column: value}), suite("kept", replace(LENIENT, languages=("en",))))
         assert [check.says for check in checks if check.status == "failed" and check.critical] == [says]
 
 
 def test_an_expectation_that_cannot_be_computed_is_errored_not_failed(tmp_path: Path):
-    table = table_of([facts_of(TRAIN), facts_of(VAL)], tmp_path).drop(columns="domain")
-    statuses = {check.says: check.status for check in run_checks(table, expectations(1))}
+    broken = table(tmp_path, TRAIN, VAL).drop(columns="domain")
+    statuses = {check.says: check.status for check in run_checks(broken, suite("kept", LENIENT))}
     assert statuses["Domains are known ones"] == "errored"
     assert statuses["The table has the columns it should have"] == "failed"
     assert statuses["Ids are unique"] == "passed"

@@ -1,17 +1,25 @@
-"""Great Expectations over the pairs that are about to be written.
+"""Great Expectations suites: one for each table that comes in, and one for the pairs that are about to be written.
 
-The table is derived from the very samples that are written, not from the rules that chose them: a mistake in
-a rule shows here. A check that could not be computed is `errored`, not `failed`: Great Expectations reports
-both as `success=False`.
+The table of kept pairs is derived from the very samples that are written, not from the rules that chose them: a
+mistake in a rule shows here. A check that could not be computed is `errored`, not `failed`: Great Expectations
+reports both as `success=False`.
 """
 
+from collections.abc import Sequence
+from functools import cache
 from importlib import import_module
 from typing import Any, Literal, NamedTuple, get_args
 
 import pandas as pd
 
+from ixc.params import ValidateParams
 from ixc.samples import Domain, Modality
 from ixc.validation.facts import COLUMNS
+
+Suite = Literal["prompts", "candidates", "pairs", "kept"]
+
+MOSTLY = 0.95
+"""Share of pairs that must be in one of `languages`: a guess of a language is sometimes wrong."""
 
 
 class Check(NamedTuple):
@@ -24,66 +32,145 @@ class Check(NamedTuple):
     detail: str = ""
 
 
-def expectations(min_pairs: int) -> list[Any]:
-    """What must hold of the kept pairs (critical), and what should (warning)."""
-    gxe = import_module("great_expectations.expectations")  # two seconds that not every importer need wait
+def suite(name: Suite, params: ValidateParams) -> list[Any]:
+    """What must hold of a table (critical), and what should (warning).
 
-    rules = [
-        gxe.ExpectTableColumnsToMatchSet(
-            column_set=list(COLUMNS), exact_match=True, description="The table has the columns it should have"
-        ),
-        gxe.ExpectColumnValuesToBeUnique(column="id", description="Ids are unique"),
-        gxe.ExpectColumnValuesToBeInSet(
-            column="domain", value_set=list(get_args(Domain)), description="Domains are known ones"
-        ),
-        gxe.ExpectColumnValuesToBeInSet(
-            column="modality", value_set=list(get_args(Modality)), description="Modalities are known ones"
-        ),
-        gxe.ExpectColumnValuesToBeInSet(
-            column="winner", value_set=["chosen"], description="The verdict is for the chosen answer"
-        ),
-        gxe.ExpectColumnValuesToBeBetween(column="chosen_words", min_value=1, description="Chosen answers have words"),
-        gxe.ExpectColumnMeanToBeBetween(
-            column="chosen_longer",
-            min_value=0.2,
-            max_value=0.8,
-            severity="warning",
-            description="The longer answer is not nearly always the better or the worse one (20 to 80 %)",
-        ),
-    ]
-    return [*_never_null(gxe), *_always_true(gxe), *_enough(gxe, min_pairs), *rules]
+    Of what comes in, only its shape must hold: single rows that are at fault are dropped.
+    """
+    rules = _shape()
+    if name in ("prompts", "candidates"):
+        return [*rules, *_prompts(), *(_candidates() if name == "candidates" else [])]
+    if name == "pairs":
+        return [*rules, *_pairs("warning"), *_verdicts()]
+    return [*rules, *_pairs("critical"), *_kept(params), *_lengths()]
 
 
-def _never_null(gxe: Any) -> list[Any]:
-    columns = {
-        "id": "an id",
-        "source": "a source",
-        "split": "a split",
-        "prompt": "a prompt",
-        "judge": "a judge",
-        "winner": "a verdict",
-    }
+def _shape() -> list[Any]:
+    """What makes a table one of ours."""
+    gxe = _expectations()
+    columns = gxe.ExpectTableColumnsToMatchSet(
+        column_set=list(COLUMNS), exact_match=True, description="The table has the columns it should have"
+    )
     return [
-        gxe.ExpectColumnValuesToNotBeNull(column=column, description=f"Every pair has {what}")
-        for column, what in columns.items()
+        columns,
+        *(_present(column, what) for column, what in (("id", "an id"), ("source", "a source"), ("split", "a split"))),
+        _one_of("domain", get_args(Domain), "Domains are known ones"),
+        _one_of("modality", get_args(Modality), "Modalities are known ones"),
     ]
 
 
-def _always_true(gxe: Any) -> list[Any]:
-    says = {
+def _prompts() -> list[Any]:
+    return [
+        _present("prompt", "words in its prompt", "warning"),
+        _unique("id", "Ids are unique", "warning"),
+        _true("media_stored", "Media are in the store", "warning"),
+        _true("prompt_in_one_split", "No prompt is in train and in val", "warning"),
+        _true("media_in_one_split", "No picture or film is in train and in val", "warning"),
+    ]
+
+
+def _candidates() -> list[Any]:
+    return [
+        _between("num_candidates", "Every prompt has candidates", "warning", min_value=1),
+        _mean("distinct_candidates", "Candidates differ: without that there is nothing to judge", min_value=1.5),
+    ]
+
+
+def _pairs(severity: str) -> list[Any]:
+    """What single pairs are held to; those that come in and fail it are dropped."""
+    columns = {"prompt": "words in its prompt", "judge": "a judge", "winner": "a verdict"}
+    flags = {
         "answers_differ": "The two answers differ",
         "media_stored": "Media are in the store",
+        "scores_finite": "Costs and rewards are numbers",
         "prompt_in_one_split": "No prompt is in train and in val",
         "media_in_one_split": "No picture or film is in train and in val",
     }
     return [
-        gxe.ExpectColumnValuesToBeInSet(column=column, value_set=[True], description=text)
-        for column, text in says.items()
+        *(_present(column, what, severity) for column, what in columns.items()),
+        _unique("id", "Ids are unique", severity),
+        *(_true(column, says, severity) for column, says in flags.items()),
+        _between("chosen_length", "Chosen answers say something", severity, min_value=1),
+        _between("rejected_length", "Rejected answers say something", severity, min_value=1),
     ]
 
 
-def _enough(gxe: Any, min_pairs: int) -> list[Any]:
-    return [gxe.ExpectTableRowCountToBeBetween(min_value=2 * min_pairs, description="There are enough pairs")]
+def _verdicts() -> list[Any]:
+    """Whether the judge can be trusted."""
+    gxe = _expectations()
+    return [
+        _one_of("winner", ("chosen", "rejected", "tie"), "Verdicts are known ones"),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="winner",
+            value_set=["chosen"],
+            mostly=0.5,
+            severity="warning",
+            description="At least half of the verdicts are for the chosen answer, not ties",
+        ),
+        _true("orders_agree", "A judge asked in both orders says the same in 7 of 10 cases", "warning", mostly=0.7),
+    ]
+
+
+def _kept(params: ValidateParams) -> list[Any]:
+    gxe = _expectations()
+    enough = gxe.ExpectTableRowCountToBeBetween(min_value=2 * params.min_pairs, description="There are enough pairs")
+    overlap = gxe.ExpectColumnValuesToBeNull(column="overlap", description="No pair shares a text with a benchmark")
+    rules = [enough, overlap, _one_of("winner", ("chosen",), "The verdict is for the chosen answer")]
+    if params.languages:
+        says = f"{MOSTLY:.0%} of the pairs are in {', '.join(params.languages)}"
+        rules.append(_one_of("language", params.languages, says, mostly=MOSTLY))
+    return rules
+
+
+def _lengths() -> list[Any]:
+    gxe = _expectations()
+    says = "The longer answer is not nearly always the better or the worse one (20 to 80 %)"
+    return [
+        _mean("chosen_longer", says, min_value=0.2, max_value=0.8),
+        gxe.ExpectColumnMedianToBeBetween(
+            column="length_ratio",
+            min_value=0.5,
+            max_value=1.5,
+            severity="warning",
+            description="Chosen and rejected answers are about equally long (median ratio 0.5 to 1.5)",
+        ),
+    ]
+
+
+@cache
+def _expectations() -> Any:
+    return import_module("great_expectations.expectations")  # two seconds that not every importer need wait
+
+
+def _present(column: str, what: str, severity: str = "critical") -> Any:
+    says = f"Every row has {what}"
+    return _expectations().ExpectColumnValuesToNotBeNull(column=column, severity=severity, description=says)
+
+
+def _unique(column: str, says: str, severity: str = "critical") -> Any:
+    return _expectations().ExpectColumnValuesToBeUnique(column=column, severity=severity, description=says)
+
+
+def _true(column: str, says: str, severity: str = "critical", mostly: float = 1.0) -> Any:
+    return _expectations().ExpectColumnValuesToBeInSet(
+        column=column, value_set=[True], mostly=mostly, severity=severity, description=says
+    )
+
+
+def _one_of(column: str, values: Sequence[str], says: str, mostly: float = 1.0) -> Any:
+    return _expectations().ExpectColumnValuesToBeInSet(
+        column=column, value_set=list(values), mostly=mostly, description=says
+    )
+
+
+def _between(column: str, says: str, severity: str, min_value: int) -> Any:
+    return _expectations().ExpectColumnValuesToBeBetween(
+        column=column, min_value=min_value, severity=severity, description=says
+    )
+
+
+def _mean(column: str, says: str, **limits: float) -> Any:
+    return _expectations().ExpectColumnMeanToBeBetween(column=column, severity="warning", description=says, **limits)
 
 
 def run_checks(table: pd.DataFrame, rules: list[Any]) -> list[Check]:

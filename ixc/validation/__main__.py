@@ -1,0 +1,47 @@
+"""`python -m ixc.validation TABLE [MEDIA]` holds any table of samples against its suite."""
+
+import sys
+from pathlib import Path
+
+from ixc.params import ValidateParams
+from ixc.samples import BadRecord, read_samples
+from ixc.validate import words
+from ixc.validation.benchmarks import Benchmarks
+from ixc.validation.expectations import Check, Suite, run_checks, suite
+from ixc.validation.facts import Facts, Observer, table_of
+
+
+def check_table(path: Path, media: Path) -> list[Check]:
+    """What a table of prompts, candidates or pairs fulfils.
+
+    Raises:
+        BadRecord: a row or a column is not what the schema says.
+    """
+    observer = Observer(words, Benchmarks((), 13, 0))
+    facts = [observer.facts(sample) for sample in read_samples(path)]
+    return run_checks(table_of(facts, media), suite(_suite_of(facts), ValidateParams()))
+
+
+def _suite_of(facts: list[Facts]) -> Suite:
+    if any(fact.num_candidates for fact in facts):
+        return "candidates"
+    return "pairs" if any(fact.chosen_length and fact.rejected_length for fact in facts) else "prompts"
+
+
+def main(table: str, media: str = "data/media") -> int:
+    """Print the checks; 1 where one that matters is not met or could not be computed."""
+    try:
+        found = check_table(Path(table), Path(media))
+    except (BadRecord, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    for check in found:
+        status = "warning" if check.status == "failed" and not check.critical else check.status
+        print(f"{status:8} {check.says}{f' ({check.detail})' if check.detail else ''}")
+    return int(any(check.status == "errored" or (check.status == "failed" and check.critical) for check in found))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) not in (2, 3):
+        sys.exit(f"usage: {__doc__}")
+    sys.exit(main(*sys.argv[1:]))

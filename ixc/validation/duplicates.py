@@ -1,0 +1,110 @@
+"""Near duplicates by MinHash with locality-sensitive hashing, in arrays: 500 bytes a pair.
+
+MinHash: Broder, "On the resemblance and containment of documents", 1997; of each minimum 16 bits are kept
+(b-bit minwise hashing, arXiv:0910.3349). An index of Python sets, as in datasketch, takes 3.5 kB a pair.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt16
+
+from ixc.validation.texts import Hashes, Words, mixed, ngrams
+
+SHINGLE = 2
+"""Consecutive words that count as one: order matters, and a changed word costs two shingles."""
+SHORT = 16
+"""A text of fewer words is one piece: every word of it matters."""
+BANDS, ROWS = 42, 3
+"""Pairs are compared if a band of `ROWS` minima of the prompt and as many of the answers agree. With a
+similarity s of both, that happens with probability 1 - (1 - s^6)^42: 0.9997 at 0.75, 0.48 at 0.5."""
+MINIMA = BANDS * ROWS
+
+Signature = UInt16[np.ndarray, "2 minima"]
+Signatures = UInt16[np.ndarray, "pairs 2 minima"]
+
+_PERMUTATIONS = np.random.default_rng(0).integers(1, 2**63, (2, MINIMA), np.uint64)
+_CHOSEN, _REJECTED = np.uint64(0x243F6A8885A308D3), np.uint64(0x13198A2E03707344)
+
+
+def signature(prompt: Words, chosen: Words, rejected: Words) -> Signature:
+    """Minima of the prompt, and of both answers together; the exchanged answers are not the same answers."""
+    both = np.concatenate([_shingles(chosen) ^ _CHOSEN, _shingles(rejected) ^ _REJECTED])
+    return np.stack([_minima(_shingles(prompt)), _minima(both)])
+
+
+def near_duplicates(signatures: Signatures, groups: Hashes, threshold: float) -> Int[np.ndarray, " pairs"]:
+    """For each pair the first pair that it nearly repeats, or its own place if there is none.
+
+    Args:
+        signatures: in the order in which pairs are preferred: of two alike, the later one repeats the earlier.
+        groups: only pairs of one group are compared: those that show the same pictures.
+        threshold: Jaccard similarity, estimated, of the prompts and likewise of the answers.
+    """
+    first = np.arange(len(signatures))
+    edges = [_alike_edges(signatures, keys, threshold) for keys in _bands(signatures, groups)]
+    if not edges:
+        return first
+    for later, earlier in np.unique(np.concatenate(edges), axis=0).tolist():
+        root = int(first[earlier])
+        if first[later] == later and (root == earlier or _alike(signatures, later, root, threshold)):
+            first[later] = root
+    return first
+
+
+def _shingles(text: Words) -> Hashes:
+    """Those of a text; the second time that one occurs it is another one, for "no" is not "no no"."""
+    if len(text.numbers) < SHORT:
+        return ngrams(text.numbers, SHORT)
+    found = np.sort(ngrams(text.numbers, SHINGLE))
+    first = np.searchsorted(found, found)
+    return mixed(found + (np.arange(len(found)) - first).astype(np.uint64))
+
+
+def _minima(shingles: Hashes) -> UInt16[np.ndarray, " minima"]:
+    factor, shift = _PERMUTATIONS
+    least = np.full(MINIMA, np.iinfo(np.uint64).max, np.uint64)
+    for start in range(0, len(shingles), 4096):  # a book must not take gigabytes
+        permuted = shingles[start : start + 4096, None] * (factor | np.uint64(1)) + shift
+        least = np.minimum(least, permuted.min(axis=0))
+    return (mixed(least) >> np.uint64(48)).astype(np.uint16)
+
+
+def _bands(signatures: Signatures, groups: Hashes) -> Iterator[Hashes]:
+    """For every band one key a pair: equal keys are compared."""
+    for start in range(0, MINIMA, ROWS):
+        keys = groups
+        for row in range(start, start + ROWS):
+            for part in range(2):
+                keys = mixed(keys * np.uint64(31) + signatures[:, part, row])
+        yield keys
+
+
+def _alike_edges(signatures: Signatures, keys: Hashes, threshold: float) -> Int[np.ndarray, "edges 2"]:
+    """(later, earlier) of the alike pairs: each pair against the first and the previous one of its key."""
+    order = np.argsort(keys, kind="stable")
+    starts = np.flatnonzero(np.diff(keys[order], prepend=keys[order[:1]] + np.uint64(1)))
+    heads = np.repeat(order[starts], np.diff(starts, append=len(order)))
+    previous = np.roll(order, 1)
+    inner = order != heads
+    later, first, before = order[inner], heads[inner], previous[inner]
+    edges = np.concatenate([np.stack([later, first], 1), np.stack([later, before], 1)])
+    return edges[_similar(signatures, edges, threshold)]
+
+
+def _similar(signatures: Signatures, edges: Int[np.ndarray, "edges 2"], threshold: float) -> Bool[np.ndarray, " edges"]:
+    found = np.zeros(len(edges), bool)
+    for start in range(0, len(edges), 65536):
+        a, b = edges[start : start + 65536].T
+        shares = (signatures[a] == signatures[b]).mean(axis=2)
+        found[start : start + 65536] = (shares >= threshold).all(axis=1)
+    return found
+
+
+def _alike(signatures: Signatures, one: int, other: int, threshold: float) -> bool:
+    return bool(((signatures[one] == signatures[other]).mean(axis=1) >= threshold).all())
+
+
+def stacked(rows: Sequence[Signature]) -> Signatures:
+    """Signatures as one array, of no pair too."""
+    return np.stack(rows) if rows else np.zeros((0, 2, MINIMA), np.uint16)

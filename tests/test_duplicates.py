@@ -1,0 +1,87 @@
+"""Near duplicates: planted ones are found, and only those."""
+
+import random
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ixc.validation.duplicates import near_duplicates, signature, stacked
+from ixc.validation.texts import Words
+
+Pair = tuple[str, str, str]
+VOCABULARY = [f"word{index}" for index in range(3000)]
+
+
+def found(pairs: list[Pair], groups: list[int] | None = None, threshold: float = 0.75) -> list[int]:
+    signed = stacked([signature(*map(Words.of, pair)) for pair in pairs])
+    return near_duplicates(signed, np.array(groups or [0] * len(pairs), np.uint64), threshold).tolist()
+
+
+def text(rng: random.Random, length: int) -> str:
+    return " ".join(rng.choices(VOCABULARY, k=length))
+
+
+def edited(rng: random.Random, text: str, share: float) -> str:
+    """A share of the words exchanged, in a row, in capitals and with punctuation."""
+    words = text.split()
+    count = max(round(share * len(words)), 1)
+    start = rng.randrange(len(words) - count)
+    words[start : start + count] = rng.choices(VOCABULARY, k=count)
+    return ", ".join(words).upper() + "!"
+
+
+def test_recall_and_precision_on_planted_cases():
+    rng = random.Random(0)
+    originals = [(text(rng, 40), text(rng, 80), text(rng, 60)) for _ in range(300)]
+    # 4 % of the words exchanged leave a similarity of 0.86 to 0.9; 30 %, of about 0.5
+    near = [tuple(edited(rng, part, 0.04) for part in pair) for pair in originals]
+    far = [tuple(edited(rng, part, 0.3) for part in pair) for pair in originals]
+    first = found([*originals, *near, *far])
+    assert first[:300] == list(range(300))
+    assert sum(first[300 + place] == place for place in range(300)) >= 0.98 * 300
+    assert sum(first[600 + place] != 600 + place for place in range(300)) <= 0.02 * 300
+
+
+LONG = "Please describe in one or two sentences what can be seen on the left of the picture and what on the right"
+SAID = "there is a dog on the left who looks at a ball and on the right a child who is about to throw it far away"
+
+
+def test_case_space_and_punctuation_make_no_difference():
+    assert found([(LONG, SAID, "A cat."), (LONG.upper(), f"{SAID} .", "a  cat!")]) == [0, 0]
+
+
+def test_other_answers_to_the_same_prompt_are_no_repeat():
+    assert found([(LONG, SAID, "A cat."), (LONG, "There is a cow.", "A cat.")]) == [0, 1]
+
+
+def test_exchanged_answers_are_no_repeat():
+    assert found([(LONG, SAID, "A cat."), (LONG, "A cat.", SAID)]) == [0, 1]
+
+
+def test_every_word_of_a_short_text_matters():
+    short = [("What is 3 - 5?", "-2", "2"), ("What is 3 + 5?", "-2", "2"), ("what is 3 - 5", "-2", "2")]
+    assert found(short) == [0, 1, 0]
+
+
+def test_how_often_a_word_is_said_matters():
+    assert found([("Say it.", "flag " * 20, "no"), ("Say it.", "flag " * 40, "no")]) == [0, 1]
+
+
+def test_pairs_about_other_pictures_are_no_repeat():
+    same = (LONG, SAID, "A cat.")
+    assert found([same, same, same], groups=[1, 2, 1]) == [0, 1, 0]
+
+
+def test_no_pair_and_empty_texts():
+    assert found([]) == []
+    assert found([("", "", ""), ("", "", "")]) == [0, 0]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.sampled_from([LONG, SAID, "short", "", "数 字", f"{LONG} now"]), min_size=1, max_size=12))
+def test_the_pair_that_is_named_is_kept_and_comes_first(texts: list[str]):
+    first = found([(one, one, "no") for one in texts])
+    for place, named in enumerate(first):
+        assert named <= place and first[named] == named
+    assert len(set(first)) <= len(set(texts))
