@@ -40,7 +40,7 @@ def chart(rng: random.Random, validation: bool) -> list[Row]:
     for i, (colour, value) in enumerate(shown):
         top = 104 - 15 * value
         draw.rectangle((i * width + 5, top, (i + 1) * width - 5, 108), fill=COLOURS[colour])
-        write_text(picture, ((i + 0.5) * width, top - 2), str(value), 17, "md")
+        write_text(picture, ((i + 0.5) * width, top - 2), str(value), 22, "md")
     file, names = png(picture), [c for c, _ in shown]
     tallest = max(shown, key=lambda c: c[1])[0]
     shortest = min(shown, key=lambda c: c[1])[0]
@@ -63,16 +63,15 @@ def _extreme(rng: random.Random, file: File, names: Sequence[str], colour: str, 
 
 
 def table(rng: random.Random, validation: bool) -> list[Row]:
-    """Two ruled rows, a colour and a digit in each: what stands in a row, and in which row stands a digit?"""
+    """Two ruled rows, a colour and a number in each: what stands in a row, and in which row stands a digit?"""
     ground = rng.choice(GROUNDS)
     shown = _cells(rng, validation, 2, ground)
     picture = Image.new("RGB", (112, 112), ground)
     draw = ImageDraw.Draw(picture)
     for i, (colour, digit) in enumerate(shown):
-        draw.rectangle((8, 56 * i + 8, 48, 56 * i + 48), fill=COLOURS[colour])
-        write_text(picture, (84, 56 * i + 28), str(digit), 44, "mm")
-    draw.line((56, 0, 56, 112), fill="black")
-    draw.line((0, 56, 112, 56), fill="black")
+        draw.rectangle((2, 56 * i + 2, 110, 56 * i + 54), fill=COLOURS[colour], outline="black")
+        draw.rectangle((62, 56 * i + 6, 106, 56 * i + 50), fill="white", outline="black")
+        write_text(picture, (84, 56 * i + 28), str(digit), 40, "mm")
     (colour, digit), (other, another) = rng.sample(shown, 2)
     asks = (f"What stands in the {colour} row?", f"Read the {colour} row.", f"Which number is in the {colour} row?")
     which = (f"Which row holds {digit}?", f"What colour is the row with {digit}?", f"In which row is {digit}?")
