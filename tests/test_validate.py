@@ -272,10 +272,10 @@ def test_a_reason_says_what_exactly_is_wrong(stage: Stage):
 def test_near_repeats_go_and_val_comes_before_train(stage: Stage):
     asked = (Turn(role="user", content=SAID),)
     pairs = [
-        pair("first", chosen=SAID, prompt=asked),
-        pair("capitals", chosen=f"{SAID.upper()}!", prompt=asked),
-        pair("train", chosen=f"{SAID} yes", prompt=(Turn(role="user", content=f"{SAID} now?"),)),
-        pair("val", chosen=SAID, split="val", prompt=(Turn(role="user", content=f"{SAID} now."),)),
+        pair("first", rejected=SAID, prompt=asked),
+        pair("capitals", rejected=f"{SAID.upper()}!", prompt=asked),
+        pair("train", rejected=f"{SAID} yes", prompt=(Turn(role="user", content=f"{SAID} now?"),)),
+        pair("val", rejected=SAID, split="val", prompt=(Turn(role="user", content=f"{SAID} now."),)),
     ]
     stage.run([TRAIN, *pairs[:2], VAL])
     assert details(stage) == {"capitals": ("near duplicate", "nearly the same as first")}
