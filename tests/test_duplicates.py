@@ -22,7 +22,12 @@ def text(rng: random.Random, length: int) -> str:
     return " ".join(rng.choices(VOCABULARY, k=length))
 
 
-def edited(rng: random.Random, text: str, share: float) -> str:
+def edited(rng: random.Random, pair: Pair, share: float) -> Pair:
+    prompt, chosen, rejected = (edited_text(rng, part, share) for part in pair)
+    return prompt, chosen, rejected
+
+
+def edited_text(rng: random.Random, text: str, share: float) -> str:
     """A share of the words exchanged, in a row, in capitals and with punctuation."""
     words = text.split()
     count = max(round(share * len(words)), 1)
@@ -35,8 +40,7 @@ def test_recall_and_precision_on_planted_cases():
     rng = random.Random(0)
     originals = [(text(rng, 40), text(rng, 80), text(rng, 60)) for _ in range(300)]
     # 4 % of the words exchanged leave a similarity of 0.86 to 0.9; 30 %, of about 0.5
-    near = [tuple(edited(rng, part, 0.04) for part in pair) for pair in originals]
-    far = [tuple(edited(rng, part, 0.3) for part in pair) for pair in originals]
+    near, far = ([edited(rng, pair, share) for pair in originals] for share in (0.04, 0.3))
     first = found([*originals, *near, *far])
     assert first[:300] == list(range(300))
     assert sum(first[300 + place] == place for place in range(300)) >= 0.98 * 300

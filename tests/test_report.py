@@ -18,7 +18,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from ixc.report import STAGES, summary, write_report
-from ixc.report.galleries import _shares
+from ixc.report.galleries import in_turn
 from ixc.report.pictures import SIDE, thumbnail
 from ixc.report.svg import Mark, Row, bars, dots, histogram, lines, ticks
 from ixc.samples import Domain, Media, Modality, Sample, Turn, answer, write_samples
@@ -134,7 +134,11 @@ def root(tmp_path: Path) -> Path:
         ]
         write_samples(rows, tmp_path / "data" / f"{name}.parquet")
     (tmp_path / "data" / "quarantine").mkdir()
-    refused = pa.table({"id": ["a", "b", "c"], "reason": ["identical answers", "identical answers", HOSTILE]})
+    write_samples([sample(f"drop{index}", media[index]) for index in range(3)], tmp_path / "data" / "judged.parquet")
+    reasons = ("identical answers", "identical answers", HOSTILE)
+    columns = {"id": ["drop0", "drop1", "drop2"], "reason": list(reasons)}
+    columns |= {name: [f"{name} {place}" for place in range(3)] for name in ("source", "split", "detail", "advice")}
+    refused = pa.table(columns)
     pq.write_table(refused, tmp_path / "data" / "quarantine" / "validate.parquet")
     write_metrics(tmp_path, METRICS)
     fall = [0.7 * 0.99**step + rng.normal(0, 0.03) for step in range(120)]
@@ -166,7 +170,9 @@ def test_the_page_needs_nothing_but_itself(root: Path) -> None:
     addresses = [
         str(attributes.get(name)) for _, attributes in found.tags for name in ("src", "href") if name in attributes
     ]
-    assert addresses and all(address.startswith(("data:image/jpeg;base64,", "#")) for address in addresses)
+    assert addresses and all(
+        address.startswith(("data:image/jpeg;base64,", "#", "pairs.html")) for address in addresses
+    )
     html = (root / "reports" / "index.html").read_text(encoding="utf-8")
     assert not re.search(r"https?://|@import|url\(", html)
 
@@ -196,6 +202,50 @@ def test_an_empty_folder_is_a_page_that_says_so(tmp_path: Path) -> None:
     found = page(tmp_path)
     assert sections(found) == ["reading"]
     assert "no stage has written its results" in found.text
+
+
+def browsed(root: Path, max_pairs: int = 200) -> Page:
+    write_report(root, max_pairs)
+    return Page((root / "reports" / "pairs.html").read_text(encoding="utf-8"))
+
+
+def articles(found: Page) -> list[dict[str, str | None]]:
+    return [attributes for tag, attributes in found.tags if tag == "article"]
+
+
+def test_the_pairs_can_be_browsed_kept_and_dropped(root: Path) -> None:
+    found = browsed(root)
+    fates = [one["data-fate"] for one in articles(found)]
+    assert fates.count("kept") == 80 and fates.count("identical answers") == 2 and fates.count(HOSTILE) == 1
+    assert "Dropped, identical answers (detail 0)" in " ".join(found.text.split()) and "advice 0" in found.text
+    assert {one["data-split"] for one in articles(found)} == {"train"}
+    assert [attributes["name"] for tag, attributes in found.tags if tag == "select"] == (
+        ["source", "domain", "modality", "split", "fate"]
+    )
+    assert ("a", {"href": "pairs.html"}) in page(root).tags
+
+
+def test_the_page_of_pairs_needs_nothing_but_itself_and_runs_nothing_of_the_data(root: Path) -> None:
+    found = browsed(root)
+    html = (root / "reports" / "pairs.html").read_text(encoding="utf-8")
+    assert not re.search(r"https?://|@import|url\(", html)
+    assert found.count("script") == 1 and HOSTILE in found.text
+    assert all(str(a["src"]).startswith("data:image/jpeg;base64,") for tag, a in found.tags if tag == "img")
+
+
+def test_the_page_of_pairs_is_bounded_and_leaves_no_kind_out(root: Path) -> None:
+    shown = articles(browsed(root, 6))
+    assert len(shown) == 6
+    assert {one["data-modality"] for one in shown} == {"text", "image", "video"}
+    assert {"kept", "identical answers"} < {one["data-fate"] for one in shown}
+    (root / "reports" / "pairs.html").unlink()
+    write_report(root, 0)
+    assert not (root / "reports" / "pairs.html").exists()
+
+
+def test_damaged_pairs_are_a_note_on_the_report(root: Path) -> None:
+    (root / "data" / "pairs" / "train.parquet").write_bytes(b"broken")
+    assert "Not shown: The pairs, to browse" in page(root).text
 
 
 def test_a_section_appears_with_its_stage(tmp_path: Path) -> None:
@@ -312,7 +362,7 @@ def test_transparency_becomes_white(tmp_path: Path) -> None:
 
 def test_no_kind_crowds_out_another() -> None:
     kinds = "aaaaaaab"
-    assert sorted(kinds[index] for index in _shares(range(8), kinds.__getitem__, 3)) == ["a", "a", "b"]
+    assert sorted(kinds[index] for index in in_turn(range(8), kinds.__getitem__, 3)) == ["a", "a", "b"]
 
 
 def test_ticks_are_round() -> None:

@@ -9,13 +9,15 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from ixc import validate
 from ixc.metrics import Metrics
-from ixc.params import ValidateParams
+from ixc.params import BadParams, ValidateParams
 from ixc.samples import Media, Sample, Turn, Verdict, answer, read_samples, write_samples
-from ixc.validate import ValidationFailed, objection, words
-from ixc.validation.benchmarks import Benchmarks
+from ixc.validate import ValidationFailed, objection, ruler, words
+from ixc.validation.__main__ import main as check_main
+from ixc.validation.benchmarks import BadBenchmark, Benchmarks
 from ixc.validation.expectations import run_checks, suite
 from ixc.validation.facts import Observer, table_of
 from ixc.validation.reasons import ADVICE
@@ -71,11 +73,14 @@ class Stage:
     def picture(self, colour: str) -> Media:
         path = self.folder / "new.png"
         Image.new("RGB", (4, 4), colour).save(path)
+        return self.stored(path)
+
+    def stored(self, path: Path) -> Media:
         digest = sha256(path.read_bytes()).hexdigest()
-        target = self.folder / "media" / digest[:2] / f"{digest}.png"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(target)
-        return Media(kind="image", path=f"{digest[:2]}/{digest}.png", sha256=digest)
+        name = f"{digest[:2]}/{digest}{path.suffix}"
+        (self.folder / "media" / name).parent.mkdir(parents=True, exist_ok=True)
+        path.replace(self.folder / "media" / name)
+        return Media(kind="image", path=name, sha256=digest)
 
 
 @pytest.fixture
@@ -234,3 +239,116 @@ def test_length_as_a_giveaway_warns_but_does_not_stop(stage: Stage):
     longer = [pair(str(i), chosen="Yes it is.", rejected="No.") for i in range(10)]
     stage.run([*longer, VAL])
     assert '<td class="warning">warning</td>' in stage.page()
+
+
+SAID = "there is a dog on the left who looks at a ball and on the right a child who is about to throw it far away"
+
+
+def details(stage: Stage) -> dict[str, tuple[str, str]]:
+    rows = pq.read_table(stage.folder / "q.parquet").to_pylist()
+    return {row["id"]: (row["reason"], row["detail"]) for row in rows}
+
+
+def test_a_reason_says_what_exactly_is_wrong(stage: Stage):
+    long = pair("long", chosen="a " * 11, rejected="b " * 5)
+    again, against = (
+        replace(TRAIN, id="again"),
+        replace(TRAIN, id="against", chosen=TRAIN.rejected, rejected=TRAIN.chosen),
+    )
+    lost = Media(kind="image", path="ab/lost.png", sha256="0" * 64)
+    stage.run(
+        [TRAIN, VAL, long, again, against, pair("lost", modality="image", media=(lost,)), pair("none", rejected="")]
+    )
+    assert details(stage) == {
+        "long": ("chosen too long", "11 words against 5"),
+        "again": ("duplicate", "of good"),
+        "against": ("contradiction", "to good"),
+        "lost": ("media missing", "ab/lost.png"),
+        "none": ("no answer", "rejected"),
+    }
+    assert "long: 11 words against 5" in stage.page()
+
+
+def test_near_repeats_go_and_val_comes_before_train(stage: Stage):
+    asked = (Turn(role="user", content=SAID),)
+    pairs = [
+        pair("first", rejected=SAID, prompt=asked),
+        pair("capitals", rejected=f"{SAID.upper()}!", prompt=asked),
+        pair("train", rejected=f"{SAID} yes", prompt=(Turn(role="user", content=f"{SAID} now?"),)),
+        pair("val", rejected=SAID, split="val", prompt=(Turn(role="user", content=f"{SAID} now."),)),
+    ]
+    stage.run([TRAIN, *pairs[:2], VAL])
+    assert details(stage) == {"capitals": ("near duplicate", "nearly the same as first")}
+    stage.run([TRAIN, *pairs[2:]])
+    assert details(stage) == {"train": ("held out", "nearly the same as val")}
+    stage.run([TRAIN, *pairs[:2], VAL], replace(LENIENT, near_duplicates=None))
+    assert details(stage) == {}
+
+
+def test_a_picture_of_val_in_another_format_is_a_leak(stage: Stage):
+    red = stage.picture("red")
+    Image.open(stage.folder / "media" / red.path).resize((40, 40)).save(stage.folder / "copy.jpg", quality=90)
+    copy = stage.stored(stage.folder / "copy.jpg")
+    pairs = [TRAIN, pair("v", split="val", modality="image", media=(red,)), pair("t", modality="image", media=(copy,))]
+    stage.run(pairs)
+    assert details(stage) == {"t": ("held out", "picture or film of v")}
+    stage.run(pairs, replace(LENIENT, near_pictures=None))
+    assert details(stage) == {}
+
+
+def test_what_a_benchmark_asks_or_shows_is_not_trained_on(stage: Stage):
+    red = stage.picture("red")
+    (stage.folder / "bench").mkdir()
+    Image.open(stage.folder / "media" / red.path).resize((50, 50)).save(stage.folder / "bench" / "one.png")
+    (stage.folder / "bench" / "asked.jsonl").write_text(f'{{"question": "{SAID}"}}\n')
+    asks = pair("asks", prompt=(Turn(role="user", content=f"Is it true that {SAID}?"),))
+    params = replace(LENIENT, benchmarks=(str(stage.folder / "bench"),))
+    stage.run([TRAIN, VAL, asks, pair("shows", modality="image", media=(red,))], params)
+    found = details(stage)
+    assert {id: reason for id, (reason, _) in found.items()} == {"asks": "in benchmark", "shows": "in benchmark"}
+    assert "bench/asked.jsonl:1: 'there is a dog" in found["asks"][1] and "one.png" in found["shows"][1]
+    assert stage.kept("train") == ["good"] and "bench" in stage.page()
+
+
+def test_a_benchmark_that_is_not_there_stops_the_stage(stage: Stage):
+    with pytest.raises(BadBenchmark, match=r"validate\.benchmarks\[0\]"):
+        stage.run([TRAIN, VAL], replace(LENIENT, benchmarks=(str(stage.folder / "none"),)))
+    assert not (stage.folder / "train.parquet").exists()
+
+
+def test_a_limit_for_one_reason_names_number_limit_and_source(stage: Stage):
+    tie = pair("even", verdict=Verdict(winner="tie", judge="m"))
+    says = r"max_share: tie: 0\.1: 33\.3% of 3 pairs, 1 of 1 from made, such as even; The judge saw no difference"
+    with pytest.raises(ValidationFailed, match=says):
+        stage.run([TRAIN, VAL, tie], replace(LENIENT, max_share={"tie": 0.1}))
+    assert stage.run([TRAIN, VAL, tie], replace(LENIENT, max_share={"tie": 0.5}))["kept/train"] == 1
+
+
+def test_lengths_are_counted_in_tokens_where_a_tokenizer_is_named(tmp_path: Path):
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    params = ValidateParams(tokenizer=str(tmp_path / "tokenizer.json"), min_length_for_ratio=2)
+    # one word each, but six letters against two
+    found = objection(pair("x", chosen="aaaaaa", rejected="ab"), params, ruler(params))
+    assert found == ("chosen too long", "6 tokens against 2")
+    with pytest.raises(BadParams, match=r"validate\.tokenizer: none\.json"):
+        ruler(ValidateParams(tokenizer="none.json"))
+
+
+def test_the_same_input_gives_the_same_output(stage: Stage):
+    pairs = [TRAIN, VAL, replace(TRAIN, id="again"), pair("x", chosen=SAID)]
+    names = ("train.parquet", "val.parquet", "q.parquet", "page.html")
+    stage.run(pairs)
+    first = [(stage.folder / name).read_bytes() for name in names]
+    stage.run(pairs)
+    assert [(stage.folder / name).read_bytes() for name in names] == first
+
+
+def test_any_table_can_be_held_against_its_suite(stage: Stage, capsys: pytest.CaptureFixture[str]):
+    write_samples([replace(TRAIN, chosen=(), rejected=(), candidates=("same", "same"))], stage.folder / "c.parquet")
+    assert check_main(str(stage.folder / "c.parquet"), str(stage.folder / "media")) == 0
+    assert "warning  Candidates differ" in capsys.readouterr().out
+    (stage.folder / "bad.parquet").write_bytes(b"no table")
+    assert check_main(str(stage.folder / "bad.parquet")) == 1
+    assert "bad.parquet: not a Parquet file" in capsys.readouterr().err

@@ -6,16 +6,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ixc.files import replacing
 from ixc.report.blocks import Block, Note
+from ixc.report.pairs import write_pairs
 from ixc.report.record import STAGES, Record
 from ixc.report.sections import SECTIONS, Section
 
+T = TypeVar("T")
 DAMAGE = (OSError, ValueError, LookupError, TypeError, ArithmeticError, pa.ArrowException)
 """What a missing, half-written or outdated file makes a block raise."""
 
@@ -53,14 +55,26 @@ def summary(root: Path) -> dict[str, Any]:
     return tree
 
 
-def write_report(root: Path) -> Path:
-    """Write `reports/index.html` from what is there; what cannot be read becomes a note on the page."""
+def write_report(root: Path, max_pairs: int = 200) -> Path:
+    """Write `reports/index.html` from what is there; what cannot be read becomes a note on the page.
+
+    Args:
+        root: where the stages have written.
+        max_pairs: how many `reports/pairs.html` shows; 0: that page is not written.
+    """
     record, path = Record(root), root / "reports" / "index.html"
+    pairs = _block(lambda record: write_pairs(record, max_pairs), record, "The pairs, to browse")
     shown = [(section, blocks) for section in SECTIONS if (blocks := _blocks(section, record))]
     folder = FileSystemLoader(Path(__file__).parent)
     page = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     html = page.get_template("page.html.jinja").render(
-        sections=shown, stages=STAGES, done=record.done(), as_of=_as_of(record), wall=_wall(record)
+        sections=shown,
+        stages=STAGES,
+        done=record.done(),
+        as_of=_as_of(record),
+        wall=_wall(record),
+        pairs=pairs.name if isinstance(pairs, Path) else "",
+        note=pairs if isinstance(pairs, Note) else None,
     )
     with replacing(path) as part:
         part.write_text(html, encoding="utf-8")
@@ -68,16 +82,19 @@ def write_report(root: Path) -> Path:
 
 
 def _blocks(section: Section, record: Record) -> list[Block]:
-    made = (_block(build, record) for build in section.blocks)
+    made = (_block(build, record, _title(build)) for build in section.blocks)
     return [block for block in made if block is not None]
 
 
-def _block(build: Callable[[Record], Block | None], record: Record) -> Block | None:
-    """A block, or the note of why there is none: a report must not fail the stage that it reports on."""
+def _title(build: Callable[[Record], object]) -> str:
+    return (build.__doc__ or build.__name__).strip().splitlines()[0]
+
+
+def _block(build: Callable[[Record], T | None], record: Record, what: str) -> T | Note | None:
+    """What is built, or the note of why it is not: a report must not fail the stage that it reports on."""
     try:
         return build(record)
     except DAMAGE as error:
-        what = (build.__doc__ or build.__name__).strip().splitlines()[0]
         reason = str(error).replace(f"{record.root}/", "")
         return Note(f"Not shown: {what} ({type(error).__name__}: {reason})")
 

@@ -1,8 +1,12 @@
-"""`python -m ixc.report [root]` writes `reports/index.html`."""
+"""`python -m ixc.report [--max-pairs N] [root]` writes `reports/index.html` and `reports/pairs.html`."""
 
-import sys
+import argparse
 from pathlib import Path
 
 from ixc.report import write_report
 
-print(write_report(Path(sys.argv[1] if len(sys.argv) > 1 else ".")))
+command = argparse.ArgumentParser("python -m ixc.report", description="Write reports/index.html and pairs.html.")
+command.add_argument("root", nargs="?", type=Path, default=Path(), help="where the stages have written (default: here)")
+command.add_argument("--max-pairs", type=int, default=200, help="pairs to browse at most; 0: none (default: 200)")
+given = command.parse_args()
+print(write_report(given.root, given.max_pairs))

@@ -49,7 +49,7 @@ def removed_gallery(record: Record) -> Block | None:
     planted = [meta.get("defect") or NONE_PLANTED for meta in metas(table)]
     rewards = [row[0] if row else 0.0 for row in table["rewards"].to_pylist()]
     order = sorted(range(len(planted)), key=rewards.__getitem__)
-    chosen = _shares(order, planted.__getitem__, MAX_REMOVED)
+    chosen = in_turn(order, planted.__getitem__, MAX_REMOVED)
     cards = [_removed_card(record, row, planted[i]) for i, row in zip(chosen, rows(table, chosen), strict=True)]
     caption = f"{len(cards)} of {len(table):,} removed samples, lowest reward first, the kinds in turn."
     return Gallery("Removed samples", cards, caption, kinds(card.group for card in cards))
@@ -73,7 +73,7 @@ def _spread(table: pa.Table, order: Sequence[int], each: int) -> list[int]:
     return [found[place] for place in range(each) for found in firsts if place < len(found)]
 
 
-def _shares(order: Iterable[int], kind: Callable[[int], str], limit: int) -> list[int]:
+def in_turn(order: Iterable[int], kind: Callable[[int], str], limit: int) -> list[int]:
     """Up to `limit` of `order`, in turn from every kind, so that no kind crowds out another."""
     places: Counter[str] = Counter()
     turns = []
@@ -86,8 +86,8 @@ def _shares(order: Iterable[int], kind: Callable[[int], str], limit: int) -> lis
 def _pair_card(record: Record, row: dict[str, Any]) -> Card:
     rewards = row["rewards"]
     answers = [
-        Answer(_said(row["chosen"]), rewards[0], "good", "better"),
-        Answer(_said(row["rejected"]), rewards[1], "bad", "worse"),
+        Answer(said(row["chosen"]), rewards[0], "good", "better"),
+        Answer(said(row["rejected"]), rewards[1], "bad", "worse"),
     ]
     return _card(record, row, answers, tag=f"margin {rewards[0] - rewards[1]:+.2f}")
 
@@ -103,24 +103,27 @@ def _pick_card(record: Record, row: dict[str, Any], correct: Sequence[int]) -> C
 
 def _removed_card(record: Record, row: dict[str, Any], kind: str) -> Card:
     reward = row["rewards"][0] if row["rewards"] else None
-    return _card(record, row, [Answer(_said(row["chosen"]), reward)], tag=kind, group=kind)
+    return _card(record, row, [Answer(said(row["chosen"]), reward)], tag=kind, group=kind)
 
 
 def _card(record: Record, row: dict[str, Any], answers: Sequence[Answer], tag: str, group: str = "") -> Card:
-    picture, missing = None, ""
-    for medium in row["media"][:1]:
-        try:
-            picture = thumbnail(record.root / "data" / "media" / medium["path"], medium["kind"])
-        except (OSError, ValueError):
-            missing = f"cannot show data/media/{medium['path']}"
+    picture, missing = picture_of(record, row["media"][0]) if row["media"] else (None, "")
     asked = [turn for turn in row["prompt"] if turn["role"] == "user"]
-    return Card(_said(asked[-1:]), answers, picture, missing, tag, group)
+    return Card(said(asked[-1:]), answers, picture, missing, tag, group)
 
 
-def _said(turns: Sequence[dict[str, str]]) -> str:
+def picture_of(record: Record, medium: dict[str, str]) -> tuple[str | None, str]:
+    """A medium as a `data:` address, or why it cannot be shown."""
+    try:
+        return thumbnail(record.root / "data" / "media" / medium["path"], medium["kind"]), ""
+    except (OSError, ValueError):
+        return None, f"cannot show data/media/{medium['path']}"
+
+
+def said(turns: Sequence[dict[str, str]], limit: int = MAX_TEXT) -> str:
     """The text of a message, without the marks that say where its pictures belong."""
-    return _cut(" ".join(turn["content"] for turn in turns).replace("<ImageHere>", "").strip())
+    return _cut(" ".join(turn["content"] for turn in turns).replace("<ImageHere>", "").strip(), limit)
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1].rstrip() + "…"
+def _cut(text: str, limit: int = MAX_TEXT) -> str:
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
