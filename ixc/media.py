@@ -148,7 +148,7 @@ def verify(path: Path, kind: str, max_pixels: int = MAX_PIXELS) -> None:
     if kind == "video":
         _verify_film(_there(path))
     else:
-        _open_picture(_there(path), max_pixels)
+        open_picture(_there(path), max_pixels)
 
 
 def _there(path: Path) -> Path:
@@ -175,7 +175,7 @@ def _recognised(path: Path, max_pixels: int) -> Image.Image:
     return picture
 
 
-def _open_picture(path: Path, max_pixels: int) -> Image.Image:
+def open_picture(path: Path, max_pixels: int) -> Image.Image:
     picture = _recognised(path, max_pixels)
     try:
         picture.load()
@@ -185,7 +185,7 @@ def _open_picture(path: Path, max_pixels: int) -> Image.Image:
 
 
 def _verify_film(path: Path) -> None:
-    film = _survey(path)
+    film = survey(path)
     # An edit list may hide a few frames at the ends; a file that was cut off lacks many.
     if film.packets < 0.9 * film.declared:
         found = f"{film.packets} of {film.declared} frames"
@@ -208,7 +208,7 @@ def load_picture(root: Path, media: Media) -> Image.Image:
         raise BadMedia(f"{path}: a film, not a picture; read it with read_frames")
     if not path.is_file():
         raise BadMedia(f"{path}: not in the store; run `dvc repro collect`, or `dvc pull data/media`")
-    return on_white(ImageOps.exif_transpose(_open_picture(path, MAX_PIXELS)))
+    return on_white(ImageOps.exif_transpose(open_picture(path, MAX_PIXELS)))
 
 
 def on_white(picture: Image.Image) -> Image.Image:
@@ -233,10 +233,10 @@ def read_frames(path: Path, max_frames: int = 32) -> list[Image.Image]:
     """
     if not path.is_file():
         raise BadMedia(f"{path}: no such film; run `dvc repro collect`, or `dvc pull data/media`")
-    film = _survey(path)
-    frames, count = _pick(path, sampled(film.packets, film.rate, max_frames))
+    film = survey(path)
+    frames, count = picked(path, sampled(film.packets, film.rate, max_frames))
     if count != film.packets:  # not every packet is a frame; the rule counts frames
-        frames, _ = _pick(path, sampled(count, film.rate, max_frames))
+        frames, _ = picked(path, sampled(count, film.rate, max_frames))
     if not frames:
         raise BadMedia(f"{path}: no frame can be decoded; fetch the film again")
     return frames
@@ -281,7 +281,7 @@ def _opened(path: Path) -> Iterator[InputContainer]:
         raise BadMedia(f"{path}: not a film, or cut off ({error.strerror}); fetch it again") from error
 
 
-def _survey(path: Path) -> _Film:
+def survey(path: Path) -> _Film:
     """Count the packets of the first picture track without decoding them."""
     with _opened(path) as container:
         stream = container.streams.video[0]
@@ -295,7 +295,7 @@ def _frames(path: Path) -> Iterator[av.VideoFrame]:
         yield from container.decode(container.streams.video[0])
 
 
-def _pick(path: Path, wanted: Collection[int]) -> tuple[list[Image.Image], int]:
+def picked(path: Path, wanted: Collection[int]) -> tuple[list[Image.Image], int]:
     """The wanted frames, and how many the film has; only the wanted ones are converted to RGB."""
     chosen, pictures, count = set(wanted), [], 0
     for count, frame in enumerate(_frames(path), start=1):

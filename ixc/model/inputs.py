@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ixc.media import BadMedia, _open_picture, _pick, _survey, on_white, sampled
+from ixc.media import BadMedia, open_picture, picked, survey, on_white, sampled
 
 Transparency = Literal["white", "official"]
 Kind = Literal["image", "video"]
@@ -51,7 +51,7 @@ def read_picture(source: object, transparency: Transparency, max_pixels: int) ->
         picture = source
     elif isinstance(source, str | PathLike | bytes):
         with _as_file(source) as path:
-            picture = _open_picture(path, max_pixels)
+            picture = open_picture(path, max_pixels)
     else:
         raise BadMedia(f"{type(source).__name__}: no picture; give a path, bytes, a PIL picture, an array or a tensor")
     if not 0 < picture.width * picture.height <= max_pixels:
@@ -125,10 +125,10 @@ def frames_seen(num_frames: int, rate: Fraction | float, max_frames: int, includ
 
 
 def _frames(path: Path, max_frames: int, include_last: bool) -> list[Image.Image]:
-    film = _survey(path)
-    frames, count = _pick(path, frames_seen(film.packets, film.rate, max_frames, include_last))
+    film = survey(path)
+    frames, count = picked(path, frames_seen(film.packets, film.rate, max_frames, include_last))
     if count != film.packets:  # not every packet is a frame; the rule counts frames
-        frames, _ = _pick(path, frames_seen(count, film.rate, max_frames, include_last))
+        frames, _ = picked(path, frames_seen(count, film.rate, max_frames, include_last))
     if not frames:
         raise BadMedia(f"{path}: no frame can be decoded; fetch the film again")
     return frames
