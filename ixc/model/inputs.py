@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ixc.media import BadMedia, open_picture, picked, survey, on_white, sampled
+from ixc.media import BadMedia, on_white, open_picture, picked, sampled, survey
 
 Transparency = Literal["white", "official"]
 Kind = Literal["image", "video"]
