@@ -265,7 +265,7 @@ class TrainRMParams:
     """`last_token`: the official checkpoint; `mean`: the paper's text."""
     epochs: float = Field(default=1.0, gt=0)
     batch_size: int = Field(default=256, gt=0)
-    """Pairs per optimizer step. Paper: 256."""
+    """Prompts per optimizer step, each with all its pairs. Paper: 256 pairs."""
     learning_rate: float = Field(default=1e-5, gt=0)
     """Peak AdamW learning rate. Paper: 1e-5."""
     warmup: float = Field(default=0.05, ge=0, lt=1)

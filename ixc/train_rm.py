@@ -2,9 +2,15 @@
 
 import math
 import random
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from ixc.features import Features
 from ixc.files import track
@@ -35,6 +41,38 @@ def run(params: TrainRMParams, pairs: Path, media: Path, base: Path, reward: Pat
     }
 
 
+class Question(NamedTuple):
+    """A prompt with its answers, and which of them is better than which."""
+
+    sample: Sample
+    """Any of its pairs: prompt and media."""
+    answers: tuple[str, ...]
+    pairs: tuple[tuple[int, int], ...]
+    """(chosen, rejected) as indices of `answers`."""
+
+
+def grouped(samples: Sequence[Sample]) -> list[Question]:
+    """The pairs of the same prompt and media together, every answer once."""
+    groups: dict[Any, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        groups[sample.prompt, tuple(m.sha256 for m in sample.media)].append(sample)
+    return [_question(group) for group in groups.values()]
+
+
+def _question(group: Sequence[Sample]) -> Question:
+    texts = [(s.chosen[0].content, s.rejected[0].content) for s in group]
+    place = {text: i for i, text in enumerate(dict.fromkeys(text for pair in texts for text in pair))}
+    return Question(group[0], tuple(place), tuple((place[chosen], place[rejected]) for chosen, rejected in texts))
+
+
+def sides(questions: Sequence[Question]) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
+    """Where the chosen and the rejected answers of all pairs are among all answers of a batch."""
+    starts = accumulate((len(q.answers) for q in questions), initial=0)
+    pairs = [(start + a, start + b) for q, start in zip(questions, starts, strict=False) for a, b in q.pairs]
+    chosen, rejected = torch.tensor(pairs).unbind(1)
+    return chosen, rejected
+
+
 def train(
     params: TrainRMParams,
     model: IXCForRewardModel,
@@ -43,12 +81,12 @@ def train(
     rng: random.Random,
     log: Log,
 ) -> Iterator[tuple[float, float]]:
-    """One row per pair: the prompt once, chosen and rejected beside it. Yields loss and accuracy of each step."""
+    """One row per prompt: read once, the answers of all its pairs beside it. Yields loss and accuracy of each step."""
     features.prepare(samples)
-    answers = [(s.chosen[0].content, s.rejected[0].content) for s in samples]
-    trees = [scoring_tree(features, s, pair) for s, pair in zip(samples, answers, strict=True)]
+    questions = grouped(samples)
+    trees = [scoring_tree(features, q.sample, q.answers) for q in questions]
     lengths = [len(t.prefix) + sum(map(len, t.branches)) for t in trees]
-    steps = math.ceil(params.epochs * math.ceil(len(samples) / params.batch_size))
+    steps = math.ceil(params.epochs * math.ceil(len(questions) / params.batch_size))
     optimizer = Optimizer(
         model.parameters(),
         params.learning_rate,
@@ -57,12 +95,13 @@ def train(
         params.weight_decay,
         params.max_grad_norm,
     )
-    order = list(range(len(samples)))
+    order = list(range(len(questions)))
     endless = (batch for _ in iter(int, 1) for batch in batches(order, lengths, params.batch_size, rng))
     model.train()
     for step, batch in enumerate(track(islice(endless, steps), "train_rm", steps)):
-        rewards = rewards_of(model, features, [samples[i] for i in batch], [trees[i] for i in batch])
-        chosen, rejected = rewards.unflatten(0, (-1, 2)).unbind(1)
+        asked = [questions[i] for i in batch]
+        rewards = rewards_of(model, features, [q.sample for q in asked], [trees[i] for i in batch])
+        chosen, rejected = (rewards[index] for index in sides(asked))
         loss = bradley_terry_loss(chosen, rejected)
         rates = optimizer.step(loss + params.centering * centering_loss(chosen, rejected))
 

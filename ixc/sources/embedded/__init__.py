@@ -30,6 +30,8 @@ _MAKERS = {
     "sum": (sums.exercise, 2000),
 }
 """What makes the rows of one picture, film or text, and how many of them there are."""
+READY = 0.5
+"""Share of the questions that come with ready pairs."""
 
 
 def read(path: Path, seed: int) -> Iterator[Row | Refused]:
@@ -46,11 +48,12 @@ def _groups(kind: str, seed: int) -> Iterator[list[Row]]:
         validation = number % 10 == 0
         name, split = f"{kind}-{number}", "val" if validation else "train"
         rows = make(rng, validation)
-        rows += [_ready_pair(rng, row) for row in rows if row.gold and row.wrong]
+        rows += [pair for row in rows if rng.random() < READY for pair in _ready_pairs(row)]
         yield [replace(row, id=f"{name}-{i}", group=name, split=split) for i, row in enumerate(rows)]
 
 
-def _ready_pair(rng: random.Random, row: Row) -> Row:
-    """The reference answer against a wrong one, as in the public preference sets."""
-    assert row.gold is not None
-    return replace(row, gold=None, chosen=row.gold.answer, rejected=rng.choice(row.wrong), wrong=())
+def _ready_pairs(row: Row) -> list[Row]:
+    """The reference answer against each wrong one, as in the public preference sets."""
+    if row.gold is None:
+        return []
+    return [replace(row, gold=None, chosen=row.gold.answer, rejected=wrong, wrong=()) for wrong in row.wrong]
