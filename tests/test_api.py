@@ -112,7 +112,7 @@ def test_no_chats_no_scores(model: RewardModel):
         ([[{"text": "Hi."}]], None, "role"),
         ([chat("Hi.", "Hi.")], [], "1 chats but media for 0"),
         ([chat("Hi.", "Hi.")], [[RED, RED]], "Image1 <ImageHere>; Image2 <ImageHere>"),
-        ([chat("<ImageHere>", "Hi.")], [[]], "ImageHere"),
+        ([chat("<ImageHere>", "Hi.")], [[]], "0 pictures but 1 placeholders"),
     ],
 )
 def test_bad_chats_are_refused(model: RewardModel, chats: Any, media: Any, message: str):

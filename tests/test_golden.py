@@ -5,7 +5,6 @@
 
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from golden_processing import *  # noqa: F403  its tests are collected here
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
@@ -25,7 +25,7 @@ from ixc.losses import bradley_terry_loss
 from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor, Tree, collate, from_official
 from ixc.model.heads import pool
 from ixc.model.language import PLoRALinear, rope_tables
-from ixc.model.processing import Partition, Picture, partition, to_tiles
+from ixc.model.pictures import Geometry, Picture, partition, to_tiles
 
 IMAGE = 92528
 GOLDEN = Path(os.environ.get("IXC_GOLDEN", Path(__file__).parents[2] / "shared" / "golden"))
@@ -92,39 +92,16 @@ def image(name: str) -> Image.Image:
 
 
 def for_inference(name: str) -> Picture:
-    picture = image(name)
-    place = partition(*picture.size, 9, 560)
-    return Picture(to_tiles(picture, place, 560), place.rows)
+    return cut(image(name), "official")
 
 
 def for_training(name: str) -> Picture:
-    """The official training transform: up to 1.5 times as wide, padded at both ends."""
-    picture = image(name)
-    turned = picture.width < picture.height
-    picture = picture.transpose(Image.Transpose.TRANSPOSE) if turned else picture
-    ratio = picture.width / picture.height
-    scale = max(s for s in range(1, 10) if s * math.ceil(s / ratio) <= 9)
-    columns = min(math.ceil(picture.width * 1.5 / 560), scale)
-    height = int(columns * 560 / ratio)
-    rows = math.ceil(height / 560)
-    canvas = Image.new("RGB", (columns * 560, rows * 560), "white")
-    resized = picture.resize((columns * 560, height), Image.Resampling.BILINEAR)
-    canvas.paste(resized, (0, (rows * 560 - height) // 2))
-    canvas = canvas.transpose(Image.Transpose.TRANSPOSE) if turned else canvas
-    place = Partition(*canvas.size, canvas.height // 560, canvas.width // 560)
-    return Picture(to_tiles(canvas, place, 560), place.rows)
+    return cut(image(name), "official_train")
 
 
-def test_pixels_of_the_inference_transform_are_the_official_ones():
-    cases = [c for c in described("preprocess")["cases"] if c["transform"] == "inference" and c["hd_num"] == 9]
-    assert len(cases) == 10
-    for case in cases:
-        picture = for_inference(case["image"])
-        rows, columns = case["tiles_hw"]
-        assert (picture.rows, len(picture.tiles)) == (rows, rows * columns + 1)
-        whole = picture.tiles[1:].unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
-        digest = hashlib.sha256(whole.contiguous().numpy().tobytes()).hexdigest()
-        assert digest == case["sha256_tensor_fp32_chw"], case["image"]
+def cut(picture: Image.Image, geometry: Geometry) -> Picture:
+    place = partition(*picture.size, 9, 560, geometry)
+    return Picture(to_tiles(picture, place, 560), place.rows)
 
 
 NAMES = ("small_300x220.png", "port_330x700.png")
@@ -300,7 +277,8 @@ def batch_of(told: dict[str, Any], tokenizer: Tokenizer, side: str) -> tuple[Ten
     shown = [[for_training(name) for name in names] for names in told["images_per_pair"] or [[], []] for _ in "ab"]
     rows = []
     for prompt, seen in zip(told["prompts"], shown, strict=True):
-        first, *rest = encoded(tokenizer, prompt)
+        tail = "</s>" if told["tail"] == "nonl" else "\n</s>"
+        first, *rest = encoded(tokenizer, prompt.replace("\n</s>", tail))
         rows.append([first, *(IMAGE for picture in seen for _ in range(length(picture))), *rest])
     longest = max(map(len, rows))
     ids, mask = torch.full((len(rows), longest), 2), torch.zeros(len(rows), longest, dtype=torch.long)
@@ -358,13 +336,21 @@ def test_loss_and_gradients_are_the_official_ones(
 
     close(scores, torch.tensor(told["rewards"]), 2e-5)
     assert loss.item() == pytest.approx(told["loss"], abs=2e-5)
-    for name, norm in told["grad_l2_norm"].items():
+    for label, norm in told["grad_l2_norm"].items():  # "name", or "name[row] (what it is)"
+        name, row = re.match(r"([\w.]+)(?:\[(\d+)\])?", label).groups()  # pyright: ignore[reportOptionalMemberAccess]
         gradient = reward.get_parameter(name).grad
+        gradient = gradient if row is None or gradient is None else gradient[int(row)]
         got = 0.0 if gradient is None else gradient.norm().item()
-        assert got == pytest.approx(norm or 0.0, rel=1e-4, abs=1e-6), name
+        assert got == pytest.approx(norm or 0.0, rel=1e-4, abs=FP32), label
     for key, wanted in arrays("rm_grads").items():
         if key.startswith(f"{told['kind']}|{told['pooling']}|{told['tail']}|"):
-            close(reward.get_parameter(key.split("|")[3]).grad, wanted, 1e-5 * wanted.abs().max().item())
+            gradient = reward.get_parameter(key.split("|")[3]).grad
+            gradient = torch.zeros_like(wanted) if gradient is None else gradient  # Partial LoRA rests without pictures
+            close(gradient, wanted, max(1e-5 * wanted.abs().max().item(), FP32))
+
+
+FP32 = 2e-6
+"""What rounding leaves of a gradient that is the difference of two nearly equal states; fp32 against fp64: 8e-6."""
 
 
 def shared(chosen: list[int], rejected: list[int]) -> Tree:

@@ -1,6 +1,6 @@
 """Geometry, pixels, film strips and ids against those of the official code; its README stands beside the numbers.
 
-`IXC_GOLDEN=<folder> pytest tests/test_golden_processing.py` runs another folder of the same form.
+Cases of `test_golden.py`, which collects them.
 """
 
 import hashlib
@@ -24,10 +24,6 @@ from ixc.model.processing import IXCBatch
 from ixc.samples import Turn
 
 GOLDEN = Path(os.environ.get("IXC_GOLDEN", Path(__file__).parents[2] / "shared" / "golden"))
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.skipif(not (GOLDEN / "tokenizer.model").is_file(), reason=f"{GOLDEN}: no golden data"),
-]
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 Tail = Literal["nl", "nonl"]
