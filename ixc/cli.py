@@ -44,6 +44,12 @@ def parser() -> argparse.ArgumentParser:
     chat_parser.add_argument("--max-new-tokens", type=int, default=1024)
     chat_parser.add_argument("--sample", action="store_true", help="sample as the official chat does, not greedily")
 
+    show_parser = _command(commands, "show", show, "print the rows of a table of the pipeline")
+    show_parser.add_argument("table", type=Path, help="data/pairs/train.parquet, data/quarantine/validate.parquet, ...")
+    show_parser.add_argument("--limit", type=int, default=20)
+    for name in ("id", "source", "domain", "modality"):
+        show_parser.add_argument(f"--{name}", help=f"only rows of this {name}")
+
     convert_parser = _command(commands, "convert", convert, "official checkpoint to ours, or back")
     convert_parser.add_argument("source", type=Path)
     convert_parser.add_argument("target", type=Path)
@@ -103,6 +109,14 @@ def chat(options: argparse.Namespace) -> None:
         messages.append({"role": "user", "content": line.strip()})
         messages.append({"role": "assistant", "content": model.reply(messages, options.media, **settings)})
         _print(options, messages[-1], [messages[-1]["content"]])
+
+
+def show(options: argparse.Namespace) -> None:
+    """Print rows, readable."""
+    from ixc.show import show as print_rows
+
+    filters = {name: getattr(options, name) for name in ("id", "source", "domain", "modality")}
+    print_rows(options.table, limit=options.limit, **{k: v for k, v in filters.items() if v is not None})
 
 
 def convert(options: argparse.Namespace) -> None:

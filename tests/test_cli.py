@@ -12,6 +12,7 @@ from PIL import Image
 
 from ixc.api import ChatModel, RewardModel
 from ixc.cli import main
+from ixc.samples import write_samples
 from ixc.training import save
 
 Capture = pytest.CaptureFixture[str]
@@ -121,3 +122,11 @@ def test_a_bad_line_is_named(folders: dict[str, str], tmp_path: Path, capsys: Ca
     path.write_text(path.read_text().split("\n")[0] + "\n" + line)
     assert main(["score", folders["reward"], str(path)]) == 2
     assert f"{path}:2: " in capsys.readouterr().err
+
+
+def test_show_prints_the_rows_of_a_table(tmp_path: Path, capsys: Capture):
+    write_samples([tiny.pair("Who?", "Ann.", "Ben."), tiny.pair("Where?", "Here.", "There.")], tmp_path / "a.parquet")
+    assert main(["show", str(tmp_path / "a.parquet"), "--limit", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "Who?" in printed and "Where?" not in printed
+    assert main(["show", str(tmp_path / "missing.parquet")]) == 2

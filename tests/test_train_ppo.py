@@ -148,7 +148,7 @@ def test_a_few_steps_raise_a_toy_reward(folders: tuple[Path, Path], tmp_path: Pa
         models.policy.output = torch.nn.Linear(16, 280)
         models.policy.output.bias.fill_(-20)[[X, Y, END]] = 0
     wanted = IXCForRewardModel(tiny.config())
-    wanted.model = LikesX()
+    wanted.model = LikesX()  # pyright: ignore[reportAttributeAccessIssue]
     torch.nn.init.ones_(wanted.score.weight)
     models = Models(models.policy, models.reference, models.critic, wanted)
     features = tiny.features(models.reference, tmp_path)

@@ -157,7 +157,7 @@ class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin):
 
     def __init__(self, config: IXCConfig) -> None:
         super().__init__(config)
-        self.output = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.output: nn.Linear = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
         if self.generation_config is not None:  # a turn's end ends an answer; a picture's place is no word
             self.generation_config.eos_token_id = [config.eos_token_id, config.end_of_turn_token_id]
@@ -169,7 +169,7 @@ class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin):
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         """Replace the vocabulary head."""
-        self.output = new_embeddings
+        self.output = new_embeddings  # pyright: ignore[reportAttributeAccessIssue]
 
     @capture_outputs
     def forward(
