@@ -15,8 +15,8 @@ def ignore(metrics: dict[str, float], step: int) -> None:
 def calibration_error(margins: Sequence[float], bins: int = 10) -> float:
     """Expected calibration error of pairs, a fraction: how far confidence and accuracy are apart.
 
-    A model that is ahead by `margin` claims to be right with probability `sigmoid(|margin|)`. Pairs are put into bins of
-    equal width of that claim, 1/2 to 1; the error is the mean distance of a bin's claim from its accuracy, by pairs.
+    A model that is ahead by `margin` claims to be right with probability `sigmoid(|margin|)`. Pairs are put into bins
+    of equal width of that claim, 1/2 to 1; the error is the mean distance of a bin's claim from its accuracy, by pairs.
 
     Args:
         margins: reward of the better answer minus the other's; the model is right where it is positive.

@@ -1,19 +1,19 @@
 """Bradley-Terry training, from files to files and on a task that can be learned."""
 
-import random
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
 
+from ixc.checkpoints import Checkpoints
 from ixc.inference import score
 from ixc.metrics import ignore
 from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCProcessor
 from ixc.params import TrainRMParams
 from ixc.samples import Sample, write_samples
 from ixc.train_rm import run, train
-from ixc.training import Diverged, Optimizer, batches, save
+from ixc.training import Diverged, Optimizer, save
 
 PARAMS = TrainRMParams(epochs=20, batch_size=8, learning_rate=5e-3)
 
@@ -99,7 +99,7 @@ def test_centering_pulls_the_rewards_of_a_pair_around_zero(tmp_path: Path):
         model.load_state_dict(tiny.reward().state_dict())
         params = TrainRMParams(epochs=10, batch_size=8, learning_rate=5e-3, centering=centering)
         features = tiny.features(model, tmp_path)
-        list(train(params, model, features, samples, random.Random(0), ignore))
+        train(params, model, features, samples, ignore, Checkpoints(tmp_path / str(centering), {}))
         answers = [("good", "bad")] * 8
         return torch.tensor(score(model, features, samples, answers, 8)).sum(1).abs().mean().item()
 
@@ -129,13 +129,3 @@ def test_a_loss_that_is_not_finite_updates_nothing():
 def test_frozen_weights_are_not_the_optimizers():
     free, frozen = torch.nn.Parameter(torch.ones(1)), torch.nn.Parameter(torch.ones(1), requires_grad=False)
     assert Optimizer([free, frozen], 1.0, steps=1).parameters == [free]
-
-
-def test_an_epoch_holds_every_item_once_in_batches_of_like_length():
-    lengths = [random.Random(i).randint(1, 100) for i in range(500)]
-    epoch = list(batches(range(500), lengths, 8, random.Random(0)))
-    assert sorted(i for batch in epoch for i in batch) == list(range(500))
-    padding = sum(max(lengths[i] for i in b) * len(b) for b in epoch) / sum(lengths)
-    assert padding < 1.2  # random batches of 8 come to 1.8
-    assert epoch == list(batches(range(500), lengths, 8, random.Random(0)))
-    assert epoch != list(batches(range(500), lengths, 8, random.Random(1)))
