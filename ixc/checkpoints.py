@@ -114,13 +114,13 @@ def digest(*parts: Any) -> str:
     return hashed.hexdigest()[:16]
 
 
-def digest_of_folder(folder: Path, ends: int = 2**20) -> str:
-    """A name for a model's folder, by the names, sizes and both ends of its files: all of a small one, in no time."""
+def digest_of(path: Path, ends: int = 2**20) -> str:
+    """A name for a file, or for the files of a folder: by names, sizes and both ends, which is all of a small one."""
     hashed = sha256()
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        with path.open("rb") as file:
-            hashed.update(f"{path.name} {path.stat().st_size}".encode() + file.read(ends))
-            file.seek(max(0, path.stat().st_size - ends))
+    for each in sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]:
+        with each.open("rb") as file:
+            hashed.update(f"{each.name} {each.stat().st_size}".encode() + file.read(ends))
+            file.seek(max(0, each.stat().st_size - ends))
             hashed.update(file.read(ends))
     return hashed.hexdigest()[:16]
 

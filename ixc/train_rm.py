@@ -10,7 +10,7 @@ import torch
 
 from ixc import distributed
 from ixc.batches import Plan, ahead, passes
-from ixc.checkpoints import Checkpoints, digest, digest_of_folder, restore
+from ixc.checkpoints import Checkpoints, digest, digest_of, restore
 from ixc.contests import Contest, Pass, compare, contests, measured, num_pairs, read, split
 from ixc.features import Features
 from ixc.files import track
@@ -58,7 +58,7 @@ def ready(params: TrainRMParams, base: Path) -> IXCForRewardModel:
 def about(params: TrainRMParams, samples: Sequence[Sample], base: Path) -> dict[str, object]:
     """What a checkpoint must agree in: all that the losses depend on."""
     told = {key: value for key, value in asdict(params).items() if key not in ("checkpoint_every", "features")}
-    return {**told, "pairs": digest(*samples), "base": digest_of_folder(base)}
+    return {**told, "pairs": digest(*samples), "base": digest_of(base)}
 
 
 def train(
