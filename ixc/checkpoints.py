@@ -45,14 +45,15 @@ class Checkpoints:
         return sorted(self.folder.glob("step-*"))
 
     def save(self, model: nn.Module, optimizer: Optimizer, history: list[dict[str, float]]) -> None:
-        """Write a state; if that fails, the last one is still there."""
+        """Write a state, called by all processes; if that fails, the last one is still there."""
+        kept = {"optimizer": optimizer.state_dict(), "random": _random()}
         if distributed.rank():
             return
         older = self.found()
         told = {"about": self.about, "run_id": os.environ.get(RUN_ID, ""), "history": history}
         with replacing_folder(self.folder / f"step-{len(history):08d}") as part:
             save_file(trained(model), part / "model.safetensors")
-            torch.save({"optimizer": optimizer.state_dict(), "random": _random()}, part / "optimizer.pt")
+            torch.save(kept, part / "optimizer.pt")
             (part / "state.json").write_text(json.dumps(told))
         for folder in older:
             if folder != self.folder / f"step-{len(history):08d}":

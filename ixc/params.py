@@ -306,6 +306,8 @@ class TrainRMParams:
     """`bf16` (official): the model computes in bfloat16; weights, optimizer and score head stay in fp32."""
     gradient_checkpointing: bool = False
     """Compute each layer again in the backward pass, rather than keep what it computed. Official: yes."""
+    shard_optimizer: bool = False
+    """Each process keeps a part of AdamW's moments, 8 bytes per weight in all (ZeRO-1)."""
     checkpoint_every: int | None = Field(default=None, gt=0)
     """Steps between checkpoints, from which the same stage goes on after a crash; none: it starts anew."""
     held_out: float = Field(default=0.0, ge=0, lt=1)

@@ -21,6 +21,8 @@ from ixc.params import TrainRMParams
 from ixc.samples import Sample, read_samples
 from ixc.training import Diverged, Optimizer, compute_in_bf16, save, seed_everything
 
+FREE = ("checkpoint_every", "features", "gradient_checkpointing", "pass_tokens", "shard_optimizer")
+"""Parameters that change no number, and may therefore differ when a run goes on."""
 History = list[dict[str, float]]
 """The numbers of every step."""
 
@@ -57,7 +59,7 @@ def ready(params: TrainRMParams, base: Path) -> IXCForRewardModel:
 
 def about(params: TrainRMParams, samples: Sequence[Sample], base: Path) -> dict[str, object]:
     """What a checkpoint must agree in: all that the losses depend on."""
-    told = {key: value for key, value in asdict(params).items() if key not in ("checkpoint_every", "features")}
+    told = {key: value for key, value in asdict(params).items() if key not in FREE}
     return {**told, "pairs": digest(*samples), "base": digest_of(base)}
 
 
@@ -83,6 +85,7 @@ def train(
         params.max_grad_norm,
         params.beta2,
         params.final_rate,
+        params.shard_optimizer,
     )
     history = checkpoints.load(model, optimizer)
     for step, numbers in enumerate(history):

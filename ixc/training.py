@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from ixc import distributed
 from ixc.files import replacing_folder
@@ -37,13 +38,17 @@ class Optimizer:
         max_grad_norm: float = 1.0,
         beta2: float = 0.98,
         final_rate: float = 0.1,
+        shard: bool = False,
     ) -> None:
-        """`warmup` is a share of the steps, `final_rate` of the learning rate."""
+        """`warmup` is a share of the steps, `final_rate` of the learning rate; `shard`: each process keeps a part of
+        AdamW's moments, and updates that part of the weights (ZeRO-1, arXiv:1910.02054)."""
         self.parameters = [p for p in parameters if p.requires_grad]
         self.max_grad_norm = max_grad_norm
-        self.adamw = torch.optim.AdamW(
-            self.parameters, learning_rate, betas=(0.9, beta2), weight_decay=weight_decay, fused=True
-        )
+        given: dict[str, Any] = {"betas": (0.9, beta2), "weight_decay": weight_decay, "fused": True}
+        if shard and distributed.together():
+            self.adamw = ZeroRedundancyOptimizer(self.parameters, torch.optim.AdamW, lr=learning_rate, **given)
+        else:
+            self.adamw = torch.optim.AdamW(self.parameters, learning_rate, **given)
         rise = max(1, round(warmup * steps))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adamw, lambda step: rate(step, rise, steps, final_rate))
 
@@ -79,7 +84,14 @@ class Optimizer:
         return {"grad_norm": norm, "learning_rate": learning_rate}
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next update depends on, weights aside."""
+        """All that the next update depends on, weights aside.
+
+        Where moments are sharded, all processes call this, and the first gets them.
+        """
+        if isinstance(self.adamw, ZeroRedundancyOptimizer):
+            self.adamw.consolidate_state_dict(to=0)
+            if distributed.rank():
+                return {}
         return {"adamw": self.adamw.state_dict(), "schedule": self.schedule.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
