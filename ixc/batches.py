@@ -159,9 +159,9 @@ def passes(
     return list(by_tokens(sorted(rows, key=lengths.__getitem__)[rank::world_size], lengths, budget))
 
 
-def ahead(items: Iterable[T], make: Callable[[T], U], depth: int = 2) -> Iterator[U]:
-    """`make` of each item, in order; a thread makes the next `depth` while the caller works on this one."""
-    pool = ThreadPoolExecutor(1, "ahead")
+def ahead(items: Iterable[T], make: Callable[[T], U], depth: int = 2, threads: int = 1) -> Iterator[U]:
+    """`make` of each item, in order; threads make the next `depth` while the caller works on this one."""
+    pool = ThreadPoolExecutor(threads, "ahead")
     waiting: deque[Future[U]] = deque()
     try:
         for item in items:

@@ -32,8 +32,14 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
-        """`about` is what a state must agree in to be gone on from, JSON."""
+        """`about` is what a state must agree in to be gone on from, JSON.
+
+        Raises:
+            OtherRun: there is a state of another run.
+        """
         self.folder, self.about = folder, json.loads(json.dumps(about))
+        for state in self.found():
+            self._check(state)
 
     @property
     def best(self) -> Path:
@@ -63,21 +69,17 @@ class Checkpoints:
         """Put model, optimizer and random numbers into the newest state, and return the numbers of every step so far.
 
         Without a state, all stays as it is.
-
-        Raises:
-            OtherRun: the state is another run's.
         """
         if not (found := self.found()):
             return []
-        told = json.loads((found[-1] / "state.json").read_text())
-        self._check(found[-1], told["about"])
         restore(model, found[-1] / "model.safetensors")
         kept = torch.load(found[-1] / "optimizer.pt", map_location="cpu", weights_only=True)
         optimizer.load_state_dict(kept["optimizer"])
         _set_random(kept["random"])
-        return told["history"]
+        return json.loads((found[-1] / "state.json").read_text())["history"]
 
-    def _check(self, found: Path, about: dict[str, Any]) -> None:
+    def _check(self, found: Path) -> None:
+        about = json.loads((found / "state.json").read_text())["about"]
         keys = sorted(key for key in {*about, *self.about} if about.get(key) != self.about.get(key))
         if keys:
             changes = ", ".join(f"{key} was {about.get(key)!r}, is {self.about.get(key)!r}" for key in keys)

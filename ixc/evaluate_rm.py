@@ -25,7 +25,7 @@ def run(
     """Score the pairs as they are and with swapped media; a tie counts as wrong."""
     samples = list(read_samples(pairs))
     model, processor = IXCForRewardModel.from_pretrained(reward), IXCProcessor.from_pretrained(reward)
-    features = Features(model, processor, media)
+    features = Features(model, processor, media, params.features)
     rewards = _score(params, model, features, samples)
     write_samples((replace(s, rewards=r) for s, r in zip(samples, rewards, strict=True)), scored)
 

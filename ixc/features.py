@@ -1,6 +1,7 @@
 """The picture once: what the frozen tower makes of a picture or film is computed once and kept."""
 
 import hashlib
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -10,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ixc import distributed
+from ixc.batches import ahead
 from ixc.files import track
 from ixc.model import IXCPreTrainedModel, IXCProcessor
 from ixc.model.pictures import num_tokens
@@ -19,6 +22,8 @@ from ixc.samples import Media, Sample
 from ixc.stores import GB, DiskStore, MemoryStore
 
 TILES_AT_ONCE = 256
+LOADERS = min(4, os.cpu_count() or 1)
+"""Threads that read pictures."""
 GEOMETRY = (
     "tile_size",
     "patch_size",
@@ -61,22 +66,28 @@ class Features:
         return f"{media.kind}-{media.sha256}{self.suffix}"
 
     def prepare(self, samples: Iterable[Sample]) -> None:
-        """Count the tokens of the samples' pictures, and encode as many of the new ones as can be kept."""
+        """Count the tokens of the samples' pictures, and encode as many of the new ones as can be kept.
+
+        Processes that work together share the pictures out, and tell each other the counts.
+        """
         wanted = {self.key(m): m for sample in samples for m in sample.media}
-        new = {key: m for key, m in wanted.items() if self._find(key) is None}
+        new = [(key, media) for key, media in wanted.items() if self._find(key) is None]
+        new = new[distributed.rank() :: distributed.world_size()] if distributed.together() else new
         self._announce(len(new))
         held = sum(value.nbytes for key in wanted if (value := self.memory.kept.get(key)) is not None)
         chunk: dict[str, Picture] = {}
-        for key, media in track(new.items(), "pictures", len(new)) if new else []:
+        loaded = ahead(new, lambda item: (item[0], self._load(*item)), 2 * LOADERS, LOADERS)
+        for key, picture in track(loaded, "pictures", len(new)) if new else []:
             if held >= self.memory.max_bytes and self.disk is None:
-                self._count(key, media)
                 continue
-            chunk[key] = self._load(key, media)
+            chunk[key] = picture
             held += self.counts[key] * self._token_bytes
             if sum(len(p.tiles) for p in chunk.values()) >= TILES_AT_ONCE:
                 self._encode(chunk)
                 chunk = {}
         self._encode(chunk)
+        for counts in distributed.gathered(self.counts):
+            self.counts |= counts
 
     def load_ahead(self, samples: Iterable[Sample]) -> None:
         """Read pictures that will soon be needed and are not kept; safe beside a thread that encodes.
@@ -118,7 +129,7 @@ class Features:
             size = num_tokens(self.processor.hd_num, 1, side) * self._token_bytes / GB
             room = (self.disk.max_bytes - self.disk.bytes) / GB
             print(
-                f"{self.disk.folder}: {new:,} new pictures of up to {size:.4f} GB, {new * size:.2f} GB in all; "
+                f"{self.disk.folder}: {new:,} new pictures of up to about {size:.4f} GB, {new * size:.2f} GB in all; "
                 f"room for {room:.2f} GB",
                 file=sys.stderr,
             )
@@ -157,7 +168,7 @@ class Features:
 def geometry_of(processor: IXCProcessor) -> str:
     """A name for the way a processor cuts pictures."""
     told = asdict(processor.options)
-    return _short(repr([told[name] for name in GEOMETRY]).encode())
+    return hashlib.sha256(repr([told[name] for name in GEOMETRY]).encode()).hexdigest()[:16]
 
 
 @torch.no_grad()
@@ -169,7 +180,3 @@ def encoder_of(model: IXCPreTrainedModel) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
-
-
-def _short(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]

@@ -2,6 +2,7 @@
 
 from itertools import islice
 from threading import get_ident
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,10 +10,11 @@ from hypothesis import strategies as st
 
 from ixc.batches import OverBudget, Plan, ahead, passes
 
+BATCH = st.sampled_from([{"batch_size": 7}, {"batch_tokens": 150}])
 LENGTHS = st.lists(st.integers(1, 100), min_size=1, max_size=60)
 
 
-def plan(lengths: list[int], pairs: list[int] | None = None, epochs: float = 1.0, **options: int) -> Plan:
+def plan(lengths: list[int], pairs: list[int] | None = None, epochs: float = 1.0, **options: Any) -> Plan:
     names = [f"pair {i}" for i in range(len(lengths))]
     return Plan(lengths, pairs or [1] * len(lengths), names, epochs=epochs, **options)
 
@@ -31,8 +33,8 @@ def test_no_step_exceeds_its_pairs(pairs: list[int], budget: int):
     assert all(sum(pairs[row] for row in step) <= budget for step in steps)
 
 
-@given(LENGTHS, st.sampled_from([0.3, 1.0, 2.5]), st.sampled_from([{"batch_size": 7}, {"batch_tokens": 150}]))
-def test_a_plan_goes_on_at_any_step_as_if_it_had_not_stopped(lengths: list[int], epochs: float, batch: dict[str, int]):
+@given(LENGTHS, st.sampled_from([0.3, 1.0, 2.5]), BATCH)
+def test_a_plan_goes_on_at_any_step_as_if_it_had_not_stopped(lengths: list[int], epochs: float, batch: dict[str, Any]):
     steps = list(plan(lengths, epochs=epochs, **batch).steps())
     assert len(steps) == len(plan(lengths, epochs=epochs, **batch))
     for start in range(len(steps) + 1):
@@ -46,7 +48,7 @@ def test_epochs_and_seeds_differ():
 
 
 @pytest.mark.parametrize(("batch", "most"), [({"batch_size": 8}, 1.2), ({"batch_tokens": 1600}, 1.05)])
-def test_little_is_padding(batch: dict[str, int], most: float):
+def test_little_is_padding(batch: dict[str, Any], most: float):
     lengths = [10 + i * i % 191 for i in range(3000)]
     steps = list(plan(lengths, **batch).steps())
     padded = sum(max(lengths[row] for row in step) * len(step) for step in steps)
@@ -70,7 +72,7 @@ def test_the_processes_share_a_step_and_none_exceeds_the_budget(lengths: list[in
         ({"batch_size": 3}, r"pair 1: 4 pairs, more than batch_size 3; raise it to 4"),
     ],
 )
-def test_a_row_that_fits_nowhere_is_named(options: dict[str, int], message: str):
+def test_a_row_that_fits_nowhere_is_named(options: dict[str, Any], message: str):
     with pytest.raises(OverBudget, match=message):
         plan([10, 20, 60, 70], [1, 4, 1, 1], **options)
 

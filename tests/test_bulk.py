@@ -79,7 +79,7 @@ def test_shards_change_no_row(tmp_path: Path, samples: list[Sample], shard_rows:
 
 
 @pytest.fixture
-def killed_after_3(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def killed_after_3(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Rows of every shard that is scored; the fourth is never finished."""
     whole, seen = bulk.scored, []
 
