@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--question", help="instead of a file: one question ...")
         command.add_argument("--answer", action="append", default=[], help="... and an answer to it; may be repeated")
         command.add_argument("--media", action="append", default=[], help="a picture or film; may be repeated")
+    _table_options(score_parser)
 
     chat_parser = _command(commands, "chat", chat, "talk to a chat model; one message, or until end of input")
     _model_options(chat_parser)
@@ -71,6 +72,21 @@ def _model_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print JSON")
 
 
+def _table_options(command: argparse.ArgumentParser) -> None:
+    table = command.add_argument_group("a table of samples, of any size", "under torchrun, by all processes together")
+    table.add_argument("--in", dest="source", type=Path, help="Parquet; a killed call goes on where it was")
+    table.add_argument("--out", dest="target", type=Path, help="the same rows, with rewards")
+    table.add_argument("--media-root", type=Path, default=Path("data/media"), help="the folder of its pictures")
+    table.add_argument("--shard-rows", type=_count, default=1024, help="rows that a kill may cost")
+    table.add_argument("--pass-tokens", type=_count, default=16384, help="tokens of a forward pass at most")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: not a whole number above 0")
+    return int(text)
+
+
 def _loading(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
@@ -79,12 +95,41 @@ def _loading(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def score(options: argparse.Namespace) -> None:
-    """Print a score per chat."""
+    """Print a score per chat, or score a table."""
     from ixc.api import RewardModel
 
+    if options.source or options.target:
+        score_table(options)
+        return
     chats, media = _chats(options)
     scores = RewardModel.from_pretrained(options.model, **_loading(options)).score(chats, media)
     _print(options, scores, [f"{value:.4f}  {_shortened(chat)}" for value, chat in zip(scores, chats, strict=True)])
+
+
+def score_table(options: argparse.Namespace) -> None:
+    """Score a table of samples into another; the first process says how many."""
+    from ixc import api, bulk, distributed
+    from ixc.checkpoints import digest_of
+    from ixc.features import Features
+    from ixc.model import IXCForRewardModel
+
+    if not (options.source and options.target) or options.chats or options.question is not None:
+        raise BadInput("--in goes with --out, and without chats or a question")
+    loading = _loading(options)
+    if options.device == "cuda":
+        loading["device"] = distributed.device()
+    model, processor = api.load(options.model, IXCForRewardModel, **loading)
+    counts = bulk.score_table(
+        model,
+        Features(model, processor, options.media_root),
+        options.source,
+        options.target,
+        model_name=digest_of(Path(options.model)),
+        shard_rows=options.shard_rows,
+        pass_tokens=options.pass_tokens,
+    )
+    if counts:
+        _print(options, counts, [f"{options.target}: {counts['rows']:,} rows, {counts[bulk.NOT_SCORED]:,} not scored"])
 
 
 def rank(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""The reward model on held-out pairs: by domain, modality and source, and again with every picture swapped."""
+"""The reward model on held-out pairs: by domain, modality, source and length, and again with every picture swapped."""
 
 import random
 from collections import defaultdict
@@ -10,10 +10,13 @@ import numpy as np
 
 from ixc.features import Features
 from ixc.inference import score
-from ixc.metrics import Log, Metrics, ignore
+from ixc.metrics import Log, Metrics, calibration_error, ignore
 from ixc.model import IXCForRewardModel, IXCProcessor
 from ixc.params import EvaluateRMParams
 from ixc.samples import Media, Sample, read_samples, write_samples
+
+LENGTHS = (16, 64, 256)
+"""Words of a pair's longer answer: where its group ends."""
 
 
 def run(
@@ -22,7 +25,7 @@ def run(
     """Score the pairs as they are and with swapped media; a tie counts as wrong."""
     samples = list(read_samples(pairs))
     model, processor = IXCForRewardModel.from_pretrained(reward), IXCProcessor.from_pretrained(reward)
-    features = Features(model, processor, media)
+    features = Features(model, processor, media, params.features)
     rewards = _score(params, model, features, samples)
     write_samples((replace(s, rewards=r) for s, r in zip(samples, rewards, strict=True)), scored)
 
@@ -30,13 +33,15 @@ def run(
     misled = _score(params, model, features, swapped)
     rng = np.random.default_rng(params.seed)
     metrics: Metrics = {"pairs": len(samples)}
-    for group, right in sorted(by_group(samples, rewards).items()):
+    for group, margins in sorted(by_group(samples, rewards).items()):
+        right = [margin > 0 for margin in margins]
         low, high = interval(right, params.num_resamples, rng)
         metrics |= {f"accuracy/{group}": float(np.mean(right)), f"pairs/{group}": len(right)}
         metrics |= {f"accuracy_low/{group}": low, f"accuracy_high/{group}": high}
-    for group, right in sorted(by_group(swapped, misled).items()):
+        metrics |= {f"margin/{group}": float(np.mean(margins)), f"ece/{group}": calibration_error(margins)}
+    for group, margins in sorted(by_group(swapped, misled).items()):
         if group in ("image", "video"):
-            metrics[f"accuracy_swapped_media/{group}"] = float(np.mean(right))
+            metrics[f"accuracy_swapped_media/{group}"] = float(np.mean([margin > 0 for margin in margins]))
     return metrics
 
 
@@ -47,14 +52,28 @@ def _score(
     return [tuple(row) for row in score(model, features, samples, answers, params.batch_size)]
 
 
-def by_group(samples: Sequence[Sample], rewards: Sequence[tuple[float, ...]]) -> dict[str, list[bool]]:
-    """Whether each pair came out right, for all, and by modality, domain and source."""
-    groups: dict[str, list[bool]] = defaultdict(list)
+def by_group(samples: Sequence[Sample], rewards: Sequence[tuple[float, ...]]) -> dict[str, list[float]]:
+    """How far the better answer is ahead in each pair, for all, and by modality, domain, source and length."""
+    groups: dict[str, list[float]] = defaultdict(list)
     for sample, (chosen, rejected) in zip(samples, rewards, strict=True):
-        names = ("all", sample.modality, f"domain:{sample.domain}", f"source:{sample.source}")
+        names = ("all", sample.modality, f"domain:{sample.domain}", f"source:{sample.source}", *lengths(sample))
         for name in names:
-            groups[name].append(chosen > rejected)
+            groups[name].append(chosen - rejected)
     return groups
+
+
+def lengths(sample: Sample) -> tuple[str, str]:
+    """How long a pair's longer answer is, and which one it is: a model may have learned no more than the latter.
+
+    >>> from ixc.samples import answer
+    >>> lengths(Sample(id="", source="", domain="general", modality="text", prompt=(), chosen=answer("a b"),
+    ...                rejected=answer("c")))
+    ('length:to 16 words', 'longer:chosen')
+    """
+    chosen, rejected = (len(turns[0].content.split()) for turns in (sample.chosen, sample.rejected))
+    most = next((limit for limit in LENGTHS if max(chosen, rejected) <= limit), None)
+    longer = "chosen" if chosen > rejected else "rejected" if rejected > chosen else "neither"
+    return f"length:to {most} words" if most else f"length:over {LENGTHS[-1]} words", f"longer:{longer}"
 
 
 def swap_media(samples: Sequence[Sample], rng: random.Random) -> list[Sample]:

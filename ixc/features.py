@@ -1,58 +1,182 @@
 """The picture once: what the frozen tower makes of a picture or film is computed once and kept."""
 
+import hashlib
+import os
+import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ixc import distributed
+from ixc.batches import ahead
 from ixc.files import track
 from ixc.model import IXCPreTrainedModel, IXCProcessor
+from ixc.model.pictures import num_tokens
 from ixc.model.processing import Picture
+from ixc.params import FeatureParams
 from ixc.samples import Media, Sample
+from ixc.stores import GB, DiskStore, MemoryStore
 
 TILES_AT_ONCE = 256
+LOADERS = min(4, os.cpu_count() or 1)
+"""Threads that read pictures."""
+GEOMETRY = (
+    "tile_size",
+    "patch_size",
+    "hd_num",
+    "geometry",
+    "transparency",
+    "max_frames",
+    "include_last",
+)
+"""The processor's options that a picture's tokens depend on."""
 
 
 class Features:
     """Projected picture tokens by content hash, for a model whose vision tower no longer changes.
 
     The base, the reward model, the policy and the critic share the frozen tower, hence one store serves them all.
+    Memory is bounded: a picture that has gone from it is read from the disk store, or encoded again.
     """
 
-    def __init__(self, model: IXCPreTrainedModel, processor: IXCProcessor, root: Path) -> None:
+    def __init__(
+        self,
+        model: IXCPreTrainedModel,
+        processor: IXCProcessor,
+        root: Path,
+        params: FeatureParams = FeatureParams(),  # noqa: B008 - frozen
+    ) -> None:
         self.model, self.processor, self.root = model, processor, root
-        self.kept: dict[str, Float[Tensor, "_ D"]] = {}
+        self.memory = MemoryStore(round(params.memory_gb * GB))
+        self.disk = DiskStore(Path(params.disk), round(params.disk_gb * GB)) if params.disk else None
+        self.counts: dict[str, int] = {}
+        """Tokens of every picture met so far."""
         self.num_encoded = 0
         """Pictures that have passed the tower, for tests of "once"."""
+        self.waiting: dict[str, Picture] = {}
+        """Loaded ahead of their use."""
+        self.suffix = f"-{geometry_of(processor)}-{encoder_of(model)}" if self.disk else ""
+
+    def key(self, media: Media) -> str:
+        """What a picture's tokens are kept under; on disk also by geometry and encoder."""
+        return f"{media.kind}-{media.sha256}{self.suffix}"
 
     def prepare(self, samples: Iterable[Sample]) -> None:
-        """Encode the media of `samples` that are not kept yet."""
-        new = {m.sha256: m for sample in samples for m in sample.media if m.sha256 not in self.kept}
-        waiting: dict[str, Picture] = {}
-        for media in track(new.values(), "pictures", len(new)) if new else []:
-            waiting[media.sha256] = self.processor.load(self.root, media)
-            if sum(len(p.tiles) for p in waiting.values()) >= TILES_AT_ONCE:
-                self._encode(waiting)
-                waiting = {}
-        self._encode(waiting)
+        """Count the tokens of the samples' pictures, and encode as many of the new ones as can be kept.
 
-    @torch.no_grad()
-    def _encode(self, pictures: dict[str, Picture]) -> None:
-        encoded = self.model.encode_pictures(list(pictures.values()))
-        self.kept |= {sha: f.clone() for sha, f in zip(pictures, encoded, strict=True)}
-        self.num_encoded += len(pictures)
+        Processes that work together share the pictures out, and tell each other the counts.
+        """
+        wanted = {self.key(m): m for sample in samples for m in sample.media}
+        new = [(key, media) for key, media in wanted.items() if self._find(key) is None]
+        new = new[distributed.rank() :: distributed.world_size()] if distributed.together() else new
+        self._announce(len(new))
+        held = sum(value.nbytes for key in wanted if (value := self.memory.kept.get(key)) is not None)
+        chunk: dict[str, Picture] = {}
+        loaded = ahead(new, lambda item: (item[0], self._load(*item)), 2 * LOADERS, LOADERS)
+        for key, picture in track(loaded, "pictures", len(new)) if new else []:
+            if held >= self.memory.max_bytes and self.disk is None:
+                continue
+            chunk[key] = picture
+            held += self.counts[key] * self._token_bytes
+            if sum(len(p.tiles) for p in chunk.values()) >= TILES_AT_ONCE:
+                self._encode(chunk)
+                chunk = {}
+        self._encode(chunk)
+        for counts in distributed.gathered(self.counts):
+            self.counts |= counts
+
+    def load_ahead(self, samples: Iterable[Sample]) -> None:
+        """Read pictures that will soon be needed and are not kept; safe beside a thread that encodes.
+
+        Raises:
+            BadMedia: one cannot be read.
+        """
+        for media in (m for sample in samples for m in sample.media):
+            if (key := self.key(media)) not in self.memory and key not in self.waiting:
+                self.waiting[key] = self._load(key, media)
 
     def of(self, media: Sequence[Media]) -> list[Float[Tensor, "_ D"]]:
-        """Tokens of each picture, in order; prepared before."""
-        return [self.kept[m.sha256] for m in media]
+        """Tokens of each picture, in order; those that are not kept pass the tower together."""
+        wanted = {self.key(m): m for m in media}
+        found = {key: value for key in wanted if (value := self._find(key)) is not None}
+        chunk = {key: self._load(key, m) for key, m in wanted.items() if key not in found}
+        for key in found:
+            self.waiting.pop(key, None)
+        found |= self._encode(chunk)
+        return [found[self.key(m)] for m in media]
 
     def prompt(self, sample: Sample) -> list[int]:
         """Ids of the sample's prompt, with as many picture places as its pictures have tokens."""
-        return self.processor.prompt(sample.prompt, [len(f) for f in self.of(sample.media)])
+        return self.processor.prompt(sample.prompt, [self._count(self.key(m), m) for m in sample.media])
 
     def together(self, samples: Iterable[Sample]) -> Float[Tensor, "P D"] | None:
-        """The picture tokens of a batch, in reading order; None when there is no picture."""
-        found = [f for sample in samples for f in self.of(sample.media)]
-        return torch.cat(found) if found else None
+        """The picture tokens of a batch, in reading order, where the model is; None when there is no picture."""
+        found = self.of([m for sample in samples for m in sample.media])
+        return torch.cat(found).to(self.model.device) if found else None
+
+    @property
+    def _token_bytes(self) -> int:
+        return self.model.config.hidden_size * self.model.plora_glb_GN.element_size()
+
+    def _announce(self, new: int) -> None:
+        """How much a disk store will take, before it takes it."""
+        if self.disk is not None and new:
+            side = self.processor.tile_size // self.processor.patch_size // 2
+            size = num_tokens(self.processor.hd_num, 1, side) * self._token_bytes / GB
+            room = (self.disk.max_bytes - self.disk.bytes) / GB
+            print(
+                f"{self.disk.folder}: {new:,} new pictures of up to about {size:.4f} GB, {new * size:.2f} GB in all; "
+                f"room for {room:.2f} GB",
+                file=sys.stderr,
+            )
+
+    def _find(self, key: str) -> Float[Tensor, "_ D"] | None:
+        value = self.memory.get(key)
+        if value is None and self.disk is not None and (value := self.disk.get(key)) is not None:
+            self.memory.put(key, value)
+        if value is not None:
+            self.counts[key] = len(value)
+        return value
+
+    def _load(self, key: str, media: Media) -> Picture:
+        picture = self.waiting.pop(key, None) or self.processor.load(self.root, media)
+        self.counts[key] = self.processor.num_tokens(picture)
+        return picture
+
+    def _count(self, key: str, media: Media) -> int:
+        if key not in self.counts:
+            self._load(key, media)
+        return self.counts[key]
+
+    @torch.no_grad()
+    def _encode(self, pictures: dict[str, Picture]) -> dict[str, Float[Tensor, "_ D"]]:
+        """Let pictures pass the tower together, and keep what comes out."""
+        tokens = self.model.encode_pictures(list(pictures.values()))
+        encoded = {key: value.cpu().clone() for key, value in zip(pictures, tokens, strict=True)}
+        for key, value in encoded.items():
+            self.memory.put(key, value)
+            if self.disk is not None:
+                self.disk.put(key, value)
+        self.num_encoded += len(pictures)
+        return encoded
+
+
+def geometry_of(processor: IXCProcessor) -> str:
+    """A name for the way a processor cuts pictures."""
+    told = asdict(processor.options)
+    return hashlib.sha256(repr([told[name] for name in GEOMETRY]).encode()).hexdigest()[:16]
+
+
+@torch.no_grad()
+def encoder_of(model: IXCPreTrainedModel) -> str:
+    """A name for the weights that make tokens of pictures."""
+    digest = hashlib.sha256()
+    parts = {**model.vit.state_dict(), **model.vision_proj.state_dict(prefix="proj.")}
+    for name, value in {**parts, "glb": model.plora_glb_GN, "sub": model.plora_sub_GN}.items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]

@@ -3,6 +3,7 @@
 Letters: P pairs, M answer tokens of a batch laid end to end, R answers.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -11,15 +12,39 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def bradley_terry_loss(chosen: Float[Tensor, " P"], rejected: Float[Tensor, " P"]) -> Float[Tensor, ""]:
+def bradley_terry_loss(
+    chosen: Float[Tensor, " P"],
+    rejected: Float[Tensor, " P"],
+    margin: float = 0.0,
+    label_smoothing: float = 0.0,
+    focal: float = 0.0,
+) -> Float[Tensor, ""]:
     """Mean surprise, in nats per pair, that the chosen answer beats the rejected one.
 
     `-log sigmoid(chosen - rejected)`: only the difference counts, so a constant added to every reward changes
-    nothing, and two equal rewards cost ln 2.
+    nothing, and two equal rewards cost ln 2. The pairs of a prompt with K answers (K-wise: up to K (K - 1) / 2 of them)
+    are pairs like any others; what they save is in the layout. With the defaults this is the paper's eq. 1.
+
+    Args:
+        margin: what the chosen reward must be ahead by (Llama 2, arXiv:2307.09288, eq. 2).
+        label_smoothing: share of the pairs that are taken to be labelled the wrong way round (conservative loss;
+            Mitchell 2023, "A note on DPO with noisy preferences").
+        focal: exponent of `1 - 2 max(P - 1/2, 0)`, by which a pair that is already told apart with probability P
+            counts less (InternLM2, arXiv:2403.17297, section 4.2.1: 2).
 
     Source: InternLM-XComposer2.5-Reward, arXiv:2501.12368, eq. 1.
     """
-    return -F.logsigmoid(chosen - rejected).mean()
+    ahead = chosen - rejected - margin
+    loss = _surprise(ahead, focal)
+    if label_smoothing:
+        loss = (1 - label_smoothing) * loss + label_smoothing * _surprise(-ahead, focal)
+    return loss.mean()
+
+
+def _surprise(ahead: Float[Tensor, " P"], focal: float) -> Float[Tensor, " P"]:
+    """`-log P` with its focal weight: `1 - 2 max(P - 1/2, 0)` is `min(1, 2 (1 - P))`, whose log is never infinite."""
+    surprise = -F.logsigmoid(ahead)
+    return surprise * (focal * (F.logsigmoid(-ahead) + math.log(2)).clamp(max=0)).exp() if focal else surprise
 
 
 def centering_loss(chosen: Float[Tensor, " P"], rejected: Float[Tensor, " P"]) -> Float[Tensor, ""]:

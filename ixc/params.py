@@ -257,6 +257,18 @@ class ValidateParams:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class FeatureParams:
+    """Where the frozen tower's picture tokens are kept. Official sizes, fp32: 6.7 MB per tile."""
+
+    memory_gb: float = Field(default=4.0, ge=0)
+    """Main memory at most, per process; what was not used for longest goes first."""
+    disk: str | None = None
+    """A folder that outlives the run and that any number of processes share; none: nothing is written."""
+    disk_gb: float = Field(default=50.0, gt=0)
+    """Nothing is added to a folder of this size."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrainRMParams:
     """How the reward model learns (paper, section 3 and appendix A)."""
 
@@ -264,16 +276,55 @@ class TrainRMParams:
     pooling: Literal["last_token", "mean"] = "last_token"
     """`last_token`: the official checkpoint; `mean`: the paper's text."""
     epochs: float = Field(default=1.0, gt=0)
-    batch_size: int = Field(default=256, gt=0)
-    """Prompts per optimizer step, each with all its pairs. Paper: 256 pairs."""
+    batch_size: int | None = Field(default=None, gt=0)
+    """Pairs per optimizer step, over all GPUs. Paper: 256."""
+    batch_tokens: int | None = Field(default=None, gt=0)
+    """In its place, tokens per optimizer step at most, over all GPUs, padding counted."""
+    pass_tokens: int = Field(default=16384, gt=0)
+    """Tokens of one forward pass at most, padding counted: what memory allows. A step of more is accumulated; a pair
+    of more is refused."""
+    by_prompt: bool = False
+    """All pairs of a prompt in one row, its prompt and each of its answers read once (K-wise)."""
     learning_rate: float = Field(default=1e-5, gt=0)
     """Peak AdamW learning rate. Paper: 1e-5."""
     warmup: float = Field(default=0.05, ge=0, lt=1)
-    """Share of the steps."""
+    """Share of the steps. IXC-2.5-Reward/training/script_train.sh: 0.01."""
+    final_rate: float = Field(default=0.1, ge=0, le=1)
+    """Share of the peak that the cosine ends at. Official: 0."""
+    beta2: float = Field(default=0.98, gt=0, lt=1)
+    """AdamW's decay of squared gradients. script_train.sh: 0.95."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """script_train.sh: 0.1."""
     max_grad_norm: float = Field(default=1.0, gt=0)
+    margin: float = Field(default=0.0, ge=0)
+    """What the chosen reward must be ahead by; see `losses.bradley_terry_loss` for this and the next two."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    focal: float = Field(default=0.0, ge=0)
     centering: float = Field(default=0.0, ge=0)
     """Weight of `centering_loss`: makes rewards comparable between prompts, which cleaning and PPO want."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16` (official): the model computes in bfloat16; weights, optimizer and score head stay in fp32."""
+    gradient_checkpointing: bool = False
+    """Compute each layer again in the backward pass, rather than keep what it computed. Official: yes."""
+    shard_optimizer: bool = False
+    """Each process keeps a part of AdamW's moments, 8 bytes per weight in all (ZeRO-1)."""
+    checkpoint_every: int | None = Field(default=None, gt=0)
+    """Steps between checkpoints, from which the same stage goes on after a crash; none: it starts anew."""
+    held_out: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the training prompts that are not trained on, and that early stopping looks at."""
+    validate_every: int = Field(default=100, gt=0)
+    """Steps between two looks; the weights of the best are kept."""
+    patience: int | None = Field(default=None, gt=0)
+    """Looks without an improvement after which training ends; none: it goes on."""
+    features: FeatureParams = FeatureParams()
+
+    @model_validator(mode="after")
+    def _one_batch(self) -> "TrainRMParams":
+        if (self.batch_size is None) == (self.batch_tokens is None):
+            raise ValueError("give batch_size (pairs) or batch_tokens, one of them")
+        if self.patience is not None and not self.held_out:
+            raise ValueError("patience needs held_out, the share of prompts that it looks at")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -285,6 +336,7 @@ class EvaluateRMParams:
     """Pairs scored together."""
     num_resamples: int = Field(default=1000, gt=0)
     """Bootstrap resamples of the 95 % confidence intervals."""
+    features: FeatureParams = FeatureParams()
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

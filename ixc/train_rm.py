@@ -1,76 +1,66 @@
 """Bradley-Terry training of the reward model; vision tower and projector stay frozen (paper, section 3)."""
 
 import math
-import random
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from itertools import accumulate, islice
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
+from ixc import distributed
+from ixc.batches import Plan, ahead, passes
+from ixc.checkpoints import Checkpoints, digest, digest_of, restore
+from ixc.contests import Contest, Pass, compare, contests, measured, num_pairs, read, split
 from ixc.features import Features
 from ixc.files import track
-from ixc.inference import rewards_of, scoring_tree
 from ixc.losses import bradley_terry_loss, centering_loss
 from ixc.metrics import Log, Metrics, ignore
 from ixc.model import IXCForRewardModel, IXCProcessor
 from ixc.params import TrainRMParams
 from ixc.samples import Sample, read_samples
-from ixc.training import Optimizer, batches, save, seed_everything
+from ixc.training import Diverged, Optimizer, compute_in_bf16, save, seed_everything
+
+FREE = ("checkpoint_every", "features", "gradient_checkpointing", "pass_tokens", "shard_optimizer")
+"""Parameters that change no number, and may therefore differ when a run goes on."""
+History = list[dict[str, float]]
+"""The numbers of every step."""
 
 
 def run(params: TrainRMParams, pairs: Path, media: Path, base: Path, reward: Path, *, log: Log = ignore) -> Metrics:
-    """Train on the pairs, starting from the base model with a new score head."""
-    rng = seed_everything(params.seed)
-    samples = list(read_samples(pairs))
-    model = IXCForRewardModel.from_pretrained(base)
+    """Train on the pairs, starting from the base model with a new score head, or where a killed run had come to."""
+    with distributed.joined():
+        seed_everything(params.seed)
+        samples = list(read_samples(pairs))
+        model, processor = ready(params, base), IXCProcessor.from_pretrained(base)
+        checkpoints = Checkpoints(reward.with_name(f".{reward.name}.checkpoints"), about(params, samples, base))
+        features = Features(model, processor, media, params.features)
+        history = train(params, model, features, samples, log, checkpoints)
+        if distributed.rank() == 0:
+            save(model, processor, reward)
+        checkpoints.remove()
+    last = history[-max(1, len(history) // 10) :]
+    numbers = {name: sum(step[name] for step in last) / len(last) for name in ("loss", "accuracy")}
+    return {"pairs": len(samples), "steps": len(history), **numbers}
+
+
+def ready(params: TrainRMParams, base: Path) -> IXCForRewardModel:
+    """The base model with a score head, as it will be trained."""
+    model = IXCForRewardModel.from_pretrained(base, dtype=torch.float32)
     model.config.pooling = params.pooling
     model.freeze_vision()
-    processor = IXCProcessor.from_pretrained(base)
-    history = list(train(params, model, Features(model, processor, media), samples, rng, log))
-    save(model, processor, reward)
-    last = history[-max(1, len(history) // 10) :]
-    return {
-        "pairs": len(samples),
-        "loss": sum(loss for loss, _ in last) / len(last),
-        "accuracy": sum(accuracy for _, accuracy in last) / len(last),
-    }
+    model.to(distributed.device())  # pyright: ignore[reportArgumentType]
+    if params.precision == "bf16":
+        compute_in_bf16(model)
+    if params.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    return model
 
 
-class Question(NamedTuple):
-    """A prompt with its answers, and which of them is better than which."""
-
-    sample: Sample
-    """Any of its pairs: prompt and media."""
-    answers: tuple[str, ...]
-    pairs: tuple[tuple[int, int], ...]
-    """(chosen, rejected) as indices of `answers`."""
-
-
-def grouped(samples: Sequence[Sample]) -> list[Question]:
-    """The pairs of the same prompt and media together, every answer once."""
-    groups: dict[Any, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        groups[sample.prompt, tuple(m.sha256 for m in sample.media)].append(sample)
-    return [_question(group) for group in groups.values()]
-
-
-def _question(group: Sequence[Sample]) -> Question:
-    texts = [(s.chosen[0].content, s.rejected[0].content) for s in group]
-    place = {text: i for i, text in enumerate(dict.fromkeys(text for pair in texts for text in pair))}
-    return Question(group[0], tuple(place), tuple((place[chosen], place[rejected]) for chosen, rejected in texts))
-
-
-def sides(questions: Sequence[Question]) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
-    """Where the chosen and the rejected answers of all pairs are among all answers of a batch."""
-    starts = accumulate((len(q.answers) for q in questions), initial=0)
-    pairs = [(start + a, start + b) for q, start in zip(questions, starts, strict=False) for a, b in q.pairs]
-    chosen, rejected = torch.tensor(pairs).unbind(1)
-    return chosen, rejected
+def about(params: TrainRMParams, samples: Sequence[Sample], base: Path) -> dict[str, object]:
+    """What a checkpoint must agree in: all that the losses depend on."""
+    told = {key: value for key, value in asdict(params).items() if key not in FREE}
+    return {**told, "pairs": digest(*samples), "base": digest_of(base)}
 
 
 def train(
@@ -78,34 +68,120 @@ def train(
     model: IXCForRewardModel,
     features: Features,
     samples: Sequence[Sample],
-    rng: random.Random,
     log: Log,
-) -> Iterator[tuple[float, float]]:
-    """One row per prompt: read once, the answers of all its pairs beside it. Yields loss and accuracy of each step."""
+    checkpoints: Checkpoints,
+) -> History:
+    """Each prompt once, its answers beside it; returns the numbers of all steps, those of a killed run included."""
+    training, held_out = (contests(part, params.by_prompt) for part in split(samples, params.held_out, params.seed))
     features.prepare(samples)
-    questions = grouped(samples)
-    trees = [scoring_tree(features, q.sample, q.answers) for q in questions]
-    lengths = [len(t.prefix) + sum(map(len, t.branches)) for t in trees]
-    steps = math.ceil(params.epochs * math.ceil(len(questions) / params.batch_size))
+    lengths = measured(features, training, params.pass_tokens)
+    plan = planned(params, training, lengths)
     optimizer = Optimizer(
         model.parameters(),
         params.learning_rate,
-        steps,
+        len(plan),
         params.warmup,
         params.weight_decay,
         params.max_grad_norm,
+        params.beta2,
+        params.final_rate,
+        params.shard_optimizer,
     )
-    order = list(range(len(questions)))
-    endless = (batch for _ in iter(int, 1) for batch in batches(order, lengths, params.batch_size, rng))
-    model.train()
-    for step, batch in enumerate(track(islice(endless, steps), "train_rm", steps)):
-        asked = [questions[i] for i in batch]
-        rewards = rewards_of(model, features, [q.sample for q in asked], [trees[i] for i in batch])
-        chosen, rejected = (rewards[index] for index in sides(asked))
-        loss = bradley_terry_loss(chosen, rejected)
-        rates = optimizer.step(loss + params.centering * centering_loss(chosen, rejected))
+    history = checkpoints.load(model, optimizer)
+    for step, numbers in enumerate(history):
+        log(numbers, step)
 
-        accuracy = (chosen > rejected).float().mean().item()
-        margin = (chosen - rejected).mean().item()
-        log({"loss": loss.item(), "accuracy": accuracy, "margin": margin, **rates}, step)
-        yield loss.item(), accuracy
+    def mine(step: Sequence[int]) -> list[list[int]]:
+        return passes(step, lengths, params.pass_tokens, distributed.rank(), distributed.world_size())
+
+    model.train()
+    start = len(history)
+    coming = ahead(
+        (rows for step in plan.steps(start) for rows in mine(step)),
+        lambda rows: read(features, [training[i] for i in rows]),
+    )
+    for number, step in enumerate(track(plan.steps(start), "train_rm", len(plan) - start), start + 1):
+        if out_of_patience(params, history):
+            break
+        pairs = num_pairs(training[i] for i in step)
+        numbers = learn(params, model, features, optimizer, islice(coming, len(mine(step))), pairs)
+        if held_out and (number % params.validate_every == 0 or number == len(plan)):
+            numbers |= validate(params, model, features, held_out)
+            if numbers["held_out_loss"] < min(held_out_losses(history), default=math.inf):
+                checkpoints.keep_best(model)
+        history.append(numbers)
+        log(numbers, number - 1)
+        if params.checkpoint_every and number % params.checkpoint_every == 0:
+            checkpoints.save(model, optimizer, history)
+    if held_out and distributed.rank() == 0:
+        restore(model, checkpoints.best)
+    return history
+
+
+def learn(
+    params: TrainRMParams,
+    model: IXCForRewardModel,
+    features: Features,
+    optimizer: Optimizer,
+    batches: Iterable[Pass],
+    pairs: int,
+) -> dict[str, float]:
+    """One optimizer step of so many pairs, the gradients summed over this process's batches and over all processes."""
+    totals = torch.zeros(3, device=model.device)
+    for batch in batches:
+        chosen, rejected = compare(model, features, batch)
+        loss = bradley_terry_loss(chosen, rejected, params.margin, params.label_smoothing, params.focal)
+        share = len(chosen) / pairs
+        try:
+            optimizer.backward(share * (loss + params.centering * centering_loss(chosen, rejected)))
+        except Diverged as error:
+            raise Diverged(f"{', '.join(c.sample.id for c in batch.contests[:8])}: {error}") from error
+        accuracy = (chosen > rejected).float().mean()
+        totals += share * torch.stack([loss, accuracy, (chosen - rejected).mean()]).detach()
+    rates = optimizer.update()
+    loss, accuracy, margin = distributed.summed(totals).tolist()
+    return {"loss": loss, "accuracy": accuracy, "margin": margin, **rates}
+
+
+@torch.no_grad()
+def validate(
+    params: TrainRMParams, model: IXCForRewardModel, features: Features, rows: Sequence[Contest]
+) -> dict[str, float]:
+    """Loss, by eq. 1, and accuracy of pairs that are not trained on."""
+    model.eval()
+    margins: list[float] = []
+    lengths = measured(features, rows, params.pass_tokens)
+    mine = passes(range(len(rows)), lengths, params.pass_tokens, distributed.rank(), distributed.world_size())
+    for batch in ahead(mine, lambda batch: read(features, [rows[i] for i in batch])):
+        chosen, rejected = compare(model, features, batch)
+        margins += (chosen - rejected).tolist()
+    model.train()
+    everyones = torch.tensor([margin for part in distributed.gathered(margins) for margin in part])
+    loss = bradley_terry_loss(everyones, torch.zeros_like(everyones))
+    return {"held_out_loss": loss.item(), "held_out_accuracy": (everyones > 0).float().mean().item()}
+
+
+def out_of_patience(params: TrainRMParams, history: History) -> bool:
+    """Whether the last `patience` looks at the held-out pairs found nothing better than those before."""
+    losses = held_out_losses(history)
+    if params.patience is None or len(losses) <= params.patience:
+        return False
+    return min(losses[-params.patience :]) >= min(losses[: -params.patience])
+
+
+def held_out_losses(history: History) -> list[float]:
+    """The loss of every look so far."""
+    return [numbers["held_out_loss"] for numbers in history if "held_out_loss" in numbers]
+
+
+def planned(params: TrainRMParams, rows: Sequence[Contest], lengths: Sequence[int]) -> Plan:
+    """The steps of the whole training."""
+    return Plan(
+        lengths,
+        [num_pairs([row]) for row in rows],
+        [row.sample.id for row in rows],
+        epochs=params.epochs,
+        batch_size=params.batch_size,
+        batch_tokens=params.batch_tokens,
+        seed=params.seed,
+    )

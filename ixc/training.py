@@ -1,18 +1,18 @@
-"""What every training loop here shares: seeds, an optimizer with its schedule, batches of like length, saving."""
+"""What every training loop here shares: seeds, an optimizer with its schedule, precision, saving."""
 
 import math
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.optim import ZeroRedundancyOptimizer
 
+from ixc import distributed
 from ixc.files import replacing_folder
 from ixc.model import IXCPreTrainedModel, IXCProcessor
-
-T = TypeVar("T")
 
 
 def seed_everything(seed: int) -> random.Random:
@@ -26,7 +26,7 @@ class Diverged(ValueError):
 
 
 class Optimizer:
-    """AdamW over the trainable parameters, with warm-up, cosine decay to a tenth, and clipping."""
+    """AdamW over the trainable parameters, with warm-up, cosine decay, accumulation and clipping."""
 
     def __init__(
         self,
@@ -36,49 +36,86 @@ class Optimizer:
         warmup: float = 0.05,
         weight_decay: float = 0.0,
         max_grad_norm: float = 1.0,
+        beta2: float = 0.98,
+        final_rate: float = 0.1,
+        shard: bool = False,
     ) -> None:
+        """`warmup` is a share of the steps, `final_rate` of the learning rate; `shard`: each process keeps a part of
+        AdamW's moments, and updates that part of the weights (ZeRO-1, arXiv:1910.02054)."""
         self.parameters = [p for p in parameters if p.requires_grad]
         self.max_grad_norm = max_grad_norm
-        self.adamw = torch.optim.AdamW(
-            self.parameters, learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True
-        )
+        given: dict[str, Any] = {"betas": (0.9, beta2), "weight_decay": weight_decay, "fused": True}
+        if shard and distributed.together():
+            self.adamw = ZeroRedundancyOptimizer(self.parameters, torch.optim.AdamW, lr=learning_rate, **given)
+        else:
+            self.adamw = torch.optim.AdamW(self.parameters, learning_rate, **given)
         rise = max(1, round(warmup * steps))
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adamw, lambda step: _rate(step, rise, steps))
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adamw, lambda step: rate(step, rise, steps, final_rate))
 
     def step(self, loss: torch.Tensor) -> dict[str, float]:
-        """One update; returns the gradient norm before clipping and the learning rate.
+        """One update by one loss; see `backward` and `update`."""
+        self.backward(loss)
+        return self.update()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add a loss's gradients to those of the step.
 
         Raises:
             Diverged: the loss is not finite; nothing has been updated.
         """
         if not torch.isfinite(loss):
             raise Diverged(f"the loss is {loss.item()!r}: lower the learning rate, or look for a bad batch")
-        self.adamw.zero_grad()
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
+
+    def update(self) -> dict[str, float]:
+        """Sum the gradients over all processes, clip, update; the norm before clipping and the learning rate.
+
+        Raises:
+            Diverged: a gradient is not finite; nothing has been updated.
+        """
+        distributed.sum_gradients(self.parameters)
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
+        if not math.isfinite(norm):
+            raise Diverged(f"the gradient's norm is {norm!r}: lower the learning rate, or look for a bad batch")
         learning_rate = float(self.schedule.get_last_lr()[0])
         self.adamw.step()
+        self.adamw.zero_grad()
         self.schedule.step()
-        return {"grad_norm": float(norm), "learning_rate": learning_rate}
+        return {"grad_norm": norm, "learning_rate": learning_rate}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next update depends on, weights aside.
+
+        Where moments are sharded, all processes call this, and the first gets them.
+        """
+        if isinstance(self.adamw, ZeroRedundancyOptimizer):
+            self.adamw.consolidate_state_dict(to=0)
+            if distributed.rank():
+                return {}
+        return {"adamw": self.adamw.state_dict(), "schedule": self.schedule.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.adamw.load_state_dict(state["adamw"])
+        self.schedule.load_state_dict(state["schedule"])
 
 
-def _rate(step: int, rise: int, steps: int) -> float:
+def rate(step: int, rise: int, steps: int, final: float) -> float:
+    """Share of the learning rate: a linear rise, then half a cosine down to `final`.
+
+    >>> [round(rate(step, 2, 6, 0.0), 3) for step in range(7)]
+    [0.5, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0]
+    """
     if step < rise:
         return (step + 1) / rise
-    return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+    return final + (1 - final) / 2 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
-def batches(items: Sequence[T], lengths: Sequence[int], size: int, rng: random.Random) -> Iterator[list[T]]:
-    """One epoch in random order, each batch of like length so that little is padding."""
-    order = list(range(len(items)))
-    rng.shuffle(order)
-    window = size * 16
-    chunks: list[list[int]] = []
-    for start in range(0, len(order), window):
-        near = sorted(order[start : start + window], key=lambda i: lengths[i])
-        chunks += [near[i : i + size] for i in range(0, len(near), size)]
-    rng.shuffle(chunks)
-    return ([items[i] for i in chunk] for chunk in chunks)
+def compute_in_bf16(model: IXCPreTrainedModel) -> None:
+    """Let tower and language model compute in bfloat16; weights stay as they are, and the heads compute in theirs."""
+    reduced = torch.autocast(model.device.type, torch.bfloat16)
+    model.model.forward = reduced(model.model.forward)
+    model.encode_pictures = reduced(model.encode_pictures)
 
 
 def save(model: IXCPreTrainedModel, processor: IXCProcessor, folder: Path) -> None:

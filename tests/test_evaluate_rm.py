@@ -1,5 +1,6 @@
 """The measure of a reward model: groups, swapped pictures, intervals, and the stage."""
 
+import math
 import random
 from pathlib import Path
 
@@ -8,21 +9,42 @@ import pytest
 import tiny
 
 from ixc.evaluate_rm import by_group, interval, run, swap_media
+from ixc.metrics import calibration_error
 from ixc.params import EvaluateRMParams
 from ixc.samples import Media, read_samples, write_samples
 from ixc.training import save
 
 
-def test_a_tie_counts_as_wrong_and_every_group_is_counted():
-    samples = [tiny.pair("a", "x", "y"), tiny.pair("b", "x", "y"), tiny.pair("c", "x", "y", domain="safety")]
-    got = by_group(samples, [(2.0, 1.0), (1.0, 1.0), (0.0, 1.0)])
-    assert got == {
-        "all": [True, False, False],
-        "text": [True, False, False],
-        "domain:general": [True, False],
-        "domain:safety": [False],
-        "source:test": [True, False, False],
+def test_every_pair_is_in_the_groups_that_it_belongs_to():
+    samples = [tiny.pair("a", "x", "y"), tiny.pair("b", "x", "y z"), tiny.pair("c", "x " * 65, "y", domain="safety")]
+    assert by_group(samples, [(2.0, 1.0), (1.0, 1.0), (0.0, 1.0)]) == {
+        "all": [1.0, 0.0, -1.0],
+        "text": [1.0, 0.0, -1.0],
+        "domain:general": [1.0, 0.0],
+        "domain:safety": [-1.0],
+        "source:test": [1.0, 0.0, -1.0],
+        "length:to 16 words": [1.0, 0.0],
+        "length:to 256 words": [-1.0],
+        "longer:neither": [1.0],
+        "longer:rejected": [0.0],
+        "longer:chosen": [-1.0],
     }
+
+
+def test_calibration_by_hand():
+    # sigmoid(ln 3) = 3/4, in the bin from 0.75; sigmoid(ln 1.5) = 0.6, in the bin from 0.6
+    # (|3 * 0.75 - 2| + |1 * 0.6 - 0|) / 4 = 0.2125
+    three, half_more = math.log(3) + 1e-9, math.log(1.5) + 1e-9
+    assert calibration_error([three, three, -three, -half_more]) == pytest.approx(0.2125)
+
+
+def test_a_model_that_knows_how_sure_it_is_has_no_calibration_error():
+    rng = np.random.default_rng(0)
+    claims = rng.uniform(0, 4, 200_000)
+    right = rng.uniform(size=claims.size) < 1 / (1 + np.exp(-claims))
+    margins = np.where(right, claims, -claims)
+    assert calibration_error(margins.tolist()) < 0.005
+    assert calibration_error((5 * margins).tolist()) > 0.1  # five times too sure
 
 
 def test_swapped_media_are_those_of_another_prompt_of_the_domain():
@@ -59,6 +81,9 @@ def test_the_stage_scores_the_pairs_in_their_order(tmp_path: Path):
     assert metrics["accuracy/all"] == pytest.approx(sum(right) / 8)
     assert metrics["accuracy/image"] == pytest.approx(sum(right[3:]) / 5)
     assert (metrics["pairs"], metrics["pairs/image"], metrics["pairs/text"]) == (8, 5, 3)
+    margins = [s.rewards[0] - s.rewards[1] for s in scored]
+    assert metrics["margin/all"] == pytest.approx(sum(margins) / 8)
+    assert metrics["ece/image"] == pytest.approx(calibration_error(margins[3:]))
     assert metrics["accuracy_low/all"] <= metrics["accuracy/all"] <= metrics["accuracy_high/all"]
     assert "accuracy_swapped_media/image" in metrics and "accuracy_swapped_media/text" not in metrics
     assert run(EvaluateRMParams(batch_size=3), *paths) == metrics

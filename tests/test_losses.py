@@ -35,6 +35,31 @@ def test_a_hopeless_pair_costs_its_margin_and_not_infinity():
     torch.testing.assert_close(loss, torch.tensor(1000.0))
 
 
+def test_a_margin_asks_for_a_larger_lead():
+    # ahead by 1.5 - 0.5 = 1: ln(1 + e^-1) = 0.313262; by -2 - 0.5: ln(1 + e^2.5) = 2.578889; mean 1.446076
+    torch.testing.assert_close(bradley_terry_loss(CHOSEN, REJECTED, margin=0.5), torch.tensor(1.4460756))
+
+
+def test_label_smoothing_is_the_loss_of_labels_that_are_wrong_so_often():
+    right, wrong = bradley_terry_loss(CHOSEN, REJECTED), bradley_terry_loss(REJECTED, CHOSEN)
+    got = bradley_terry_loss(CHOSEN, REJECTED, label_smoothing=0.1)
+    torch.testing.assert_close(got, 0.9 * right + 0.1 * wrong)
+
+
+def test_focal_weighs_down_what_is_told_apart_and_nothing_else():
+    # P = 1/(1 + e^-1.5) = 0.817574: (1 - 2 * 0.317574)^2 = 0.133118, times 0.201413: 0.026812
+    # P = 0.119203 < 1/2: weight 1, 2.126928; mean 1.076870
+    torch.testing.assert_close(bradley_terry_loss(CHOSEN, REJECTED, focal=2.0), torch.tensor(1.0768699))
+
+
+@pytest.mark.parametrize("options", [{}, {"focal": 0.5}, {"label_smoothing": 0.1, "focal": 2.0, "margin": 1.0}])
+@pytest.mark.parametrize("lead", [-500.0, -0.0, 500.0])
+def test_no_lead_however_large_makes_a_gradient_that_is_no_number(lead: float, options: dict[str, float]):
+    chosen = torch.tensor([lead], requires_grad=True)
+    bradley_terry_loss(chosen, torch.zeros(1), **options).backward()
+    assert chosen.grad is not None and chosen.grad.isfinite().all()
+
+
 def test_centering_by_hand():
     # (2 + 0.5)^2 = 6.25; (-1 + 1)^2 = 0; mean 3.125
     torch.testing.assert_close(centering_loss(CHOSEN, REJECTED), torch.tensor(3.125))

@@ -2,18 +2,23 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 import torch
 
+from ixc.batches import OverBudget
+from ixc.checkpoints import Checkpoints
+from ixc.contests import NoPairs, contests, split, tree_of
 from ixc.inference import score
+from ixc.losses import bradley_terry_loss
 from ixc.metrics import ignore
 from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCProcessor
 from ixc.params import TrainRMParams
 from ixc.samples import Sample, write_samples
-from ixc.train_rm import run, train
-from ixc.training import Diverged, Optimizer, batches, save
+from ixc.train_rm import History, run, train
+from ixc.training import Diverged, Optimizer, compute_in_bf16, save
 
 PARAMS = TrainRMParams(epochs=20, batch_size=8, learning_rate=5e-3)
 
@@ -91,19 +96,147 @@ def test_equal_seeds_give_equal_weights_and_another_seed_others(base: Path, tmp_
     assert weights(0, "a") == weights(0, "b") != weights(1, "c")
 
 
+def fresh() -> IXCForRewardModel:
+    """A model of always the same weights, to be trained."""
+    model = IXCForRewardModel(tiny.config(initializer_range=0.2))
+    model.load_state_dict(tiny.reward().state_dict())
+    model.freeze_vision()
+    return model
+
+
+def history(root: Path, samples: list[Sample], model: IXCForRewardModel | None = None, **options: Any) -> History:
+    """The numbers of a training in memory."""
+    params = TrainRMParams(**({"epochs": 2, "batch_size": 8, "learning_rate": 5e-3} | options))
+    model = model or fresh()
+    return train(params, model, tiny.features(model, root), samples, ignore, Checkpoints(root / "state", {}))
+
+
 def test_centering_pulls_the_rewards_of_a_pair_around_zero(tmp_path: Path):
     samples = pairs(tmp_path)[:8]
 
     def middle(centering: float) -> float:
-        model = IXCForRewardModel(tiny.config(initializer_range=0.2))
-        model.load_state_dict(tiny.reward().state_dict())
-        params = TrainRMParams(epochs=10, batch_size=8, learning_rate=5e-3, centering=centering)
-        features = tiny.features(model, tmp_path)
-        list(train(params, model, features, samples, random.Random(0), ignore))
+        model = fresh()
+        history(tmp_path, samples, model, epochs=10, centering=centering)
         answers = [("good", "bad")] * 8
-        return torch.tensor(score(model, features, samples, answers, 8)).sum(1).abs().mean().item()
+        rewards = score(model, tiny.features(model, tmp_path), samples, answers, 8)
+        return torch.tensor(rewards).sum(1).abs().mean().item()
 
     assert middle(1.0) < 0.5 < middle(0.0)
+
+
+def same(one: History, other: History, **tolerance: Any) -> None:
+    """Two trainings had the same numbers."""
+    for mine, yours in zip(one, other, strict=True):
+        assert mine == pytest.approx(yours, **(tolerance or {"rel": 1e-4, "abs": 1e-5}))
+
+
+@pytest.mark.parametrize("options", [{"pass_tokens": 200}, {"gradient_checkpointing": True}])
+def test_what_saves_memory_changes_no_number(base: Path, tmp_path: Path, options: dict[str, Any]):
+    samples = pairs(tmp_path)
+    write_samples(samples, tmp_path / "pairs.parquet")
+
+    def curve(name: str, **options: Any) -> History:
+        curve: History = []
+        params = TrainRMParams(epochs=2, batch_size=8, learning_rate=5e-3, centering=0.1, **options)
+        paths = (tmp_path / "pairs.parquet", tmp_path, base, tmp_path / name)
+        run(params, *paths, log=lambda numbers, step: curve.append(numbers))
+        return curve
+
+    same(curve("b", **options), curve("a"))
+
+
+def test_bf16_learns_too_and_leaves_the_weights_in_fp32(tmp_path: Path):
+    model = fresh()
+    compute_in_bf16(model)
+    reduced, exact = history(tmp_path, pairs(tmp_path), model), history(tmp_path, pairs(tmp_path))
+    assert reduced != exact
+    same(reduced, exact, rel=0.3, abs=0.3)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def rivals(root: Path) -> list[Sample]:
+    """Three answers to a question about a picture, every two of them a pair; and a pair about another."""
+    red = tiny.picture(root, "red")
+    ranked = ["red", "rather red", "blue"]
+    found = [
+        tiny.pair("Colour?", good, bad, [red], id=f"c#{i}")
+        for i, (good, bad) in enumerate((a, b) for n, a in enumerate(ranked) for b in ranked[n + 1 :])
+    ]
+    return [*found, tiny.pair("And?", "good", "bad")]
+
+
+def test_all_pairs_of_a_prompt_from_one_row_cost_what_they_cost_one_by_one(tmp_path: Path):
+    samples = rivals(tmp_path)
+    same(history(tmp_path, samples, by_prompt=True), history(tmp_path, samples))
+
+
+def test_a_prompt_with_three_answers_is_read_once(tmp_path: Path):
+    features = tiny.features(fresh(), tmp_path)
+    alone, together = ([tree_of(features, c) for c in contests(rivals(tmp_path), kind)] for kind in (False, True))
+    assert [len(tree.branches) for tree in alone] == [2, 2, 2, 2]
+    assert [len(tree.branches) for tree in together] == [3, 2]
+    first = contests(rivals(tmp_path), True)[0]
+    assert list(zip(first.chosen, first.rejected, strict=True)) == [(0, 1), (0, 2), (1, 2)]
+
+
+def test_a_step_of_tokens_is_learned_from_too(tmp_path: Path):
+    numbers = history(tmp_path, pairs(tmp_path), batch_size=None, batch_tokens=600, epochs=20)
+    assert numbers[-1]["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize("key", ["pass_tokens", "batch_tokens"])
+def test_a_pair_longer_than_the_budget_is_named_before_anything_is_learned(tmp_path: Path, key: str):
+    samples = [*pairs(tmp_path), tiny.pair("Long?", "word " * 200, "bad", id="the long one")]
+    options: dict[str, Any] = {"batch_size": None, "batch_tokens": 4000} | {key: 300}
+    with pytest.raises(OverBudget, match=rf"the long one: [\d,]+ tokens, more than .*{key} 300"):
+        history(tmp_path, samples, **options)
+
+
+def test_a_loss_that_is_no_number_names_its_pairs(tmp_path: Path):
+    model = fresh()
+    with torch.no_grad():
+        model.score.weight.fill_(float("nan"))
+    with pytest.raises(Diverged, match=r"Number \d\?.*: the loss is nan"):
+        history(tmp_path, pairs(tmp_path)[:8], model)
+
+
+def test_pairs_of_a_prompt_or_a_picture_are_held_out_together(tmp_path: Path):
+    samples = [*rivals(tmp_path), *(tiny.pair(f"{i % 30}?", "good", str(i)) for i in range(90))]
+    training, held_out = split(samples, 0.3, seed=0)
+    assert len(training) + len(held_out) == len(samples) and 15 < len(held_out) < 45
+    assert not {s.prompt for s in training} & {s.prompt for s in held_out}
+    assert split(samples, 0.0, seed=0) == (samples, [])
+
+
+@pytest.mark.parametrize(("count", "share"), [(0, 0.0), (1, 0.01), (1, 0.99)])
+def test_nothing_to_train_on_or_to_look_at_is_refused(tmp_path: Path, count: int, share: float):
+    with pytest.raises(NoPairs, match=f"train_rm.held_out: {share}: "):
+        history(tmp_path, pairs(tmp_path)[:count], held_out=share)
+
+
+def test_early_stopping_gives_back_the_weights_that_did_best(tmp_path: Path):
+    """Labels at random: what is learned of them is wrong elsewhere."""
+    rng = random.Random(0)
+    answers = [rng.sample(["yes", "no", "maybe"], 2) for _ in range(40)]
+    samples = [tiny.pair(f"{i}?", good, bad) for i, (good, bad) in enumerate(answers)]
+    options: dict[str, Any] = {"held_out": 0.3, "validate_every": 1, "patience": 3, "epochs": 30}
+    model = fresh()
+    losses = [step["held_out_loss"] for step in history(tmp_path, samples, model, **options)]
+    assert len(losses) == losses.index(min(losses)) + 4 < 30 * 3
+
+    _, held_out = split(samples, 0.3, seed=0)
+    pairs_held_out = [(s.chosen[0].content, s.rejected[0].content) for s in held_out]
+    rewards = torch.tensor(score(model, tiny.features(model, tmp_path), held_out, pairs_held_out, 4))
+    assert bradley_terry_loss(rewards[:, 0], rewards[:, 1]).item() == pytest.approx(min(losses), rel=1e-4)
+
+
+def test_a_batch_is_asked_for_in_one_way():
+    with pytest.raises(ValueError, match="give batch_size"):
+        TrainRMParams()
+    with pytest.raises(ValueError, match="give batch_size"):
+        TrainRMParams(batch_size=8, batch_tokens=800)
+    with pytest.raises(ValueError, match="patience needs held_out"):
+        TrainRMParams(batch_size=8, patience=2)
 
 
 # What every training loop shares
@@ -131,11 +264,27 @@ def test_frozen_weights_are_not_the_optimizers():
     assert Optimizer([free, frozen], 1.0, steps=1).parameters == [free]
 
 
-def test_an_epoch_holds_every_item_once_in_batches_of_like_length():
-    lengths = [random.Random(i).randint(1, 100) for i in range(500)]
-    epoch = list(batches(range(500), lengths, 8, random.Random(0)))
-    assert sorted(i for batch in epoch for i in batch) == list(range(500))
-    padding = sum(max(lengths[i] for i in b) * len(b) for b in epoch) / sum(lengths)
-    assert padding < 1.2  # random batches of 8 come to 1.8
-    assert epoch == list(batches(range(500), lengths, 8, random.Random(0)))
-    assert epoch != list(batches(range(500), lengths, 8, random.Random(1)))
+def test_the_rate_falls_to_the_share_that_was_asked_for():
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = Optimizer([weight], 1.0, steps=50, warmup=0.0, final_rate=0.0)
+    rates = [optimizer.step((weight - 1).square().sum())["learning_rate"] for _ in range(50)]
+    assert rates[-1] == pytest.approx(0.0, abs=1e-2) and rates[0] == 1.0
+
+
+def test_a_loss_in_parts_updates_as_the_whole():
+    one, other = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    whole, parts = Optimizer([one], 0.1, steps=2), Optimizer([other], 0.1, steps=2)
+    for _ in range(2):
+        norms = [whole.step(one.square().sum())["grad_norm"]]
+        for i in range(3):
+            parts.backward(other[i].square())
+        norms.append(parts.update()["grad_norm"])
+        assert norms[0] == pytest.approx(norms[1])
+    torch.testing.assert_close(one, other)
+
+
+def test_a_gradient_that_is_not_finite_updates_nothing():
+    weight = torch.nn.Parameter(torch.zeros(1))
+    with pytest.raises(Diverged, match="the gradient's norm is"):
+        Optimizer([weight], 1.0, steps=1).step(weight.sqrt().sum())
+    assert weight.item() == 0

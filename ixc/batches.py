@@ -1,0 +1,174 @@
+"""Which rows go through the model together: rows of like length, within a budget, the same again from a seed."""
+
+import math
+import random
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property, lru_cache
+from itertools import accumulate
+from typing import TypeVar
+
+WINDOW = 64
+"""Batches' worth of rows, drawn at random, that are sorted by length before they are cut into batches."""
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+class OverBudget(ValueError):
+    """A row that does not fit into any batch: which, how long, and what to change."""
+
+
+def by_tokens(order: Iterable[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Rows of `order` in batches of at most `budget` tokens, padding to the longest row counted.
+
+    >>> list(by_tokens([0, 1, 2, 3], [1, 2, 3, 9], budget=9))
+    [[0, 1, 2], [3]]
+    """
+    batch: list[int] = []
+    longest = 0
+    for row in order:
+        if batch and max(longest, lengths[row]) * (len(batch) + 1) > budget:
+            yield batch
+            batch, longest = [], 0
+        batch.append(row)
+        longest = max(longest, lengths[row])
+    if batch:
+        yield batch
+
+
+def by_pairs(order: Iterable[int], pairs: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Rows of `order` in batches of at most `budget` pairs.
+
+    >>> list(by_pairs([0, 1, 2, 3], [1, 1, 3, 1], budget=3))
+    [[0, 1], [2], [3]]
+    """
+    batch: list[int] = []
+    held = 0
+    for row in order:
+        if batch and held + pairs[row] > budget:
+            yield batch
+            batch, held = [], 0
+        batch.append(row)
+        held += pairs[row]
+    if batch:
+        yield batch
+
+
+def refuse_larger(sizes: Sequence[int], names: Sequence[str], budget: int, unit: str, key: str) -> None:
+    """Check that every row fits.
+
+    Raises:
+        OverBudget: one does not.
+    """
+    large = [row for row, size in enumerate(sizes) if size > budget]
+    if large:
+        first, others = large[0], f" (and {len(large) - 1:,} more)" if len(large) > 1 else ""
+        raise OverBudget(
+            f"{names[first]}{others}: {sizes[first]:,} {unit}, more than {key} {budget:,}; raise it to "
+            f"{max(sizes[row] for row in large):,}, or remove what is longer"
+        )
+
+
+class Plan:
+    """The optimizer steps of a training run, each a list of rows.
+
+    An epoch has every row once, and follows from seed and number: a run resumes at any step, on any number of
+    processes.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        pairs: Sequence[int],
+        names: Sequence[str],
+        *,
+        epochs: float,
+        batch_size: int | None = None,
+        batch_tokens: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Either `batch_size` or `batch_tokens` is given.
+
+        Args:
+            lengths: tokens of each row.
+            pairs: pairs of each row.
+            names: what each row is called in an error.
+            batch_size: pairs of one step at most.
+            batch_tokens: tokens of one step at most, padding counted.
+
+        Raises:
+            OverBudget: a row fits into no step.
+        """
+        self.lengths, self.pairs, self.seed, self.epochs = lengths, pairs, seed, epochs
+        self.batch_size, self.batch_tokens = batch_size, batch_tokens
+        if batch_tokens is not None:
+            refuse_larger(lengths, names, batch_tokens, "tokens", "batch_tokens")
+        if batch_size is not None:
+            refuse_larger(pairs, names, batch_size, "pairs", "batch_size")
+        self.epoch = lru_cache(maxsize=1)(self._epoch)
+
+    def __len__(self) -> int:
+        """Steps."""
+        return self._ends[-1]
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """Steps done at the end of each epoch; of a broken last one, its share."""
+        sizes = [len(self.epoch(number)) for number in range(math.ceil(self.epochs))]
+        sizes[-1] = math.ceil((self.epochs - len(sizes) + 1) * sizes[-1])
+        return list(accumulate(sizes))
+
+    def steps(self, start: int = 0) -> Iterator[list[int]]:
+        """The rows of each step, from the one of that number on."""
+        for step in range(start, len(self)):
+            number = bisect_right(self._ends, step)
+            yield self.epoch(number)[step - (self._ends[number - 1] if number else 0)]
+
+    def _epoch(self, number: int) -> list[list[int]]:
+        rng = random.Random(f"{self.seed}/{number}")
+        order = list(range(len(self.lengths)))
+        rng.shuffle(order)
+        sizes, budget = (self.pairs, self.batch_size) if self.batch_size else (self.lengths, self.batch_tokens)
+        assert budget is not None
+        window = WINDOW * max(1, budget * len(order) // max(1, sum(sizes)))
+        steps = [
+            step
+            for start in range(0, len(order), window)
+            for step in self._cut(sorted(order[start : start + window], key=self.lengths.__getitem__))
+        ]
+        rng.shuffle(steps)
+        return steps
+
+    def _cut(self, order: Sequence[int]) -> Iterator[list[int]]:
+        if self.batch_size is not None:
+            return by_pairs(order, self.pairs, self.batch_size)
+        assert self.batch_tokens is not None
+        return by_tokens(order, self.lengths, self.batch_tokens)
+
+
+def passes(
+    rows: Iterable[int], lengths: Sequence[int], budget: int, rank: int = 0, world_size: int = 1
+) -> list[list[int]]:
+    """What one process does of some rows: every so-manieth by length, so that all have as much to do.
+
+    >>> passes(range(4), [4, 1, 3, 2], budget=6), passes(range(4), [4, 1, 3, 2], 6, rank=1, world_size=2)
+    ([[1, 3], [2], [0]], [[3], [0]])
+    """
+    return list(by_tokens(sorted(rows, key=lengths.__getitem__)[rank::world_size], lengths, budget))
+
+
+def ahead(items: Iterable[T], make: Callable[[T], U], depth: int = 2, threads: int = 1) -> Iterator[U]:
+    """`make` of each item, in order; threads make the next `depth` while the caller works on this one."""
+    pool = ThreadPoolExecutor(threads, "ahead")
+    waiting: deque[Future[U]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(make, item))
+            if len(waiting) > depth:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

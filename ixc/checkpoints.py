@@ -1,0 +1,139 @@
+"""A training run that can be killed at any time and goes on as if it had not been."""
+
+import json
+import os
+import shutil
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ixc import distributed
+from ixc.files import replacing, replacing_folder
+from ixc.training import Optimizer
+
+RUN_ID = "MLFLOW_RUN_ID"
+"""The environment variable that names the run in whose curves the numbers are kept; any string, kept as it is."""
+
+
+class OtherRun(ValueError):
+    """A checkpoint of other parameters, data or base model: what differs, and what to do."""
+
+
+class Checkpoints:
+    """The newest state of one run, in `folder`; the first process writes.
+
+    A state is a folder `step-<number>` that appears whole: trained weights, optimizer with its schedule, random
+    numbers, and the history. Which rows come next follows from the step alone. The state before goes when the new one
+    is there.
+    """
+
+    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
+        """`about` is what a state must agree in to be gone on from, JSON.
+
+        Raises:
+            OtherRun: there is a state of another run.
+        """
+        self.folder, self.about = folder, json.loads(json.dumps(about))
+        for state in self.found():
+            self._check(state)
+
+    @property
+    def best(self) -> Path:
+        """The weights that did best on held-out pairs."""
+        return self.folder / "best.safetensors"
+
+    def found(self) -> list[Path]:
+        """The states there are, newest last; only a crash between writing and tidying leaves two."""
+        return sorted(self.folder.glob("step-*"))
+
+    def save(self, model: nn.Module, optimizer: Optimizer, history: list[dict[str, float]]) -> None:
+        """Write a state, called by all processes; if that fails, the last one is still there."""
+        kept = {"optimizer": optimizer.state_dict(), "random": _random()}
+        if distributed.rank():
+            return
+        older = self.found()
+        told = {"about": self.about, "run_id": os.environ.get(RUN_ID, ""), "history": history}
+        with replacing_folder(self.folder / f"step-{len(history):08d}") as part:
+            save_file(trained(model), part / "model.safetensors")
+            torch.save(kept, part / "optimizer.pt")
+            (part / "state.json").write_text(json.dumps(told))
+        for folder in older:
+            if folder != self.folder / f"step-{len(history):08d}":
+                shutil.rmtree(folder)
+
+    def load(self, model: nn.Module, optimizer: Optimizer) -> list[dict[str, float]]:
+        """Put model, optimizer and random numbers into the newest state, and return the numbers of every step so far.
+
+        Without a state, all stays as it is.
+        """
+        if not (found := self.found()):
+            return []
+        restore(model, found[-1] / "model.safetensors")
+        kept = torch.load(found[-1] / "optimizer.pt", map_location="cpu", weights_only=True)
+        optimizer.load_state_dict(kept["optimizer"])
+        _set_random(kept["random"])
+        return json.loads((found[-1] / "state.json").read_text())["history"]
+
+    def _check(self, found: Path) -> None:
+        about = json.loads((found / "state.json").read_text())["about"]
+        keys = sorted(key for key in {*about, *self.about} if about.get(key) != self.about.get(key))
+        if keys:
+            changes = ", ".join(f"{key} was {about.get(key)!r}, is {self.about.get(key)!r}" for key in keys)
+            raise OtherRun(f"{found}: {changes}; set it back to go on, or delete {self.folder} to start anew")
+
+    def keep_best(self, model: nn.Module) -> None:
+        """Remember the weights of now as the best ones."""
+        if not distributed.rank():
+            with replacing(self.best) as part:
+                save_file(trained(model), part)
+
+    def remove(self) -> None:
+        """The run is done."""
+        if not distributed.rank():
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def trained(model: nn.Module) -> dict[str, Tensor]:
+    """The weights that training changes, by name."""
+    return {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+
+
+@torch.no_grad()
+def restore(model: nn.Module, path: Path) -> None:
+    """Put trained weights back."""
+    for name, value in load_file(path).items():
+        model.get_parameter(name).copy_(value)
+
+
+def digest(*parts: Any) -> str:
+    """A name for data classes and strings, for `about`."""
+    hashed = sha256()
+    for part in parts:
+        hashed.update(repr(part).encode("utf-8", "surrogatepass") + b"\0")
+    return hashed.hexdigest()[:16]
+
+
+def digest_of(path: Path, ends: int = 2**20) -> str:
+    """A name for a file, or for the files of a folder: by names, sizes and both ends, which is all of a small one."""
+    hashed = sha256()
+    for each in sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]:
+        with each.open("rb") as file:
+            hashed.update(f"{each.name} {each.stat().st_size}".encode() + file.read(ends))
+            file.seek(max(0, each.stat().st_size - ends))
+            hashed.update(file.read(ends))
+    return hashed.hexdigest()[:16]
+
+
+def _random() -> dict[str, Any]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def _set_random(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
+        torch.cuda.set_rng_state_all(state["cuda"])

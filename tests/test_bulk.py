@@ -1,0 +1,173 @@
+"""Scoring a table: every row once, in its place, whatever happens on the way."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny
+
+from ixc import bulk
+from ixc.bulk import NOT_SCORED, score_table
+from ixc.checkpoints import OtherRun
+from ixc.cli import main
+from ixc.inference import score
+from ixc.metrics import Metrics
+from ixc.samples import BadRecord, Media, Sample, read_samples, write_samples
+from ixc.training import save
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    """Candidates, pairs and single answers, with pictures and without, and rows that cannot be scored."""
+    red = tiny.picture(tmp_path / "media", "red")
+    gone = Media(kind="image", path="gone.png", sha256="0" * 64)
+    rows = [
+        tiny.sample("Several?", [red], candidates=("Red.", "Blue.", "I do not know.")),
+        tiny.pair("Which?", "good", "rather bad"),
+        tiny.pair("Lost?", "good", "bad", [gone]),
+        tiny.sample("Unanswered?"),
+        replace(tiny.pair("One?", "good", "bad", [red]), rejected=()),
+        tiny.pair("Endless?", "good " * 300, "bad"),
+        tiny.pair("No place? <ImageHere>", "good", "bad"),
+    ]
+    return [replace(row, id=f"{row.id} {i}") for i in range(5) for row in rows]
+
+
+def scored(root: Path, samples: list[Sample], **options: int) -> Metrics:
+    write_samples(samples, root / "in.parquet")
+    model = tiny.reward()
+    features = tiny.features(model, root / "media")
+    sizes = {"shard_rows": 4, "pass_tokens": 600, **options}
+    return score_table(model, features, root / "in.parquet", root / "out.parquet", model_name="tiny", **sizes)
+
+
+def test_every_row_keeps_its_place_and_gets_what_it_would_get_alone(tmp_path: Path, samples: list[Sample]):
+    assert scored(tmp_path, samples) == {"rows": 35, NOT_SCORED: 20}
+    found = list(read_samples(tmp_path / "out.parquet"))
+    assert [replace(row, rewards=(), meta={}) for row in found] == samples
+    model = tiny.reward()
+    for row, sample in zip(found[:7], samples, strict=False):
+        if NOT_SCORED not in row.meta:
+            answers = bulk.answers_of(sample)
+            [alone] = score(model, tiny.features(model, tmp_path / "media"), [sample], [answers], 1)
+            assert row.rewards == pytest.approx(alone, abs=1e-5)
+    assert [len(row.rewards) for row in found[:7]] == [3, 2, 0, 0, 1, 0, 0]
+    assert list(tmp_path.glob(".*")) == []
+
+
+def test_what_cannot_be_scored_says_why(tmp_path: Path, samples: list[Sample]):
+    scored(tmp_path, samples)
+    told = {row.id: row.meta.get(NOT_SCORED, "") for row in read_samples(tmp_path / "out.parquet")}
+    assert "gone.png: no such file" in told["Lost? 0"]
+    assert "no answer" in told["Unanswered? 1"]
+    assert "tokens, more than 600; raise --pass-tokens" in told["Endless? 2"]
+    assert "0 pictures" in told["No place? <ImageHere> 3"]
+
+
+@pytest.mark.parametrize("shard_rows", [1, 7, 1000])
+def test_shards_change_no_row(tmp_path: Path, samples: list[Sample], shard_rows: int):
+    scored(tmp_path, samples, shard_rows=shard_rows)
+    in_shards = [row.rewards for row in read_samples(tmp_path / "out.parquet")]
+    scored(tmp_path, samples)
+    for row, rewards in zip(read_samples(tmp_path / "out.parquet"), in_shards, strict=True):
+        assert row.rewards == pytest.approx(rewards, abs=1e-5)
+
+
+@pytest.fixture
+def killed_after_3(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of every shard that is scored; the fourth is never finished."""
+    whole, seen = bulk.scored, []
+
+    def score_and_die(*arguments: object) -> Iterator[Sample]:
+        seen.append(len(arguments[2]))  # pyright: ignore[reportArgumentType]
+        for row in whole(*arguments):  # pyright: ignore[reportArgumentType]
+            yield row
+            if len(seen) == 4:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(bulk, "scored", score_and_die)
+    return seen
+
+
+def test_a_killed_call_goes_on_with_the_shard_that_it_had_not_finished(
+    tmp_path: Path, samples: list[Sample], killed_after_3: list[int]
+):
+    with pytest.raises(KeyboardInterrupt):
+        scored(tmp_path, samples)
+    assert not (tmp_path / "out.parquet").exists()
+    assert scored(tmp_path, samples)["rows"] == 35
+    assert len(killed_after_3) == 4 + 9 - 3
+    assert [row.id for row in read_samples(tmp_path / "out.parquet")] == [s.id for s in samples]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [({"shard_rows": 5}, "shard_rows was 4, is 5"), ({"table": 1}, "table was '")]
+)
+def test_shards_of_another_call_are_refused(
+    tmp_path: Path, samples: list[Sample], killed_after_3: list[int], change: dict[str, int], message: str
+):
+    with pytest.raises(KeyboardInterrupt):
+        scored(tmp_path, samples)
+    with pytest.raises(OtherRun, match=message):
+        scored(tmp_path, samples[change.pop("table", 0) :], **change)
+
+
+def test_an_empty_table_becomes_an_empty_table(tmp_path: Path):
+    assert scored(tmp_path, []) == {"rows": 0, NOT_SCORED: 0}
+    assert list(read_samples(tmp_path / "out.parquet")) == []
+
+
+def test_a_table_is_not_written_over_itself(tmp_path: Path):
+    model = tiny.reward()
+    with pytest.raises(BadRecord, match="name another file"):
+        score_table(model, tiny.features(model, tmp_path), tmp_path / "a", tmp_path / "a", model_name="")
+
+
+def command(root: Path, samples: list[Sample]) -> list[str]:
+    """`ixc score` on the samples."""
+    write_samples(samples, root / "in.parquet")
+    save(tiny.reward(), tiny.processor(), root / "reward")
+    paths = ("--in", root / "in.parquet", "--out", root / "out.parquet", "--media-root", root / "media")
+    return ["score", *map(str, (root / "reward", *paths)), "--shard-rows", "4", "--pass-tokens", "600", "--json"]
+
+
+def test_the_command_scores_a_table(tmp_path: Path, samples: list[Sample], capsys: pytest.CaptureFixture[str]):
+    assert main(command(tmp_path, samples)) == 0
+    assert json.loads(capsys.readouterr().out) == {"rows": 35, NOT_SCORED: 20}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--in", "IN"], "--in goes with --out"),
+        (["--in", "IN", "--out", "out", "--question", "Why?"], "without chats or a question"),
+        (["--in", "TEXT", "--out", "out"], "not a Parquet file"),
+        (["--in", "absent.parquet", "--out", "out"], "absent.parquet"),
+    ],
+)
+def test_a_table_that_cannot_be_read_ends_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+):
+    usual = command(tmp_path, [])
+    (tmp_path / "text").write_text("hello")
+    files = {"IN": str(tmp_path / "in.parquet"), "TEXT": str(tmp_path / "text"), "out": str(tmp_path / "out")}
+    assert main([*usual[:2], *(files.get(argument, argument) for argument in arguments)]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_two_processes_score_each_row_once(tmp_path: Path, samples: list[Sample]):
+    scored(tmp_path, samples)
+    wanted = [row.rewards for row in read_samples(tmp_path / "out.parquet")]
+    (tmp_path / "out.parquet").unlink()
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    call = [*torchrun, "-m", "ixc.cli", *command(tmp_path, samples)]
+    done = subprocess.run(call, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == {"rows": 35, NOT_SCORED: 20}
+    for row, rewards in zip(read_samples(tmp_path / "out.parquet"), wanted, strict=True):
+        assert row.rewards == pytest.approx(rewards, abs=1e-5)

@@ -1,0 +1,144 @@
+"""A killed training goes on as if it had not been killed; one of another configuration is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from ixc.checkpoints import RUN_ID, OtherRun
+from ixc.model import IXCForCausalLM, IXCForRewardModel
+from ixc.params import TrainRMParams
+from ixc.samples import write_samples
+from ixc.train_rm import History, run
+from ixc.training import save
+
+STEPS = 12
+
+
+class Killed(BaseException):
+    """What a kill is to the code."""
+
+
+class Training:
+    """A small training that can be killed after some step."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        torch.manual_seed(0)
+        save(IXCForCausalLM(tiny.config(initializer_range=0.2)), tiny.processor(), root / "base")
+        colours = {colour: tiny.picture(root, colour) for colour in ("red", "blue")}
+        samples = [tiny.pair(f"Number {i}?", "good", "bad" * (i % 5 + 1)) for i in range(8)]
+        samples += [tiny.pair(f"Colour {i}?", c, "grey", [colours[c]]) for i in range(4) for c in colours]
+        write_samples(samples, root / "pairs.parquet")
+
+    def __call__(self, kill_after: int | None = None, name: str = "reward", **options: Any) -> History:
+        curve: History = []
+
+        def log(numbers: dict[str, float], step: int) -> None:
+            assert step == len(curve)
+            curve.append(numbers)
+            if step + 1 == kill_after:
+                raise Killed
+
+        params = TrainRMParams(
+            **({"epochs": 3, "batch_size": 4, "learning_rate": 5e-3, "checkpoint_every": 2} | options)
+        )
+        run(params, self.root / "pairs.parquet", self.root, self.root / "base", self.root / name, log=log)
+        return curve
+
+    def killed_after(self, step: int, **options: Any) -> None:
+        with pytest.raises(Killed):
+            self(step, **options)
+
+    def weights(self, name: str) -> dict[str, torch.Tensor]:
+        return IXCForRewardModel.from_pretrained(self.root / name).state_dict()
+
+    def state(self) -> Path:
+        [state] = (self.root / ".reward.checkpoints").glob("step-*")
+        return state
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Training:
+    return Training(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"held_out": 0.3, "validate_every": 2}, {"batch_size": None, "batch_tokens": 500}]
+)
+def test_a_killed_run_ends_in_exactly_the_numbers_and_weights_of_one_that_was_not(
+    training: Training, options: dict[str, Any]
+):
+    whole = training(name="whole", **options)
+    for step in (1, 3, len(whole) - 1):
+        training.killed_after(step, **options)
+    assert training(**options) == whole
+    mine, wanted = training.weights("reward"), training.weights("whole")
+    assert all(torch.equal(mine[name], wanted[name]) for name in wanted)
+    assert not (training.root / ".reward.checkpoints").exists()
+
+
+def test_only_the_newest_state_is_kept_and_it_names_its_run(training: Training, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(RUN_ID, "a run / of mine")
+    training.killed_after(7)
+    assert training.state().name == "step-00000006"
+    assert json.loads((training.state() / "state.json").read_text())["run_id"] == "a run / of mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learning_rate": 1e-3}, r"learning_rate was 0.005, is 0.001; set it back to go on, or delete"),
+        ({"seed": 1, "margin": 0.5}, r"margin was 0.0, is 0.5, seed was 0, is 1"),
+    ],
+)
+def test_a_state_of_other_parameters_is_refused_and_kept(training: Training, change: dict[str, Any], message: str):
+    training.killed_after(3)
+    with pytest.raises(OtherRun, match=message):
+        training(**change)
+    assert len(training()) == STEPS
+
+
+def test_how_often_states_are_written_may_change(training: Training):
+    whole = training(name="whole")
+    training.killed_after(5)
+    assert training(checkpoint_every=5) == whole
+
+
+@pytest.mark.parametrize("what", ["pairs", "base"])
+def test_a_state_of_other_data_or_another_base_is_refused(training: Training, what: str):
+    training.killed_after(3)
+    if what == "pairs":
+        write_samples([tiny.pair("Other?", "good", "bad")], training.root / "pairs.parquet")
+    else:
+        save(tiny.causal(), tiny.processor(), training.root / "base")
+    with pytest.raises(OtherRun, match=f"{what} was '"):
+        training()
+
+
+@pytest.mark.parametrize("writer", ["save_file", "torch.save"])
+def test_a_disk_without_room_leaves_the_last_state(training: Training, monkeypatch: pytest.MonkeyPatch, writer: str):
+    whole = training(name="whole")
+    training.killed_after(3)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"ixc.checkpoints.{writer}", full)
+        with pytest.raises(OSError, match="No space left"):
+            training()
+    assert training.state().name == "step-00000002"
+    assert training() == whole
+
+
+def test_a_half_written_state_is_none(training: Training):
+    whole = training(name="whole")
+    training.killed_after(3)
+    half = training.state().with_name(".step-00000004.part")
+    half.mkdir()
+    (half / "state.json").write_text("{")
+    assert training() == whole

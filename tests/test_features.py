@@ -1,0 +1,116 @@
+"""The picture once: through the tower, in memory, on disk, and never another encoder's tokens."""
+
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from ixc.features import Features
+from ixc.model import IXCProcessor
+from ixc.params import FeatureParams
+from ixc.samples import Media, Sample
+
+
+@pytest.fixture
+def shown(tmp_path: Path) -> list[Sample]:
+    """Six questions about three pictures; the second has two tiles."""
+    media = [
+        tiny.picture(tmp_path, c, size) for c, size in (("red", (28, 28)), ("blue", (56, 28)), ("green", (28, 28)))
+    ]
+    return [tiny.sample(f"{i}?", [media[i % 3]]) for i in range(6)]
+
+
+def features(root: Path, **params: object) -> Features:
+    return Features(tiny.reward(), tiny.processor(), root, FeatureParams(**params))  # pyright: ignore
+
+
+def tokens(features: Features, samples: list[Sample]) -> torch.Tensor:
+    found = features.together(samples)
+    assert found is not None
+    return found
+
+
+def test_a_picture_passes_the_tower_once_whoever_asks(tmp_path: Path, shown: list[Sample]):
+    store = features(tmp_path)
+    for _ in range(3):
+        store.prepare(shown)
+        store.load_ahead(shown)
+        tokens(store, shown)
+    assert store.num_encoded == 3
+
+
+def test_pictures_of_a_batch_pass_the_tower_together(
+    tmp_path: Path, shown: list[Sample], monkeypatch: pytest.MonkeyPatch
+):
+    store, sizes = features(tmp_path), []
+    encode = store.model.encode_pictures
+    monkeypatch.setattr(store.model, "encode_pictures", lambda p: sizes.append(len(p)) or encode(p))
+    tokens(store, shown)
+    assert [size for size in sizes if size] == [3]
+
+
+@pytest.mark.parametrize("memory_gb", [0.0, 500e-9, 4.0])
+def test_memory_bounds_what_is_kept_and_changes_no_token(tmp_path: Path, shown: list[Sample], memory_gb: float):
+    wanted = tokens(features(tmp_path), shown)
+    store = features(tmp_path, memory_gb=memory_gb)
+    store.prepare(shown)
+    for sample, part in zip(shown, wanted.split([len(store.of(s.media)[0]) for s in shown]), strict=True):
+        torch.testing.assert_close(tokens(store, [sample]), part)
+        assert store.memory.bytes <= memory_gb * 1e9
+
+
+def test_where_memory_is_short_a_picture_is_counted_without_the_tower(tmp_path: Path, shown: list[Sample]):
+    store = features(tmp_path, memory_gb=0)
+    store.prepare(shown)
+    prompts = [store.prompt(sample) for sample in shown]
+    assert store.num_encoded == 0
+    assert prompts == [features(tmp_path).prompt(sample) for sample in shown]
+
+
+def test_nothing_read_ahead_stays_in_memory(tmp_path: Path, shown: list[Sample]):
+    store = features(tmp_path)
+    store.load_ahead(shown)
+    assert len(store.waiting) == 3
+    tokens(store, shown[:3])
+    store.load_ahead(shown)
+    assert not store.waiting
+
+
+def test_a_disk_store_spares_the_next_process_the_tower_and_says_its_size(
+    tmp_path: Path, shown: list[Sample], capsys: pytest.CaptureFixture[str]
+):
+    disk = str(tmp_path / "store")
+    first, second = (features(tmp_path, disk=disk) for _ in range(2))
+    wanted = tokens(first, shown)
+    second.prepare(shown)
+    assert "new pictures" not in capsys.readouterr().err
+    assert torch.equal(tokens(second, shown), wanted)
+    assert (first.num_encoded, second.num_encoded) == (3, 0)
+    features(tmp_path, disk=str(tmp_path / "another")).prepare(shown)
+    assert "3 new pictures" in capsys.readouterr().err
+
+
+def test_a_damaged_entry_is_computed_again(tmp_path: Path, shown: list[Sample]):
+    wanted = tokens(features(tmp_path, disk=str(tmp_path / "store")), shown)
+    damaged = sorted((tmp_path / "store").iterdir())[0]
+    damaged.write_bytes(damaged.read_bytes()[:-4])
+    store = features(tmp_path, disk=str(tmp_path / "store"))
+    assert torch.equal(tokens(store, shown), wanted)
+    assert store.num_encoded == 1
+
+
+def test_another_encoder_or_geometry_finds_nothing(tmp_path: Path, shown: list[Sample]):
+    params = FeatureParams(disk=str(tmp_path / "store"))
+    Features(tiny.reward(), tiny.processor(), tmp_path, params).prepare(shown)
+    finer = IXCProcessor(tiny.processor().tokenizer, tiny.TILE, tiny.PATCH, hd_num=1)
+    for model, processor in ((tiny.causal(), tiny.processor()), (tiny.reward(), finer)):
+        other = Features(model, processor, tmp_path, params)
+        other.prepare(shown)
+        assert other.num_encoded == 3
+
+
+def test_a_film_and_a_picture_of_the_same_bytes_are_two(tmp_path: Path, shown: list[Sample]):
+    store, media = features(tmp_path), shown[0].media[0]
+    film = Media(kind="video", path=media.path, sha256=media.sha256)
+    assert store.key(film) != store.key(media)
