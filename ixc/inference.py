@@ -4,13 +4,14 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
 from ixc.features import Features
 from ixc.files import track
 from ixc.model import IXCForCausalLM, IXCForRewardModel, Tree, collate
+from ixc.model.attention import Branches
 from ixc.samples import Sample
 
 
@@ -63,7 +64,7 @@ def rewards_of(
     model: IXCForRewardModel, features: Features, samples: Sequence[Sample], trees: Sequence[Tree]
 ) -> Float[Tensor, " R"]:
     """One reward per branch, tree by tree; gradients flow if they are on."""
-    batch = collate(trees, model.config.pad_token_id)
+    batch = collate(trees)
     hidden = model.model(**batch.inputs(), features=features.together(samples))
     return model.scores(batch.pool(hidden, model.config.pooling))
 
@@ -101,32 +102,29 @@ def sample_ids(
     max_new_tokens: int,
     generator: torch.Generator,
 ) -> list[list[list[int]]]:
-    """Ids of `num_answers` answers per sample: the prompts are read once, then their caches are repeated."""
+    """Ids of `num_answers` answers per sample: the prompts are read once, and kept once."""
     prompts = [features.prompt(sample) for sample in samples]
-    batch = collate([Tree(prompt, []) for prompt in prompts], model.config.pad_token_id)
-    cache = DynamicCache()
-    hidden = model.model(**batch.inputs(), features=features.together(samples), past_key_values=cache)
+    batch = collate([Tree(prompt, []) for prompt in prompts])
+    read = DynamicCache()
+    hidden = model.model(**batch.inputs(), features=features.together(samples), past_key_values=read)
     lengths = torch.tensor([len(p) for p in prompts])
-    last = hidden[torch.arange(len(prompts)), lengths - 1]
-    cache.batch_repeat_interleave(num_answers)
-    start, seen = (x.repeat_interleave(num_answers, 0) for x in (lengths, batch.segment_ids == 0))
-    last = last.repeat_interleave(num_answers, 0)
-    tokens = _decode(model, cache, last, start, seen, temperature, max_new_tokens, generator)
+    last, start = (x.repeat_interleave(num_answers, 0) for x in (hidden[0, lengths.cumsum(0) - 1], lengths))
+    said = Branches(read, batch.forest, num_answers)
+    tokens = _decode(model, said, last, start, temperature, max_new_tokens, generator)
     cut = [_until(row, features.processor.ids["turn_end"]) for row in tokens.tolist()]
     return [cut[i : i + num_answers] for i in range(0, len(cut), num_answers)]
 
 
 def _decode(
     model: IXCForCausalLM,
-    cache: DynamicCache,
+    said: Branches,
     last: Float[Tensor, "B D"],
     start: Int[Tensor, " B"],
-    seen: Bool[Tensor, "B S"],
     temperature: float,
     max_new_tokens: int,
     generator: torch.Generator,
 ) -> Int[Tensor, "B N"]:
-    """Sample token by token until every row has ended; `seen` marks the cache's real columns."""
+    """Sample token by token until every row has ended; `start`: the position of its first token."""
     end = model.config.end_of_turn_token_id
     tokens: list[Tensor] = []
     done = torch.zeros(len(last), dtype=torch.bool)
@@ -139,11 +137,7 @@ def _decode(
         done |= token[:, 0] == end
         if done.all() or step + 1 == max_new_tokens:
             break
-        seen = torch.cat([seen, torch.ones_like(token, dtype=torch.bool)], 1)
-        hidden = model.model(
-            token, position_ids=(start + step)[:, None], attention_mask=seen[:, None, None], past_key_values=cache
-        )
-        last = hidden[:, -1]
+        last = model.model(token, position_ids=(start + step)[:, None], past_key_values=said)[:, -1]
     return torch.cat(tokens, 1)
 
 

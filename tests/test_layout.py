@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ixc.model import Batch, IXCForCausalLM, IXCForRewardModel, Tree, collate
 
-PAD, IMAGE = tiny.processor().ids["eos"], tiny.processor().ids["image"]
+IMAGE = tiny.processor().ids["image"]
 CHAT, REWARD = tiny.causal(), tiny.reward()
 WORDS = st.lists(st.integers(20, 200), min_size=1, max_size=5)
 TREES = st.lists(st.tuples(WORDS, st.lists(WORDS, min_size=1, max_size=3)), min_size=1, max_size=3)
@@ -37,14 +37,14 @@ def log_probs(hidden: Tensor, ids: Tensor) -> Tensor:
 @given(TREES)
 @torch.no_grad()
 def test_branches_are_separate_rows(trees: list[tuple[list[int], list[list[int]]]]):
-    batch = collate([Tree(*tree) for tree in trees], PAD)
+    batch = collate([Tree(*tree) for tree in trees])
     hidden, scored = together(CHAT, batch), together(REWARD, batch)
     said = log_probs(hidden[batch.target_row, batch.target_from], batch.target_ids)
     branches = [(prefix, branch) for prefix, branches in trees for branch in branches]
     for number, (prefix, branch) in enumerate(branches):
-        row, end = int(batch.end_row[number]), int(batch.end_at[number]) + 1
+        end = int(batch.end_at[number]) + 1
         wanted = alone(CHAT, prefix + branch)
-        close(hidden[row, end - len(branch) : end], wanted[len(prefix) :])
+        close(hidden[0, end - len(branch) : end], wanted[len(prefix) :])
         close(
             said[batch.target_branch == number],
             log_probs(wanted[len(prefix) - 1 : -1], torch.tensor(branch)),
@@ -60,7 +60,7 @@ def close(got: Tensor, wanted: Tensor) -> None:
 
 @torch.no_grad()
 def test_rewards_with_pictures_in_the_prefix_are_those_of_separate_rows():
-    batch = collate([SHOWN, PLAIN, BEFORE], PAD)
+    batch = collate([SHOWN, PLAIN, BEFORE])
     hidden = together(REWARD, batch, TOKENS)
     own = [TOKENS[:2]] * 3 + [None] * 2 + [TOKENS[2:]]
     rows = [tree.prefix + branch for tree in (SHOWN, PLAIN, BEFORE) for branch in tree.branches]
@@ -78,7 +78,7 @@ def test_gradients_are_those_of_separate_rows():
         return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
     features = TOKENS[:2].clone().requires_grad_()
-    batch = collate([SHOWN, PLAIN], PAD)
+    batch = collate([SHOWN, PLAIN])
     tree = gradients(model.score(batch.pool(together(model, batch, features), "last_token")).tanh().sum())
     rows = [SHOWN.prefix + branch for branch in SHOWN.branches]
     states = [alone(model, row, features)[-1] for row in rows]
@@ -94,50 +94,57 @@ def test_gradients_are_those_of_separate_rows():
 
 
 @torch.no_grad()
-def test_padding_changes_nothing():
-    small, padded = collate([PLAIN], PAD), collate([PLAIN, Tree([1] * 30, [[5] * 30])], PAD)
-    length = small.input_ids.shape[1]
-    assert padded.input_ids.shape[1] == 60
-    close(together(CHAT, padded)[0, :length], together(CHAT, small)[0])
+def test_other_trees_in_the_row_change_nothing():
+    own, row = collate([PLAIN]), collate([Tree([1] * 30, [[5] * 30]), PLAIN, SHOWN])
+    close(together(CHAT, row, TOKENS[:2])[0, 60:67], together(CHAT, own)[0])
     for pooling in ("last_token", "mean"):
-        close(padded.pool(together(REWARD, padded), pooling)[:2], small.pool(together(REWARD, small), pooling))
-    assert torch.isfinite(together(CHAT, padded)).all()
+        among = row.pool(together(REWARD, row, TOKENS[:2]), pooling)
+        close(among[1:3], own.pool(together(REWARD, own), pooling))
+
+
+@torch.no_grad()
+def test_a_long_neighbour_does_not_stretch_a_short_tree():
+    model = tiny.causal(max_position_embeddings=8, rope_scaling={"type": "dynamic", "factor": 2.0})
+    long = Tree(list(range(20, 50)), [[50], [51]])
+    alone, among = collate([PLAIN]), collate([long, PLAIN])
+    close(together(model, among)[0, 32:], together(model, alone)[0])
 
 
 @torch.no_grad()
 def test_a_branch_does_not_see_its_neighbours():
     other = Tree(PLAIN.prefix, [[99], PLAIN.branches[1]])
-    got, wanted = (collate([tree], PAD) for tree in (other, PLAIN))
+    got, wanted = (collate([tree]) for tree in (other, PLAIN))
     assert torch.equal(together(CHAT, got)[0, 3:], together(CHAT, wanted)[0, 3:])
 
 
-def test_the_row_of_a_tree_by_hand():
-    # prefix 1 2 | first branch 3 4 | second branch 5, which follows the prefix, not the first branch
-    batch = collate([Tree([1, 2], [[3, 4], [5]])], PAD)
-    assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5]]
-    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 2]]
-    assert batch.segment_ids.tolist() == [[0, 0, 1, 1, 2]]
-    assert (batch.end_row.tolist(), batch.end_at.tolist()) == ([0, 0], [3, 4])
-    assert batch.target_ids.tolist() == [3, 4, 5]
-    assert batch.target_from.tolist() == [1, 2, 1]
-    assert batch.target_branch.tolist() == [0, 0, 1]
+def test_a_row_of_trees_by_hand():
+    # prefix 1 2 | first branch 3 4 | second branch 5, which follows the prefix, not the first branch || 6 | 7
+    batch = collate([Tree([1, 2], [[3, 4], [5]]), Tree([6], [[7]])])
+    assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5, 6, 7]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 2, 0, 1]]
+    assert [x.tolist() for x in batch.forest.numbers()] == [[0, 0, 0, 0, 0, 1, 1], [-1, -1, 0, 0, 1, -1, 0]]
+    assert batch.forest.lengths().tolist() == [4, 4, 4, 4, 4, 2, 2]
+    assert batch.end_at.tolist() == [3, 4, 6]
+    assert batch.target_ids.tolist() == [3, 4, 5, 7]
+    assert batch.target_from.tolist() == [1, 2, 1, 5]
+    assert batch.target_branch.tolist() == [0, 0, 1, 2]
 
 
 def test_given_tokens_of_a_branch_are_not_predicted():
-    batch = collate([Tree([1, 2], [[3, 4, 5], [6, 7]], free=[2, 1])], PAD)
+    batch = collate([Tree([1, 2], [[3, 4, 5], [6, 7]], free=[2, 1])])
     assert batch.target_ids.tolist() == [5, 7]
     assert batch.input_ids[0, batch.target_from].tolist() == [4, 6]
 
 
 def test_a_prompt_without_answers_has_no_targets():
-    batch = collate([Tree([1, 2], []), Tree([1], [])], PAD)
-    assert batch.input_ids.tolist() == [[1, 2], [1, PAD]]
+    batch = collate([Tree([1, 2], []), Tree([1], [])])
+    assert batch.input_ids.tolist() == [[1, 2, 1]]
     assert len(batch.target_ids) == len(batch.end_at) == 0
 
 
 def test_sft_on_questions_about_one_picture_is_sft_on_separate_rows():
     tree = Tree([1, IMAGE], [[20, 21, 22], [23, 24]], free=[1, 1])
-    batch = collate([tree], PAD)
+    batch = collate([tree])
     hidden = together(CHAT, batch, TOKENS[:1])[batch.target_row, batch.target_from]
     loss = F.cross_entropy(CHAT.output(hidden), batch.target_ids, reduction="sum")
     wanted = torch.zeros(())

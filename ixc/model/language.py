@@ -15,6 +15,8 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ixc.model.attention import NAME as SHARED_PREFIX
+from ixc.model.attention import Branches, Forest
 from ixc.model.configuration import IXCConfig
 
 
@@ -55,12 +57,18 @@ class RMSNorm(nn.Module):
 
 
 def rope_tables(
-    position_ids: Int[Tensor, "B T"], config: IXCConfig, dtype: torch.dtype
+    position_ids: Int[Tensor, "B T"],
+    config: IXCConfig,
+    dtype: torch.dtype,
+    lengths: Int[Tensor, "#B T"] | None = None,
 ) -> tuple[Float[Tensor, "B 1 T E"], Float[Tensor, "B 1 T E"]]:
     """Cosine and sine of the rotary angles, computed in fp32 (RoFormer, arXiv:2104.09864; NeoX halves).
 
     With `linear` scaling positions shrink by the factor; with `dynamic` (NTK) the base grows with the row's length,
     once that exceeds `max_position_embeddings`. Nothing is remembered: a short row after a long one is a short row.
+
+    Args:
+        lengths: tokens of the sequence that a token is part of; None: a row is one sequence.
     """
     rope, size = config.rope, config.head_dim
     positions, base = position_ids[:, None, :, None].float(), torch.tensor(float(rope["rope_theta"]))
@@ -68,7 +76,7 @@ def rope_tables(
     if rope["rope_type"] == "linear":
         positions = positions / rope["factor"]
     if rope["rope_type"] == "dynamic":
-        length = positions.amax(2, keepdim=True) + 1
+        length = positions.amax(2, keepdim=True) + 1 if lengths is None else lengths[:, None, :, None]
         growth = rope["factor"] * length / config.max_position_embeddings - (rope["factor"] - 1)
         base = base * growth.clamp(min=1) ** (size / (size - 2))
     exponents = torch.arange(0, size, 2, dtype=torch.float32, device=positions.device) / size
@@ -135,6 +143,7 @@ class Attention(nn.Module):
         attention_mask: Tensor | None,
         places: Int[Tensor, " P"] | None,
         past_key_values: Cache | None = None,
+        forest: Forest | None = None,
         **kwargs: Any,
     ) -> tuple[Float[Tensor, "B T D"], Tensor | None]:
         """The output, and the attention weights where the implementation has them.
@@ -142,6 +151,7 @@ class Attention(nn.Module):
         Args:
             rope: cosine and sine, [B 1 T E].
             attention_mask: in the form that the configured implementation takes; None: causal.
+            forest: x is a packed row of trees; the attention is then `ixc.model.attention`'s.
         """
         groups = self.wqkv(x, places).unflatten(-1, (-1, self.num_key_value_groups + 2, self.head_dim))
         q = groups[..., :-2, :].flatten(2, 3).transpose(1, 2)
@@ -149,7 +159,11 @@ class Attention(nn.Module):
         q, k = rotate(q, *rope), rotate(k, *rope)
         if past_key_values is not None:
             k, v = past_key_values.update(k, v, self.layer_idx)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation or "eager", eager_attention)
+        layout = past_key_values if isinstance(past_key_values, Branches) else forest
+        name = self.config._attn_implementation or "eager"
+        if layout is not None:
+            name, kwargs["layout"] = SHARED_PREFIX, layout
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
         out, weights = attend(self, q, k, v, attention_mask, scaling=self.scaling, **kwargs)
         return self.wo(out.flatten(2), places), weights
 
@@ -211,6 +225,7 @@ class InternLM2(nn.Module):
         position_ids: Int[Tensor, "#B T"] | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: Float[Tensor, "B T D"] | None = None,
+        forest: Forest | None = None,
         **kwargs: Any,
     ) -> Float[Tensor, "B T D"]:
         """Hidden states after the final norm.
@@ -222,6 +237,7 @@ class InternLM2(nn.Module):
                 (S: cache and input); None: no padding. Queries never look ahead, unless the 4-D form says so.
             position_ids: default 0, 1, 2, ... after what the cache holds, padding on the left not counted.
             inputs_embeds: instead of `input_ids`, pictures in their places; no token then counts as a picture's.
+            forest: the input is a packed row of trees, `ixc.model.layout.Batch`, which gives `position_ids` too.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give input_ids or inputs_embeds, one of them")
@@ -229,13 +245,22 @@ class InternLM2(nn.Module):
         assert x is not None
         if position_ids is None:
             position_ids = default_positions(x, attention_mask, past_key_values)
+        padded = forest is None and not isinstance(past_key_values, Branches)
+        mask = self.mask(x, attention_mask, past_key_values, position_ids) if padded else None
+        lengths = None if forest is None else forest.lengths().to(x.device)[None]
+        rope = rope_tables(position_ids, self.config, x.dtype, lengths)
+        for layer in self.layers:
+            x = layer(x, rope, mask, places, past_key_values=past_key_values, forest=forest, **kwargs)
+        return self.norm(x)
+
+    def mask(
+        self, x: Tensor, attention_mask: Tensor | None, past_key_values: Cache | None, position_ids: Tensor
+    ) -> Any:
+        """The mask of padded rows, in the form that the configured implementation takes."""
         mask = create_causal_mask(self.config, x, attention_mask, past_key_values, position_ids)
         if isinstance(mask, Tensor) and mask.dtype == torch.bool and self.config._attn_implementation == "sdpa":
-            mask = torch.zeros_like(mask, dtype=x.dtype).masked_fill_(~mask, torch.finfo(x.dtype).min)
-        rope = rope_tables(position_ids, self.config, x.dtype)
-        for layer in self.layers:
-            x = layer(x, rope, mask, places, past_key_values=past_key_values, **kwargs)
-        return self.norm(x)
+            return torch.zeros_like(mask, dtype=x.dtype).masked_fill_(~mask, torch.finfo(x.dtype).min)
+        return mask
 
     def embed(
         self, input_ids: Int[Tensor, "B T"], features: Float[Tensor, "P D"] | None

@@ -6,11 +6,14 @@ separate rows, at a fraction of the tokens. The same layout serves SFT (question
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
+
+from ixc.model.attention import Forest
 
 
 @dataclass(frozen=True)
@@ -25,75 +28,65 @@ class Tree:
 
 @dataclass(frozen=True)
 class Batch:
-    """Trees as padded rows, and where their predicted tokens and branch ends are.
+    """Trees one after another in a single row, and where their predicted tokens and branch ends are; no padding.
 
-    Letters: B rows, T tokens, R branches of all rows, M predicted tokens of all branches, in order.
+    Letters: T tokens, R branches of all trees, M predicted tokens of all branches, in order.
     """
 
-    input_ids: Int[Tensor, "B T"]
-    position_ids: Int[Tensor, "B T"]
-    segment_ids: Int[Tensor, "B T"]
-    """0 in the prefix, 1, 2, ... in the branches, -1 in the padding."""
-    end_row: Int[Tensor, " R"]
+    input_ids: Int[Tensor, "1 T"]
+    position_ids: Int[Tensor, "1 T"]
+    forest: Forest
     end_at: Int[Tensor, " R"]
-    """Row and column of each branch's last token."""
-    target_row: Int[Tensor, " M"]
+    """Column of each branch's last token."""
     target_from: Int[Tensor, " M"]
     """The column whose logits predict the token."""
     target_ids: Int[Tensor, " M"]
     target_branch: Int[Tensor, " M"]
 
+    @property
+    def target_row(self) -> Int[Tensor, " M"]:
+        """The row of each predicted token: the only one."""
+        return torch.zeros_like(self.target_from)
+
     def to(self, device: torch.device | str) -> "Batch":
         """The same on another device."""
-        return Batch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        moved = {name: x.to(device) for name, x in vars(self).items() if isinstance(x, Tensor)}
+        return replace(self, **moved)
 
-    def inputs(self) -> dict[str, Tensor]:
+    def inputs(self) -> dict[str, Any]:
         """What `InternLM2.forward` takes of it."""
-        return {"input_ids": self.input_ids, "attention_mask": self.mask(), "position_ids": self.position_ids}
+        return {"input_ids": self.input_ids, "position_ids": self.position_ids, "forest": self.forest}
 
-    def mask(self) -> Bool[Tensor, "B 1 T T"]:
-        """Who sees whom: earlier columns of the prefix and of one's own branch; padding sees itself."""
-        q, k = self.segment_ids[:, :, None], self.segment_ids[:, None, :]
-        before = torch.ones(q.shape[1], q.shape[1], dtype=torch.bool, device=q.device).tril()
-        return (before & ((k == 0) | (k == q)))[:, None]
-
-    def pool(self, hidden: Float[Tensor, "B T D"], pooling: str) -> Float[Tensor, "R D"]:
+    def pool(self, hidden: Float[Tensor, "1 T D"], pooling: str) -> Float[Tensor, "R D"]:
         """The state a branch is scored by: its last token's, or the mean over prefix and branch."""
         if pooling == "last_token":
-            return hidden[self.end_row, self.end_at]
-        segments = self.segment_ids[self.end_row]
-        own = segments == segments.gather(1, self.end_at[:, None])
-        weights = (own | (segments == 0)).to(hidden.dtype)
-        return torch.einsum("rt,rtd->rd", weights / weights.sum(1, keepdim=True), hidden[self.end_row])
+            return hidden[0, self.end_at]
+        tree, branch = (x.to(hidden.device) for x in self.forest.numbers())
+        own, prefix = branch == branch[self.end_at, None], branch < 0
+        weights = ((tree == tree[self.end_at, None]) & (own | prefix)).to(hidden.dtype)
+        return weights / weights.sum(1, keepdim=True) @ hidden[0]
 
 
-def collate(trees: Sequence[Tree], pad_id: int) -> Batch:
-    """Lay trees out as rows, padded to the longest."""
-    length = max(len(t.prefix) + sum(map(len, t.branches)) for t in trees)
-    ids, positions, segments = ([[fill] * length for _ in trees] for fill in (pad_id, 0, -1))
-    ends: list[tuple[int, int]] = []
-    targets: list[tuple[int, int, int, int]] = []
-    for row, tree in enumerate(trees):
+def collate(trees: Sequence[Tree], pad_id: int | None = None) -> Batch:
+    """Lay trees out one after another; nothing is padded, `pad_id` is not read."""
+    ids, positions, ends, targets = [], [], [], []
+    for tree in trees:
         start = len(tree.prefix)
-        at = start
-        ids[row][:at], positions[row][:at], segments[row][:at] = tree.prefix, range(at), [0] * at
+        ids += tree.prefix
+        positions += range(start)
+        root = len(ids) - 1
         for number, branch in enumerate(tree.branches):
-            span, size = slice(at, at + len(branch)), len(branch)
-            ids[row][span], segments[row][span] = branch, [number + 1] * size
-            positions[row][span] = range(start, start + size)
-            for i in range(tree.free[number] if tree.free else 0, size):
-                targets.append((row, at + i - 1 if i else start - 1, branch[i], len(ends)))
-            at += size
-            ends.append((row, at - 1))
-    end_row, end_at = torch.tensor(ends, dtype=torch.long).reshape(-1, 2).unbind(1)
-    target_row, target_from, target_ids, target_branch = torch.tensor(targets).long().reshape(-1, 4).unbind(1)
+            for i in range(tree.free[number] if tree.free else 0, len(branch)):
+                targets.append((len(ids) + i - 1 if i else root, branch[i], len(ends)))
+            ids += branch
+            positions += range(start, start + len(branch))
+            ends.append(len(ids) - 1)
+    target_from, target_ids, target_branch = torch.tensor(targets).long().reshape(-1, 3).unbind(1)
     return Batch(
-        input_ids=torch.tensor(ids),
-        position_ids=torch.tensor(positions),
-        segment_ids=torch.tensor(segments),
-        end_row=end_row,
-        end_at=end_at,
-        target_row=target_row,
+        input_ids=torch.tensor([ids]),
+        position_ids=torch.tensor([positions]),
+        forest=Forest(tuple((len(t.prefix), tuple(map(len, t.branches))) for t in trees)),
+        end_at=torch.tensor(ends).long(),
         target_from=target_from,
         target_ids=target_ids,
         target_branch=target_branch,

@@ -1,0 +1,252 @@
+"""Attention over trees in one packed row: every token looks at its prefix and its own branch, nothing at other trees.
+
+A prefix with its first branch is a causal run of columns; so is each further branch. What the runs lack, the further
+branches looking at the prefix, is a second pass without a mask. Two softmaxes over disjoint keys merge exactly by their
+log-sum-exps (Hydragen, arXiv:2402.05099), and the backward pass of flash attention is right for either part if it is
+given the merged output and log-sum-exp (FlashAttention-2, arXiv:2307.08691, algorithm 2). Nothing is of size T x T.
+
+Letters in names: T tokens of a packed row, H query heads, G key/value heads, E channels of a head.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+NAME = "shared_prefix"
+"""The name under Transformers' attention interface; another function may be registered in its place."""
+_FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+
+
+class Pass(NamedTuple):
+    """One kernel call: these columns look at those."""
+
+    queries: slice
+    keys: slice
+    causal: bool
+    """The same columns, none of which looks ahead; else all queries see all keys."""
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Where trees stand in a packed row, one after another, each prefix before its branches."""
+
+    shapes: tuple[tuple[int, tuple[int, ...]], ...]
+    """Tokens of the prefix and of each branch, tree by tree."""
+
+    @cached_property
+    def trees(self) -> list[list[slice]]:
+        """Columns of each tree's prefix and branches."""
+        sizes = [size for prefix, branches in self.shapes for size in (prefix, *branches)]
+        spans = iter([slice(*ends) for ends in pairwise(accumulate(sizes, initial=0))])
+        return [[next(spans) for _ in range(1 + len(branches))] for _, branches in self.shapes]
+
+    @cached_property
+    def passes(self) -> list[Pass]:
+        """Kernel calls that make up the attention; a tree's branches look at its prefix after they have at themselves.
+
+        >>> Forest(((2, (3, 1)),)).passes[-1]
+        Pass(queries=slice(5, 6, None), keys=slice(0, 2, None), causal=False)
+        """
+        passes = []
+        for prefix, *branches in self.trees:
+            first, *others = branches or [prefix]
+            runs = [slice(prefix.start, first.stop), *others]
+            passes += [Pass(run, run, True) for run in runs if run.stop > run.start]
+            if others and prefix.stop > prefix.start:
+                passes.append(Pass(slice(first.stop, others[-1].stop), prefix, False))
+        return passes
+
+    def numbers(self) -> tuple[Int[Tensor, " T"], Int[Tensor, " T"]]:
+        """Which tree each token belongs to, and which of its branches; -1: the prefix."""
+        at = [(n, b - 1, s.stop - s.start) for n, tree in enumerate(self.trees) for b, s in enumerate(tree)]
+        tree, branch, size = torch.tensor(at).reshape(-1, 3).unbind(1)
+        return tree.repeat_interleave(size), branch.repeat_interleave(size)
+
+    def lengths(self) -> Int[Tensor, " T"]:
+        """Tokens from the root of each token's tree to the end of its longest branch."""
+        longest = torch.tensor([prefix + max(branches, default=0) for prefix, branches in self.shapes])
+        return longest[self.numbers()[0]]
+
+
+class Cascade(torch.autograd.Function):
+    """Flash attention by the passes of a forest, merged; CPU kernels, which take grouped heads as they are."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Float[Tensor, "1 H T E"],
+        k: Float[Tensor, "1 G T E"],
+        v: Float[Tensor, "1 G T E"],
+        forest: Forest,
+        scaling: float,
+    ) -> Float[Tensor, "1 H T E"]:
+        """Every causal run on its own; then what branches see of their prefix is merged in."""
+        out = torch.zeros_like(q)
+        lse = torch.zeros(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
+        for queries, keys, causal in forest.passes:
+            new = _FORWARD(q[:, :, queries], k[:, :, keys], v[:, :, keys], 0.0, causal, scale=scaling)
+            seen = out[:, :, queries], lse[:, :, queries]
+            out[:, :, queries], lse[:, :, queries] = new if causal else merge(*seen, *new)
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.passes, ctx.scaling = forest.passes, scaling
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Float[Tensor, "1 H T E"]) -> tuple[Tensor | None, ...]:
+        """The sum of the passes' shares."""
+        q, k, v, out, lse = ctx.saved_tensors
+        of_q, of_k, of_v = (torch.zeros_like(x) for x in (q, k, v))
+        for queries, keys, causal in ctx.passes:
+            given = (x[:, :, at] for x, at in ((grad, queries), (q, queries), (k, keys), (v, keys)))
+            told = out[:, :, queries], lse[:, :, queries]
+            shares = _BACKWARD(*given, *told, 0.0, causal, scale=ctx.scaling)
+            for total, at, share in zip((of_q, of_k, of_v), (queries, keys, keys), shares, strict=True):
+                total[:, :, at] += share
+        return of_q, of_k, of_v, None, None
+
+
+def merge(
+    out: Float[Tensor, "*n E"], lse: Float[Tensor, "*n"], other: Float[Tensor, "*n E"], other_lse: Float[Tensor, "*n"]
+) -> tuple[Float[Tensor, "*n E"], Float[Tensor, "*n"]]:
+    """Attention over two disjoint sets of keys, from the attention over either and its log-sum-exp of logits."""
+    share = torch.sigmoid(other_lse - lse)[..., None].to(out.dtype)
+    return torch.lerp(out, other, share), torch.logaddexp(lse, other_lse)
+
+
+def cascade_attention(
+    q: Float[Tensor, "1 H T E"],
+    k: Float[Tensor, "1 G T E"],
+    v: Float[Tensor, "1 G T E"],
+    forest: Forest,
+    scaling: float,
+) -> Float[Tensor, "1 T H E"]:
+    """For the CPU: `Cascade`."""
+    return Cascade.apply(q, k, v, forest, scaling).transpose(1, 2)  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def segment_attention(
+    q: Float[Tensor, "1 H T E"],
+    k: Float[Tensor, "1 G T E"],
+    v: Float[Tensor, "1 G T E"],
+    forest: Forest,
+    scaling: float,
+) -> Float[Tensor, "1 T H E"]:
+    """The same in plain calls, branch after branch: the reference, and the way of devices without one of their own."""
+    parts = []
+    for prefix, *branches in forest.trees:
+        for seen, own in [((), prefix), *(((prefix,), branch) for branch in branches)]:
+            keys, values = (torch.cat([x[:, :, at] for at in (*seen, own)], 2) for x in (k, v))
+            size, total = own.stop - own.start, keys.shape[2]
+            mask = torch.ones(size, total, dtype=torch.bool, device=q.device).tril(total - size)
+            given: dict[str, Any] = {"attn_mask": mask, "scale": scaling, "enable_gqa": True}
+            parts.append(F.scaled_dot_product_attention(q[:, :, own], keys, values, **given))
+    return torch.cat(parts, 2).transpose(1, 2)
+
+
+def flex_attention(
+    module: nn.Module,
+    q: Float[Tensor, "1 H T E"],
+    k: Float[Tensor, "1 G T E"],
+    v: Float[Tensor, "1 G T E"],
+    forest: Forest,
+    scaling: float,
+) -> Float[Tensor, "1 T H E"]:
+    """For CUDA: FlexAttention, compiled by Transformers, which skips the blocks that nobody may look at."""
+    return ALL_ATTENTION_FUNCTIONS["flex_attention"](module, q, k, v, block_mask(forest, q.device), scaling=scaling)[0]
+
+
+@lru_cache(maxsize=4)
+def block_mask(forest: Forest, device: torch.device) -> BlockMask:
+    """The forest for FlexAttention."""
+    length = sum(prefix + sum(branches) for prefix, branches in forest.shapes)
+    return create_block_mask(visible(forest, device), None, None, length, length, device, _compile=True)
+
+
+def visible(forest: Forest, device: torch.device | str) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """Whether a query may look at a key, as FlexAttention asks it: (row, head, query column, key column)."""
+    tree, branch = (x.to(device) for x in forest.numbers())
+    return lambda row, head, query, key: (
+        (query >= key) & (tree[query] == tree[key]) & ((branch[key] < 0) | (branch[key] == branch[query]))
+    )
+
+
+class Branches(DynamicCache):
+    """Keys and values of answers in the making, beside those of their prompts, which are kept once for all answers."""
+
+    def __init__(self, read: DynamicCache, forest: Forest, count: int) -> None:
+        """`read`: the cache of a packed row of prompts without branches; `count`: answers to each, in its order."""
+        super().__init__()
+        self.count = count
+        sizes = torch.tensor([prefix for prefix, _ in forest.shapes])
+        self.prompts = [[_rows(x, sizes) for x in (layer.keys, layer.values)] for layer in read.layers]  # pyright: ignore
+        padding = torch.arange(int(sizes.max())) >= sizes[:, None]
+        self.prompt_mask = torch.zeros(padding.shape).masked_fill_(padding, -torch.inf)[:, None, None]
+
+    def attend(
+        self, layer: int, q: Float[Tensor, "B H 1 E"], k: Float[Tensor, "B G S E"], v: Float[Tensor, "B G S E"]
+    ) -> Float[Tensor, "B 1 H E"]:
+        """A new token of each answer looks at its own S tokens, and all answers to a prompt look at it together.
+
+        Query heads that share a key head are rows of one product: no key is copied.
+        """
+        q = q.squeeze(2).unflatten(1, (k.shape[1], -1))
+        asked = q.unflatten(0, (-1, self.count)).transpose(1, 2).flatten(2, 3)
+        seen = look(asked, *self.prompts[layer], self.prompt_mask)
+        out, lse = (x.unflatten(2, (self.count, -1)).transpose(1, 2).flatten(0, 1) for x in seen)
+        own_out, own_lse = look(q, k, v)
+        return merge(own_out, own_lse, out, lse)[0].flatten(1, 2)[:, None]
+
+
+def _rows(x: Float[Tensor, "1 G T E"], sizes: Int[Tensor, " S"]) -> Float[Tensor, "S G L E"]:
+    """The prompts of a packed row as padded rows."""
+    prompts = x[0].transpose(0, 1).split(sizes.tolist())
+    return pad_sequence(list(prompts), batch_first=True).transpose(1, 2).contiguous()
+
+
+def look(
+    q: Float[Tensor, "B G Q E"],
+    k: Float[Tensor, "B G S E"],
+    v: Float[Tensor, "B G S E"],
+    mask: Float[Tensor, "B 1 1 S"] | None = None,
+) -> tuple[Float[Tensor, "B G Q E"], Float[Tensor, "B G Q"]]:
+    """Attention of a few queries, in plain formulae, and the log-sum-exp of its logits; softmax in fp32."""
+    logits = (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).float()
+    logits = logits if mask is None else logits + mask
+    lse = logits.logsumexp(-1)
+    return (logits - lse[..., None]).exp().to(v.dtype) @ v, lse
+
+
+def shared_prefix_attention(
+    module: nn.Module,
+    q: Float[Tensor, "B H T E"],
+    k: Float[Tensor, "B G S E"],
+    v: Float[Tensor, "B G S E"],
+    attention_mask: None,
+    scaling: float,
+    layout: Forest | Branches,
+    **kwargs: Any,
+) -> tuple[Float[Tensor, "B T H E"], None]:
+    """Under Transformers' attention interface: a packed row the device's way, or one more token of every answer."""
+    if isinstance(layout, Branches):
+        return layout.attend(module.layer_idx, q, k, v), None  # pyright: ignore[reportArgumentType]
+    if q.device.type == "cuda":
+        return flex_attention(module, q, k, v, layout, scaling), None
+    attend = cascade_attention if q.device.type == "cpu" else segment_attention
+    return attend(q, k, v, layout, scaling), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(NAME, shared_prefix_attention)

@@ -1,0 +1,168 @@
+"""Attention over packed trees: each way of computing it against the dense mask, and rewards against separate rows."""
+
+from collections.abc import Callable
+from itertools import combinations
+from typing import Any
+
+import pytest
+import tiny
+import torch
+import torch.nn.functional as F
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.attention.flex_attention import create_mask
+from transformers import DynamicCache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from ixc.losses import bradley_terry_loss
+from ixc.model import IXCForRewardModel, Tree, collate
+from ixc.model.attention import NAME, Branches, Forest, cascade_attention, merge, segment_attention, visible
+
+Ways = Callable[[Tensor, Tensor, Tensor, Forest, float], Tensor]
+Shapes = tuple[tuple[int, tuple[int, ...]], ...]
+SIZES = st.one_of(st.integers(1, 5), st.integers(60, 140))
+SHAPES = st.lists(
+    st.tuples(st.one_of(st.just(0), SIZES), st.lists(SIZES, min_size=1, max_size=4).map(tuple)), min_size=1, max_size=4
+).map(tuple)
+"""(prefix, branches) of each tree, in tokens; some prefixes are empty."""
+HEADS, GROUPS, CHANNELS = 4, 2, 8
+
+
+def dense(forest: Forest) -> Tensor:
+    """Who sees whom, T x T: the definition."""
+    tree, branch = forest.numbers()
+    before = torch.ones(len(tree), len(tree), dtype=torch.bool).tril()
+    return before & (tree[:, None] == tree) & ((branch < 0) | (branch[:, None] == branch))
+
+
+def dense_attention(q: Tensor, k: Tensor, v: Tensor, forest: Forest, scaling: float) -> Tensor:
+    given: dict[str, Any] = {"attn_mask": dense(forest), "scale": scaling, "enable_gqa": True}
+    return F.scaled_dot_product_attention(q, k, v, **given).transpose(1, 2)
+
+
+def inputs(forest: Forest, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    length = len(forest.numbers()[0])
+
+    def draw(heads: int) -> Tensor:
+        return torch.randn(1, heads, length, CHANNELS, generator=generator).to(dtype).requires_grad_()
+
+    return draw(HEADS), draw(GROUPS), draw(GROUPS)
+
+
+def out_and_gradients(way: Ways, forest: Forest) -> list[Tensor]:
+    q, k, v = inputs(forest)
+    out = way(q, k, v, forest, 0.3)
+    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
+    return [out, *torch.autograd.grad((out * weights).sum(), (q, k, v))]
+
+
+@pytest.mark.parametrize("way", [cascade_attention, segment_attention])
+@settings(max_examples=40, deadline=None, database=None)
+@given(SHAPES)
+@example(((3, ()), (4, ())))  # prompts without answers
+@example(((9, (2, 0, 3)),))  # an empty branch
+def test_every_way_is_the_dense_mask(way: Ways, shapes: Shapes):
+    got, wanted = (out_and_gradients(some, Forest(shapes)) for some in (way, dense_attention))
+    for x, y in zip(got, wanted, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=20, deadline=None, database=None)
+@given(SHAPES)
+def test_flex_attention_is_asked_for_the_dense_mask(shapes: Shapes):
+    forest = Forest(shapes)
+    wanted = dense(forest)
+    got = create_mask(visible(forest, "cpu"), None, None, *wanted.shape, device="cpu")[0, 0]
+    assert torch.equal(got, wanted)
+
+
+@torch.no_grad()
+def test_half_precision_is_as_exact_as_itself():
+    forest = Forest(((70, (30, 40, 5)), (90, (8, 9))))
+    q, k, v = inputs(forest, torch.bfloat16)
+    got, wanted = cascade_attention(q, k, v, forest, 0.3), dense_attention(q, k, v, forest, 0.3)
+    torch.testing.assert_close(got, wanted, rtol=0.02, atol=0.02)
+
+
+def test_two_parts_merge_by_hand():
+    # logits 0 and ln 3: weights 1/4 and 3/4 of the values 8 and 4; the sum of the exponentials is 4
+    merged = merge(torch.tensor([8.0]), torch.tensor(0.0), torch.tensor([4.0]), torch.tensor(3.0).log())
+    torch.testing.assert_close(merged, (torch.tensor([5.0]), torch.tensor(4.0).log()))
+
+
+WORDS = st.lists(st.integers(20, 200), min_size=1, max_size=5) | st.integers(64, 90).map(lambda n: [33, 44] * n)
+TREES = st.lists(st.tuples(WORDS, st.lists(WORDS, min_size=2, max_size=4)), min_size=1, max_size=3)
+
+
+def separately(model: IXCForRewardModel, trees: list[Tree]) -> Tensor:
+    """Rewards, each sequence alone in its row."""
+    rows = [tree.prefix + branch for tree in trees for branch in tree.branches]
+    return torch.cat([model(torch.tensor([row])).logits[:, 0] for row in rows])
+
+
+def packed(model: IXCForRewardModel, trees: list[Tree]) -> Tensor:
+    batch = collate(trees)
+    return model.scores(batch.pool(model.model(**batch.inputs()), model.config.pooling))
+
+
+def loss_of(rewards: Tensor, trees: list[Tree]) -> Tensor:
+    """Bradley-Terry over all pairs of every tree's answers, and centering: equal answers too have gradients."""
+    rows = rewards.split([len(tree.branches) for tree in trees])
+    won, lost = zip(*[pair for row in rows for pair in combinations(row, 2)], strict=True)
+    return bradley_terry_loss(torch.stack(won), torch.stack(lost)) + (rewards - 1).square().mean()
+
+
+@pytest.mark.parametrize("pooling", ["last_token", "mean"])
+@pytest.mark.parametrize("checkpointed", [False, True])
+@settings(max_examples=6, deadline=None, database=None)
+@given(TREES)
+def test_rewards_and_gradients_are_those_of_separate_rows(
+    pooling: str, checkpointed: bool, trees: list[tuple[list[int], list[list[int]]]]
+):
+    model, forest = tiny.reward(pooling=pooling).train(), [Tree(*tree) for tree in trees]
+    if checkpointed:
+        model.gradient_checkpointing_enable()
+    numbers = []
+    for way in (packed, separately):
+        model.zero_grad()
+        rewards = way(model, forest)
+        loss_of(rewards, forest).backward()
+        gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        numbers.append((rewards.detach(), gradients.clone()))
+    (rewards, gradients), (wanted, plain) = numbers
+    torch.testing.assert_close(rewards, wanted, rtol=0, atol=1e-5)
+    assert (gradients - plain).norm() <= 1e-4 * plain.norm() and plain.norm() > 0
+
+
+def test_an_attention_of_one_s_own_can_be_registered(monkeypatch: pytest.MonkeyPatch):
+    seen = []
+
+    def own(module: Any, q: Tensor, k: Tensor, v: Tensor, mask: None, scaling: float, layout: Forest, **rest: Any):
+        seen.append(layout)
+        return segment_attention(q, k, v, layout, scaling), None
+
+    model, trees = tiny.reward(), [Tree([1, 30], [[40], [41, 42]])]
+    wanted = packed(model, trees)
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._local_mapping, NAME, own)  # pyright: ignore
+    torch.testing.assert_close(packed(model, trees), wanted)
+    assert seen == [Forest(((2, (1, 2)),))] * 2
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@torch.no_grad()
+def test_answers_in_the_making_see_their_prompt_and_themselves(count: int):
+    model, prompts = tiny.causal(), [[1, 30, 31, 32], [1, 40]]
+    says = torch.randint(20, 200, (len(prompts) * count, 5), generator=torch.Generator().manual_seed(0))
+    batch, read = collate([Tree(prompt, []) for prompt in prompts]), DynamicCache()
+    model.model(**batch.inputs(), past_key_values=read)
+    branches = Branches(read, batch.forest, count)
+    start = torch.tensor([len(prompt) for prompt in prompts for _ in range(count)])
+    steps = [
+        model.model(says[:, i : i + 1], position_ids=(start + i)[:, None], past_key_values=branches) for i in range(5)
+    ]
+    for row, (said, got) in enumerate(zip(says, torch.cat(steps, 1), strict=True)):
+        prompt = prompts[row // count]
+        wanted = model.model(torch.tensor([[*prompt, *said.tolist()]]))[0, len(prompt) :]
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
