@@ -74,7 +74,7 @@ def train(
     """Each prompt once, its answers beside it; returns the numbers of all steps, those of a killed run included."""
     training, held_out = (contests(part, params.by_prompt) for part in split(samples, params.held_out, params.seed))
     features.prepare(samples)
-    lengths = measured(features, training, params.pass_tokens)
+    lengths, held_out_lengths = (measured(features, rows, params.pass_tokens) for rows in (training, held_out))
     plan = planned(params, training, lengths)
     optimizer = Optimizer(
         model.parameters(),
@@ -106,7 +106,7 @@ def train(
         pairs = num_pairs(training[i] for i in step)
         numbers = learn(params, model, features, optimizer, islice(coming, len(mine(step))), pairs)
         if held_out and (number % params.validate_every == 0 or number == len(plan)):
-            numbers |= validate(params, model, features, held_out)
+            numbers |= validate(params, model, features, held_out, held_out_lengths)
             if numbers["held_out_loss"] < min(held_out_losses(history), default=math.inf):
                 checkpoints.keep_best(model)
         history.append(numbers)
@@ -145,12 +145,15 @@ def learn(
 
 @torch.no_grad()
 def validate(
-    params: TrainRMParams, model: IXCForRewardModel, features: Features, rows: Sequence[Contest]
+    params: TrainRMParams,
+    model: IXCForRewardModel,
+    features: Features,
+    rows: Sequence[Contest],
+    lengths: Sequence[int],
 ) -> dict[str, float]:
     """Loss, by eq. 1, and accuracy of pairs that are not trained on."""
     model.eval()
     margins: list[float] = []
-    lengths = measured(features, rows, params.pass_tokens)
     mine = passes(range(len(rows)), lengths, params.pass_tokens, distributed.rank(), distributed.world_size())
     for batch in ahead(mine, lambda batch: read(features, [rows[i] for i in batch])):
         chosen, rejected = compare(model, features, batch)

@@ -112,10 +112,11 @@ def rate(step: int, rise: int, steps: int, final: float) -> float:
 
 
 def compute_in_bf16(model: IXCPreTrainedModel) -> None:
-    """Let tower and language model compute in bfloat16; weights stay as they are, and the heads compute in theirs."""
+    """Let tower and language model compute in bfloat16, activations included; weights and heads stay as they are."""
     reduced = torch.autocast(model.device.type, torch.bfloat16)
     model.model.forward = reduced(model.model.forward)
     model.encode_pictures = reduced(model.encode_pictures)
+    model.get_input_embeddings().register_forward_hook(lambda _, __, embedded: embedded.bfloat16())
 
 
 def save(model: IXCPreTrainedModel, processor: IXCProcessor, folder: Path) -> None:

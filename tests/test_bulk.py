@@ -167,7 +167,8 @@ def test_two_processes_score_each_row_once(tmp_path: Path, samples: list[Sample]
     (tmp_path / "out.parquet").unlink()
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     call = [*torchrun, "-m", "ixc.cli", *command(tmp_path, samples)]
-    done = subprocess.run(call, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True)
+    ours = {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(call, env={**os.environ, **ours}, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1]) == {"rows": 35, NOT_SCORED: 20}
     for row, rewards in zip(read_samples(tmp_path / "out.parquet"), wanted, strict=True):
         assert row.rewards == pytest.approx(rewards, abs=1e-5)

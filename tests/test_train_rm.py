@@ -184,12 +184,12 @@ def test_a_step_of_tokens_is_learned_from_too(tmp_path: Path):
     assert numbers[-1]["accuracy"] == 1.0
 
 
-@pytest.mark.parametrize("key", ["pass_tokens", "batch_tokens"])
-def test_a_pair_longer_than_the_budget_is_named_before_anything_is_learned(tmp_path: Path, key: str):
+@pytest.mark.parametrize(("key", "held_out"), [("pass_tokens", 0.0), ("batch_tokens", 0.0), ("pass_tokens", 0.5)])
+def test_a_pair_longer_than_the_budget_is_named_before_anything_is_learned(tmp_path: Path, key: str, held_out: float):
     samples = [*pairs(tmp_path), tiny.pair("Long?", "word " * 200, "bad", id="the long one")]
     options: dict[str, Any] = {"batch_size": None, "batch_tokens": 4000} | {key: 300}
     with pytest.raises(OverBudget, match=rf"the long one: [\d,]+ tokens, more than .*{key} 300"):
-        history(tmp_path, samples, **options)
+        history(tmp_path, samples, **options, held_out=held_out)
 
 
 def test_a_loss_that_is_no_number_names_its_pairs(tmp_path: Path):
