@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from PIL import Image
@@ -30,10 +31,15 @@ def model() -> RewardModel:
     torch.manual_seed(0)
     tokenizer = train_tokenizer([QUESTION], 300)
     processor = IXCProcessor(tokenizer, TILE, 14, hd_num=9)
-    ids = {"image_token_id": processor.ids["image"], "eos_token_id": 2, "pad_token_id": 2, "bos_token_id": 1}
-    sizes = {"vocab_size": 300, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6}
-    heads = {"num_attention_heads": 8, "num_key_value_heads": 2, "plora_rank": 16, "tile_size": TILE}
-    vision = {"vision_hidden_size": 192, "vision_intermediate_size": 768, "vision_num_hidden_layers": 6}
+    ids: dict[str, Any] = {
+        "image_token_id": processor.ids["image"],
+        "eos_token_id": 2,
+        "pad_token_id": 2,
+        "bos_token_id": 1,
+    }
+    sizes: dict[str, Any] = {"vocab_size": 300, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6}
+    heads: dict[str, Any] = {"num_attention_heads": 8, "num_key_value_heads": 2, "plora_rank": 16, "tile_size": TILE}
+    vision: dict[str, Any] = {"vision_hidden_size": 192, "vision_intermediate_size": 768, "vision_num_hidden_layers": 6}
     config = IXCConfig(**ids, **sizes, **heads, **vision, vision_num_attention_heads=6)
     return RewardModel(IXCForRewardModel(config), processor)
 
@@ -81,7 +87,7 @@ def main() -> None:
         print(f"| {count} | {theirs['seconds']:.2f} | {own['seconds']:.2f} | {ratio:.1f} | {memory} |")
 
 
-def _in_its_own_process(way: str, count: int) -> dict[str, list[float]]:
+def _in_its_own_process(way: str, count: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.score", way, str(count)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
