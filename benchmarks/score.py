@@ -31,7 +31,12 @@ def model() -> RewardModel:
     torch.manual_seed(0)
     tokenizer = train_tokenizer([QUESTION], 300)
     processor = IXCProcessor(tokenizer, TILE, 14, hd_num=9)
-    ids: dict[str, Any] = {"image_token_id": processor.ids["image"], "bos_token_id": 1, "eos_token_id": 2}
+    ids: dict[str, Any] = {
+        "image_token_id": processor.ids["image"],
+        "eos_token_id": 2,
+        "pad_token_id": 2,
+        "bos_token_id": 1,
+    }
     sizes: dict[str, Any] = {"vocab_size": 300, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6}
     heads: dict[str, Any] = {"num_attention_heads": 8, "num_key_value_heads": 2, "plora_rank": 16, "tile_size": TILE}
     vision: dict[str, Any] = {"vision_hidden_size": 192, "vision_intermediate_size": 768, "vision_num_hidden_layers": 6}

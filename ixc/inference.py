@@ -102,17 +102,35 @@ def sample_ids(
     max_new_tokens: int,
     generator: torch.Generator,
 ) -> list[list[list[int]]]:
-    """Ids of `num_answers` answers per sample: the prompts are read once, and kept once."""
+    """Ids of `num_answers` answers per sample."""
     prompts = [features.prompt(sample) for sample in samples]
+    given = (num_answers, temperature, max_new_tokens, generator)
+    tokens = sample_tokens(model, prompts, features.together(samples), *given)
+    cut = [_until(row, features.processor.ids["turn_end"]) for row in tokens.tolist()]
+    return [cut[i : i + num_answers] for i in range(0, len(cut), num_answers)]
+
+
+def sample_tokens(
+    model: IXCForCausalLM,
+    prompts: Sequence[list[int]],
+    features: Float[Tensor, "P D"] | None,
+    num_answers: int,
+    temperature: float,
+    max_new_tokens: int,
+    generator: torch.Generator,
+) -> Int[Tensor, "B N"]:
+    """Tokens of `num_answers` answers to each prompt in turn; prompts are read once, and their caches kept once.
+
+    Args:
+        features: picture tokens of all prompts, in reading order.
+    """
     batch = collate([Tree(prompt, []) for prompt in prompts])
     read = DynamicCache()
-    hidden = model.model(**batch.inputs(), features=features.together(samples), past_key_values=read)
+    hidden = model.model(**batch.inputs(), features=features, past_key_values=read)
     lengths = torch.tensor([len(p) for p in prompts])
     last, start = (x.repeat_interleave(num_answers, 0) for x in (hidden[0, lengths.cumsum(0) - 1], lengths))
     said = Branches(read, batch.forest, num_answers)
-    tokens = _decode(model, said, last, start, temperature, max_new_tokens, generator)
-    cut = [_until(row, features.processor.ids["turn_end"]) for row in tokens.tolist()]
-    return [cut[i : i + num_answers] for i in range(0, len(cut), num_answers)]
+    return _decode(model, said, last, start, temperature, max_new_tokens, generator)
 
 
 def _decode(

@@ -21,8 +21,7 @@ PROMPT, ANSWER, ANSWERS = 64, 256, 4
 def build(attention: str) -> IXCForRewardModel:
     """The 7B on the GPU; weights of the size that keeps activations finite."""
     with torch.device("meta"):
-        options = {"attn_implementation": attention, "dtype": torch.bfloat16}
-        model = IXCForRewardModel._from_config(IXCConfig(), **options)
+        model = IXCForRewardModel._from_config(IXCConfig(), attn_implementation=attention, dtype=torch.bfloat16)
     model = model.to_empty(device="cuda")
     with torch.no_grad():
         for weights in model.parameters():

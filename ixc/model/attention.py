@@ -94,8 +94,8 @@ class Cascade(torch.autograd.Function):
         scaling: float,
     ) -> Float[Tensor, "1 H T E"]:
         """Every causal run on its own; then what branches see of their prefix is merged in."""
-        out = torch.zeros_like(q)
-        lse = torch.zeros(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
+        out = torch.empty_like(q)
+        lse = torch.empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
         for queries, keys, causal in forest.passes:
             new = _FORWARD(q[:, :, queries], k[:, :, keys], v[:, :, keys], 0.0, causal, scale=scaling)
             seen = out[:, :, queries], lse[:, :, queries]
@@ -194,7 +194,8 @@ class Branches(DynamicCache):
         sizes = torch.tensor([prefix for prefix, _ in forest.shapes])
         self.prompts = [[_rows(x, sizes) for x in (layer.keys, layer.values)] for layer in read.layers]  # pyright: ignore
         padding = torch.arange(int(sizes.max())) >= sizes[:, None]
-        self.prompt_mask = torch.zeros(padding.shape).masked_fill_(padding, -torch.inf)[:, None, None]
+        mask = torch.zeros(padding.shape).masked_fill_(padding, -torch.inf)[:, None, None]
+        self.prompt_mask = mask if padding.any() else None
 
     def attend(
         self, layer: int, q: Float[Tensor, "B H 1 E"], k: Float[Tensor, "B G S E"], v: Float[Tensor, "B G S E"]
@@ -205,7 +206,8 @@ class Branches(DynamicCache):
         """
         q = q.squeeze(2).unflatten(1, (k.shape[1], -1))
         asked = q.unflatten(0, (-1, self.count)).transpose(1, 2).flatten(2, 3)
-        seen = look(asked, *self.prompts[layer], self.prompt_mask)
+        keys, values = self.prompts[layer]
+        seen = look(asked, keys, values, self.prompt_mask)
         out, lse = (x.unflatten(2, (self.count, -1)).transpose(1, 2).flatten(0, 1) for x in seen)
         own_out, own_lse = look(q, k, v)
         return merge(own_out, own_lse, out, lse)[0].flatten(1, 2)[:, None]
