@@ -331,7 +331,8 @@ def test_loss_and_gradients_are_the_official_ones(
         hidden = reward.model(**batch.inputs(), features=features(reward, shown[::2]))
         pooled = batch.pool(hidden, pooling)
     scores = reward.scores(pooled)
-    loss = bradley_terry_loss(*scores.unflatten(0, (-1, 2)).unbind(1))
+    chosen, rejected = scores.unflatten(0, (-1, 2)).unbind(1)
+    loss = bradley_terry_loss(chosen, rejected)
     loss.backward()
 
     close(scores, torch.tensor(told["rewards"]), 2e-5)
