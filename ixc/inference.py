@@ -64,7 +64,7 @@ def rewards_of(
     model: IXCForRewardModel, features: Features, samples: Sequence[Sample], trees: Sequence[Tree]
 ) -> Float[Tensor, " R"]:
     """One reward per branch, tree by tree; gradients flow if they are on."""
-    batch = collate(trees)
+    batch = collate(trees).to(model.device)
     hidden = model.model(**batch.inputs(), features=features.together(samples))
     return model.scores(batch.pool(hidden, model.config.pooling))
 

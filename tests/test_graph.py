@@ -6,6 +6,7 @@ import inspect
 from dataclasses import fields
 from pathlib import Path
 
+import grimp
 import pytest
 import yaml
 
@@ -83,3 +84,19 @@ def test_every_preset_is_complete_and_valid(path: Path):
 
 def test_the_committed_parameters_are_the_laptop_preset():
     assert (ROOT / "params.yaml").read_text() == (ROOT / "infra" / "params" / "laptop.yaml").read_text()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_runs_again_when_code_that_it_imports_changes(stage: str):
+    graph = grimp.build_graph("ixc")
+    for neutral in ("ixc.params", "ixc.files", "ixc.mixture"):  # parameters are tracked by value
+        if stage != "collect" or neutral != "ixc.mixture":
+            graph.remove_module(neutral)
+    imported = {ROOT.joinpath(*module.split(".")) for module in graph.find_upstream_modules(f"ixc.{stage}")}
+    files = {path / "__init__.py" if path.is_dir() else path.with_suffix(".py") for path in imported} - {
+        ROOT / "ixc/__init__.py"
+    }
+    if stage != "collect":  # readers are reached by name, by `collect` alone
+        files = {path for path in files if path.parent.name != "sources" or path.name == "__init__.py"}
+    named = [ROOT / dep for dep in GRAPH[stage]["deps"]]
+    assert [path for path in files if not any(path.is_relative_to(dep) for dep in named)] == []
