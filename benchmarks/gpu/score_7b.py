@@ -29,6 +29,13 @@ def build(attention: str) -> IXCForRewardModel:
     return model.eval()
 
 
+def weights_used(model: IXCForRewardModel) -> tuple[int, int]:
+    """Weights that every token passes, of the language model (Partial LoRA not counted) and of the tower."""
+    named = model.model.named_parameters()
+    language = sum(w.numel() for name, w in named if "tok_emb" not in name and "Plora" not in name)
+    return language, sum(w.numel() for w in model.vit.parameters())
+
+
 @torch.inference_mode()
 def measure(model: IXCForRewardModel, path: str, repeats: int = 5) -> dict[str, float | str]:
     """Score `ANSWERS` answers about one picture: tower, projector and language model."""
@@ -38,7 +45,7 @@ def measure(model: IXCForRewardModel, path: str, repeats: int = 5) -> dict[str, 
     [tokens] = model.encode_pictures([shown])
     prefix = [1, *[model.config.image_token_id] * len(tokens), *range(1000, 1000 + PROMPT)]
     tree = Tree(prefix, [list(range(2000 + i, 2000 + i + ANSWER)) for i in range(ANSWERS)])
-    batch = collate([tree], 2).to("cuda")
+    batch = collate([tree]).to("cuda")
     torch.cuda.reset_peak_memory_stats()
 
     def once() -> torch.Tensor:
@@ -53,10 +60,7 @@ def measure(model: IXCForRewardModel, path: str, repeats: int = 5) -> dict[str, 
     torch.cuda.synchronize()
     seconds = (time.perf_counter() - start) / repeats
     read = batch.input_ids.numel()
-    language = sum(
-        w.numel() for name, w in model.model.named_parameters() if "tok_emb" not in name and "Plora" not in name
-    )
-    vision = sum(w.numel() for w in model.vit.parameters())
+    language, vision = weights_used(model)
     operations = 2 * (language * read + vision * len(shown[0]) * 1601)
     name = torch.cuda.get_device_name()
     peak = next((value for key, value in PEAK.items() if key in name), float("nan"))
