@@ -176,7 +176,8 @@ def train_steps(way: str, reward: IXCForRewardModel, data: list[Question], steps
     optimizer = torch.optim.AdamW(trained, 1e-5, fused=True)
 
     def step() -> None:
-        loss = bradley_terry_loss(*PAIRS[way](reward, data))
+        chosen, rejected = PAIRS[way](reward, data)
+        loss = bradley_terry_loss(chosen, rejected)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

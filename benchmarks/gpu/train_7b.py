@@ -53,7 +53,8 @@ def measure(model: IXCForRewardModel, path: str, pairs: int, separate: bool) -> 
     def step() -> None:
         optimizer.zero_grad()
         rewards = rewards_of(model, trees, pictures)
-        bradley_terry_loss(*rewards.unflatten(0, (-1, 2)).unbind(1)).backward()
+        chosen, rejected = rewards.unflatten(0, (-1, 2)).unbind(1)
+        bradley_terry_loss(chosen, rejected).backward()
         optimizer.step()
 
     step()
