@@ -20,7 +20,7 @@ from ixc.sources.embedded.films import FPS, FRAMES
 
 def corpus(seed: int, share: int) -> list[Row]:
     """One group in `share` of the corpus; a group does not depend on how many there are."""
-    makers = {kind: (make, count // share) for kind, (make, count) in embedded._MAKERS.items()}
+    makers = {kind: (make, count // share, ready) for kind, (make, count, ready) in embedded._MAKERS.items()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(embedded, "_MAKERS", makers)
         return [row for row in read(Path(), seed) if isinstance(row, Row)]
@@ -84,8 +84,9 @@ def things(row: Row) -> list[object] | None:
     if kind == "instruction":
         return [text]
     if kind == "sum":
-        wording = text.split()[0] if re.match("What|Add|Take", text) else "story"
-        operation = "-" if re.search(r" - |Take|sells", text) else "+"
+        known = re.match(r"What|Add|Take|Calculate|There|\d", text)
+        wording = re.sub(r"\d", "bare", known.group()) if known else "story"
+        operation = "-" if re.search(r" - |Take|sells|takes", text) else "+"
         return [wording, operation, *re.findall(r"\d+", text)]
     if kind == "count":
         shown = {colour for _, colour in picture(row).getcolors(99999) or []}

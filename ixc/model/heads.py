@@ -56,9 +56,9 @@ class IXCPreTrainedModel(PreTrainedModel):
         if isinstance(module, PLoRALinear):  # B = 0: an untrained Partial LoRA changes nothing
             nn.init.kaiming_uniform_(module.Plora_A.weight, a=5**0.5)
             nn.init.zeros_(module.Plora_B.weight)
-        if isinstance(module, VisionEmbeddings):  # patches of unit size, and positions that are seen beside them
+        if isinstance(module, VisionEmbeddings):  # patches of unit size, and positions as loud as a white ground
             nn.init.kaiming_normal_(module.patch_embedding.weight, nonlinearity="linear")
-            nn.init.normal_(module.position_embedding.weight, std=0.5)
+            nn.init.normal_(module.position_embedding.weight, std=2.0)
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embeddings."""

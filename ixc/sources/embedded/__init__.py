@@ -20,18 +20,16 @@ from ixc.sources.licences import Licence
 LICENCE = Licence(name="Apache-2.0", commercial=True)
 
 _MAKERS = {
-    "scene": (scenes.scene, 3000),
-    "count": (scenes.count, 1000),
-    "chart": (documents.chart, 1600),
-    "table": (documents.table, 1200),
-    "receipt": (documents.receipt, 1000),
-    "film": (films.film, 600),
-    "instruction": (instructions.instruction, 4000),
-    "sum": (sums.exercise, 2000),
+    "scene": (scenes.scene, 2600, 0.25),
+    "count": (scenes.count, 1000, 0.5),
+    "chart": (documents.chart, 1600, 0.5),
+    "table": (documents.table, 2000, 0.5),
+    "receipt": (documents.receipt, 900, 0.5),
+    "film": (films.film, 600, 0.5),
+    "instruction": (instructions.instruction, 4000, 1.0),
+    "sum": (sums.exercise, 2000, 1.0),
 }
-"""What makes the rows of one picture, film or text, and how many of them there are."""
-READY = 0.5
-"""Share of the questions that come with ready pairs."""
+"""What makes the rows of one picture, film or text; how many of them; the share of questions with ready pairs."""
 
 
 def read(path: Path, seed: int) -> Iterator[Row | Refused]:
@@ -42,13 +40,13 @@ def read(path: Path, seed: int) -> Iterator[Row | Refused]:
 
 
 def _groups(kind: str, seed: int) -> Iterator[list[Row]]:
-    make, count = _MAKERS[kind]
+    make, count, ready = _MAKERS[kind]
     for number in range(count):
         rng = random.Random(f"{seed}/{kind}/{number}")
         validation = number % 10 == 0
         name, split = f"{kind}-{number}", "val" if validation else "train"
         rows = make(rng, validation)
-        rows += [pair for row in rows if rng.random() < READY for pair in _ready_pairs(row)]
+        rows += [pair for row in rows if rng.random() < ready for pair in _ready_pairs(row)]
         yield [replace(row, id=f"{name}-{i}", group=name, split=split) for i, row in enumerate(rows)]
 
 

@@ -63,15 +63,16 @@ def _extreme(rng: random.Random, file: File, names: Sequence[str], colour: str, 
 
 
 def table(rng: random.Random, validation: bool) -> list[Row]:
-    """Two ruled rows, a colour and a number in each: what stands in a row, and in which row stands a digit?"""
+    """Two rows and two columns with rules between, a colour and a number in each row: what stands beside a colour?"""
     ground = rng.choice(GROUNDS)
     shown = _cells(rng, validation, 2, ground)
     picture = Image.new("RGB", (112, 112), ground)
     draw = ImageDraw.Draw(picture)
+    draw.line((0, 56, 112, 56), fill="black")
+    draw.line((56, 0, 56, 112), fill="black")
     for i, (colour, digit) in enumerate(shown):
-        draw.rectangle((2, 56 * i + 2, 110, 56 * i + 54), fill=COLOURS[colour], outline="black")
-        draw.rectangle((62, 56 * i + 6, 106, 56 * i + 50), fill="white", outline="black")
-        write_text(picture, (84, 56 * i + 28), str(digit), 40, "mm")
+        draw.rectangle((4, 56 * i + 6, 52, 56 * i + 50), fill=COLOURS[colour])
+        write_text(picture, (84, 56 * i + 28), str(digit), 44, "mm")
     (colour, digit), (other, another) = rng.sample(shown, 2)
     asks = (f"What stands in the {colour} row?", f"Read the {colour} row.", f"Which number is in the {colour} row?")
     which = (f"Which row holds {digit}?", f"What colour is the row with {digit}?", f"In which row is {digit}?")

@@ -60,6 +60,7 @@ def _sentence(rng: random.Random, words: list[str]) -> Task:
     )
     verb = rng.choice(VERBS)
     wrong = [
+        f"The {first} {verb} the {first}.",
         f"The {first} {verb} the {third}.",
         f"The {third} {verb} the {second}.",
         f"The {third} {verb} the {fourth}.",
@@ -115,7 +116,13 @@ def _no_comma(rng: random.Random, words: list[str]) -> Task:
         f"Repeat without any comma: {', '.join(three)}.",
     )
     constraints = [_constraint("punctuation:no_comma"), _keywords(*three)]
-    wrong = [", ".join(three), f"{three[0]} and {three[1]}", f"{three[0]} and {words[3]} and {three[2]}"]
+    first, second, third = three
+    wrong = [
+        ", ".join(three),
+        f"{first} and {third} and {third}",
+        f"{first} and {words[3]} and {third}",
+        f"{first} and {second} and {words[3]}",
+    ]
     return Task(rng.choice(texts), constraints, " and ".join(three), wrong)
 
 

@@ -13,11 +13,18 @@ def exercise(rng: random.Random, validation: bool) -> list[Row]:
     """Two numbers up to 6, added or subtracted; validation holds out numbers in a wording."""
     adds = rng.random() < 0.6
     a, b, wording = draw_until(
-        lambda: (*_terms(rng, adds), rng.randrange(3)), lambda drawn: held_out(adds, *drawn) == validation
+        lambda: (*_terms(rng, adds), rng.randrange(6)), lambda drawn: held_out(adds, *drawn) == validation
     )
-    total, sign, verb = (a + b, "+", "buys") if adds else (a - b, "-", "sells")
-    told = f"{rng.choice(_NAMES)} has {a} {rng.choice(_GOODS)} and {verb} {b}. How many now?"
-    texts = (f"What is {a} {sign} {b}?", f"Add {a} and {b}." if adds else f"Take {b} from {a}.", told)
+    total, sign, trades, moves = (a + b, "+", "buys", "brings") if adds else (a - b, "-", "sells", "takes")
+    name, goods = rng.choice(_NAMES), rng.choice(_GOODS)
+    texts = (
+        f"What is {a} {sign} {b}?",
+        f"{a} {sign} {b} = ?",
+        f"Calculate {a} {sign} {b}.",
+        f"Add {a} and {b}." if adds else f"Take {b} from {a}.",
+        f"{name} has {a} {goods} and {trades} {b}. How many now?",
+        f"There were {a} {goods}. {name} {moves} {b}. How many now?",
+    )
     near = [total + 1, total - 1, total + rng.choice((2, 10))]
     return [number(rng, "reasoning", texts[wording : wording + 1], [], total, near, f"{a} {sign} {b} = {{}}")]
 
