@@ -108,7 +108,7 @@ def train(
 def load_pictures(processor: IXCProcessor, samples: Sequence[Sample], media: Path) -> dict[str, Picture]:
     """Tiles of all the samples' media, by content hash."""
     new = {m.sha256: m for sample in samples for m in sample.media}
-    return {sha: processor.load(media, m) for sha, m in track(new.items(), "pictures", len(new))}
+    return {sha: processor.load(media, m, processor.hd_num) for sha, m in track(new.items(), "pictures", len(new))}
 
 
 def conversations(samples: Sequence[Sample], most: int = 5) -> list[Conversation]:

@@ -3,9 +3,10 @@
 import hashlib
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -27,13 +28,19 @@ LOADERS = min(4, os.cpu_count() or 1)
 GEOMETRY = (
     "tile_size",
     "patch_size",
-    "hd_num",
     "geometry",
     "transparency",
     "max_frames",
     "include_last",
 )
-"""The processor's options that a picture's tokens depend on."""
+"""The processor's options that a picture's tokens depend on, beside the number of tiles, which is in the key."""
+
+
+class Look(NamedTuple):
+    """A picture or film, and how many tiles it may have, which depends on what it is shown with."""
+
+    media: Media
+    hd_num: int
 
 
 class Features:
@@ -61,17 +68,22 @@ class Features:
         """Loaded ahead of their use."""
         self.suffix = f"-{geometry_of(processor)}-{encoder_of(model)}" if self.disk else ""
 
-    def key(self, media: Media) -> str:
+    def looks(self, samples: Iterable[Sample]) -> list[Look]:
+        """What the samples show, in reading order."""
+        found = [(media, self.processor.hd_num_of(len(sample.media))) for sample in samples for media in sample.media]
+        return [Look(*look) for look in found]
+
+    def key(self, look: Look) -> str:
         """What a picture's tokens are kept under; on disk also by geometry and encoder."""
-        return f"{media.kind}-{media.sha256}{self.suffix}"
+        return f"{look.media.kind}-{look.media.sha256}-{look.hd_num}{self.suffix}"
 
     def prepare(self, samples: Iterable[Sample]) -> None:
         """Count the tokens of the samples' pictures, and encode as many of the new ones as can be kept.
 
         Processes that work together share the pictures out, and tell each other the counts.
         """
-        wanted = {self.key(m): m for sample in samples for m in sample.media}
-        new = [(key, media) for key, media in wanted.items() if self._find(key) is None]
+        wanted = {self.key(look): look for look in self.looks(samples)}
+        new = [(key, look) for key, look in wanted.items() if self._find(key) is None]
         new = new[distributed.rank() :: distributed.world_size()] if distributed.together() else new
         self._announce(len(new))
         held = sum(value.nbytes for key in wanted if (value := self.memory.kept.get(key)) is not None)
@@ -95,27 +107,30 @@ class Features:
         Raises:
             BadMedia: one cannot be read.
         """
-        for media in (m for sample in samples for m in sample.media):
-            if (key := self.key(media)) not in self.memory and key not in self.waiting:
-                self.waiting[key] = self._load(key, media)
+        for look in self.looks(samples):
+            if (key := self.key(look)) not in self.memory and key not in self.waiting:
+                self.waiting[key] = self._load(key, look)
 
-    def of(self, media: Sequence[Media]) -> list[Float[Tensor, "_ D"]]:
-        """Tokens of each picture, in order; those that are not kept pass the tower together."""
-        wanted = {self.key(m): m for m in media}
+    def of(self, samples: Iterable[Sample]) -> list[Float[Tensor, "_ D"]]:
+        """Tokens of each picture, in reading order; those that are not kept pass the tower together."""
+        looks = self.looks(samples)
+        wanted = {self.key(look): look for look in looks}
         found = {key: value for key in wanted if (value := self._find(key)) is not None}
-        chunk = {key: self._load(key, m) for key, m in wanted.items() if key not in found}
+        chunk = {key: self._load(key, look) for key, look in wanted.items() if key not in found}
         for key in found:
             self.waiting.pop(key, None)
         found |= self._encode(chunk)
-        return [found[self.key(m)] for m in media]
+        return [found[self.key(look)] for look in looks]
 
     def prompt(self, sample: Sample) -> list[int]:
         """Ids of the sample's prompt, with as many picture places as its pictures have tokens."""
-        return self.processor.prompt(sample.prompt, [self._count(self.key(m), m) for m in sample.media])
+        return self.processor.prompt(
+            sample.prompt, [self._count(self.key(look), look) for look in self.looks([sample])]
+        )
 
     def together(self, samples: Iterable[Sample]) -> Float[Tensor, "P D"] | None:
         """The picture tokens of a batch, in reading order, where the model is; None when there is no picture."""
-        found = self.of([m for sample in samples for m in sample.media])
+        found = self.of(samples)
         return torch.cat(found).to(self.model.device) if found else None
 
     @property
@@ -142,14 +157,14 @@ class Features:
             self.counts[key] = len(value)
         return value
 
-    def _load(self, key: str, media: Media) -> Picture:
-        picture = self.waiting.pop(key, None) or self.processor.load(self.root, media)
+    def _load(self, key: str, look: Look) -> Picture:
+        picture = self.waiting.pop(key, None) or self.processor.load(self.root, *look)
         self.counts[key] = self.processor.num_tokens(picture)
         return picture
 
-    def _count(self, key: str, media: Media) -> int:
+    def _count(self, key: str, look: Look) -> int:
         if key not in self.counts:
-            self._load(key, media)
+            self._load(key, look)
         return self.counts[key]
 
     @torch.no_grad()

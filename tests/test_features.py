@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 
-from ixc.features import Features
+from ixc.features import Features, Look
 from ixc.model import IXCProcessor
 from ixc.params import FeatureParams
 from ixc.samples import Media, Sample
@@ -55,7 +55,7 @@ def test_memory_bounds_what_is_kept_and_changes_no_token(tmp_path: Path, shown: 
     wanted = tokens(features(tmp_path), shown)
     store = features(tmp_path, memory_gb=memory_gb)
     store.prepare(shown)
-    for sample, part in zip(shown, wanted.split([len(store.of(s.media)[0]) for s in shown]), strict=True):
+    for sample, part in zip(shown, wanted.split([len(store.of([s])[0]) for s in shown]), strict=True):
         torch.testing.assert_close(tokens(store, [sample]), part)
         assert store.memory.bytes <= memory_gb * 1e9
 
@@ -113,4 +113,14 @@ def test_another_encoder_or_geometry_finds_nothing(tmp_path: Path, shown: list[S
 def test_a_film_and_a_picture_of_the_same_bytes_are_two(tmp_path: Path, shown: list[Sample]):
     store, media = features(tmp_path), shown[0].media[0]
     film = Media(kind="video", path=media.path, sha256=media.sha256)
-    assert store.key(film) != store.key(media)
+    assert store.key(Look(film, 4)) != store.key(Look(media, 4))
+
+
+def test_a_picture_among_several_has_the_tiles_that_the_processor_gives_it(tmp_path: Path, shown: list[Sample]):
+    options = {"hd_num": 4, "hd_num_several": 1}
+    processor = IXCProcessor(tiny.processor().tokenizer, tiny.TILE, tiny.PATCH, **options)
+    store, wide = Features(tiny.reward(), processor, tmp_path), shown[1].media[0]
+    several = tiny.sample("Image1 <ImageHere>; Image2 <ImageHere> Which?", [wide, shown[0].media[0]])
+    alone, beside = store.of([shown[1]])[0], store.of([several])[0]
+    assert len(alone) > len(beside)
+    assert store.prompt(several).count(processor.ids["image"]) == sum(map(len, store.of([several])))

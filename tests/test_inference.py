@@ -43,7 +43,7 @@ def test_an_answer_scores_alone_as_in_a_batch_of_mixed_prompts(pooling: str, sam
 def test_rewards_are_the_plain_forward_pass(samples: list[Sample], tmp_path: Path):
     model, processor = tiny.reward(), tiny.processor()
     [[got]] = score(model, tiny.features(model, tmp_path), samples[1:2], [["A red square."]], batch_size=1)
-    picture = processor.load(tmp_path, samples[1].media[0])
+    picture = processor.load(tmp_path, samples[1].media[0], processor.hd_num)
     with torch.no_grad():
         [tokens] = model.encode_pictures([picture])
         ids = processor.prompt(samples[1].prompt, [processor.num_tokens(picture)])

@@ -179,7 +179,7 @@ def test_the_token_count_is_that_of_the_model(tmp_path: Path):
     model = tiny.causal()
     for size in ((28, 28), (90, 30), (30, 90), (200, 210)):
         media = tiny.picture(tmp_path, "red", size)
-        picture = PROCESSOR.load(tmp_path, media)
+        picture = PROCESSOR.load(tmp_path, media, PROCESSOR.hd_num)
         assert len(model.encode_pictures([picture])[0]) == PROCESSOR.num_tokens(picture)
 
 
@@ -283,7 +283,7 @@ def test_a_film_is_loaded_as_a_strip(tmp_path: Path):
     from ixc.sources.embedded.films import encode
 
     (tmp_path / "film.mp4").write_bytes(encode([Image.new("RGB", (64, 64), "red")] * 24))
-    picture = PROCESSOR.load(tmp_path, Media(kind="video", path="film.mp4", sha256="0"))
+    picture = PROCESSOR.load(tmp_path, Media(kind="video", path="film.mp4", sha256="0"), PROCESSOR.hd_num)
     # 24 frames at 8 a second: three are seen, each 56 x 56 in a strip 58 high: 28 * 3 * 56.5 / 58
     assert picture.rows == 1
     assert len(picture.tiles) == 1 + 3

@@ -100,6 +100,10 @@ class ProcessorOptions:
             form = f"tile_size: {self.tile_size}: not a multiple of two patches ({2 * self.patch_size} pixels)"
             raise ValueError(form)
 
+    def hd_num_of(self, pictures: int) -> int:
+        """Tiles per picture at most, in a conversation that shows so many."""
+        return (self.hd_num_several if pictures > 1 else None) or self.hd_num
+
 
 class Dropped(NamedTuple):
     """What a conversation lost to fit into `max_length`; nothing: all defaults."""
@@ -195,6 +199,10 @@ class IXCProcessor:
     def hd_num(self) -> int:
         """Tiles per picture at most."""
         return self.options.hd_num
+
+    def hd_num_of(self, pictures: int) -> int:
+        """Tiles per picture at most, in a conversation that shows so many."""
+        return self.options.hd_num_of(pictures)
 
     # Files
 
@@ -317,8 +325,7 @@ class IXCProcessor:
         plain = self.template.layout(said, [kind for kind, _ in media])
         answered = self.template.to_score(plain, options.tail_newline) if for_reward else self.template.to_answer(plain)
         shown = [self._show(kind, source, seen) for kind, source in media]
-        several = options.hd_num_several if len(media) > 1 else None
-        return self._fit(answered, shown, several or options.hd_num, options)
+        return self._fit(answered, shown, options.hd_num_of(len(media)), options)
 
     def _fit(self, layout: Layout, shown: list[_Shown], hd_num: int, options: ProcessorOptions) -> _Draft:
         """Shorten as the policy says until the conversation fits; the last exchange and the tail always stay."""
@@ -349,9 +356,9 @@ class IXCProcessor:
 
     # Pictures
 
-    def load(self, root: Path, media: Media, hd_num: int | None = None) -> Picture:
-        """A stored picture or film as tiles."""
-        return self._tiles(self._show(media.kind, root / media.path, {}), hd_num or self.hd_num)
+    def load(self, root: Path, media: Media, hd_num: int) -> Picture:
+        """A stored picture or film as `hd_num` tiles at most; see `hd_num_of`."""
+        return self._tiles(self._show(media.kind, root / media.path, {}), hd_num)
 
     def num_tokens(self, picture: Picture) -> int:
         """Tokens of a picture; see `pictures.num_tokens`."""
