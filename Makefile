@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PARAMS ?=
 DATA ?=
-TORCH = torch>=2.6,<2.14
+TORCH = torch>=2.9,<2.14
 
 BIN = $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)

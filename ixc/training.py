@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,11 @@ class Diverged(ValueError):
 
 
 class Optimizer:
-    """AdamW over the trainable parameters, with warm-up, cosine decay, accumulation and clipping."""
+    """AdamW over the trainable parameters, with warm-up, cosine decay, accumulation and clipping.
+
+    Weight matrices can be Muon's instead (Jordan et al. 2024; arXiv:2502.16982 for the scale that lets both share one
+    learning rate): training from nothing needs a fraction of the steps.
+    """
 
     def __init__(
         self,
@@ -39,18 +43,26 @@ class Optimizer:
         beta2: float = 0.98,
         final_rate: float = 0.1,
         shard: bool = False,
+        matrices: Sequence[nn.Parameter] = (),
     ) -> None:
         """`warmup` is a share of the steps, `final_rate` of the learning rate; `shard`: each process keeps a part of
-        AdamW's moments, and updates that part of the weights (ZeRO-1, arXiv:1910.02054)."""
+        AdamW's moments, and updates that part of the weights (ZeRO-1, arXiv:1910.02054); `matrices` are Muon's."""
         self.parameters = [p for p in parameters if p.requires_grad]
         self.max_grad_norm = max_grad_norm
         given: dict[str, Any] = {"betas": (0.9, beta2), "weight_decay": weight_decay, "fused": True}
+        rest = [p for p in self.parameters if id(p) not in set(map(id, matrices))]
         if shard and distributed.together():
-            self.adamw = ZeroRedundancyOptimizer(self.parameters, torch.optim.AdamW, lr=learning_rate, **given)
+            self.adamw = ZeroRedundancyOptimizer(rest, torch.optim.AdamW, lr=learning_rate, **given)
         else:
-            self.adamw = torch.optim.AdamW(self.parameters, learning_rate, **given)
+            self.adamw = torch.optim.AdamW(rest, learning_rate, **given)
+        self.parts: dict[str, torch.optim.Optimizer] = {"adamw": self.adamw}
+        if matrices:
+            self.parts["muon"] = torch.optim.Muon(matrices, learning_rate, weight_decay, adjust_lr_fn="match_rms_adamw")
         rise = max(1, round(warmup * steps))
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adamw, lambda step: rate(step, rise, steps, final_rate))
+        self.schedules = [
+            torch.optim.lr_scheduler.LambdaLR(part, lambda step: rate(step, rise, steps, final_rate))
+            for part in self.parts.values()
+        ]
 
     def step(self, loss: torch.Tensor) -> dict[str, float]:
         """One update by one loss; see `backward` and `update`."""
@@ -77,10 +89,11 @@ class Optimizer:
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
         if not math.isfinite(norm):
             raise Diverged(f"the gradient's norm is {norm!r}: lower the learning rate, or look for a bad batch")
-        learning_rate = float(self.schedule.get_last_lr()[0])
-        self.adamw.step()
-        self.adamw.zero_grad()
-        self.schedule.step()
+        learning_rate = float(self.schedules[0].get_last_lr()[0])
+        for part, schedule in zip(self.parts.values(), self.schedules, strict=True):
+            part.step()
+            part.zero_grad()
+            schedule.step()
         return {"grad_norm": norm, "learning_rate": learning_rate}
 
     def state_dict(self) -> dict[str, Any]:
@@ -92,12 +105,24 @@ class Optimizer:
             self.adamw.consolidate_state_dict(to=0)
             if distributed.rank():
                 return {}
-        return {"adamw": self.adamw.state_dict(), "schedule": self.schedule.state_dict()}
+        parts = {name: part.state_dict() for name, part in self.parts.items()}
+        return {**parts, "schedules": [schedule.state_dict() for schedule in self.schedules]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self.adamw.load_state_dict(state["adamw"])
-        self.schedule.load_state_dict(state["schedule"])
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        for schedule, kept in zip(self.schedules, state["schedules"], strict=True):
+            schedule.load_state_dict(kept)
+
+
+def matrices(model: nn.Module) -> list[nn.Parameter]:
+    """What Muon trains: the weight matrices of layers and projector that are trained at all.
+
+    Not Partial LoRA, which starts from nothing.
+    """
+    inside = ((name, p) for name, p in model.named_parameters() if "layers." in name or "vision_proj." in name)
+    return [p for name, p in inside if p.ndim == 2 and p.requires_grad and "Plora_" not in name]
 
 
 def rate(step: int, rise: int, steps: int, final: float) -> float:
