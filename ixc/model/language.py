@@ -86,7 +86,7 @@ def rope_tables(
 
 
 def rotate(
-    x: Float[Tensor, "B heads T E"], cos: Float[Tensor, "B 1 T E"], sin: Float[Tensor, "B 1 T E"]
+    x: Float[Tensor, "B heads T E"], cos: Float[Tensor, "#B 1 T E"], sin: Float[Tensor, "#B 1 T E"]
 ) -> Float[Tensor, "B heads T E"]:
     """Turn each pair (i, i + E/2) by its position's angle."""
     first, second = x.chunk(2, -1)
