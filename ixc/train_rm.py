@@ -28,7 +28,6 @@ from ixc.training import (
     compute_in_bf16,
     save,
     seed_everything,
-    use_every_weight,
 )
 
 FREE = ("checkpoint_every", "features", "gradient_checkpointing", "offload", "pass_tokens", "zero")
@@ -67,8 +66,6 @@ def ready(params: TrainRMParams, base: Path) -> IXCForRewardModel:
         add_lora(model, params.lora.rank, params.lora.alpha)
     if params.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    if params.zero >= 2:
-        use_every_weight(model)
     return model
 
 

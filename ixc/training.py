@@ -3,6 +3,7 @@
 import math
 import os
 import random
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,11 +53,8 @@ class Optimizer:
         AdamW's moments, and updates that part of the weights (ZeRO-1, arXiv:1910.02054)."""
         self.parameters = [p for p in parameters if p.requires_grad]
         self.max_grad_norm = max_grad_norm
-        given: dict[str, Any] = {"betas": (0.9, beta2), "weight_decay": weight_decay, "fused": True}
-        if shard and distributed.together():
-            self.adamw = ZeroRedundancyOptimizer(self.parameters, torch.optim.AdamW, lr=learning_rate, **given)
-        else:
-            self.adamw = torch.optim.AdamW(self.parameters, learning_rate, **given)
+        given = {"lr": learning_rate, "betas": (0.9, beta2), "weight_decay": weight_decay, "fused": True}
+        self.adamw = self._adamw(shard and distributed.together(), given)
         rise = max(1, round(warmup * steps))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adamw, lambda step: rate(step, rise, steps, final_rate))
 
@@ -91,6 +89,11 @@ class Optimizer:
             raise Diverged(f"the gradient's norm is {norm!r}: lower the learning rate, or look for a bad batch")
         self.schedule.step()
         return {"grad_norm": norm, "learning_rate": learning_rate}
+
+    def _adamw(self, shard: bool, options: dict[str, Any]) -> torch.optim.Optimizer:
+        if shard:
+            return ZeroRedundancyOptimizer(self.parameters, torch.optim.AdamW, **options)
+        return torch.optim.AdamW(self.parameters, **options)
 
     def _backward(self, loss: Tensor) -> None:
         loss.backward()
@@ -130,7 +133,7 @@ class Optimizer:
         for name, value in weights.items():
             model.get_parameter(name).copy_(value)
 
-    def close(self, model: nn.Module) -> None:
+    def close(self, model: IXCForRewardModel) -> None:
         """Training is over: leave an ordinary model to the first process."""
 
 
@@ -138,8 +141,9 @@ class ShardedOptimizer(Optimizer):
     """`Optimizer` of a reward model whose gradients (ZeRO-2) or gradients and weights (ZeRO-3, arXiv:1910.02054) are
     shared out among the processes, by DeepSpeed.
 
-    All processes must pass as often in each step, and each pass must use the same weights; see `use_every_weight`.
-    Where no picture is in a whole step, Partial LoRA moves on by its momentum, while a plain `Optimizer` lets it rest.
+    All processes must pass as often in each step, and all their passes use the same weights in the same order: a text,
+    too, takes the pictures' way through the layers, with no token on it. As alone, Partial LoRA rests in a step that
+    has no picture at all.
     """
 
     def __init__(
@@ -151,14 +155,22 @@ class ShardedOptimizer(Optimizer):
             stage: 2 or 3.
             offload: what is in main memory: `optimizer` the moments, and AdamW is computed there; `weights` those too.
         """
+        self.stage, self.seen = stage, False
+        self.for_pictures = {id(p) for name, p in model.named_parameters() if ".Plora_" in name}
         super().__init__(model.parameters(), *schedule, **options)  # pyright: ignore[reportArgumentType]
-        deepspeed = import_deepspeed()
-        zero: dict[str, Any] = {"stage": stage, "stage3_param_persistence_threshold": 10 * model.config.hidden_size}
+        self.deepspeed = import_deepspeed()
+        config = self._config(offload, 10 * model.config.hidden_size)
+        self.engine = self.deepspeed.initialize(model=_Trained(model), optimizer=self.adamw, config=config)[0]
+        self._start()
+        self._look(model)
+
+    def _config(self, offload: str, smallest: int) -> dict[str, Any]:
+        zero: dict[str, Any] = {"stage": self.stage, "stage3_param_persistence_threshold": smallest}
         if offload != "none":
             zero["offload_optimizer"] = {"device": "cpu"}
         if offload == "weights":
             zero["offload_param"] = {"device": "cpu"}
-        config = {
+        return {
             "train_micro_batch_size_per_gpu": 1,
             "managed_gradient_accumulation": False,
             "gradient_clipping": self.max_grad_norm,
@@ -166,10 +178,38 @@ class ShardedOptimizer(Optimizer):
             "zero_force_ds_cpu_optimizer": False,
             "zero_optimization": zero,
         }
-        self.engine = deepspeed.initialize(model=_Trained(model), optimizer=self.adamw, config=config)[0]
-        self.gather = deepspeed.zero.GatheredParameters
-        self.fragments = deepspeed.utils
-        self.stage = stage
+
+    def _adamw(self, shard: bool, options: dict[str, Any]) -> torch.optim.Optimizer:
+        parts = [[p for p in self.parameters if (id(p) in self.for_pictures) is kind] for kind in (False, True)]
+        return RestingAdamW([{"params": part, "rest": False} for part in parts if part], **options)
+
+    def _start(self) -> None:
+        """AdamW's state before the first step; DeepSpeed must know of it before any group has rested."""
+        for shard in self._shards:
+            moments = {key: torch.zeros_like(shard) for key in MOMENTS}
+            self.adamw.state[shard] = {"step": torch.zeros((), device=shard.device), **moments}
+        if self.stage == 2:
+            self.engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _look(self, model: IXCForRewardModel) -> None:
+        embed = model.model.embed
+
+        def with_places(input_ids: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
+            x, places = embed(input_ids, features)
+            self.seen |= places is not None and torch.is_grad_enabled()
+            return x, input_ids.new_empty(0) if places is None else places
+
+        model.model.embed = with_places
+
+    @property
+    def _shards(self) -> list[Tensor]:
+        """This process's weights, laid end to end: what AdamW's state is kept by."""
+        zero = self.engine.optimizer
+        return zero.fp32_partitioned_groups_flat if self.stage == 3 else zero.single_partition_of_fp32_groups
+
+    def _group(self, number: int) -> int:
+        """Which of AdamW's groups a shard belongs to."""
+        return self.engine.optimizer.sub_group_to_group_id[number] if self.stage == 3 else number
 
     def forward(self, compute: Callable[[], T]) -> T:
         """Weights are brought together as they are used."""
@@ -179,43 +219,43 @@ class ShardedOptimizer(Optimizer):
         self.engine.backward(loss * distributed.world_size())  # it takes the mean over the processes, we the sum
 
     def _update(self) -> float:
+        pictures = distributed.summed(torch.tensor(float(self.seen), device=self.engine.device)) > 0
+        self.adamw.param_groups[-1]["rest"] = len(self.adamw.param_groups) > 1 and not pictures
+        self.seen = False
         self.engine.step()
         return float(self.engine.get_global_grad_norm())
 
-    @property
-    def _shards(self) -> list[Tensor]:
-        """This process's weights, laid end to end: what AdamW's state is kept by."""
-        zero = self.engine.optimizer
-        return zero.fp32_partitioned_groups_flat if self.stage == 3 else zero.single_partition_of_fp32_groups
-
     def state_dict(self) -> dict[str, Any]:
-        """As a plain AdamW's, parameter by parameter."""
-        step = self.adamw.state[self._shards[0]]["step"].cpu()
-        state = [{"step": step, **{key: self._moment(p, key) for key in MOMENTS}} for p in self.parameters]
-        group = {**self.adamw.param_groups[0], "params": list(range(len(state)))}
-        return {
-            "adamw": {"state": dict(enumerate(state)), "param_groups": [group]},
-            "schedule": self.schedule.state_dict(),
+        """As a plain AdamW's, parameter by parameter; one that was never updated has none."""
+        steps = {self._group(i): self.adamw.state[shard]["step"].cpu() for i, shard in enumerate(self._shards)}
+        state = {
+            number: {"step": step, **{key: self._moment(p, key) for key in MOMENTS}}
+            for number, p in enumerate(self.parameters)
+            if (step := steps[self._group_of(p)]) > 0
         }
+        group = {key: value for key, value in self.adamw.param_groups[0].items() if key != "rest"}
+        group["params"] = list(range(len(self.parameters)))
+        return {"adamw": {"state": state, "param_groups": [group]}, "schedule": self.schedule.state_dict()}
+
+    def _group_of(self, parameter: nn.Parameter) -> int:
+        return len(self.adamw.param_groups) - 1 if id(parameter) in self.for_pictures else 0
 
     def _moment(self, parameter: nn.Parameter, key: str) -> Tensor | None:
-        whole = self.fragments.safe_get_full_optimizer_state(parameter, key)
+        whole = self.deepspeed.utils.safe_get_full_optimizer_state(parameter, key)
         shape = getattr(parameter, "ds_shape", parameter.shape)
         return None if distributed.rank() else whole.view(shape).cpu()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take of each parameter's moments what is this process's."""
-        states, [group] = state["adamw"]["state"], state["adamw"]["param_groups"]
-        step = max(float(each["step"]) for each in states.values())
-        for shard in self._shards:
-            moments = {key: torch.zeros_like(shard) for key in MOMENTS}
-            self.adamw.state[shard] = {"step": torch.tensor(step, device=shard.device), **moments}
-        if self.stage == 2:
-            self.engine.optimizer._lazy_init_hp_params_optimizer_state()
-        for number, each in states.items():
+        steps: dict[int, Tensor] = {}
+        for number, each in state["adamw"]["state"].items():
+            steps[self._group_of(self.parameters[number])] = each["step"]
             for key in MOMENTS:
-                self.fragments.safe_set_full_optimizer_state(self.parameters[number], each[key], key)
-        self.adamw.param_groups[0]["lr"] = group["lr"]
+                self.deepspeed.utils.safe_set_full_optimizer_state(self.parameters[number], each[key], key)
+        for number, shard in enumerate(self._shards):
+            self.adamw.state[shard]["step"].fill_(steps.get(self._group(number), 0))
+        for group in self.adamw.param_groups:
+            group["lr"] = state["adamw"]["param_groups"][0]["lr"]
         self.schedule.load_state_dict(state["schedule"])
 
     def weights(self, model: nn.Module) -> dict[str, Tensor]:
@@ -225,7 +265,7 @@ class ShardedOptimizer(Optimizer):
     def _whole(self, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         for name, parameter in parameters.items():
-            with self.gather([parameter]):
+            with self.deepspeed.zero.GatheredParameters([parameter]):
                 if not distributed.rank():
                     found[name] = copied(parameter)
         return found
@@ -235,17 +275,31 @@ class ShardedOptimizer(Optimizer):
         """Into what the model computes with, and into what AdamW updates."""
         for name, value in weights.items():
             parameter = model.get_parameter(name)
-            with self.gather([parameter], modifier_rank=0):
+            with self.deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
                 parameter.copy_(value)
-            self.fragments.safe_set_full_fp32_param(parameter, value.to(parameter.device))
+            self.deepspeed.utils.safe_set_full_fp32_param(parameter, value)
 
-    def close(self, model: nn.Module) -> None:
+    def close(self, model: IXCForRewardModel) -> None:
         """An ordinary model, its language model and head in main memory."""
         whole = self._whole({name: p for name, p in model.named_parameters() if name.startswith(("model.", "score."))})
         self.engine.destroy()
+        del model.model.embed
         for name, value in whole.items():
             place, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(place), leaf, nn.Parameter(value))
+
+
+class RestingAdamW(torch.optim.AdamW):
+    """Groups that are marked `rest` are left as they are, as plain AdamW leaves a weight without a gradient."""
+
+    def step(self, closure: Any = None) -> Any:
+        """One update of the other groups."""
+        groups = self.param_groups
+        self.param_groups = [group for group in groups if not group["rest"]]
+        try:
+            return super().step(closure)
+        finally:
+            self.param_groups = groups
 
 
 class _Trained(nn.Module):
@@ -275,23 +329,9 @@ def import_deepspeed() -> Any:
     except ImportError as error:
         raise NoDeepSpeed(f"train_rm.zero: 2 and 3 need DeepSpeed ({error}): pip install 'ixc[deepspeed]'") from error
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    warnings.filterwarnings("ignore", "`torch.distributed.*deprecated", FutureWarning)  # it says so at every call
     os.environ.setdefault("LOCAL_RANK", "0")
     return deepspeed
-
-
-def use_every_weight(model: IXCPreTrainedModel) -> None:
-    """Let a text, too, take the pictures' way through the layers, with no token on it.
-
-    Every pass then has a gradient for every weight, if only 0: processes that share gradients or weights out must all
-    want the same ones in the same order.
-    """
-    embed = model.model.embed
-
-    def with_places(input_ids: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
-        x, places = embed(input_ids, features)
-        return x, input_ids.new_empty(0) if places is None else places
-
-    model.model.embed = with_places
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
