@@ -166,10 +166,11 @@ class ShardedOptimizer(Optimizer):
 
     def _config(self, offload: str, smallest: int) -> dict[str, Any]:
         zero: dict[str, Any] = {"stage": self.stage, "stage3_param_persistence_threshold": smallest}
+        memory = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
         if offload != "none":
-            zero["offload_optimizer"] = {"device": "cpu"}
+            zero["offload_optimizer"] = memory
         if offload == "weights":
-            zero["offload_param"] = {"device": "cpu"}
+            zero["offload_param"] = memory
         return {
             "train_micro_batch_size_per_gpu": 1,
             "managed_gradient_accumulation": False,
@@ -235,7 +236,10 @@ class ShardedOptimizer(Optimizer):
         }
         group = {key: value for key, value in self.adamw.param_groups[0].items() if key != "rest"}
         group["params"] = list(range(len(self.parameters)))
-        return {"adamw": {"state": state, "param_groups": [group]}, "schedule": self.schedule.state_dict()}
+        return {
+            "adamw": {"state": state, "param_groups": [group]},
+            "schedule": _for_groups(self.schedule.state_dict(), 1),
+        }
 
     def _group_of(self, parameter: nn.Parameter) -> int:
         return len(self.adamw.param_groups) - 1 if id(parameter) in self.for_pictures else 0
@@ -256,7 +260,7 @@ class ShardedOptimizer(Optimizer):
             self.adamw.state[shard]["step"].fill_(steps.get(self._group(number), 0))
         for group in self.adamw.param_groups:
             group["lr"] = state["adamw"]["param_groups"][0]["lr"]
-        self.schedule.load_state_dict(state["schedule"])
+        self.schedule.load_state_dict(_for_groups(state["schedule"], len(self.adamw.param_groups)))
 
     def weights(self, model: nn.Module) -> dict[str, Tensor]:
         """Brought together one by one."""
@@ -300,6 +304,11 @@ class RestingAdamW(torch.optim.AdamW):
             return super().step(closure)
         finally:
             self.param_groups = groups
+
+
+def _for_groups(schedule: dict[str, Any], groups: int) -> dict[str, Any]:
+    """A schedule's state for another number of groups, which all have the same rate."""
+    return {key: value[:1] * groups if isinstance(value, list) else value for key, value in schedule.items()}
 
 
 class _Trained(nn.Module):

@@ -46,13 +46,16 @@ def as_rank(rank: int, processes: int, port: int, *run: Any) -> None:
     train(*run)
 
 
-def together(processes: int, *run: Any) -> None:
+def together(processes: int, root: Path, name: str, options: dict[str, Any], kill: list[int]) -> None:
     """Start the processes; when one of them dies, end the others, as torchrun would."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
     fork = multiprocessing.get_context("fork")
-    ranks = [fork.Process(target=as_rank, args=(rank, processes, port, *run)) for rank in range(processes)]
+    ranks = [
+        fork.Process(target=as_rank, args=(rank, processes, port, root, name, options, kill))
+        for rank in range(processes)
+    ]
     for each in ranks:
         each.start()
     while alive := [each for each in ranks if each.is_alive()]:
@@ -60,8 +63,9 @@ def together(processes: int, *run: Any) -> None:
         if any(each.exitcode for each in ranks):
             for each in ranks:
                 each.kill()
-    if any(each.exitcode not in (0, -signal.SIGKILL) for each in ranks):
-        sys.exit(1)
+    codes = [each.exitcode for each in ranks]
+    if codes[kill[1]] != -signal.SIGKILL if kill else any(codes):
+        sys.exit(f"{name}: exit codes {codes}")
 
 
 if __name__ == "__main__":
