@@ -21,7 +21,7 @@ from ixc.model.layout import Batch
 from ixc.model.processing import PLACEHOLDER, Picture, train_tokenizer, words_of
 from ixc.params import BootstrapParams
 from ixc.samples import Sample, read_samples
-from ixc.training import Optimizer, matrices, save, seed_everything
+from ixc.training import MuonOptimizer, save, seed_everything
 
 Conversation = tuple[Sample, ...]
 """Samples about the same media: one prefix, a branch each."""
@@ -90,9 +90,7 @@ def train(
     """SFT on the answers' tokens, the vision tower included; yields the losses."""
     pictures = load_pictures(processor, samples, media)
     groups = conversations(samples)
-    optimizer = Optimizer(
-        model.parameters(), params.learning_rate, params.steps, weight_decay=0.01, matrices=matrices(model)
-    )
+    optimizer = MuonOptimizer(model, params.learning_rate, params.steps, weight_decay=0.01)
     model.train()
     for step in track(range(params.steps), "bootstrap", params.steps):
         batch = rng.sample(groups, min(params.batch_size, len(groups)))  # all tasks mixed: short rows are padded

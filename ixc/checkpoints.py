@@ -3,17 +3,19 @@
 import json
 import os
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ixc import distributed
 from ixc.files import replacing, replacing_folder
-from ixc.training import Optimizer
+from ixc.training import Optimizer, copied
 
 RUN_ID = "MLFLOW_RUN_ID"
 """The environment variable that names the run in whose curves the numbers are kept; any string, kept as it is."""
@@ -23,12 +25,17 @@ class OtherRun(ValueError):
     """A checkpoint of other parameters, data or base model: what differs, and what to do."""
 
 
+class NotSaved(OSError):
+    """A state that could not be written; the one before it is whole."""
+
+
 class Checkpoints:
-    """The newest state of one run, in `folder`; the first process writes.
+    """The newest state of one run, in `folder`; the first process writes, and beside the training.
 
     A state is a folder `step-<number>` that appears whole: trained weights, optimizer with its schedule, random
-    numbers, and the history. Which rows come next follows from the step alone. The state before goes when the new one
-    is there.
+    numbers, and the history; the same whatever ZeRO shares out, and among how many processes. Which rows come next
+    follows from the step alone. The state before goes when the new one is there. While one is written, main memory
+    holds it; the next one waits for it, and so does the end of a `with` block, which tells what went wrong.
     """
 
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
@@ -38,8 +45,16 @@ class Checkpoints:
             OtherRun: there is a state of another run.
         """
         self.folder, self.about = folder, json.loads(json.dumps(about))
+        self.writer, self.written = ThreadPoolExecutor(1, "checkpoint"), Future[None]()
+        self.written.set_result(None)
         for state in self.found():
             self._check(state)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.written.result()
 
     @property
     def best(self) -> Path:
@@ -51,18 +66,32 @@ class Checkpoints:
         return sorted(self.folder.glob("step-*"))
 
     def save(self, model: nn.Module, optimizer: Optimizer, history: list[dict[str, float]]) -> None:
-        """Write a state, called by all processes; if that fails, the last one is still there."""
-        kept = {"optimizer": optimizer.state_dict(), "random": _random()}
+        """Begin to write a state; called by all processes.
+
+        Raises:
+            NotSaved: the one before could not be written.
+        """
+        self.written.result()
+        weights = optimizer.weights(model)
+        kept = copied({"optimizer": optimizer.state_dict(), "random": _random()})
         if distributed.rank():
             return
-        older = self.found()
         told = {"about": self.about, "run_id": os.environ.get(RUN_ID, ""), "history": history}
-        with replacing_folder(self.folder / f"step-{len(history):08d}") as part:
-            save_file(trained(model), part / "model.safetensors")
-            torch.save(kept, part / "optimizer.pt")
-            (part / "state.json").write_text(json.dumps(told))
+        new = self.folder / f"step-{len(history):08d}"
+        self.written = self.writer.submit(self._write, new, weights, kept, json.dumps(told))
+
+    def _write(self, new: Path, weights: dict[str, Tensor], kept: dict[str, Any], told: str) -> None:
+        older = self.found()
+        try:
+            with replacing_folder(new) as part:
+                save_file(weights, part / "model.safetensors")
+                torch.save(kept, part / "optimizer.pt")
+                (part / "state.json").write_text(told)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            last = older[-1] if older else "the beginning"
+            raise NotSaved(f"{new}: {error}; make room, and start again: it goes on from {last}") from error
         for folder in older:
-            if folder != self.folder / f"step-{len(history):08d}":
+            if folder != new:
                 shutil.rmtree(folder)
 
     def load(self, model: nn.Module, optimizer: Optimizer) -> list[dict[str, float]]:
@@ -72,7 +101,7 @@ class Checkpoints:
         """
         if not (found := self.found()):
             return []
-        restore(model, found[-1] / "model.safetensors")
+        optimizer.restore(model, load_file(found[-1] / "model.safetensors"))
         kept = torch.load(found[-1] / "optimizer.pt", map_location="cpu", weights_only=True)
         optimizer.load_state_dict(kept["optimizer"])
         _set_random(kept["random"])
@@ -85,28 +114,23 @@ class Checkpoints:
             changes = ", ".join(f"{key} was {about.get(key)!r}, is {self.about.get(key)!r}" for key in keys)
             raise OtherRun(f"{found}: {changes}; set it back to go on, or delete {self.folder} to start anew")
 
-    def keep_best(self, model: nn.Module) -> None:
-        """Remember the weights of now as the best ones."""
+    def keep_best(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Remember the weights of now as the best ones; called by all processes."""
+        weights = optimizer.weights(model)
         if not distributed.rank():
             with replacing(self.best) as part:
-                save_file(trained(model), part)
+                save_file(weights, part)
+
+    @torch.no_grad()
+    def restore_best(self, model: nn.Module) -> None:
+        """Put the best weights into an ordinary model."""
+        for name, value in load_file(self.best).items():
+            model.get_parameter(name).copy_(value)
 
     def remove(self) -> None:
         """The run is done."""
         if not distributed.rank():
             shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def trained(model: nn.Module) -> dict[str, Tensor]:
-    """The weights that training changes, by name."""
-    return {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
-
-
-@torch.no_grad()
-def restore(model: nn.Module, path: Path) -> None:
-    """Put trained weights back."""
-    for name, value in load_file(path).items():
-        model.get_parameter(name).copy_(value)
 
 
 def digest(*parts: Any) -> str:

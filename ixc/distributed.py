@@ -6,7 +6,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -35,14 +35,18 @@ def device() -> torch.device:
 
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """While it lasts, the processes can speak to each other: NCCL between GPUs, else Gloo."""
-    if world_size() == 1:
+def joined(alone: bool = False) -> Iterator[None]:
+    """While it lasts, the processes can speak to each other: NCCL between GPUs, else Gloo.
+
+    `alone`: also where there is but one.
+    """
+    if world_size() == 1 and not alone:
         yield
         return
     if (own := device()).type == "cuda":
         torch.cuda.set_device(own)
-    dist.init_process_group("nccl" if own.type == "cuda" else "gloo")
+    here: dict[str, Any] = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if world_size() == 1 else {}
+    dist.init_process_group("nccl" if own.type == "cuda" else "gloo", **here)
     try:
         yield
     finally:

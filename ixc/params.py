@@ -269,6 +269,15 @@ class FeatureParams:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class LoRAParams:
+    """Low-rank adapters beside every linear layer of the decoder (arXiv:2106.09685)."""
+
+    rank: int = Field(default=64, gt=0)
+    alpha: float = Field(default=64.0, gt=0)
+    """What an adapter adds is multiplied by alpha / rank."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrainRMParams:
     """How the reward model learns (paper, section 3 and appendix A)."""
 
@@ -285,8 +294,10 @@ class TrainRMParams:
     of more is refused."""
     by_prompt: bool = False
     """All pairs of a prompt in one row, its prompt and each of its answers read once (K-wise)."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """`muon`: for the weight matrices, with AdamW for the rest; where the base model knows little. Paper: AdamW."""
     learning_rate: float = Field(default=1e-5, gt=0)
-    """Peak AdamW learning rate. Paper: 1e-5."""
+    """Peak learning rate. Paper: 1e-5."""
     warmup: float = Field(default=0.05, ge=0, lt=1)
     """Share of the steps. IXC-2.5-Reward/training/script_train.sh: 0.01."""
     final_rate: float = Field(default=0.1, ge=0, le=1)
@@ -306,8 +317,14 @@ class TrainRMParams:
     """`bf16` (official): the model computes in bfloat16; weights, optimizer and score head stay in fp32."""
     gradient_checkpointing: bool = False
     """Compute each layer again in the backward pass, rather than keep what it computed. Official: yes."""
-    shard_optimizer: bool = False
-    """Each process keeps a part of AdamW's moments, 8 bytes per weight in all (ZeRO-1)."""
+    zero: Literal[0, 1, 2, 3] = 0
+    """What the processes share out, of 16 bytes per weight (ZeRO, arXiv:1910.02054): 1 AdamW's moments, 8 bytes;
+    2 the gradients too; 3 the weights too. 2 and 3 need the extra `deepspeed`. Official: DeepSpeed's ZeRO-3."""
+    offload: Literal["none", "optimizer", "weights"] = "none"
+    """With `zero: 2` or `3`, what is kept in main memory: the moments, and AdamW is computed there; or, with `3`, the
+    weights too."""
+    lora: LoRAParams | None = None
+    """Train adapters and the score head in place of the whole language model; they are merged in the end."""
     checkpoint_every: int | None = Field(default=None, gt=0)
     """Steps between checkpoints, from which the same stage goes on after a crash; none: it starts anew."""
     held_out: float = Field(default=0.0, ge=0, lt=1)
@@ -324,6 +341,15 @@ class TrainRMParams:
             raise ValueError("give batch_size (pairs) or batch_tokens, one of them")
         if self.patience is not None and not self.held_out:
             raise ValueError("patience needs held_out, the share of prompts that it looks at")
+        return self
+
+    @model_validator(mode="after")
+    def _shared_out(self) -> "TrainRMParams":
+        needed = {"none": 0, "optimizer": 2, "weights": 3}[self.offload]
+        if self.zero < needed:
+            raise ValueError(f"offload: {self.offload!r} needs zero: {needed}, not {self.zero}")
+        if self.zero >= 2 and self.optimizer == "muon":
+            raise ValueError(f"optimizer: 'muon' needs whole matrices: set zero to 0 or 1, not {self.zero}")
         return self
 
 

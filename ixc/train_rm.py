@@ -5,23 +5,33 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from ixc import distributed
 from ixc.batches import Plan, ahead, passes
-from ixc.checkpoints import Checkpoints, digest, digest_of, restore
+from ixc.checkpoints import Checkpoints, digest, digest_of
 from ixc.contests import Contest, Pass, compare, contests, measured, num_pairs, read, split
 from ixc.features import Features
 from ixc.files import track
 from ixc.losses import bradley_terry_loss, centering_loss
 from ixc.metrics import Log, Metrics, ignore
 from ixc.model import IXCForRewardModel, IXCProcessor
+from ixc.model.lora import add_lora, merge_lora
 from ixc.params import TrainRMParams
 from ixc.samples import Sample, read_samples
-from ixc.training import Diverged, Optimizer, compute_in_bf16, save, seed_everything
+from ixc.training import (
+    Diverged,
+    MuonOptimizer,
+    Optimizer,
+    ShardedOptimizer,
+    compute_in_bf16,
+    save,
+    seed_everything,
+)
 
-FREE = ("checkpoint_every", "features", "gradient_checkpointing", "pass_tokens", "shard_optimizer")
+FREE = ("checkpoint_every", "features", "gradient_checkpointing", "offload", "pass_tokens", "zero")
 """Parameters that change no number, and may therefore differ when a run goes on."""
 History = list[dict[str, float]]
 """The numbers of every step."""
@@ -29,13 +39,14 @@ History = list[dict[str, float]]
 
 def run(params: TrainRMParams, pairs: Path, media: Path, base: Path, reward: Path, *, log: Log = ignore) -> Metrics:
     """Train on the pairs, starting from the base model with a new score head, or where a killed run had come to."""
-    with distributed.joined():
+    with distributed.joined(alone=params.zero >= 2):
         seed_everything(params.seed)
         samples = list(read_samples(pairs))
         model, processor = ready(params, base), IXCProcessor.from_pretrained(base)
         checkpoints = Checkpoints(reward.with_name(f".{reward.name}.checkpoints"), about(params, samples, base))
         features = Features(model, processor, media, params.features)
-        history = train(params, model, features, samples, log, checkpoints)
+        with checkpoints:
+            history = train(params, model, features, samples, log, checkpoints)
         if distributed.rank() == 0:
             save(model, processor, reward)
         checkpoints.remove()
@@ -52,6 +63,8 @@ def ready(params: TrainRMParams, base: Path) -> IXCForRewardModel:
     model.to(distributed.device())  # pyright: ignore[reportArgumentType]
     if params.precision == "bf16":
         compute_in_bf16(model)
+    if params.lora is not None:
+        add_lora(model, params.lora.rank, params.lora.alpha)
     if params.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     return model
@@ -76,46 +89,71 @@ def train(
     features.prepare(samples)
     lengths, held_out_lengths = (measured(features, rows, params.pass_tokens) for rows in (training, held_out))
     plan = planned(params, training, lengths)
-    optimizer = Optimizer(
-        model.parameters(),
-        params.learning_rate,
-        len(plan),
-        params.warmup,
-        params.weight_decay,
-        params.max_grad_norm,
-        params.beta2,
-        params.final_rate,
-        params.shard_optimizer,
-    )
+    optimizer = optimizer_of(params, model, len(plan))
     history = checkpoints.load(model, optimizer)
     for step, numbers in enumerate(history):
         log(numbers, step)
 
-    def mine(step: Sequence[int]) -> list[list[int]]:
-        return passes(step, lengths, params.pass_tokens, distributed.rank(), distributed.world_size())
-
     model.train()
     start = len(history)
     coming = ahead(
-        (rows for step in plan.steps(start) for rows in mine(step)),
+        (rows for step in plan.steps(start) for rows in share(params, step, lengths).passes),
         lambda rows: read(features, [training[i] for i in rows]),
     )
     for number, step in enumerate(track(plan.steps(start), "train_rm", len(plan) - start), start + 1):
         if out_of_patience(params, history):
             break
         pairs = num_pairs(training[i] for i in step)
-        numbers = learn(params, model, features, optimizer, islice(coming, len(mine(step))), pairs)
+        mine = share(params, step, lengths)
+        numbers = learn(params, model, features, optimizer, islice(coming, len(mine.passes)), pairs, mine.counted)
         if held_out and (number % params.validate_every == 0 or number == len(plan)):
-            numbers |= validate(params, model, features, held_out, held_out_lengths)
+            numbers |= validate(params, model, features, optimizer, held_out, held_out_lengths)
             if numbers["held_out_loss"] < min(held_out_losses(history), default=math.inf):
-                checkpoints.keep_best(model)
+                checkpoints.keep_best(model, optimizer)
         history.append(numbers)
         log(numbers, number - 1)
         if params.checkpoint_every and number % params.checkpoint_every == 0:
             checkpoints.save(model, optimizer, history)
-    if held_out and distributed.rank() == 0:
-        restore(model, checkpoints.best)
+    optimizer.close(model)
+    if distributed.rank() == 0:
+        if held_out:
+            checkpoints.restore_best(model)
+        merge_lora(model)
     return history
+
+
+def optimizer_of(params: TrainRMParams, model: IXCForRewardModel, steps: int) -> Optimizer:
+    """AdamW, alone or shared out as `params.zero` says, or Muon."""
+    schedule = (params.learning_rate, steps, params.warmup, params.weight_decay)
+    options = {"max_grad_norm": params.max_grad_norm, "beta2": params.beta2, "final_rate": params.final_rate}
+    if params.zero >= 2:
+        return ShardedOptimizer(model, *schedule, stage=params.zero, offload=params.offload, **options)
+    if params.optimizer == "muon":
+        return MuonOptimizer(model, *schedule, **options, shard=params.zero == 1)
+    return Optimizer(model.parameters(), *schedule, **options, shard=params.zero == 1)
+
+
+class Share(NamedTuple):
+    """What one process does of a step."""
+
+    passes: list[list[int]]
+    """The rows of each pass."""
+    counted: int
+    """Passes from the front whose rows are its own; the others are for company."""
+
+
+def share(params: TrainRMParams, rows: Sequence[int], lengths: Sequence[int]) -> Share:
+    """This process's share of some rows.
+
+    Under ZeRO-2 and 3 every pass is made by all together; who has nothing left reads the shortest row once more.
+    """
+    world = range(distributed.world_size())
+    everyones = [passes(rows, lengths, params.pass_tokens, rank, len(world)) for rank in world]
+    mine = everyones[distributed.rank()]
+    if params.zero < 2:
+        return Share(mine, len(mine))
+    missing = max(map(len, everyones)) - len(mine)
+    return Share(mine + missing * [[min(rows, key=lengths.__getitem__)]], len(mine))
 
 
 def learn(
@@ -125,19 +163,23 @@ def learn(
     optimizer: Optimizer,
     batches: Iterable[Pass],
     pairs: int,
+    counted: int,
 ) -> dict[str, float]:
-    """One optimizer step of so many pairs, the gradients summed over this process's batches and over all processes."""
+    """One optimizer step of so many pairs, the gradients summed over this process's batches and over all processes.
+
+    Only the first `counted` batches weigh anything.
+    """
     totals = torch.zeros(3, device=model.device)
-    for batch in batches:
-        chosen, rejected = compare(model, features, batch)
+    for number, batch in enumerate(batches):
+        chosen, rejected = optimizer.forward(lambda batch=batch: compare(model, features, batch))
         loss = bradley_terry_loss(chosen, rejected, params.margin, params.label_smoothing, params.focal)
-        share = len(chosen) / pairs
+        weight = len(chosen) / pairs if number < counted else 0.0
         try:
-            optimizer.backward(share * (loss + params.centering * centering_loss(chosen, rejected)))
+            optimizer.backward(weight * (loss + params.centering * centering_loss(chosen, rejected)))
         except Diverged as error:
             raise Diverged(f"{', '.join(c.sample.id for c in batch.contests[:8])}: {error}") from error
         accuracy = (chosen > rejected).float().mean()
-        totals += share * torch.stack([loss, accuracy, (chosen - rejected).mean()]).detach()
+        totals += weight * torch.stack([loss, accuracy, (chosen - rejected).mean()]).detach()
     rates = optimizer.update()
     loss, accuracy, margin = distributed.summed(totals).tolist()
     return {"loss": loss, "accuracy": accuracy, "margin": margin, **rates}
@@ -148,16 +190,19 @@ def validate(
     params: TrainRMParams,
     model: IXCForRewardModel,
     features: Features,
+    optimizer: Optimizer,
     rows: Sequence[Contest],
     lengths: Sequence[int],
 ) -> dict[str, float]:
     """Loss, by eq. 1, and accuracy of pairs that are not trained on."""
     model.eval()
     margins: list[float] = []
-    mine = passes(range(len(rows)), lengths, params.pass_tokens, distributed.rank(), distributed.world_size())
-    for batch in ahead(mine, lambda batch: read(features, [rows[i] for i in batch])):
-        chosen, rejected = compare(model, features, batch)
-        margins += (chosen - rejected).tolist()
+    mine = share(params, range(len(rows)), lengths)
+    coming = ahead(mine.passes, lambda batch: read(features, [rows[i] for i in batch]))
+    for number, batch in enumerate(coming):
+        chosen, rejected = optimizer.forward(lambda batch=batch: compare(model, features, batch))
+        if number < mine.counted:
+            margins += (chosen - rejected).tolist()
     model.train()
     everyones = torch.tensor([margin for part in distributed.gathered(margins) for margin in part])
     loss = bradley_terry_loss(everyones, torch.zeros_like(everyones))

@@ -82,6 +82,7 @@ def _run(stage: str, run: Callable[..., Metrics], paths: Sequence[Path], model: 
         return
     points: Points = []
     with Run(stage, section) as record:
+        os.environ["MLFLOW_RUN_ID"] = record.id  # MLflow's own name for it; checkpoints keep it
 
         def log(metrics: dict[str, float], step: int) -> None:
             points.append((metrics, step))

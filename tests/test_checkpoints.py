@@ -1,19 +1,22 @@
 """A killed training goes on as if it had not been killed; one of another configuration is refused."""
 
 import json
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
+from safetensors.torch import save_file
 
-from ixc.checkpoints import RUN_ID, OtherRun
+from ixc.checkpoints import RUN_ID, NotSaved, OtherRun
 from ixc.model import IXCForCausalLM, IXCForRewardModel
 from ixc.params import TrainRMParams
 from ixc.samples import write_samples
-from ixc.train_rm import History, run
-from ixc.training import save
+from ixc.train_rm import History, learn, run
+from ixc.training import Diverged, save
 
 STEPS = 12
 
@@ -34,12 +37,19 @@ class Training:
         samples += [tiny.pair(f"Colour {i}?", c, "grey", [colours[c]]) for i in range(4) for c in colours]
         write_samples(samples, root / "pairs.parquet")
 
-    def __call__(self, kill_after: int | None = None, name: str = "reward", **options: Any) -> History:
+    def __call__(
+        self,
+        kill_after: int | None = None,
+        name: str = "reward",
+        step_done: Callable[[], None] = lambda: None,
+        **options: Any,
+    ) -> History:
         curve: History = []
 
         def log(numbers: dict[str, float], step: int) -> None:
             assert step == len(curve)
             curve.append(numbers)
+            step_done()
             if step + 1 == kill_after:
                 raise Killed
 
@@ -129,9 +139,51 @@ def test_a_disk_without_room_leaves_the_last_state(training: Training, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(f"ixc.checkpoints.{writer}", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(NotSaved, match=r"step-00000004: .*No space left.*goes on from .*step-00000002"):
             training()
     assert training.state().name == "step-00000002"
+    assert training() == whole
+
+
+def test_what_goes_wrong_with_the_last_state_is_told_in_the_end(training: Training, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("ixc.checkpoints.save_file", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        with pytest.raises(NotSaved, match="goes on from the beginning"):
+            training(checkpoint_every=STEPS)
+    assert len(training()) == STEPS
+
+
+def test_training_goes_on_while_a_state_is_written_but_one_at_a_time(
+    training: Training, monkeypatch: pytest.MonkeyPatch
+):
+    done, writing, alone = threading.Semaphore(0), threading.Lock(), []
+
+    def slow(weights: dict[str, torch.Tensor], path: Path) -> None:
+        alone.append(writing.acquire(blocking=False))
+        for _ in range(6):  # five steps come before each state, the sixth after it
+            assert done.acquire(timeout=60), "training waits for the writer"
+        save_file(weights, path)
+        writing.release()
+
+    whole = training(name="whole")
+    monkeypatch.setattr("ixc.checkpoints.save_file", slow)
+    assert training(step_done=done.release, checkpoint_every=5) == whole
+    assert alone == [True, True]
+
+
+def test_a_loss_that_is_no_number_leaves_the_last_state(training: Training, monkeypatch: pytest.MonkeyPatch):
+    whole, steps = training(name="whole"), iter(range(1, STEPS))
+
+    def broken(params: Any, model: Any, *more: Any) -> dict[str, float]:
+        if next(steps) == 6:
+            model.score.weight.data.fill_(float("nan"))
+        return learn(params, model, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ixc.train_rm.learn", broken)
+        with pytest.raises(Diverged, match=r"(Number|Colour) \d\?.*: the loss is nan"):
+            training()
+    assert training.state().name == "step-00000004"
     assert training() == whole
 
 

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -41,16 +42,24 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def trained(folder: Path, name: str, processes: int, *kill: int, **options: object) -> Curve | None:
-    """The curve of a training by so many processes; None if it was killed."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    alone = [sys.executable] if processes == 1 else torchrun
+def run(folder: Path, *plan: dict[str, Any], torchrun: int = 0) -> list[Curve | None]:
+    """The curves of trainings one after another, each in its own processes; None for those that were killed."""
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(torchrun)] if torchrun else []
     ours = {"PYTHONPATH": str(SCRIPT.parents[1]), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    call = [*alone, str(SCRIPT), str(folder), name, json.dumps(options), *map(str, kill)]
+    call = [sys.executable, *start, str(SCRIPT), str(folder), json.dumps(plan)]
     done = subprocess.run(call, env={**os.environ, **ours}, capture_output=True, text=True, check=False)
-    curve = folder / f"{name}.json"
-    assert done.returncode == 0 or kill, done.stderr
-    return json.loads(curve.read_text()) if curve.exists() else None
+    assert done.returncode == 0, done.stderr
+    curves = [folder / f"{each['name']}.json" for each in plan]
+    return [json.loads(curve.read_text()) if curve.exists() else None for curve in curves]
+
+
+def training(name: str, processes: int, *kill: int, **options: Any) -> dict[str, Any]:
+    """An entry of a plan; `kill`: after which step, and which of the processes."""
+    return {"name": name, "processes": processes, "options": options, "kill": kill}
+
+
+def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    return IXCForRewardModel.from_pretrained(folder / name).state_dict()
 
 
 def same(one: Curve | None, other: Curve | None) -> None:
@@ -59,19 +68,62 @@ def same(one: Curve | None, other: Curve | None) -> None:
         assert mine == pytest.approx(yours, rel=1e-4, abs=1e-4)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("shard", [False, True])
-def test_two_processes_learn_what_one_learns_and_save_it(folder: Path, shard: bool):
-    same(trained(folder, "two", 2, shard_optimizer=shard), trained(folder, "one", 1))
-    two, one = (IXCForRewardModel.from_pretrained(folder / name).state_dict() for name in ("two", "one"))
-    for name, weights in one.items():
-        torch.testing.assert_close(two[name], weights, rtol=1e-2, atol=1e-3)
+WAYS: list[dict[str, Any]] = [
+    {"zero": 0},
+    {"zero": 1},
+    {"zero": 2},
+    {"zero": 3},
+    {"zero": 2, "offload": "optimizer"},
+    {"zero": 3, "offload": "weights"},
+]
 
 
 @pytest.mark.slow
-def test_a_killed_process_changes_no_curve_whoever_goes_on(folder: Path):
-    wanted = trained(folder, "whole", 1)
+@pytest.mark.parametrize("more", [{}, {"lora": {"rank": 2}, "gradient_checkpointing": True}], ids=["all", "lora"])
+def test_however_many_processes_share_out_whatever_they_learn_and_save_the_same(folder: Path, more: dict[str, Any]):
+    wanted, *curves = run(
+        folder,
+        training("alone", 1, **more),
+        *(training(f"way{i}", 2, **way, **more) for i, way in enumerate(WAYS)),
+        training("one", 1, zero=3, offload="weights", **more),
+    )
+    for name, curve in zip([*(f"way{i}" for i in range(len(WAYS))), "one"], curves, strict=True):
+        same(curve, wanted)
+        mine, whole = weights(folder, name), weights(folder, "alone")
+        assert mine.keys() == whole.keys()
+        for key, value in whole.items():
+            torch.testing.assert_close(mine[key], value, rtol=1e-2, atol=1e-3, msg=f"{name}: {key}")
+
+
+@pytest.mark.slow
+def test_torchrun_starts_what_the_other_tests_fork(folder: Path):
+    same(*run(folder, training("two", 2, zero=3), torchrun=2), *run(folder, training("one", 1)))
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_steps_change_no_curve_whoever_goes_on(folder: Path):
     rng = random.Random(0)
-    for processes, step, shard in ((2, 1, False), (2, 3, True), (1, rng.randint(4, 6), False)):
-        assert trained(folder, "killed", processes, step, rng.randrange(processes), shard_optimizer=shard) is None
-    same(trained(folder, "killed", 2, shard_optimizer=True), wanted)
+    long = {"epochs": 6, "checkpoint_every": 1}
+    plan = [training("whole", 1, **long)]
+    for step in sorted(rng.randint(1, 22) for _ in range(20)):
+        processes, way = rng.choice((1, 2)), rng.choice(WAYS)
+        plan.append(training("killed", processes, step, rng.randrange(processes), **long, **way))
+    wanted, *killed = run(folder, *plan)
+    assert killed == [None] * 20
+    same(*run(folder, training("killed", 2, zero=1, **long)), wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [0, 3])
+def test_a_killed_process_changes_no_curve_where_states_are_seldom(folder: Path, zero: int):
+    kills = [training("killed", 2, step, rank, zero=zero) for step, rank in ((1, 0), (5, 1), (7, 0))]
+    curves = run(folder, training("whole", 1), *kills, training("killed", 1, zero=0))
+    same(curves[-1], curves[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_a_loss_that_is_no_number_ends_all_processes_and_leaves_the_last_state(folder: Path, zero: int):
+    bad = training("bad", 2, zero=zero, learning_rate=1e30, max_grad_norm=1e30, warmup=0.9)
+    with pytest.raises(AssertionError, match=r"Diverged: .*the (loss|gradient's norm) is (nan|inf)"):
+        run(folder, bad)

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from conftest import Call
 
+from ixc.checkpoints import RUN_ID
 from ixc.params import BadParams, load_params
 from tasks.promote import NotPromoted, promote
 from tasks.stage import StageFailed, failure, foreseen, outcome
@@ -64,6 +65,25 @@ def test_a_stage_leaves_numbers_everywhere_and_its_model_in_the_registry(project
         promote(client, "ixc-test", "recall", 0.5)
     promote(client, "ixc-test", "accuracy/all", 0.7)
     assert client.get_model_version_by_alias("ixc-test", "champion").version == version.version
+
+
+TELL_RUN = """
+import os
+from tasks.stage import main
+
+def run(params, data, *, log):
+    data.write_text(os.environ["MLFLOW_RUN_ID"])
+    return {}
+
+main("collect", run)
+"""
+
+
+def test_a_stage_can_tell_which_mlflow_run_its_numbers_go_to(project: Path, call: Call, client: Any):
+    (project / "tell.py").write_text(TELL_RUN)
+    assert call(project, "tell.py", "run.txt", MLFLOW_RUN_ID="an older one").returncode == 0
+    assert (project / "run.txt").read_text() == newest_run(client, "collect").info.run_id
+    assert RUN_ID == "MLFLOW_RUN_ID"
 
 
 @pytest.mark.slow

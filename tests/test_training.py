@@ -7,7 +7,7 @@ import tiny
 import torch
 
 from ixc.model import IXCForCausalLM
-from ixc.training import Optimizer, matrices
+from ixc.training import MuonOptimizer, Optimizer, matrices
 
 
 def test_muon_trains_the_matrices_of_layers_and_projector_that_are_trained_at_all():
@@ -32,7 +32,7 @@ def step(model: IXCForCausalLM, optimizer: Optimizer, number: int) -> float:
 def test_a_stopped_optimizer_goes_on_as_if_it_had_not_been(muon: bool):
     def start() -> tuple[IXCForCausalLM, Optimizer]:
         model = tiny.causal()
-        return model, Optimizer(model.parameters(), 1e-2, 8, matrices=matrices(model) if muon else ())
+        return model, MuonOptimizer(model, 1e-2, 8) if muon else Optimizer(model.parameters(), 1e-2, 8)
 
     model, optimizer = start()
     losses = [step(model, optimizer, number) for number in range(4)]

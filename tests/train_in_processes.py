@@ -1,32 +1,80 @@
-"""What the processes of `test_distributed` run: a training, killed after a step of one of them if asked to be.
+"""What the processes of `test_distributed` run: trainings one after another, each killed at some step if asked to be.
 
-torchrun --nproc_per_node 2 tests/train_in_processes.py FOLDER NAME OPTIONS [KILL_AFTER KILLED_RANK]
+python tests/train_in_processes.py FOLDER PLAN      every training in as many forked processes as it says
+torchrun ... tests/train_in_processes.py FOLDER PLAN       these processes are the training's, and there is but one
+
+PLAN is a JSON list of {"name": ..., "processes": ..., "options": {...}, "kill": [after this step, this rank]}.
 """
 
 import json
+import multiprocessing
 import os
 import signal
+import socket
 import sys
+from multiprocessing.connection import wait
 from pathlib import Path
+from typing import Any
 
 from ixc import distributed, train_rm
 from ixc.params import TrainRMParams
+from ixc.training import import_deepspeed
 
-root, name = Path(sys.argv[1]), sys.argv[2]
-kill_after, killed = (int(argument) for argument in (*sys.argv[4:], -1, -1)[:2])
 USUAL = {"epochs": 2, "batch_size": 8, "pass_tokens": 400, "learning_rate": 5e-3}
 WATCHED = {"checkpoint_every": 2, "held_out": 0.2, "validate_every": 2}
-params = TrainRMParams(**USUAL, **WATCHED, **json.loads(sys.argv[3]))
-curve: list[dict[str, float]] = []
 
 
-def log(numbers: dict[str, float], step: int) -> None:
-    """Keep the curve, or die."""
-    curve.append(numbers)
-    if step + 1 == kill_after and distributed.rank() == killed:
-        os.kill(os.getpid(), signal.SIGKILL)
+def train(root: Path, name: str, options: dict[str, Any], kill: list[int]) -> None:
+    """One training; the first of its processes keeps the curve."""
+    curve: list[dict[str, float]] = []
+
+    def log(numbers: dict[str, float], step: int) -> None:
+        curve.append(numbers)
+        if [step + 1, distributed.rank()] == kill:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    params = TrainRMParams(**{**USUAL, **WATCHED, **options})
+    train_rm.run(params, root / "pairs.parquet", root, root / "base", root / name, log=log)
+    if distributed.rank() == 0:
+        (root / f"{name}.json").write_text(json.dumps(curve))
 
 
-train_rm.run(params, root / "pairs.parquet", root, root / "base", root / name, log=log)
-if distributed.rank() == 0:
-    (root / f"{name}.json").write_text(json.dumps(curve))
+def as_rank(rank: int, processes: int, port: int, *run: Any) -> None:
+    """One of several processes, as torchrun would have started it."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    train(*run)
+
+
+def together(processes: int, root: Path, name: str, options: dict[str, Any], kill: list[int]) -> None:
+    """Start the processes; when one of them dies, end the others, as torchrun would."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    ranks = [
+        fork.Process(target=as_rank, args=(rank, processes, port, root, name, options, kill))
+        for rank in range(processes)
+    ]
+    for each in ranks:
+        each.start()
+    while alive := [each for each in ranks if each.is_alive()]:
+        wait([each.sentinel for each in alive])
+        if any(each.exitcode for each in ranks):
+            for each in ranks:
+                each.kill()
+    codes = [each.exitcode for each in ranks]
+    if codes[kill[1]] != -signal.SIGKILL if kill else any(codes):
+        sys.exit(f"{name}: exit codes {codes}")
+
+
+if __name__ == "__main__":
+    folder, plan = Path(sys.argv[1]), json.loads(sys.argv[2])
+    if any(each["options"].get("zero", 0) >= 2 for each in plan):
+        import_deepspeed()
+    for each in plan:
+        arguments = (folder, each["name"], each["options"], each.get("kill", []))
+        if "RANK" in os.environ:
+            train(*arguments)
+        else:
+            together(each["processes"], *arguments)

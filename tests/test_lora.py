@@ -1,0 +1,110 @@
+"""Adapters change nothing at first, learn beside frozen weights, and end as plain weights."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from ixc.checkpoints import Checkpoints
+from ixc.metrics import ignore
+from ixc.model import Batch, IXCForRewardModel, Tree, collate
+from ixc.model.lora import add_lora, merge_lora
+from ixc.params import LoRAParams, TrainRMParams
+from ixc.samples import Sample
+from ixc.train_rm import History, train
+
+LAYERS = ("wqkv.weight", "wo.weight", "w1.weight", "w2.weight", "w3.weight")
+
+
+def batch() -> Batch:
+    return collate([Tree([1, 5, 6], [[7, 8], [9]]), Tree([1, 3, 4], [[5]])])
+
+
+def rewards(model: IXCForRewardModel) -> torch.Tensor:
+    row = batch()
+    return model.scores(row.pool(model.model(**row.inputs()), "last_token"))
+
+
+def adapted() -> IXCForRewardModel:
+    """A model with adapters of random weights."""
+    model = tiny.reward()
+    model.freeze_vision()
+    add_lora(model, rank=3, alpha=6.0)
+    for name, weights in model.named_parameters():
+        if ".lora." in name:
+            torch.nn.init.normal_(weights, std=0.2)
+    return model
+
+
+def test_new_adapters_change_no_reward():
+    model = tiny.reward()
+    before = rewards(model)
+    add_lora(model, rank=3, alpha=6.0)
+    assert torch.equal(rewards(model), before)
+
+
+def test_adapters_and_the_score_head_are_all_that_is_trained():
+    trained = {name for name, p in adapted().named_parameters() if p.requires_grad}
+    assert "score.weight" in trained
+    names = {name.split(".lora.")[0] for name in trained - {"score.weight"}}
+    assert len(names) == 2 * len(LAYERS) and {f"{name.split('.')[-1]}.weight" for name in names} == set(LAYERS)
+
+
+def test_merged_adapters_give_the_same_rewards_from_plain_weights():
+    model = adapted()
+    with_adapters = rewards(model)
+    assert not torch.allclose(with_adapters, rewards(tiny.reward()))
+    merge_lora(model)
+    torch.testing.assert_close(rewards(model), with_adapters)
+    assert set(dict(model.named_parameters())) == set(dict(tiny.reward().named_parameters()))
+    merge_lora(model)
+    torch.testing.assert_close(rewards(model), with_adapters)
+
+
+def test_an_adapter_adds_alpha_over_rank_of_its_product():
+    model, plain = adapted(), tiny.reward()
+    layer, before = model.model.layers[0].attention.wo, plain.model.layers[0].attention.wo.weight
+    wanted = before + 6.0 / 3 * layer.lora.up.weight @ layer.lora.down.weight
+    merge_lora(model)
+    torch.testing.assert_close(layer.weight, wanted)
+
+
+def pairs(root: Path) -> list[Sample]:
+    red = tiny.picture(root, "red")
+    return [tiny.pair(f"{i}?", "good", "bad", [red] if i % 2 else []) for i in range(16)]
+
+
+def learned(root: Path, **options: Any) -> tuple[History, IXCForRewardModel]:
+    torch.manual_seed(0)
+    model = tiny.reward()
+    model.freeze_vision()
+    lora = LoRAParams(rank=4, alpha=8.0)
+    add_lora(model, lora.rank, lora.alpha)
+    if options.get("gradient_checkpointing"):
+        model.gradient_checkpointing_enable()
+    params = TrainRMParams(epochs=12, batch_size=8, learning_rate=1e-2, lora=lora, **options)
+    features = tiny.features(model, root)
+    return train(params, model, features, pairs(root), ignore, Checkpoints(root / "state", {})), model
+
+
+def test_training_moves_the_layers_and_the_head_and_nothing_else(tmp_path: Path):
+    history, model = learned(tmp_path)
+    assert history[-1]["loss"] < 0.2 < history[0]["loss"]
+    before = tiny.reward().state_dict()
+    assert model.state_dict().keys() == before.keys()
+    for name, weights in model.state_dict().items():
+        assert torch.equal(weights, before[name]) is not name.endswith((*LAYERS, "score.weight")), name
+
+
+@pytest.mark.parametrize("options", [{"gradient_checkpointing": True}, {"pass_tokens": 200}])
+def test_what_saves_memory_changes_no_number(tmp_path: Path, options: dict[str, Any]):
+    for mine, yours in zip(learned(tmp_path, **options)[0], learned(tmp_path)[0], strict=True):
+        assert mine == pytest.approx(yours, rel=1e-4, abs=1e-5)
+
+
+def test_the_best_weights_on_held_out_pairs_come_back_merged(tmp_path: Path):
+    history, model = learned(tmp_path, held_out=0.3, validate_every=1)
+    assert "held_out_loss" in history[-1]
+    assert not [name for name in model.state_dict() if ".lora." in name]
