@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -310,7 +310,7 @@ def _append(name: str, sample: Sample, files: dict[str, Callable[[Sample], None]
 # The quarantine
 
 
-def write_quarantine(rows: Sequence[tuple[str, ...]], path: Path, schema: pa.Schema) -> None:
+def write_quarantine(rows: Iterable[tuple[str, ...]], path: Path, schema: pa.Schema) -> None:
     """Rows of texts, in the order of the schema's columns."""
     with quarantining(path, schema) as refuse:
         for row in rows:

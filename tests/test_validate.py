@@ -15,15 +15,16 @@ from ixc import validate
 from ixc.metrics import Metrics
 from ixc.params import BadParams, ValidateParams
 from ixc.samples import Media, Sample, Turn, Verdict, answer, read_samples, write_samples
-from ixc.validate import ValidationFailed, objection, ruler, words
+from ixc.validate import ValidationFailed
 from ixc.validation.__main__ import main as check_main
 from ixc.validation.benchmarks import BadBenchmark, Benchmarks
 from ixc.validation.expectations import run_checks, suite
-from ixc.validation.facts import Observer, table_of
+from ixc.validation.facts import Observer, frame, table_of
 from ixc.validation.reasons import ADVICE
+from ixc.validation.rules import objection, ruler, words
 
 LENIENT = ValidateParams(min_pairs=1, max_rejected_share=1.0)
-OBSERVER = Observer(words, Benchmarks((), 13, 0))
+OBSERVER = Observer(LENIENT, Benchmarks((), 13, 0))
 
 
 def pair(id: str, chosen: str = "Yes.", rejected: str = "No.", **changes: object) -> Sample:
@@ -47,10 +48,20 @@ class Stage:
 
     folder: Path
 
-    def run(self, pairs: Sequence[Sample], params: ValidateParams = LENIENT, judged: Sequence[Sample] = ()) -> Metrics:
-        write_samples(judged, self.folder / "judged.parquet")
-        write_samples(pairs, self.folder / "public.parquet")
+    def run(
+        self,
+        pairs: Sequence[Sample],
+        params: ValidateParams = LENIENT,
+        judged: Sequence[Sample] = (),
+        prompts: Sequence[Sample] = (),
+        candidates: Sequence[Sample] = (),
+    ) -> Metrics:
+        inputs = {"prompts": prompts, "candidates": candidates, "judged": judged, "public": pairs}
+        for name, samples in inputs.items():
+            write_samples(samples, self.folder / f"{name}.parquet")
         names = (
+            "prompts.parquet",
+            "candidates.parquet",
             "judged.parquet",
             "public.parquet",
             "media",
@@ -200,7 +211,7 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(stage: Stage):
 
 
 def table(root: Path, *pairs: Sample) -> pd.DataFrame:
-    return table_of([OBSERVER.facts(pair) for pair in pairs], root)
+    return table_of(frame(map(OBSERVER.facts, pairs)), root)
 
 
 def test_the_expectations_see_a_leak_that_the_rules_missed(tmp_path: Path):

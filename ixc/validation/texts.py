@@ -2,6 +2,7 @@
 
 import re
 import zlib
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -28,10 +29,12 @@ class Words(NamedTuple):
     @classmethod
     def of(cls, text: str) -> "Words":
         spoken = _WORD.findall(text.casefold())
-        return cls(
-            spoken,
-            np.fromiter((zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in spoken), np.uint64, len(spoken)),
-        )
+        return cls(spoken, np.fromiter(map(_number, spoken), np.uint64, len(spoken)))
+
+
+@lru_cache(1 << 16)  # a few words make up most of what is said
+def _number(word: str) -> int:
+    return zlib.crc32(word.encode("utf-8", "surrogatepass"))
 
 
 def ngrams(numbers: Hashes, n: int) -> Hashes:
