@@ -26,6 +26,9 @@ Domain = Literal["instruction", "general", "text_rich", "reasoning", "video", "s
 Modality = Literal["text", "image", "video"]
 Check = Literal["match", "number", "choice", "chart", "vqa", "constraints", "open"]
 
+PLACEHOLDER = "<ImageHere>"
+"""Where in a prompt a picture or film belongs."""
+
 
 class BadRecord(ValueError):
     """A stored record that is not what its schema says: file, row and field in one breath."""
@@ -90,7 +93,7 @@ class Sample:
     split: Literal["train", "val"] = "train"
     """`val` prompts and their media are held out from every training stage."""
     prompt: tuple[Turn, ...]
-    """The conversation up to the answer, oldest turn first; `<ImageHere>` marks where a picture belongs."""
+    """The conversation up to the answer, oldest turn first; `PLACEHOLDER` marks where a picture belongs."""
     media: tuple[Media, ...] = ()
     """Pictures and films in the order the prompt mentions them."""
     gold: Gold | None = None
