@@ -2,10 +2,14 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from ixc.show import FILTERS
+from ixc.show import show as print_rows
 
 
 class BadInput(ValueError):
@@ -47,8 +51,8 @@ def parser() -> argparse.ArgumentParser:
 
     show_parser = _command(commands, "show", show, "print the rows of a table of the pipeline")
     show_parser.add_argument("table", type=Path, help="data/pairs/train.parquet, data/quarantine/validate.parquet, ...")
-    show_parser.add_argument("--limit", type=int, default=20)
-    for name in ("id", "source", "domain", "modality"):
+    show_parser.add_argument("--limit", type=int, default=10, help="rows at most; 0: all (default: 10)")
+    for name in FILTERS:
         show_parser.add_argument(f"--{name}", help=f"only rows of this {name}")
 
     convert_parser = _command(commands, "convert", convert, "official checkpoint to ours, or back")
@@ -157,11 +161,13 @@ def chat(options: argparse.Namespace) -> None:
 
 
 def show(options: argparse.Namespace) -> None:
-    """Print rows, readable."""
-    from ixc.show import show as print_rows
-
-    filters = {name: getattr(options, name) for name in ("id", "source", "domain", "modality")}
-    print_rows(options.table, limit=options.limit, **{k: v for k, v in filters.items() if v is not None})
+    """Print rows, readable, also into a pipe."""
+    filters = {name: getattr(options, name) for name in FILTERS}
+    try:
+        print_rows(options.table, limit=options.limit or None, **filters)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough; the interpreter must not flush into the closed pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def convert(options: argparse.Namespace) -> None:

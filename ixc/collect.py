@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -18,9 +18,8 @@ from ixc.media import BadMedia, Store
 from ixc.metrics import Log, Metrics, ignore
 from ixc.mixture import Ticket, draw, ticket
 from ixc.params import CollectParams, MixtureParams, SourceParams
-from ixc.samples import Media, Modality, Sample, Verdict, answer, read_samples, writing
+from ixc.samples import PLACEHOLDER, Media, Modality, Sample, Verdict, answer, read_samples, writing
 from ixc.sources import READERS, BadOption, BadSource, Refused, Row
-from ixc.sources.conversations import PLACEHOLDER
 from ixc.sources.hub import Hub
 from ixc.sources.licences import Licence
 
@@ -51,7 +50,8 @@ def run(
 ) -> Metrics:
     """Sort the rows of every source into prompts, pairs and corpus; what is refused is kept with its reason.
 
-    Rows = kept + quarantined + left out by the mixture, for every source. The media folder is added to, and then
+    Rows = kept + quarantined + left out by the mixture, for every source; `unread` counts those that
+    `collect.licences` leaves out. The media folder is added to, and then
     cleared of what no row shows any more: its files never change, and those of a run that was stopped are not
     checked again.
 
@@ -60,11 +60,12 @@ def run(
     """
     sources = [_source(source, index, params) for index, source in enumerate(params.sources)]
     print(_licences(sources))
+    counts = Counter(f"unread/{source.name}" for source in sources if not source.admitted)
     sources = [source for source in sources if source.admitted]
     if params.sources and not sources:
         raise BadSource("params.yaml: every source is left out; set collect.licences: any, or add a source")
     media_out.mkdir(parents=True, exist_ok=True)
-    counts = Counter(dict.fromkeys(_expected(sources), 0))
+    counts.update(dict.fromkeys(_expected(sources), 0))
 
     with ExitStack() as stack:
         samples = prompts_out.with_name(".collect.parquet")
@@ -310,7 +311,7 @@ def _append(name: str, sample: Sample, files: dict[str, Callable[[Sample], None]
 # The quarantine
 
 
-def write_quarantine(rows: Sequence[tuple[str, ...]], path: Path, schema: pa.Schema) -> None:
+def write_quarantine(rows: Iterable[tuple[str, ...]], path: Path, schema: pa.Schema) -> None:
     """Rows of texts, in the order of the schema's columns."""
     with quarantining(path, schema) as refuse:
         for row in rows:

@@ -26,6 +26,9 @@ Domain = Literal["instruction", "general", "text_rich", "reasoning", "video", "s
 Modality = Literal["text", "image", "video"]
 Check = Literal["match", "number", "choice", "chart", "vqa", "constraints", "open"]
 
+PLACEHOLDER = "<ImageHere>"
+"""Where in a prompt a picture or film belongs."""
+
 
 class BadRecord(ValueError):
     """A stored record that is not what its schema says: file, row and field in one breath."""
@@ -90,7 +93,7 @@ class Sample:
     split: Literal["train", "val"] = "train"
     """`val` prompts and their media are held out from every training stage."""
     prompt: tuple[Turn, ...]
-    """The conversation up to the answer, oldest turn first; `<ImageHere>` marks where a picture belongs."""
+    """The conversation up to the answer, oldest turn first; `PLACEHOLDER` marks where a picture belongs."""
     media: tuple[Media, ...] = ()
     """Pictures and films in the order the prompt mentions them."""
     gold: Gold | None = None
@@ -153,11 +156,36 @@ _SAMPLE = TypeAdapter(Sample)
 _NAMES = [field.name for field in fields(Sample)]
 
 
-def read_samples(path: Path) -> Iterator[Sample]:
-    """Stream the samples of a Parquet file, a row group at a time.
+def read_samples(path: Path, group: int | None = None) -> Iterator[Sample]:
+    """Stream the samples of a Parquet file, or of one of its row groups.
 
     Raises:
         BadRecord: a row or a column is not what the schema says.
+    """
+    for first, batch in read_batches(path, group):
+        for row, record in enumerate(batch.to_pylist(), first):
+            yield _decode(record, path, row)
+
+
+def read_batches(path: Path, group: int | None = None) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Stream the same rows undecoded, each batch with the number of its first row.
+
+    Raises:
+        BadRecord: it is no Parquet file, or lacks a column.
+    """
+    file = open_table(path)
+    row = sum(file.metadata.row_group(i).num_rows for i in range(group or 0))
+    groups = range(file.num_row_groups) if group is None else [group]
+    for batch in file.iter_batches(batch_size=4096, row_groups=groups, columns=_NAMES):
+        yield row, batch
+        row += batch.num_rows
+
+
+def open_table(path: Path) -> pq.ParquetFile:
+    """A table of samples, to ask for its size.
+
+    Raises:
+        BadRecord: it is no Parquet file, or lacks a column.
     """
     try:
         file = pq.ParquetFile(path)
@@ -166,11 +194,7 @@ def read_samples(path: Path) -> Iterator[Sample]:
     missing = set(_NAMES) - set(file.schema_arrow.names)
     if missing:
         raise BadRecord(f"{path}: no column {sorted(missing)}; expected {_NAMES}")
-    row = 0
-    for batch in file.iter_batches(batch_size=4096, columns=_NAMES):
-        for record in batch.to_pylist():
-            yield _decode(record, path, row)
-            row += 1
+    return file
 
 
 def _decode(record: dict[str, Any], path: Path, row: int) -> Sample:
@@ -210,6 +234,36 @@ def writing(path: Path, rows_per_group: int = 4096) -> Iterator[Callable[[Sample
         yield put
         if group:
             flush()
+
+
+@contextmanager
+def copying(path: Path, rows_per_group: int = 4096) -> Iterator[Callable[[pa.RecordBatch], None]]:
+    """A function that appends rows as they are to `path`, which is written at once; rows are grouped as by `writing`.
+
+    Raises:
+        BadRecord: when it is called: the rows have another schema than ours.
+    """
+    waiting = [SCHEMA.empty_table()]
+
+    def put(rows: pa.RecordBatch) -> None:
+        waiting.append(_as_ours(rows))
+        if (count := sum(map(len, waiting))) >= rows_per_group:
+            table = pa.concat_tables(waiting)
+            whole = count - count % rows_per_group
+            writer.write_table(table.slice(0, whole), rows_per_group)
+            waiting[:] = [table.slice(whole)]
+
+    with pq.ParquetWriter(path, SCHEMA) as writer:
+        yield put
+        if len(table := pa.concat_tables(waiting)):
+            writer.write_table(table)
+
+
+def _as_ours(rows: pa.RecordBatch) -> pa.Table:
+    try:
+        return pa.Table.from_batches([rows]).select(SCHEMA.names).cast(SCHEMA)
+    except (pa.ArrowInvalid, ValueError) as error:
+        raise BadRecord(f"rows of another schema ({error}); run the stage that writes them again") from error
 
 
 def balanced(samples: Iterable[Sample], limit: int | None, seed: int) -> list[Sample]:

@@ -1,11 +1,8 @@
-"""`python -m ixc.show TABLE` prints any of our Parquet tables for a person to read, also into a pipe."""
+"""`ixc show TABLE`: any of our Parquet tables for a person to read."""
 
-import argparse
-import os
 import shutil
-import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -125,32 +122,3 @@ def _verdict(verdict: Mapping[str, Any]) -> str:
     cost = f", ${verdict['cost']:.4f}" if verdict.get("cost") else ""
     reason = f": {verdict['reason']}" if verdict.get("reason") else ""
     return f"{verdict['winner']}, by {verdict['judge']}{orders}{cost}{reason}"
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    command = argparse.ArgumentParser("python -m ixc.show", description="Print any of our Parquet tables.")
-    command.add_argument("path", type=Path, help="such as data/pairs/train.parquet")
-    command.add_argument("--limit", type=int, default=10, help="rows at most; 0: all (default: 10)")
-    for name in FILTERS:
-        command.add_argument(f"--{name}", help=f"only rows of this {name}")
-    return command
-
-
-def main(arguments: Iterable[str] | None = None) -> int:
-    """Show what the command line names; 1 where that cannot be done."""
-    given = vars(parser().parse_args(None if arguments is None else list(arguments)))
-    path, limit = given.pop("path"), given.pop("limit")
-    try:
-        show(path, limit=limit if limit > 0 else None, **given)
-        sys.stdout.flush()
-    except BadTable as error:
-        print(error, file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # `| head` has seen enough; the interpreter must not flush into the closed pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -248,7 +248,7 @@ def test_a_source_that_forbids_commercial_use_is_left_out_and_named(out: Outputs
     )
     metrics = out.run(CollectParams(root=str(tmp_path), licences="commercial", sources=sources))
     assert [sample.id for sample in out.samples("public")] == ["bought/a/1"]
-    assert "rows/found" not in metrics
+    assert "rows/found" not in metrics and metrics["unread/found"] == metrics["unread/rlaif_v"] == 1
     told = capsys.readouterr().out.splitlines()
     assert told[1].split(maxsplit=3)[:3] == ["bought", "unknown", "yes"]
     assert told[3].split(maxsplit=3) == ["rlaif_v", "CC-BY-NC-4.0", "no", "left out by collect.licences"]

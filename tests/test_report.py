@@ -165,6 +165,16 @@ def test_a_whole_run_has_every_section_and_no_note(root: Path) -> None:
     assert "84.0\u202f%" in found.text and "from 41.0\u202f%" in found.text
 
 
+def test_what_came_in_and_what_was_left_out_is_shown_by_source(tmp_path: Path) -> None:
+    fates = {"rows": 1200, "kept": 700, "quarantined": 200, "left_out": 300}
+    collected = {f"{fate}/web": float(count) for fate, count in fates.items()}
+    write_metrics(tmp_path, {"collect": {**collected, "left_out/domain/general": 300.0, "unread/bought": 1.0}})
+    found = page(tmp_path)
+    assert "web1,200700200300" in "".join(found.text.split())
+    assert "bought (left out by its licence, not read)" in found.text
+    assert "web, quarantined: 200" in found.text and "web, left out by the mixture: 300" in found.text
+
+
 def test_the_page_needs_nothing_but_itself(root: Path) -> None:
     found = page(root)
     addresses = [

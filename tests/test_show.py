@@ -1,4 +1,4 @@
-"""`python -m ixc.show`: any table, readable, also into a pipe."""
+"""`ixc show`: any table, readable, also into a pipe."""
 
 import re
 import subprocess
@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ixc.cli import main
 from ixc.samples import Media, Sample, Turn, Verdict, answer, write_samples
-from ixc.show import BadTable, main, show
+from ixc.show import BadTable, show
 
 
 def pair(id: str, **changes: Any) -> Sample:
@@ -93,13 +94,13 @@ def test_errors_name_the_file_and_the_remedy(table: Path, tmp_path: Path, capsys
         show(tmp_path / "bad.parquet")
     with pytest.raises(BadTable, match="no column 'reason' to filter by; it has id, source"):
         show(table, reason="tie")
-    assert main([str(tmp_path / "none.parquet")]) == 1
+    assert main(["show", str(tmp_path / "none.parquet")]) == 2
     assert "none.parquet: no such file; run the stage" in capsys.readouterr().err
 
 
 def test_a_closed_pipe_is_no_error(tmp_path: Path):
     write_samples([pair(f"{index}", chosen=answer("word " * 500)) for index in range(200)], tmp_path / "t.parquet")
-    command = f"{sys.executable} -m ixc.show {tmp_path / 't.parquet'} --limit 0 | head -1"
+    command = f"{sys.executable} -m ixc.cli show {tmp_path / 't.parquet'} --limit 0 | head -1"
     done = subprocess.run(
         command, shell=True, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
     )
@@ -107,5 +108,5 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path):
 
 
 def test_no_torch_is_needed():
-    code = "import sys, ixc.show; print('torch' in sys.modules)"
+    code = "import sys, ixc.cli; print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], cwd=Path(__file__).parents[1]) == b"False\n"

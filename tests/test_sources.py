@@ -88,6 +88,13 @@ def test_gsm8k_yields_the_number_and_a_pair_of_solutions(tmp_path: Path):
     assert problem.group == pair.group
 
 
+def test_the_first_rows_of_gsm8k_are_problems_and_pairs(tmp_path: Path):
+    write(tmp_path / "test.jsonl", *({"question": f"{i} + 1?", "answer": f"#### {i + 1}"} for i in range(3)))
+    models = {name: {"is_correct": name == "large", "solution": f"A: {name}"} for name in ("small", "large")}
+    write(tmp_path / "example_model_solutions.jsonl", *({"question": f"{i} + 1?", **models} for i in range(2)))
+    assert [bool(row.chosen) for row in read("gsm8k", tmp_path)[0]] == [False, True, False, True, False]
+
+
 def test_gsm8k_refuses_a_problem_without_an_answer(tmp_path: Path):
     write(tmp_path / "test.jsonl", {"question": "1 + 1?", "answer": "no idea"}, {"question": "1 + 1?"})
     rows, refused = read("gsm8k", tmp_path)

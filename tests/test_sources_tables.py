@@ -114,7 +114,7 @@ def test_parquet_rows_are_numbered_and_a_text_in_another_encoding_refused(tmp_pa
     pq.write_table(pa.table({"a": raw}), tmp_path / "x.parquet")
     kept, refused = read(tmp_path / "x.parquet", (tmp_path / "x.parquet").read_bytes())
     assert kept == [("1", {"a": "one"}), ("3", {"a": "three"})]
-    assert refused == [("x.parquet:2", "not UTF-8; convert the file: iconv -t UTF-8")]
+    assert refused == [("x.parquet:2", "not UTF-8; write the file again from UTF-8 texts")]
 
 
 def test_a_cut_parquet_file_is_refused(tmp_path: Path):

@@ -6,6 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -14,16 +15,30 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from ixc import validate
 from ixc.metrics import Metrics
 from ixc.params import BadParams, ValidateParams
-from ixc.samples import Media, Sample, Turn, Verdict, answer, read_samples, write_samples
-from ixc.validate import ValidationFailed, objection, ruler, words
+from ixc.samples import (
+    BadRecord,
+    Media,
+    Sample,
+    Turn,
+    Verdict,
+    answer,
+    copying,
+    open_table,
+    read_batches,
+    read_samples,
+    write_samples,
+)
+from ixc.validate import ValidationFailed
+from ixc.validation import workers
 from ixc.validation.__main__ import main as check_main
 from ixc.validation.benchmarks import BadBenchmark, Benchmarks
 from ixc.validation.expectations import run_checks, suite
-from ixc.validation.facts import Observer, table_of
+from ixc.validation.facts import Observer, frame, table_of
 from ixc.validation.reasons import ADVICE
+from ixc.validation.rules import objection, ruler, words
 
 LENIENT = ValidateParams(min_pairs=1, max_rejected_share=1.0)
-OBSERVER = Observer(words, Benchmarks((), 13, 0))
+OBSERVER = Observer(LENIENT, Benchmarks((), 13, 0))
 
 
 def pair(id: str, chosen: str = "Yes.", rejected: str = "No.", **changes: object) -> Sample:
@@ -47,10 +62,20 @@ class Stage:
 
     folder: Path
 
-    def run(self, pairs: Sequence[Sample], params: ValidateParams = LENIENT, judged: Sequence[Sample] = ()) -> Metrics:
-        write_samples(judged, self.folder / "judged.parquet")
-        write_samples(pairs, self.folder / "public.parquet")
+    def run(
+        self,
+        pairs: Sequence[Sample],
+        params: ValidateParams = LENIENT,
+        judged: Sequence[Sample] = (),
+        prompts: Sequence[Sample] = (),
+        candidates: Sequence[Sample] = (),
+    ) -> Metrics:
+        inputs = {"prompts": prompts, "candidates": candidates, "judged": judged, "public": pairs}
+        for name, samples in inputs.items():
+            write_samples(samples, self.folder / f"{name}.parquet")
         names = (
+            "prompts.parquet",
+            "candidates.parquet",
             "judged.parquet",
             "public.parquet",
             "media",
@@ -200,7 +225,7 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(stage: Stage):
 
 
 def table(root: Path, *pairs: Sample) -> pd.DataFrame:
-    return table_of([OBSERVER.facts(pair) for pair in pairs], root)
+    return table_of(frame(map(OBSERVER.facts, pairs)), root)
 
 
 def test_the_expectations_see_a_leak_that_the_rules_missed(tmp_path: Path):
@@ -343,6 +368,51 @@ def test_the_same_input_gives_the_same_output(stage: Stage):
     first = [(stage.folder / name).read_bytes() for name in names]
     stage.run(pairs)
     assert [(stage.folder / name).read_bytes() for name in names] == first
+
+
+def test_prompts_and_candidates_are_checked_and_shown(stage: Stage):
+    red, lost = stage.picture("red"), Media(kind="image", path="ab/lost.png", sha256="0" * 64)
+    asked = [replace(TRAIN, id=id, chosen=(), rejected=(), verdict=None) for id in ("a", "a")]
+    shown = [replace(asked[0], id=f"p{i}", modality="image", media=(media,)) for i, media in enumerate((red, lost))]
+    answered = [replace(asked[0], candidates=("Yes.", "Yes."))]
+    metrics = stage.run([TRAIN, VAL], prompts=[*asked, *shown], candidates=answered)
+    prompts, candidates, *_ = (part.split("<h3>")[0] for part in stage.page().split("<h3>")[1:])
+    assert prompts.startswith("Prompts</h3>") and candidates.startswith("Candidates</h3>")
+    warned = {row.split("</td>")[0].split("<td>")[-1] for row in prompts.split("<tr>") if 'class="warning"' in row}
+    assert warned == {"Ids are unique", "Media are in the store", "Media can be decoded, and are in no benchmark"}
+    assert candidates.count('class="warning"') == 1 and "Candidates differ" in candidates
+    assert (metrics["checks/failed"], metrics["kept/train"]) == (4, 1)
+
+
+def test_several_processes_give_the_same_as_one(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    said = [pair(f"{i}", chosen=f"{SAID} {i} {i * i}", split="val" if i % 9 == 0 else "train") for i in range(40)]
+    names = ("train.parquet", "val.parquet", "q.parquet", "page.html")
+    stage.run(said, judged=[replace(said[3], id="again")])
+    first = [(stage.folder / name).read_bytes() for name in names]
+    monkeypatch.setattr(workers, "MANY", 10)
+    stage.run(said, judged=[replace(said[3], id="again")])
+    assert [(stage.folder / name).read_bytes() for name in names] == first
+
+
+def test_rows_are_copied_as_they_would_be_written(tmp_path: Path):
+    pairs = [pair(f"{i}", meta={"number": i}) for i in range(25)]
+    write_samples(pairs, tmp_path / "all.parquet", rows_per_group=7)
+    with copying(tmp_path / "copy.parquet", rows_per_group=4) as put:
+        for _, batch in read_batches(tmp_path / "all.parquet"):
+            put(batch.filter(pa.array([row % 2 == 0 for row in range(len(batch))])))
+    kept = [pair for group in range(4) for row, pair in enumerate(pairs[7 * group : 7 * group + 7]) if row % 2 == 0]
+    assert list(read_samples(tmp_path / "copy.parquet")) == kept
+    assert list(read_samples(tmp_path / "all.parquet", 1)) == pairs[7:14]
+    groups = open_table(tmp_path / "copy.parquet").metadata
+    assert [groups.row_group(i).num_rows for i in range(groups.num_row_groups)] == [4, 4, 4, len(kept) - 12]
+
+
+def test_rows_of_another_schema_are_not_copied(tmp_path: Path):
+    write_samples([TRAIN], tmp_path / "a.parquet")
+    table = pq.read_table(tmp_path / "a.parquet")
+    other = table.set_column(table.schema.get_field_index("rewards"), "rewards", pa.array([["high"]]))
+    with pytest.raises(BadRecord, match="rows of another schema"), copying(tmp_path / "b.parquet") as put:
+        put(other.to_batches()[0])
 
 
 def test_any_table_can_be_held_against_its_suite(stage: Stage, capsys: pytest.CaptureFixture[str]):

@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from ixc.samples import Turn
+from ixc.samples import PLACEHOLDER, Turn
 
-PLACEHOLDER = "<ImageHere>"
 ROLES = ("system", "user", "assistant")
 Message = Turn | Mapping[str, Any]
 """`{"role": ..., "content": ...}`; the content is a string, or a list of parts."""

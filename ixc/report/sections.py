@@ -13,6 +13,7 @@ from ixc.report.record import MODALITIES, NONE_PLANTED, Record, kinds, metas, pa
 from ixc.report.svg import Mark, Row, bars, dots, histogram, lines, number, percent, whole_percent
 
 FILES = {"Prompts": "prompts", "Training pairs": "pairs/train", "Held-out pairs": "pairs/val"}
+FATES = {"kept": "kept", "quarantined": "quarantined", "left_out": "left out by the mixture"}
 MODELS = ("base", "chat")
 _TITLES = {
     "kl": "KL",
@@ -70,6 +71,27 @@ def headline(record: Record) -> Block | None:
     ]
     tiles = [tile for tile in found if tile is not None]
     return Tiles(tiles) if tiles else None
+
+
+def sources_plot(record: Record) -> Block | None:
+    """How many rows of each source were kept."""
+    metrics = record.metrics("collect")
+    fates = {name: {FATES[key]: _fate(metrics, key, name) for key in FATES} for name in _named(metrics, "rows")}
+    if not fates:
+        return None
+    svg = bars(fates, label="Rows by source and what became of them")
+    caption = "Rows of each source. Why rows are in quarantine is told below."
+    return Figures([Figure("What came in", svg, caption, wide=True)])
+
+
+def sources_table(record: Record) -> Block | None:
+    """The same in numbers, and what was not read at all."""
+    metrics = record.metrics("collect")
+    table = [
+        [name, *(f"{_fate(metrics, key, name):,.0f}" for key in ("rows", *FATES))] for name in _named(metrics, "rows")
+    ]
+    table += [[f"{name} (left out by its licence, not read)", *"––––"] for name in _named(metrics, "unread")]
+    return Table(("source", "rows", *FATES.values()), table, "What came in, and what was left out") if table else None
 
 
 def data_counts(record: Record) -> Block | None:
@@ -277,7 +299,7 @@ SECTIONS = (
         "data",
         "Data",
         "What the models learn from and are measured on. Held-out prompts and their pictures are in no training stage.",
-        (data_counts, data_table),
+        (sources_plot, sources_table, data_counts, data_table),
     ),
     Section("base", "Base model", "What every later stage starts from.", (base_curves,)),
     Section(
@@ -347,6 +369,15 @@ def _counts(record: Record, name: str) -> dict[str, dict[str, int]]:
         domain: {modality: counts.get((domain, modality), 0) for modality in MODALITIES}
         for domain in sorted({domain for domain, _ in counts})
     }
+
+
+def _named(metrics: dict[str, float], prefix: str) -> list[str]:
+    """What follows a prefix in the keys."""
+    return [key.removeprefix(f"{prefix}/") for key in metrics if key.startswith(f"{prefix}/")]
+
+
+def _fate(metrics: dict[str, float], fate: str, source: str) -> float:
+    return metrics.get(f"{fate}/{source}", 0.0)
 
 
 def _interval(metrics: dict[str, float], group: str) -> str:

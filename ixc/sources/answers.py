@@ -11,7 +11,6 @@ from ixc.sources.phrases import bare, opposite, sentence
 
 MAX_OPTIONS = 10
 """The verifier of choices reads the letters A to J."""
-PICTURE = "<ImageHere>"
 
 _NUMBER = re.compile(r"[-+−]?\$?\s?(\d[\d,]*(\.\d+)?|\.\d+)(\s*/\s*\d+)?\s*%?")
 

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
-from ixc.samples import Turn
+from ixc.samples import PLACEHOLDER, Turn
 from ixc.sources import File
 from ixc.sources.native import Unusable
 
-PLACEHOLDER = "<ImageHere>"
 _MARK = re.compile(r"<(?:image|image-placeholder|ImageHere|video)>")
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 _ROLES: dict[str, Literal["system", "user", "assistant"]] = {

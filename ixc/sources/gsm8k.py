@@ -8,7 +8,8 @@ Source: https://github.com/openai/grade-school-math, arXiv:2110.14168.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 from ixc.samples import Gold, Turn
@@ -22,14 +23,21 @@ _CALCULATOR = re.compile(r"<<.*?>>")
 
 
 def read(path: Path, seed: int) -> Iterator[Row | Refused]:
-    """A prompt with a number per problem; a right against a wrong model solution where there are both."""
-    for file in find(path, "test*.jsonl", "train*.jsonl"):
-        yield from rows(file, lambda record, number, name=file.stem: [_problem(record, f"{name}/{number}")])
-    for file in sorted(home(path).glob("example_model_solutions*.jsonl")):
-        yield from rows(file, lambda record, number, name=file.stem: _pair(record, f"{name}/{number}"))
+    """A prompt with a number per problem; a right against a wrong model solution where there are both.
+
+    In turn, for `limit` is to leave some of each.
+    """
+    solved = sorted(home(path).glob("example_model_solutions*.jsonl"))
+    for each in zip_longest(_all(find(path, "test*.jsonl", "train*.jsonl"), _problem), _all(solved, _pair)):
+        yield from (item for item in each if item is not None)
 
 
-def _problem(record: Record, id: str) -> Row:
+def _all(files: Iterable[Path], make: Callable[[Record, str], list[Row]]) -> Iterator[Row | Refused]:
+    for file in files:
+        yield from rows(file, lambda record, number, name=file.stem: make(record, f"{name}/{number}"))
+
+
+def _problem(record: Record, id: str) -> list[Row]:
     question, answer = take(record, "question", str), take(record, "answer", str)
     steps, marker, value = answer.rpartition("#### ")
     if not marker or not value.strip():
@@ -37,7 +45,7 @@ def _problem(record: Record, id: str) -> Row:
     value = value.strip().replace(",", "")
     full = f"{plain(steps)}\nThe answer is {value}."
     gold = Gold(check="number", value=value, answer=full)
-    return Row(id=id, domain="reasoning", prompt=_prompt(question), gold=gold, group=question)
+    return [Row(id=id, domain="reasoning", prompt=_prompt(question), gold=gold, group=question)]
 
 
 def _pair(record: Record, id: str) -> list[Row]:

@@ -10,8 +10,9 @@ Source: https://github.com/lupantech/IconQA, arXiv:2110.13214.
 from collections.abc import Iterator
 from pathlib import Path
 
+from ixc.samples import PLACEHOLDER
 from ixc.sources import Refused, Row
-from ixc.sources.answers import PICTURE, asked, choice, lettered, short
+from ixc.sources.answers import asked, choice, lettered, short
 from ixc.sources.licences import Licence
 from ixc.sources.native import Unusable, media, take
 from ixc.sources.tables import Entry, each, held_out, texts
@@ -38,7 +39,7 @@ def _rows(entry: Entry) -> list[Row]:
     elif kind == "choose_txt":
         prompt, answer = lettered(question, options), choice(options, take(record, "answer", int))
     else:
-        prompt = lettered(f"{PICTURE}\n{question}", [PICTURE] * len(options))
+        prompt = lettered(f"{PLACEHOLDER}\n{question}", [PLACEHOLDER] * len(options))
         answer = choice([""] * len(options), take(record, "answer", int))
     row = Row(
         id=entry.key,

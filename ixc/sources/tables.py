@@ -13,12 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TextIO
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from ixc.sources import File, Refused, Row
+from ixc.sources import File, Refused, Row, native
 from ixc.sources.hub import Hub, stream
-from ixc.sources.native import Origin, Record, Unusable, attempt, find, home, media
+from ixc.sources.native import Numbered, Origin, Record, Unusable, attempt, find, home, media
 
 Keyed = Iterator[tuple[str, Any] | Refused]
 """(key, value) of each record: the key of a JSON mapping, else the number of the line or row, from 1."""
@@ -123,7 +120,7 @@ def _entry(value: Any, place: Entry) -> Entry | Refused:
 def records(file: Path, name: str, single: bool = False) -> Keyed:
     """The records of a file by its suffix; `name` is what refusals call it. CSV and JSON lines begin with a header."""
     if file.suffix == ".parquet":
-        return _parquet(file, name)
+        return _keyed(native.records(file, name))
     if file.suffix in (".csv", ".tsv"):
         return _headed(_cells(file, name, "," if file.suffix == ".csv" else "\t"), name)
     if file.suffix == ".jsonl":
@@ -241,27 +238,9 @@ def _object(pairs: list[tuple[str, Any]]) -> Record:
     return record
 
 
-def _parquet(file: Path, name: str) -> Keyed:
-    number = 0
-    try:
-        with pq.ParquetFile(file) as table:
-            for batch in table.iter_batches(batch_size=256):  # they may hold pictures
-                for i in range(batch.num_rows):
-                    number += 1
-                    yield _decoded(batch.slice(i, 1), name, number)
-    except (pa.ArrowException, OSError) as error:
-        detail = " ".join(str(error).split())[:200]
-        yield Refused(where=f"{name}:{number + 1}", reason=f"damaged, or cut off ({detail}); fetch the file again")
-    else:
-        if number == 0:
-            yield _no_rows(name)
-
-
-def _decoded(row: pa.RecordBatch, name: str, number: int) -> tuple[str, Record] | Refused:
-    try:
-        return str(number), row.to_pylist()[0]
-    except UnicodeDecodeError:
-        return _not_utf8(f"{name}:{number}")
+def _keyed(numbered: Numbered) -> Keyed:
+    for item in numbered:
+        yield item if isinstance(item, Refused) else (str(item[0]), item[1])
 
 
 # What a record holds

@@ -3,12 +3,13 @@
 import sys
 from pathlib import Path
 
+import pandas as pd
+
 from ixc.params import ValidateParams
-from ixc.samples import BadRecord, read_samples
-from ixc.validate import words
+from ixc.samples import BadRecord
 from ixc.validation.benchmarks import Benchmarks
 from ixc.validation.expectations import Check, Suite, run_checks, suite
-from ixc.validation.facts import Facts, Observer, table_of
+from ixc.validation.facts import Observer, table_of
 
 
 def check_table(path: Path, media: Path) -> list[Check]:
@@ -17,15 +18,15 @@ def check_table(path: Path, media: Path) -> list[Check]:
     Raises:
         BadRecord: a row or a column is not what the schema says.
     """
-    observer = Observer(words, Benchmarks((), 13, 0))
-    facts = [observer.facts(sample) for sample in read_samples(path)]
-    return run_checks(table_of(facts, media), suite(_suite_of(facts), ValidateParams()))
+    params = ValidateParams()
+    facts = Observer(params, Benchmarks((), params.overlap_words, 0)).part(path).facts
+    return run_checks(table_of(facts, media), suite(_suite_of(facts), params))
 
 
-def _suite_of(facts: list[Facts]) -> Suite:
-    if any(fact.num_candidates for fact in facts):
+def _suite_of(facts: pd.DataFrame) -> Suite:
+    if any(facts["num_candidates"]):
         return "candidates"
-    return "pairs" if any(fact.chosen_length and fact.rejected_length for fact in facts) else "prompts"
+    return "pairs" if any(facts["chosen_length"] * facts["rejected_length"]) else "prompts"
 
 
 def main(table: str, media: str = "data/media") -> int:

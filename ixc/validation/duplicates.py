@@ -23,7 +23,8 @@ MINIMA = BANDS * ROWS
 Signature = UInt16[np.ndarray, "2 minima"]
 Signatures = UInt16[np.ndarray, "pairs 2 minima"]
 
-_PERMUTATIONS = np.random.default_rng(0).integers(1, 2**63, (2, MINIMA), np.uint64)
+_PERMUTATIONS = np.random.default_rng(0).integers(1, 2**63, (2, MINIMA), np.uint64) | np.array([[1], [0]], np.uint64)
+"""Factors, which are odd, and shifts."""
 _CHOSEN, _REJECTED = np.uint64(0x243F6A8885A308D3), np.uint64(0x13198A2E03707344)
 
 
@@ -62,10 +63,11 @@ def _shingles(text: Words) -> Hashes:
 
 
 def _minima(shingles: Hashes) -> UInt16[np.ndarray, " minima"]:
-    factor, shift = _PERMUTATIONS
+    factors, shifts = _PERMUTATIONS
     least = np.full(MINIMA, np.iinfo(np.uint64).max, np.uint64)
     for start in range(0, len(shingles), 4096):  # a book must not take gigabytes
-        permuted = shingles[start : start + 4096, None] * (factor | np.uint64(1)) + shift
+        permuted = shingles[start : start + 4096, None] * factors
+        permuted += shifts
         least = np.minimum(least, permuted.min(axis=0))
     return (mixed(least) >> np.uint64(48)).astype(np.uint16)
 

@@ -64,6 +64,7 @@ def _prompts() -> list[Any]:
         _present("prompt", "words in its prompt", "warning"),
         _unique("id", "Ids are unique", "warning"),
         _true("media_stored", "Media are in the store", "warning"),
+        _true("media_sound", "Media can be decoded, and are in no benchmark", "warning"),
         _true("prompt_in_one_split", "No prompt is in train and in val", "warning"),
         _true("media_in_one_split", "No picture or film is in train and in val", "warning"),
     ]
@@ -82,6 +83,7 @@ def _pairs(severity: str) -> list[Any]:
     flags = {
         "answers_differ": "The two answers differ",
         "media_stored": "Media are in the store",
+        "media_sound": "Media can be decoded, and are in no benchmark",
         "scores_finite": "Costs and rewards are numbers",
         "prompt_in_one_split": "No prompt is in train and in val",
         "media_in_one_split": "No picture or film is in train and in val",

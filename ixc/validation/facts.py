@@ -1,32 +1,35 @@
-"""What the rules need to know of a pair: a few digests and counts instead of its texts and media."""
+"""What the rules need to know of a sample: a few digests and counts instead of its texts and media."""
 
 import hashlib
 import json
 import math
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import cache, lru_cache
 from pathlib import Path
 from sys import intern
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from ixc.judging.constraints import language_of
-from ixc.samples import Media, Sample, Turn
+from ixc.params import ValidateParams
+from ixc.samples import Media, Sample, read_samples
 from ixc.validation.benchmarks import Benchmarks
-from ixc.validation.duplicates import Signature, signature
-from ixc.validation.reasons import Objection
+from ixc.validation.duplicates import Signatures, signature, stacked
+from ixc.validation.reasons import Objection, Reason
+from ixc.validation.rules import objection, ruler, text
 from ixc.validation.texts import Words
 
-LANGUAGE_EVERY, LANGUAGE_WORDS = 16, 8
-"""One text of so many is asked for its language, if it has so many words: a guess takes a millisecond."""
+LANGUAGE_EVERY, LANGUAGE_WORDS, LANGUAGE_CHARACTERS = 16, 8, 500
+"""One text of so many is asked for its language, if it has so many words, and by its beginning: a guess takes half a
+millisecond."""
 
 
 @dataclass(slots=True)
 class Facts:
-    """A pair in small: a million of them fit into memory."""
+    """A sample in small: a million of them fit into memory, as columns of a table."""
 
     id: str
     source: str
@@ -52,37 +55,68 @@ class Facts:
     answers_differ: bool
     num_candidates: int
     distinct_candidates: int
-    overlap: str
-    """Where a benchmark has the same text; empty if none has."""
+    overlap: str | None
+    """Where a benchmark has the same text; None if none has."""
     language: str | None
-    """ISO 639-1 code, of some pairs only."""
-    objection: Objection | None = None
+    """ISO 639-1 code, of some samples only."""
+    reason: Reason | None
     """Why the pair is dropped; None: it is kept."""
+    detail: str = ""
+    """What exactly: the other pair, the file, the numbers."""
+
+
+class Part(NamedTuple):
+    """A row group in small."""
+
+    facts: pd.DataFrame
+    """A column for each field of `Facts`."""
+    signatures: Signatures
+    """What near duplicates are found by; of no row where they were not asked for."""
 
 
 class Observer:
-    """Looks at pairs.
+    """Looks at samples.
 
     Args:
-        length: how long a text is.
+        params: what speaks against a pair.
         benchmarks: what no pair should share with.
+
+    Raises:
+        BadParams: the tokenizer cannot be read.
     """
 
-    def __init__(self, length: Callable[[str], int], benchmarks: Benchmarks) -> None:
-        self.length, self._benchmarks = length, benchmarks
-        self._media: dict[Media, Media] = {}
+    def __init__(self, params: ValidateParams, benchmarks: Benchmarks) -> None:
+        self._params, self._benchmarks = params, benchmarks
+        self._length = lru_cache(4)(ruler(params))
+
+    def part(self, path: Path, group: int | None = None, sign: bool = False) -> Part:
+        """A row group of a table of samples, or all of it; `sign`: with signatures.
+
+        Raises:
+            BadRecord: a row or a column is not what the schema says.
+        """
+        facts, signatures = list[Facts](), []
+        for sample in read_samples(path, group):
+            words = _words(sample)
+            facts.append(self._facts(sample, words))
+            if sign:
+                signatures.append(signature(*words))
+        return Part(frame(facts), stacked(signatures))
 
     def facts(self, sample: Sample) -> Facts:
-        """What the rules need to know."""
-        return self.facts_and_signature(sample)[0]
+        """What the rules need to know of a sample."""
+        return self._facts(sample, _words(sample))
 
-    def facts_and_signature(self, sample: Sample) -> tuple[Facts, Signature]:
-        """The same, and what near duplicates are found by."""
-        asked, chosen, rejected = text(sample.prompt), text(sample.chosen), text(sample.rejected)
-        parts = tuple(map(Words.of, (asked, chosen, rejected)))
+    def _facts(self, sample: Sample, words: tuple[Words, ...]) -> Facts:
+        asked, chosen, rejected = map(text, (sample.prompt, sample.chosen, sample.rejected))
         verdict, digests = sample.verdict, [media.sha256 for media in sample.media]
-        pair = ([[turn.role, turn.content] for turn in sample.prompt], digests)
-        facts = Facts(
+        start = _digest([[turn.role, turn.content] for turn in sample.prompt], digests)
+        ends = _digest(chosen), _digest(rejected)
+        overlap = self._benchmarks.text_overlap(words) or None
+        found = objection(sample, self._params, self._length) or (
+            Objection("in benchmark", overlap) if overlap else None
+        )
+        return Facts(
             id=sample.id,
             source=intern(sample.source),
             domain=intern(sample.domain),
@@ -92,25 +126,26 @@ class Observer:
             winner=intern(verdict.winner) if verdict else None,
             orders_agree=len(set(verdict.orders)) <= 1 if verdict else True,
             scores_finite=_scores_finite(sample),
-            prompt=_digest(parts[0].spoken, digests),
-            media=tuple(self._media.setdefault(media, media) for media in sample.media),
-            pair=_digest(*pair, chosen, rejected),
-            exchanged=_digest(*pair, rejected, chosen),
-            prompt_words=len(parts[0].spoken),
-            chosen_length=self.length(chosen),
-            rejected_length=self.length(rejected),
+            prompt=_digest(words[0].spoken, digests),
+            media=sample.media,
+            pair=_joined(start, *ends),
+            exchanged=_joined(start, *ends[::-1]),
+            prompt_words=len(words[0].spoken),
+            chosen_length=self._length(chosen),
+            rejected_length=self._length(rejected),
             answers_differ=chosen != rejected,
             num_candidates=len(sample.candidates),
             distinct_candidates=len(set(sample.candidates)),
-            overlap=self._benchmarks.text_overlap(parts),
-            language=_language(sample.id, f"{asked} {chosen}", sum(len(part.spoken) for part in parts[:2])),
+            overlap=overlap,
+            language=_language(sample.id, f"{asked} {chosen}", sum(len(part.spoken) for part in words[:2])),
+            reason=found.reason if found else None,
+            detail=found.detail if found else "",
         )
-        return facts, signature(*parts)
 
 
-def text(turns: Sequence[Turn]) -> str:
-    """What an answer says, without space around it."""
-    return "\n".join(turn.content for turn in turns).strip()
+def _words(sample: Sample) -> tuple[Words, Words, Words]:
+    """Those of prompt, chosen and rejected."""
+    return Words.of(text(sample.prompt)), Words.of(text(sample.chosen)), Words.of(text(sample.rejected))
 
 
 def _scores_finite(sample: Sample) -> bool:
@@ -120,48 +155,73 @@ def _scores_finite(sample: Sample) -> bool:
 
 def _language(id: str, said: str, num_words: int) -> str | None:
     asked = num_words >= LANGUAGE_WORDS and _digest(id)[0] % LANGUAGE_EVERY == 0
-    return intern(language_of(said.lower())) if asked else None
+    return intern(language_of(said[:LANGUAGE_CHARACTERS].lower())) if asked else None
 
 
 def _digest(*parts: object) -> bytes:
-    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).digest()
+    return _joined(json.dumps(parts).encode())
 
 
-_OBJECTS = "id source domain modality split judge winner prompt media language overlap".split()
-_FLAGS = "orders_agree scores_finite answers_differ media_stored prompt_in_one_split media_in_one_split kept".split()
-_NUMBERS = "prompt_words num_media chosen_length rejected_length num_candidates distinct_candidates".split()
-COLUMNS = {
-    **dict.fromkeys(_OBJECTS, "object"),
-    **dict.fromkeys(_FLAGS, "bool"),
-    **dict.fromkeys(_NUMBERS, "int64"),
-    "length_ratio": "float64",
-    "chosen_longer": "float64",
-}
-"""The table that Great Expectations looks at. `media`: digests, joined by spaces; `length_ratio`: chosen over
-rejected; `chosen_longer`: 1 or 0, and 0.5 for answers of equal length."""
+def _joined(*parts: bytes) -> bytes:
+    return hashlib.blake2b(b"".join(parts), digest_size=16).digest()
 
 
-def table_of(facts: Sequence[Facts], root: Path) -> pd.DataFrame:
-    """One row a pair, with what follows from all pairs together and from the media store at `root`."""
-    stored = {media.path: (root / media.path).is_file() for fact in facts for media in fact.media}
-    splits: dict[bytes | str, set[str]] = defaultdict(set)
-    for fact in facts:
-        for key in (fact.prompt, *(media.sha256 for media in fact.media)):
-            splits[key].add(fact.split)
-    both = np.array([(fact.chosen_length, fact.rejected_length) for fact in facts], float).reshape(-1, 2)
+_KINDS = {bool: "bool", int: "int64"}
+
+
+def frame(facts: Iterable[Facts]) -> pd.DataFrame:
+    """A row for each, a column for each field."""
+    rows = list(facts)
+    kinds = {field.name: _KINDS.get(field.type, "object") for field in fields(Facts)}
+    return pd.DataFrame(
+        {name: pd.Series([getattr(row, name) for row in rows], dtype=kind) for name, kind in kinds.items()}
+    )
+
+
+COLUMNS = tuple(
+    """id source domain modality split judge winner prompt media language overlap orders_agree scores_finite
+    answers_differ prompt_words chosen_length rejected_length num_candidates distinct_candidates num_media media_stored
+    media_sound prompt_in_one_split media_in_one_split length_ratio chosen_longer""".split()
+)
+"""Of the table that Great Expectations looks at. `prompt`: a digest, none of a prompt without words; `media`: digests,
+joined by spaces; `media_sound`: nothing speaks against one of them; `length_ratio`: chosen over rejected;
+`chosen_longer`: 1 or 0, and 0.5 for answers of equal length."""
+
+
+def table_of(facts: pd.DataFrame, root: Path, spoilt: Collection[str] = ()) -> pd.DataFrame:
+    """The facts, and what follows from all of them together and from the media store at `root`.
+
+    Args:
+        spoilt: paths of the media that cannot be used.
+    """
+    shown = facts["media"]
+    more = {
+        "prompt": [digest.hex() if num else None for digest, num in zip(facts.prompt, facts.prompt_words, strict=True)],
+        "media": [" ".join(media.sha256 for media in row) for row in shown],
+        "num_media": [len(row) for row in shown],
+        "media_stored": _all_of(shown, lambda media: (root / media.path).is_file()),
+        "media_sound": _all_of(shown, lambda media: media.path not in spoilt),
+        "prompt_in_one_split": _in_one_split(([digest] for digest in facts["prompt"]), facts["split"]),
+        "media_in_one_split": _in_one_split(([media.sha256 for media in row] for row in shown), facts["split"]),
+        "length_ratio": facts["chosen_length"] / facts["rejected_length"].clip(lower=1),
+        "chosen_longer": (1 + np.sign(facts["chosen_length"] - facts["rejected_length"])) / 2,
+    }
+    objects = {"prompt": "object", "media": "object", "num_media": "int64"}
     columns: dict[str, Any] = {
-        field.name: [getattr(fact, field.name) for fact in facts] for field in fields(Facts) if field.name in COLUMNS
+        name: pd.Series(column, facts.index, dtype=objects.get(name)) for name, column in more.items()
     }
-    columns |= {
-        "prompt": [fact.prompt.hex() if fact.prompt_words else None for fact in facts],
-        "media": [" ".join(media.sha256 for media in fact.media) for fact in facts],
-        "num_media": [len(fact.media) for fact in facts],
-        "overlap": [fact.overlap or None for fact in facts],
-        "kept": [fact.objection is None for fact in facts],
-        "length_ratio": both[:, 0] / np.maximum(both[:, 1], 1),
-        "chosen_longer": (1 + np.sign(both[:, 0] - both[:, 1])) / 2,
-        "media_stored": [all(stored[media.path] for media in fact.media) for fact in facts],
-        "prompt_in_one_split": [len(splits[fact.prompt]) == 1 for fact in facts],
-        "media_in_one_split": [all(len(splits[media.sha256]) == 1 for media in fact.media) for fact in facts],
-    }
-    return pd.DataFrame({name: pd.Series(columns[name], dtype=kind) for name, kind in COLUMNS.items()})
+    return facts.assign(**columns).loc[:, list(COLUMNS)]
+
+
+def _all_of(shown: Iterable[tuple[Media, ...]], good: Callable[[Media], bool]) -> np.ndarray:
+    """Of each row, whether all its media are good; each is asked about once."""
+    ask = cache(good)
+    return np.array([all(map(ask, row)) for row in shown], bool)
+
+
+def _in_one_split(keys: Iterable[Sequence[object]], splits: Iterable[str]) -> np.ndarray:
+    """Of each row, whether none of its keys is also in the other split."""
+    rows, first, torn = list(keys), dict[object, str](), set[object]()
+    for row, split in zip(rows, splits, strict=True):
+        torn.update(key for key in row if first.setdefault(key, split) != split)
+    return np.array([torn.isdisjoint(row) for row in rows], bool)

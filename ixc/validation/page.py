@@ -1,11 +1,11 @@
 """The page about a validation: what came in, what was dropped and why, what the tables fulfil."""
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -14,7 +14,6 @@ from ixc.params import ValidateParams
 from ixc.report.svg import bars, histogram
 from ixc.validation.benchmarks import Benchmark
 from ixc.validation.expectations import Check
-from ixc.validation.facts import Facts
 from ixc.validation.reasons import ADVICE
 
 MAX_RATIO = 4.0
@@ -46,23 +45,27 @@ class Lengths(NamedTuple):
 
 def write_page(
     path: Path,
-    facts: Sequence[Facts],
+    facts: pd.DataFrame,
     params: ValidateParams,
     checks: Mapping[str, Sequence[Check]],
     benchmarks: Sequence[Benchmark],
     failures: Sequence[str],
 ) -> None:
-    """Write one self-contained file about all pairs that came in; `failures` say why the stage fails."""
+    """Write one self-contained file about all pairs that came in; `failures` say why the stage fails.
+
+    Args:
+        facts: a column for each field of `ixc.validation.facts.Facts`.
+    """
     folder = FileSystemLoader(Path(__file__).parent)
     pages = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    kept = [fact for fact in facts if fact.objection is None]
+    kept = facts.loc[facts["reason"].isna()]
     fates = _fates(facts)
     html = pages.get_template("page.html.jinja").render(
         failures=failures,
         params=params,
         unit="tokens" if params.tokenizer else "words",
         total=len(facts),
-        kept={split: sum(fact.split == split for fact in kept) for split in ("train", "val")},
+        kept={split: (kept["split"] == split).sum() for split in ("train", "val")},
         dropped=len(facts) - len(kept),
         reasons=_reasons(facts),
         fates=sorted({fate for counts in fates.values() for fate in counts}, key=lambda fate: (fate != "kept", fate)),
@@ -70,7 +73,7 @@ def write_page(
         sources_plot=_sources_plot(fates),
         lengths=list(_lengths(facts)),
         lengths_plot=_lengths_plot(facts, kept),
-        languages=Counter(fact.language for fact in kept if fact.language).most_common(8),
+        languages=Counter(kept["language"].dropna()).most_common(8),
         benchmarks=benchmarks,
         tables=checks,
     )
@@ -78,29 +81,21 @@ def write_page(
         part.write_text(html, encoding="utf-8")
 
 
-def _reasons(facts: Iterable[Facts]) -> list[Reason]:
+def _reasons(facts: pd.DataFrame) -> list[Reason]:
     """The reasons that occurred, most frequent first, with a few pairs to look at."""
-    found = defaultdict(list)
-    for fact in facts:
-        if fact.objection:
-            found[fact.objection.reason].append(fact)
-    lines = [
-        Reason(name, len(dropped), ADVICE[name], [_example(fact) for fact in dropped[:EXAMPLES]])
-        for name, dropped in found.items()
-    ]
+    groups: Any = facts.groupby("reason", sort=False)
+    lines = [Reason(name, len(dropped), ADVICE[name], list(_examples(dropped))) for name, dropped in groups]
     return sorted(lines, key=lambda line: -line.pairs)
 
 
-def _example(fact: Facts) -> str:
-    return f"{fact.id}: {fact.objection.detail}" if fact.objection and fact.objection.detail else fact.id
+def _examples(dropped: pd.DataFrame) -> Iterator[str]:
+    for id, detail in dropped[["id", "detail"]].head(EXAMPLES).itertuples(index=False, name=None):
+        yield f"{id}: {detail}" if detail else id
 
 
-def _fates(facts: Iterable[Facts]) -> dict[str, Counter[str]]:
+def _fates(facts: pd.DataFrame) -> dict[str, Counter[str]]:
     """What became of the pairs of each source: `kept`, or the reason."""
-    fates: dict[str, Counter[str]] = defaultdict(Counter)
-    for fact in facts:
-        fates[fact.source][fact.objection.reason if fact.objection else "kept"] += 1
-    return dict(sorted(fates.items()))
+    return {str(source): Counter(found["reason"].fillna("kept")) for source, found in facts.groupby("source")}
 
 
 def _sources_plot(sources: Mapping[str, Counter[str]]) -> Markup:
@@ -112,26 +107,25 @@ def _sources_plot(sources: Mapping[str, Counter[str]]) -> Markup:
     return bars(rows, label="Pairs by source and what became of them")
 
 
-def _lengths(facts: Iterable[Facts]) -> Iterable[Lengths]:
+def _lengths(facts: pd.DataFrame) -> Iterator[Lengths]:
     """The length constraint by source."""
-    sources: dict[str, list[Facts]] = defaultdict(list)
-    for fact in facts:
-        sources[fact.source].append(fact)
-    for source, found in sorted(sources.items()):
-        if before := _ratios(found):
-            after = _ratios(fact for fact in found if fact.objection is None)
-            too_long = sum(fact.objection is not None and fact.objection.reason == "chosen too long" for fact in found)
-            yield Lengths(source, len(found), too_long, median(before), median(after) if after else None)
+    for source, found in facts.groupby("source"):
+        before, after = _ratios(found), _ratios(found.loc[found["reason"].isna()])
+        if len(before):
+            too_long = sum(found["reason"] == "chosen too long")
+            median = after.median() if len(after) else None
+            yield Lengths(str(source), len(found), too_long, before.median(), median)
 
 
-def _lengths_plot(facts: Iterable[Facts], kept: Iterable[Facts]) -> Markup:
-    groups = {
-        name: [min(ratio, MAX_RATIO) for ratio in _ratios(found)]
-        for name, found in (("before", facts), ("after", kept))
-    }
-    return histogram(groups, label="Length of chosen over rejected", x_label="length of chosen / length of rejected")
+def _lengths_plot(facts: pd.DataFrame, kept: pd.DataFrame) -> Markup:
+    groups = {name: _ratios(found).clip(upper=MAX_RATIO) for name, found in (("before", facts), ("after", kept))}
+    return histogram(
+        {name: ratios.to_numpy() for name, ratios in groups.items()},
+        label="Length of chosen over rejected",
+        x_label="length of chosen / length of rejected",
+    )
 
 
-def _ratios(facts: Iterable[Facts]) -> list[float]:
-    both = (fact for fact in facts if fact.chosen_length and fact.rejected_length)
-    return [fact.chosen_length / fact.rejected_length for fact in both]
+def _ratios(facts: pd.DataFrame) -> pd.Series:
+    both = facts.loc[(facts["chosen_length"] > 0) & (facts["rejected_length"] > 0)]
+    return both["chosen_length"] / both["rejected_length"]

@@ -2,7 +2,8 @@
 
 import re
 import zlib
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import UInt64
@@ -11,10 +12,13 @@ Hashes = UInt64[np.ndarray, " _"]
 
 _EAST_ASIAN = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_EAST_ASIAN}]|[^\W_{_EAST_ASIAN}]+|[-+*/=<>^%×÷−]")
+_ASCII_WORD = re.compile(r"[a-z0-9]+|[-+*/=<>^%]")
+"""What `_WORD` finds in ASCII in small letters, twice as fast."""
 _FACTOR, _MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
 
 
-class Words(NamedTuple):
+@dataclass(frozen=True)
+class Words:
     """A text without case and punctuation; signs of mathematics count, and so does each Chinese character.
 
     >>> Words.of("The answer: 3-5 = -2!").spoken
@@ -22,16 +26,29 @@ class Words(NamedTuple):
     """
 
     spoken: list[str]
-    numbers: Hashes
-    """One for each word, the same in every process."""
 
     @classmethod
     def of(cls, text: str) -> "Words":
-        spoken = _WORD.findall(text.casefold())
-        return cls(
-            spoken,
-            np.fromiter((zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in spoken), np.uint64, len(spoken)),
-        )
+        said = text.casefold()
+        return cls((_ASCII_WORD if said.isascii() else _WORD).findall(said))
+
+    @cached_property
+    def numbers(self) -> Hashes:
+        """One for each word, the same in every process."""
+        return np.fromiter(map(_NUMBERS.__getitem__, self.spoken), np.uint64, len(self.spoken))
+
+
+class _Numbers(dict[str, int]):
+    """The number of each word: a few words make up most of what is said."""
+
+    def __missing__(self, word: str) -> int:
+        if len(self) == 1 << 17:
+            self.clear()
+        self[word] = number = zlib.crc32(word.encode("utf-8", "surrogatepass"))
+        return number
+
+
+_NUMBERS = _Numbers()
 
 
 def ngrams(numbers: Hashes, n: int) -> Hashes:
