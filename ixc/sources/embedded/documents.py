@@ -63,16 +63,15 @@ def _extreme(rng: random.Random, file: File, names: Sequence[str], colour: str, 
 
 
 def table(rng: random.Random, validation: bool) -> list[Row]:
-    """Two rows and two columns with rules between, a colour and a number in each row: what stands beside a colour?"""
+    """Two rows, each of a colour, with a number in a cell on the right: what stands in a row, and which row holds it?"""
     ground = rng.choice(GROUNDS)
     shown = _cells(rng, validation, 2, ground)
     picture = Image.new("RGB", (112, 112), ground)
     draw = ImageDraw.Draw(picture)
-    draw.line((0, 56, 112, 56), fill="black")
-    draw.line((56, 0, 56, 112), fill="black")
     for i, (colour, digit) in enumerate(shown):
-        draw.rectangle((4, 56 * i + 6, 52, 56 * i + 50), fill=COLOURS[colour])
-        write_text(picture, (84, 56 * i + 28), str(digit), 44, "mm")
+        draw.rectangle((2, 56 * i + 2, 109, 56 * i + 53), fill=COLOURS[colour])
+        draw.rectangle((64, 56 * i + 9, 102, 56 * i + 46), fill=ground)
+        write_text(picture, (83, 56 * i + 28), str(digit), 40, "mm")
     (colour, digit), (other, another) = rng.sample(shown, 2)
     asks = (f"What stands in the {colour} row?", f"Read the {colour} row.", f"Which number is in the {colour} row?")
     which = (f"Which row holds {digit}?", f"What colour is the row with {digit}?", f"In which row is {digit}?")
