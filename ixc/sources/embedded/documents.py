@@ -63,7 +63,7 @@ def _extreme(rng: random.Random, file: File, names: Sequence[str], colour: str, 
 
 
 def table(rng: random.Random, validation: bool) -> list[Row]:
-    """Two rows, each of a colour, with a number in a cell on the right: what stands in a row, and which row holds it?"""
+    """Two coloured rows with a number in a cell each: what stands in a row, and which row holds a number?"""
     ground = rng.choice(GROUNDS)
     shown = _cells(rng, validation, 2, ground)
     picture = Image.new("RGB", (112, 112), ground)
