@@ -65,7 +65,8 @@ def test_merged_adapters_give_the_same_rewards_from_plain_weights():
 
 def test_an_adapter_adds_alpha_over_rank_of_its_product():
     model, plain = adapted(), tiny.reward()
-    layer, before = model.model.layers[0].attention.wo, plain.model.layers[0].attention.wo.weight
+    layer: Any = model.get_submodule("model.layers.0.attention.wo")
+    before = plain.get_parameter("model.layers.0.attention.wo.weight")
     wanted = before + 6.0 / 3 * layer.lora.up.weight @ layer.lora.down.weight
     merge_lora(model)
     torch.testing.assert_close(layer.weight, wanted)

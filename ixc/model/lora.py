@@ -3,6 +3,8 @@
 Partial LoRA, `PLoRALinear`'s own low-rank path, is part of the architecture and stays as it is.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -50,5 +52,6 @@ def merge_lora(model: IXCPreTrainedModel) -> None:
             del layer.lora, layer.lora_hook
 
 
-def _layers(model: IXCPreTrainedModel) -> list[PLoRALinear]:
+def _layers(model: IXCPreTrainedModel) -> list[Any]:
+    """The decoder's linear layers, which carry `lora` and `lora_hook` while there are adapters."""
     return [module for module in model.model.modules() if isinstance(module, PLoRALinear)]
