@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ixc.samples import Turn
@@ -74,6 +74,7 @@ def test_a_folder_is_read_in_order_without_what_lies_beside_the_data(tmp_path: P
     assert texts(tmp_path) == ["a/train/1: hello", "b/train/1: hello"]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.dictionaries(st.text(max_size=3), st.text() | st.integers() | st.lists(st.text())), min_size=1),
     st.integers(1, 9),
