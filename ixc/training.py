@@ -141,7 +141,7 @@ class MuonOptimizer(Optimizer):
     """Muon (Jordan et al. 2024) for the weight matrices, AdamW for the rest: a fraction of the steps where much is to
     be learned; scaled so that both share one learning rate (arXiv:2502.16982)."""
 
-    def __init__(self, model: nn.Module, *schedule: float, **options: Any) -> None:
+    def __init__(self, model: nn.Module, *schedule: int | float, **options: Any) -> None:
         """`schedule` and `options` are those of `Optimizer`."""
         self.matrices = matrices(model)
         super().__init__(model.parameters(), *schedule, **options)  # pyright: ignore[reportArgumentType]
@@ -192,7 +192,7 @@ class ShardedOptimizer(Optimizer):
     """
 
     def __init__(
-        self, model: IXCForRewardModel, *schedule: float, stage: int, offload: str = "none", **options: float
+        self, model: IXCForRewardModel, *schedule: int | float, stage: int, offload: str = "none", **options: float
     ) -> None:
         """`schedule` and `options` are those of `Optimizer`.
 
