@@ -96,6 +96,13 @@ def test_however_many_processes_share_out_whatever_they_learn_and_save_the_same(
 
 
 @pytest.mark.slow
+def test_in_bf16_too_all_learn_the_same(folder: Path):
+    wanted, *curves = run(folder, *(training(f"zero{zero}", 1, zero=zero, precision="bf16") for zero in (0, 2, 3)))
+    for curve in curves:
+        same(curve, wanted)
+
+
+@pytest.mark.slow
 def test_torchrun_starts_what_the_other_tests_fork(folder: Path):
     same(*run(folder, training("two", 2, zero=3), torchrun=2), *run(folder, training("one", 1)))
 
