@@ -21,14 +21,7 @@ from ixc.model import IXCForRewardModel, IXCProcessor
 from ixc.model.lora import add_lora, merge_lora
 from ixc.params import TrainRMParams
 from ixc.samples import Sample, read_samples
-from ixc.training import (
-    Diverged,
-    Optimizer,
-    ShardedOptimizer,
-    compute_in_bf16,
-    save,
-    seed_everything,
-)
+from ixc.training import Diverged, Optimizer, ShardedOptimizer, compute_in_bf16, save, seed_everything
 
 FREE = ("checkpoint_every", "features", "gradient_checkpointing", "offload", "pass_tokens", "zero")
 """Parameters that change no number, and may therefore differ when a run goes on."""
