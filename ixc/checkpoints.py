@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -82,17 +84,21 @@ class Checkpoints:
 
     def _write(self, new: Path, weights: dict[str, Tensor], kept: dict[str, Any], told: str) -> None:
         older = self.found()
-        try:
-            with replacing_folder(new) as part:
-                save_file(weights, part / "model.safetensors")
-                torch.save(kept, part / "optimizer.pt")
-                (part / "state.json").write_text(told)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            last = older[-1] if older else "the beginning"
-            raise NotSaved(f"{new}: {error}; make room, and start again: it goes on from {last}") from error
+        with self._saving(new), replacing_folder(new) as part:
+            save_file(weights, part / "model.safetensors")
+            torch.save(kept, part / "optimizer.pt")
+            (part / "state.json").write_text(told)
         for folder in older:
             if folder != new:
                 shutil.rmtree(folder)
+
+    @contextmanager
+    def _saving(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError, SafetensorError) as error:
+            last = str(self.found()[-1]) if self.found() else "the beginning"
+            raise NotSaved(f"{path}: {error}; make room, and start again: it goes on from {last}") from error
 
     def load(self, model: nn.Module, optimizer: Optimizer) -> list[dict[str, float]]:
         """Put model, optimizer and random numbers into the newest state, and return the numbers of every step so far.
@@ -115,10 +121,14 @@ class Checkpoints:
             raise OtherRun(f"{found}: {changes}; set it back to go on, or delete {self.folder} to start anew")
 
     def keep_best(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Remember the weights of now as the best ones; called by all processes."""
+        """Remember the weights of now as the best ones; called by all processes.
+
+        Raises:
+            NotSaved: they could not be written.
+        """
         weights = optimizer.weights(model)
         if not distributed.rank():
-            with replacing(self.best) as part:
+            with self._saving(self.best), replacing(self.best) as part:
                 save_file(weights, part)
 
     @torch.no_grad()

@@ -45,8 +45,8 @@ def joined(alone: bool = False) -> Iterator[None]:
         return
     if (own := device()).type == "cuda":
         torch.cuda.set_device(own)
-    store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
-    here: dict[str, Any] = {"store": store, "rank": 0, "world_size": 1} if world_size() == 1 else {}
+    store = dist.HashStore  # pyright: ignore[reportPrivateImportUsage]
+    here: dict[str, Any] = {"store": store(), "rank": 0, "world_size": 1} if world_size() == 1 else {}
     dist.init_process_group("nccl" if own.type == "cuda" else "gloo", **here)
     try:
         yield

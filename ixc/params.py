@@ -319,12 +319,13 @@ class TrainRMParams:
     """Compute each layer again in the backward pass, rather than keep what it computed. Official: yes."""
     zero: Literal[0, 1, 2, 3] = 0
     """What the processes share out, of 16 bytes per weight (ZeRO, arXiv:1910.02054): 1 AdamW's moments, 8 bytes;
-    2 the gradients too; 3 the weights too. 2 and 3 need the extra `deepspeed`. Official: DeepSpeed's ZeRO-3."""
+    2 the gradients too; 3 the weights too. 2 and 3 need the extra `deepspeed`. script_train.sh: 2."""
     offload: Literal["none", "optimizer", "weights"] = "none"
     """With `zero: 2` or `3`, what is kept in main memory: the moments, and AdamW is computed there; or, with `3`, the
     weights too."""
     lora: LoRAParams | None = None
-    """Train adapters and the score head in place of the whole language model; they are merged in the end."""
+    """Train adapters and the score head in place of the whole language model; they are merged in the end. The official
+    LoRA script (rank 512, alpha 64) leaves the score head as it is."""
     checkpoint_every: int | None = Field(default=None, gt=0)
     """Steps between checkpoints, from which the same stage goes on after a crash; none: it starts anew."""
     held_out: float = Field(default=0.0, ge=0, lt=1)

@@ -275,7 +275,7 @@ class ShardedOptimizer(Optimizer):
         """As a plain AdamW's, parameter by parameter; one that was never updated has none."""
         steps = {self._group(i): self.adamw.state[shard]["step"].cpu() for i, shard in enumerate(self._shards)}
         state = {
-            number: {"step": step, **{key: self._moment(p, key) for key in MOMENTS}}
+            number: {"step": step.clone(), **{key: self._moment(p, key) for key in MOMENTS}}
             for number, p in enumerate(self.parameters)
             if (step := steps[self._group_of(p)]) > 0
         }

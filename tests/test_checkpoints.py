@@ -145,6 +145,17 @@ def test_a_disk_without_room_leaves_the_last_state(training: Training, monkeypat
     assert training() == whole
 
 
+def test_a_disk_without_room_for_the_best_weights_is_told_too(training: Training, monkeypatch: pytest.MonkeyPatch):
+    options: dict[str, Any] = {"held_out": 0.3, "validate_every": 1}
+    whole = training(name="whole", **options)
+    training.killed_after(3, **options)
+    with monkeypatch.context() as patch:
+        patch.setattr("ixc.checkpoints.save_file", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        with pytest.raises(NotSaved, match=r"No space left; make room"):
+            training(**options)
+    assert training(**options) == whole
+
+
 def test_what_goes_wrong_with_the_last_state_is_told_in_the_end(training: Training, monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patch:
         patch.setattr("ixc.checkpoints.save_file", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))

@@ -1,12 +1,15 @@
 """Bradley-Terry training, from files to files and on a task that can be learned."""
 
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ixc.batches import OverBudget
 from ixc.checkpoints import Checkpoints
@@ -17,8 +20,8 @@ from ixc.metrics import ignore
 from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCProcessor
 from ixc.params import TrainRMParams
 from ixc.samples import Sample, write_samples
-from ixc.train_rm import History, run, train
-from ixc.training import Diverged, Optimizer, compute_in_bf16, save
+from ixc.train_rm import History, Share, run, share, train
+from ixc.training import Diverged, NoDeepSpeed, Optimizer, compute_in_bf16, import_deepspeed, save
 
 PARAMS = TrainRMParams(epochs=20, batch_size=8, learning_rate=5e-3)
 
@@ -237,6 +240,34 @@ def test_a_batch_is_asked_for_in_one_way():
         TrainRMParams(batch_size=8, batch_tokens=800)
     with pytest.raises(ValueError, match="patience needs held_out"):
         TrainRMParams(batch_size=8, patience=2)
+
+
+@pytest.mark.parametrize(("offload", "zero", "needed"), [("optimizer", 1, 2), ("weights", 2, 3)])
+def test_only_what_is_shared_out_can_be_offloaded(offload: Any, zero: Any, needed: int):
+    with pytest.raises(ValueError, match=f"offload: '{offload}' needs zero: {needed}, not {zero}"):
+        TrainRMParams(batch_size=8, offload=offload, zero=zero)
+
+
+def test_without_deepspeed_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    with pytest.raises(NoDeepSpeed, match=r"train_rm.zero: 2 and 3 need DeepSpeed .*pip install 'ixc\[deepspeed\]'"):
+        import_deepspeed()
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=20), st.integers(1, 4), st.sampled_from([0, 1, 2, 3]))
+def test_processes_share_every_row_once_and_pass_together_where_they_must(lengths: list[int], world: int, zero: Any):
+    params, rows = TrainRMParams(batch_size=8, pass_tokens=50, zero=zero), list(range(len(lengths)))
+    shares: list[Share] = []
+    for rank in range(world):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RANK", str(rank))
+            patch.setenv("WORLD_SIZE", str(world))
+            shares.append(share(params, rows, lengths))
+    assert sorted(row for each in shares for mine in each.passes[: each.counted] for row in mine) == rows
+    if zero < 2:
+        assert all(len(each.passes) == each.counted for each in shares)
+    else:
+        assert len({len(each.passes) for each in shares}) == 1
 
 
 # What every training loop shares

@@ -24,6 +24,7 @@ class LoRA(nn.Module):
         nn.init.kaiming_uniform_(self.down.weight, a=5**0.5)
         nn.init.zeros_(self.up.weight)
         self.scale = alpha / rank
+        self.hook = layer.register_forward_hook(lambda _, given, out: out + self(given[0]))
 
     def forward(self, x: Float[Tensor, "*B i"]) -> Float[Tensor, "*B o"]:
         """What is added to the layer's output."""
@@ -39,17 +40,16 @@ def add_lora(model: IXCPreTrainedModel, rank: int, alpha: float) -> None:
     model.model.requires_grad_(False)
     for layer in _layers(model):
         layer.lora = LoRA(layer, rank, alpha)
-        layer.lora_hook = layer.register_forward_hook(lambda layer, given, out: out + layer.lora(given[0]))
 
 
 @torch.no_grad()
 def merge_lora(model: IXCPreTrainedModel) -> None:
     """Add every adapter to its layer's weights and remove it; a model without adapters stays as it is."""
     for layer in _layers(model):
-        if hasattr(layer, "lora"):
-            layer.weight += layer.lora.weight()
-            layer.lora_hook.remove()
-            del layer.lora, layer.lora_hook
+        if isinstance(lora := getattr(layer, "lora", None), LoRA):
+            layer.weight += lora.weight()
+            lora.hook.remove()
+            del layer.lora
 
 
 def _layers(model: IXCPreTrainedModel) -> list[Any]:
