@@ -385,10 +385,7 @@ def test_prompts_and_candidates_are_checked_and_shown(stage: Stage):
 
 
 def test_several_processes_give_the_same_as_one(stage: Stage, monkeypatch: pytest.MonkeyPatch):
-    said = [
-        pair(f"{i}", f"{SAID} {i} {i * i}", f"{SAID} not {i}", split="val" if i % 9 == 0 else "train")
-        for i in range(40)
-    ]
+    said = [pair(f"{i}", rejected=f"{SAID} {i}", split="val" if i % 9 == 0 else "train") for i in range(40)]
     names = ("train.parquet", "val.parquet", "q.parquet", "page.html")
     stage.run(said, judged=[replace(said[3], id="again")])
     first = [(stage.folder / name).read_bytes() for name in names]
