@@ -10,7 +10,6 @@ step. The rewards of the first step are checked to be equal.
 """
 
 import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -187,15 +186,15 @@ def measure(way: str, shape: dict[str, Any]) -> Run:
 def main() -> None:
     """All shapes, as a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trl", metavar="PYTHON", help="interpreter of an environment with `trl`")
+    parser.add_argument("--trl", metavar="PYTHON", default="", help="interpreter of an environment with `trl`")
     parser.add_argument("--quick", action="store_true", help="tiny shapes: does everything work?")
     options = parser.parse_args()
-    ways = {"ours": sys.executable, "padded": sys.executable, **({"trl": options.trl} if options.trl else {})}
-    others = [way for way in ways if way != "ours"]
+    others = ["padded", "trl"] if options.trl else ["padded"]
+    ways = ["ours", *others]
     columns = [*(f"{way}, s" for way in ways), *(f"{way} / ours" for way in others), *(f"{way}, MiB" for way in ways)]
     head(*SHAPE, *columns, "activations of padded, MiB", "of ours, MiB", "ours / padded")
     for shape in QUICK if options.quick else SHAPES:
-        runs = side_by_side("benchmarks.train_rm", ways, shape=asdict(shape))
+        runs = side_by_side("benchmarks.train_rm", ways, options.trl, shape=asdict(shape))
         agree(runs, "rewards")
         own, kept = runs["ours"], [runs[way]["kept"] for way in ("padded", "ours")]
         seconds = [f"{run['seconds']:.3f}" for run in runs.values()]

@@ -27,14 +27,14 @@ def start(measure: Callable[..., Run], main: Callable[[], None]) -> None:
     print(json.dumps(measure(**json.loads(os.environ[CASE]))))
 
 
-def side_by_side(module: str, ways: Iterable[str] | Mapping[str, str], **case: Any) -> dict[str, Run]:
+def side_by_side(module: str, ways: Iterable[str], trl: str = "", **case: Any) -> dict[str, Run]:
     """What the `measure` of a module finds out about each way.
 
     Args:
-        ways: their names; as a mapping, with the interpreter for each.
-        case: what else it is told.
+        trl: the interpreter for the way of that name.
+        case: what else `measure` is told.
     """
-    pythons = ways if isinstance(ways, Mapping) else dict.fromkeys(ways, sys.executable)
+    pythons = {way: trl if way == "trl" else sys.executable for way in ways}
     return {way: _in_its_own_process(python, module, {"way": way, **case}) for way, python in pythons.items()}
 
 
