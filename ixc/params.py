@@ -125,6 +125,8 @@ class BootstrapParams:
     """The model every later stage starts from."""
 
     seed: int = 0
+    processes: int = Field(default=1, gt=0)
+    """Processes on this machine that share every step: one per GPU, or on CPUs one per core at most."""
     pretrained: str | None = None
     """A folder with an IXC-2.5 model; then nothing is trained here."""
     architecture: ArchitectureParams | None = None
@@ -282,6 +284,8 @@ class TrainRMParams:
     """How the reward model learns (paper, section 3 and appendix A)."""
 
     seed: int = 0
+    processes: int = Field(default=1, gt=0)
+    """Processes on this machine that share every step: one per GPU, or on CPUs one per core at most."""
     pooling: Literal["last_token", "mean"] = "last_token"
     """`last_token`: the official checkpoint; `mean`: the paper's text."""
     epochs: float = Field(default=1.0, gt=0)

@@ -31,7 +31,7 @@ from ixc.training import (
     seed_everything,
 )
 
-FREE = ("checkpoint_every", "features", "gradient_checkpointing", "offload", "pass_tokens", "zero")
+FREE = ("checkpoint_every", "features", "gradient_checkpointing", "offload", "pass_tokens", "processes", "zero")
 """Parameters that change no number, and may therefore differ when a run goes on."""
 History = list[dict[str, float]]
 """The numbers of every step."""

@@ -20,6 +20,7 @@ import yaml
 from ixc.metrics import Metrics, ignore
 from ixc.params import load_params
 from tasks import launch
+from tasks.processes import in_processes
 from tasks.report import refresh, write_json
 from tasks.tracking import Run, Terminated, register
 from tasks.workspace import current
@@ -77,6 +78,8 @@ def foreseen(error: Exception) -> bool:
 def _run(stage: str, run: Callable[..., Metrics], paths: Sequence[Path], model: str | None) -> None:
     section = getattr(load_params(), stage)
     _check_paths(stage, run, paths)
+    if getattr(section, "processes", 1) > 1 and "RANK" not in os.environ:
+        sys.exit(in_processes(["-m", f"tasks.{stage}", *map(str, paths)], section.processes))
     if os.environ.get("RANK", "0") != "0":  # under torchrun the first rank speaks for all
         run(section, *paths, log=ignore)
         return
