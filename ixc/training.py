@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from ixc import distributed
 from ixc.files import replacing_folder
@@ -92,6 +91,8 @@ class Optimizer:
 
     def _adamw(self, parameters: Sequence[nn.Parameter], shard: bool, options: dict[str, Any]) -> torch.optim.Optimizer:
         if shard:
+            from torch.distributed.optim import ZeroRedundancyOptimizer  # here: a second of imports
+
             return ZeroRedundancyOptimizer(parameters, torch.optim.AdamW, **options)
         return torch.optim.AdamW(parameters, **options)
 
@@ -112,8 +113,8 @@ class Optimizer:
 
         All processes call this, and the first gets it.
         """
-        if isinstance(self.adamw, ZeroRedundancyOptimizer):
-            self.adamw.consolidate_state_dict(to=0)
+        if consolidate := getattr(self.adamw, "consolidate_state_dict", None):
+            consolidate(to=0)
             if distributed.rank():
                 return {}
         return {"adamw": self.adamw.state_dict(), "schedule": self.schedule.state_dict()}
