@@ -19,11 +19,12 @@ from ixc.defects import EVASIVE
 from ixc.files import replacing_folder, track
 from ixc.metrics import Log, Metrics, ignore
 from ixc.model import IXCConfig, IXCForCausalLM, IXCProcessor, Tree, collate
+from ixc.model.folder import save
 from ixc.model.layout import Batch
 from ixc.model.processing import PLACEHOLDER, Picture, train_tokenizer, words_of
 from ixc.params import BootstrapParams
 from ixc.samples import Sample, read_samples
-from ixc.training import MuonOptimizer, save, seed_everything
+from ixc.training import MuonOptimizer, seed_everything
 
 Conversation = tuple[Sample, ...]
 """Samples about the same media: one prefix, a branch each."""

@@ -1,19 +1,17 @@
-"""What every training loop here shares: seeds, an optimizer with its schedule, precision, saving."""
+"""What every training loop here shares: seeds, an optimizer with its schedule, precision."""
 
 import math
 import os
 import random
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ixc import distributed
-from ixc.files import replacing_folder
-from ixc.model import IXCForRewardModel, IXCPreTrainedModel, IXCProcessor
+from ixc.model import IXCForRewardModel, IXCPreTrainedModel
 
 T = TypeVar("T")
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -424,10 +422,3 @@ def compute_in_bf16(model: IXCPreTrainedModel) -> None:
     model.model.forward = reduced(model.model.forward)
     model.encode_pictures = reduced(model.encode_pictures)
     model.get_input_embeddings().register_forward_hook(lambda _, __, embedded: embedded.bfloat16())
-
-
-def save(model: IXCPreTrainedModel, processor: IXCProcessor, folder: Path) -> None:
-    """Write weights, config and processor; the folder appears whole."""
-    with replacing_folder(folder) as part:
-        model.save_pretrained(part)
-        processor.save_pretrained(part)
