@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
@@ -18,7 +19,7 @@ from ixc.media import BadMedia, Store
 from ixc.metrics import Log, Metrics, ignore
 from ixc.mixture import Ticket, draw, ticket
 from ixc.params import CollectParams, MixtureParams, SourceParams
-from ixc.samples import PLACEHOLDER, Media, Modality, Sample, Verdict, answer, read_samples, writing
+from ixc.samples import PLACEHOLDER, Media, Modality, Sample, Verdict, answer, copying, decoded, read_batches, writing
 from ixc.sources import READERS, BadOption, BadSource, Refused, Row
 from ixc.sources.hub import Hub
 from ixc.sources.licences import Licence
@@ -279,33 +280,50 @@ def split(group: str, val_fraction: float, seed: int) -> str:
 
 
 def _give_out(samples: Path, kept: Sequence[bool], outputs: dict[str, Path], counts: Counter[str]) -> set[str]:
-    """Sort what the draw kept into the outputs; the media that it shows."""
+    """Sort what the draw kept into the outputs, rows as they are; the media that they show."""
     shown: set[str] = set()
     with ExitStack() as stack:
-        files = {name: stack.enter_context(writing(path)) for name, path in outputs.items()}
-        for sample, keep in zip(read_samples(samples), kept, strict=True):
-            if keep:
-                _put(sample, files, counts)
-                shown.update(media.path for media in sample.media)
-            else:
-                counts[f"left_out/{sample.source}"] += 1
-                counts[f"left_out/domain/{sample.domain}"] += 1
+        parts = {name: stack.enter_context(replacing(path)) for name, path in outputs.items()}
+        put = {name: stack.enter_context(copying(part)) for name, part in parts.items() if name != "corpus"}
+        refer = stack.enter_context(writing(parts["corpus"]))
+        for first, batch in read_batches(samples):
+            keep = pa.array(kept[first : first + len(batch)], pa.bool_())
+            _count_left_out(batch.filter(pc.invert(keep)), counts)
+            rows = batch.filter(keep)
+            shown.update(pc.list_flatten(rows["media"]).field("path").to_pylist())
+            paired = pc.greater(pc.list_value_length(rows["chosen"]), 0)
+            for name, part in (("pairs", rows.filter(paired)), ("prompts", rows.filter(pc.invert(paired)))):
+                put[name](part)
+                _count(name, part, counts)
+            references = _references(rows)
+            _count("corpus", references, counts)
+            for sample in decoded(references, samples, first):
+                refer(_reference(sample))
     return shown
 
 
-def _put(sample: Sample, files: dict[str, Callable[[Sample], None]], counts: Counter[str]) -> None:
-    counts[f"kept/{sample.source}"] += 1
-    _append("pairs" if sample.chosen else "prompts", sample, files, counts)
-    if sample.split == "val" and sample.gold and sample.gold.answer:
-        reference = replace(sample, chosen=answer(sample.gold.answer), rejected=(), verdict=None)
-        _append("corpus", reference, files, counts)
+def _references(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """The held-out rows whose gold answer is known in full words."""
+    answers = pc.fill_null(pc.struct_field(rows["gold"], "answer"), "")
+    return rows.filter(pc.and_(pc.equal(rows["split"], "val"), pc.not_equal(answers, "")))
 
 
-def _append(name: str, sample: Sample, files: dict[str, Callable[[Sample], None]], counts: Counter[str]) -> None:
-    files[name](sample)
-    counts[f"{name}/all"] += 1
+def _reference(sample: Sample) -> Sample:
+    assert sample.gold is not None
+    return replace(sample, chosen=answer(sample.gold.answer), rejected=(), verdict=None)
+
+
+def _count_left_out(rows: pa.RecordBatch, counts: Counter[str]) -> None:
+    counts.update(f"left_out/{source}" for source in rows["source"].to_pylist())
+    counts.update(f"left_out/domain/{domain}" for domain in rows["domain"].to_pylist())
+
+
+def _count(name: str, rows: pa.RecordBatch, counts: Counter[str]) -> None:
+    counts[f"{name}/all"] += len(rows)
     for aspect in ("split", "domain", "modality"):
-        counts[f"{name}/{aspect}/{getattr(sample, aspect)}"] += 1
+        counts.update(f"{name}/{aspect}/{value}" for value in rows[aspect].to_pylist())
+    if name != "corpus":
+        counts.update(f"kept/{source}" for source in rows["source"].to_pylist())
 
 
 # The quarantine
