@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
@@ -74,9 +74,10 @@ def run(
         tickets = _take_in(sources, params, samples, Store(media_out, params.max_pixels), quarantine_out, counts, log)
         if not tickets:
             raise BadSource(_nothing(quarantine_out))
-        kept = draw(tickets, params.mixture)
+        kept = zip(tickets, draw(tickets, params.mixture), strict=True)
+        fates = np.array([each.pile.partition("/")[0] if keep else "left_out" for each, keep in kept])
         outputs = {"prompts": prompts_out, "pairs": public_out, "corpus": corpus_out}
-        shown = _give_out(samples, kept, outputs, counts)
+        shown = _give_out(samples, fates, outputs, counts)
     counts.update(_short(params.mixture, counts))
     Store(media_out).prune(shown)
     print(_balance(sources, counts))
@@ -279,22 +280,27 @@ def split(group: str, val_fraction: float, seed: int) -> str:
 # Samples out
 
 
-def _give_out(samples: Path, kept: Sequence[bool], outputs: dict[str, Path], counts: Counter[str]) -> set[str]:
-    """Sort what the draw kept into the outputs, rows as they are; the media that they show."""
+def _give_out(samples: Path, fates: np.ndarray, outputs: dict[str, Path], counts: Counter[str]) -> set[str]:
+    """Sort what the draw kept into the outputs, rows as they are; the media that they show.
+
+    Args:
+        fates: of every sample: the output it goes to, or `left_out`.
+    """
     shown: set[str] = set()
     with ExitStack() as stack:
         parts = {name: stack.enter_context(replacing(path)) for name, path in outputs.items()}
-        put = {name: stack.enter_context(copying(part)) for name, part in parts.items() if name != "corpus"}
+        put = {name: stack.enter_context(copying(parts[name])) for name in ("prompts", "pairs")}
         refer = stack.enter_context(writing(parts["corpus"]))
         for first, batch in read_batches(samples):
-            keep = pa.array(kept[first : first + len(batch)], pa.bool_())
-            _count_left_out(batch.filter(pc.invert(keep)), counts)
-            rows = batch.filter(keep)
-            shown.update(pc.list_flatten(rows["media"]).field("path").to_pylist())
-            paired = pc.greater(pc.list_value_length(rows["chosen"]), 0)
-            for name, part in (("pairs", rows.filter(paired)), ("prompts", rows.filter(pc.invert(paired)))):
-                put[name](part)
-                _count(name, part, counts)
+            here = fates[first : first + len(batch)]
+            _count_left_out(batch.filter(pa.array(here == "left_out")), counts)
+            for name, copy in put.items():
+                rows = batch.filter(pa.array(here == name))
+                copy(rows)
+                _count(name, rows, counts)
+                counts.update(f"kept/{source}" for source in rows["source"].to_pylist())
+            rows = batch.filter(pa.array(here != "left_out"))
+            shown.update(file["path"] for files in rows["media"].to_pylist() for file in files)
             references = _references(rows)
             _count("corpus", references, counts)
             for sample in decoded(references, samples, first):
@@ -304,8 +310,9 @@ def _give_out(samples: Path, kept: Sequence[bool], outputs: dict[str, Path], cou
 
 def _references(rows: pa.RecordBatch) -> pa.RecordBatch:
     """The held-out rows whose gold answer is known in full words."""
-    answers = pc.fill_null(pc.struct_field(rows["gold"], "answer"), "")
-    return rows.filter(pc.and_(pc.equal(rows["split"], "val"), pc.not_equal(answers, "")))
+    known = (gold is not None and gold["answer"] != "" for gold in rows["gold"].to_pylist())
+    wanted = [split == "val" and is_known for split, is_known in zip(rows["split"].to_pylist(), known, strict=True)]
+    return rows.filter(pa.array(wanted, pa.bool_()))
 
 
 def _reference(sample: Sample) -> Sample:
@@ -322,8 +329,6 @@ def _count(name: str, rows: pa.RecordBatch, counts: Counter[str]) -> None:
     counts[f"{name}/all"] += len(rows)
     for aspect in ("split", "domain", "modality"):
         counts.update(f"{name}/{aspect}/{value}" for value in rows[aspect].to_pylist())
-    if name != "corpus":
-        counts.update(f"kept/{source}" for source in rows["source"].to_pylist())
 
 
 # The quarantine

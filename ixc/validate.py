@@ -88,7 +88,7 @@ def run(
             _write((judged, public), facts, parts)
             written = _facts(team, *parts.values())
 
-        came = {"prompts": asked, "candidates": answered, "pairs": facts, "kept": written}
+        came: dict[Suite, pd.DataFrame] = {"prompts": asked, "candidates": answered, "pairs": facts, "kept": written}
         spoilt = {path for path, one in seen.items() if one.objection}
         checks = _check(params, _tables(came, open_table(judged).metadata.num_rows, media, spoilt))
         failures = [*_too_much(facts, params), *_too_little(facts, params), *_not_met(checks)]
@@ -108,7 +108,7 @@ def run(
 def _facts(team: Workers, *tables: Path) -> pd.DataFrame:
     """Every row of the tables in small, as far as `table_of` asks for it."""
     parts = (part.facts for part in team.parts(tables))
-    return pd.concat([part[TABLED] for part in (frame([]), *parts)], ignore_index=True)
+    return pd.concat([part.loc[:, TABLED] for part in (frame([]), *parts)], ignore_index=True)
 
 
 def _facts_and_signatures(team: Workers, tables: Sequence[Path], num_rows: int) -> tuple[pd.DataFrame, Signatures]:
