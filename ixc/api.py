@@ -20,15 +20,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ixc.batches import passes, within
+from ixc.media import BadMedia
 from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor, Tree, collate
-from ixc.model.official import from_official, to_official
-from ixc.model.processing import BadConversation, Picture
-from ixc.training import save
+from ixc.model.folder import save
+from ixc.model.official import BadCheckpoint, from_official, to_official
+from ixc.model.processing import BadConversation, IXCBatch, Picture
 
-Chat = Sequence[Mapping[str, str]]
+Chat = Sequence[Mapping[str, Any]]
 """Messages `{"role": "system" | "user" | "assistant", "content": text}`; to be scored, the last is the assistant's."""
-Shown = Sequence[Any]
-"""A chat's pictures: paths, bytes, PIL images, arrays, tensors; a path with a film's suffix is a film."""
+Shown = Any
+"""A chat's pictures in a list, or a single one: paths, bytes, PIL images, arrays, tensors; a path with a film's suffix
+is a film."""
+PROMPTS_AT_ONCE = 64
+"""Prompts whose pictures are in memory together."""
 TOKENS_AT_ONCE = 16384
 """Tokens of a forward pass; a single longer chat still goes through."""
 TILES_AT_ONCE = 64
@@ -99,17 +103,21 @@ class RewardModel:
 
         Raises:
             BadConversation: a chat without an answer, or pictures that do not match its placeholders.
+            BadMedia: a picture or film that cannot be read.
         """
-        asked = list(self._asked(chats, [()] * len(chats) if media is None else media))
+        asked = self._asked(chats, [()] * len(chats) if media is None else media)
         scores = [0.0] * len(chats)
-        for rows in passes(range(len(asked)), list(map(len, asked)), TOKENS_AT_ONCE):
-            batch = [asked[i] for i in rows]
-            rewards = iter(self._rewards(batch).tolist())
-            for equal in (equal for one in batch for equal in one.chats):
-                reward = next(rewards)
-                for chat in equal:
-                    scores[chat] = reward
+        while some := list(islice(asked, PROMPTS_AT_ONCE)):
+            for rows in passes(range(len(some)), list(map(len, some)), TOKENS_AT_ONCE):
+                self._score([some[i] for i in rows], scores)
         return scores
+
+    def _score(self, batch: Sequence[Asked], scores: list[float]) -> None:
+        """Write the scores of a batch into their places."""
+        rewards = self._rewards(batch).tolist()
+        for equal, reward in zip((equal for one in batch for equal in one.chats), rewards, strict=True):
+            for chat in equal:
+                scores[chat] = reward
 
     def compare(self, first: Chat, second: Chat, media: Shown = (), second_media: Shown | None = None) -> Comparison:
         """Which of two chats is better; they are about the same media unless the second has its own."""
@@ -120,23 +128,23 @@ class RewardModel:
         """Order, places and scores."""
         scores = self.score(chats, media)
         order = sorted(range(len(chats)), key=lambda i: -scores[i])
-        ranks = [order.index(i) + 1 for i in range(len(chats))]
-        return Ranking(scores, ranks, order)
+        place = {chat: rank for rank, chat in enumerate(order, 1)}
+        return Ranking(scores, [place[i] for i in range(len(chats))], order)
 
     def _asked(self, chats: Sequence[Chat], media: Sequence[Shown]) -> Iterator[Asked]:
         """Chats with the same prompt and media, together."""
         if len(media) != len(chats):
             raise BadConversation(f"{len(chats)} chats but media for {len(media)}; give a list, maybe empty, per chat")
         groups: dict[Any, list[int]] = defaultdict(list)
-        for i, (chat, shown) in enumerate(zip(chats, media, strict=True)):
-            groups[repr(chat[:-1]), tuple(map(_key, shown))].append(i)
+        pictures = [_listed(shown) for shown in media]
+        for i, (chat, shown) in enumerate(zip(chats, pictures, strict=True)):
+            groups[repr(_messages(chat, i)[:-1]), tuple(map(_key, shown))].append(i)
         for same in groups.values():
-            yield from self._trees([chats[i] for i in same], media[same[0]], same)
+            yield from self._trees([chats[i] for i in same], pictures[same[0]], same)
 
-    def _trees(self, chats: Sequence[Chat], shown: Shown, numbers: Sequence[int]) -> Iterator[Asked]:
+    def _trees(self, chats: Sequence[Chat], shown: Sequence[Any], numbers: Sequence[int]) -> Iterator[Asked]:
         """One tree; several where the length policy shortened the chats differently."""
-        given: dict[str, Any] = {"hd_num": self.hd_num, "max_length": self.max_length}
-        read = self.processor(list(chats), images=[list(shown)] * len(chats), return_tensors=None, **given)
+        read = self._read(chats, shown, numbers)
         rest = iter(read.pictures)
         pictures = [list(islice(rest, len(shown) - len(dropped.pictures))) for dropped in read.dropped]
         groups: dict[Any, dict[tuple[int, ...], list[int]]] = defaultdict(lambda: defaultdict(list))
@@ -144,6 +152,17 @@ class RewardModel:
             groups[dropped][tuple(ids)].append(number)
         for dropped, rows in groups.items():
             yield Asked(branched(list(rows)), pictures[read.dropped.index(dropped)], list(rows.values()))
+
+    def _read(self, chats: Sequence[Chat], shown: Sequence[Any], numbers: Sequence[int]) -> IXCBatch:
+        given: dict[str, Any] = {"hd_num": self.hd_num, "max_length": self.max_length}
+        try:
+            return self.processor(list(chats), images=[shown] * len(chats), return_tensors=None, **given)
+        except (BadConversation, BadMedia) as error:
+            if len(chats) == 1:
+                raise type(error)(f"chat {numbers[0]}: {error}") from error
+            for chat, number in zip(chats, numbers, strict=True):  # the one at fault will say which it is
+                self._read([chat], shown, [number])
+            raise
 
     def _rewards(self, batch: Sequence[Asked]) -> Float[Tensor, " R"]:
         layout = collate([one.tree for one in batch], self.model.config.pad_token_id).to(self.model.device)
@@ -171,7 +190,7 @@ class ChatModel:
             options: of Transformers' `generate`; by default greedy. The official chat samples: `do_sample=True,
                 temperature=1.0, top_p=0.8, repetition_penalty=1.005`.
         """
-        read = self.processor(list(chat), images=list(media), for_reward=False).to(self.model.device)
+        read = self.processor(list(chat), images=_listed(media), for_reward=False).to(self.model.device)
         options = {"do_sample": False, "max_new_tokens": max_new_tokens, **options}
         out = self.model.generate(**read, **options)
         return self.processor.decode(out[0, read["input_ids"].shape[1] :].tolist()).strip()
@@ -184,14 +203,27 @@ def load(
     dtype: torch.dtype | None = None,
     attn_implementation: str = "sdpa",
 ) -> tuple[Model, IXCProcessor]:
-    """Model and processor of a folder, ours (`processor_config.json`) or official (`tokenizer.model`)."""
+    """Model and processor of a folder, ours (`processor_config.json`) or official (`tokenizer.model`).
+
+    Raises:
+        BadCheckpoint: as in `from_official`; or the model has another head than is asked for.
+    """
     folder = Path(folder)
-    if not (folder / "processor_config.json").is_file():
-        model = from_official(folder, dtype, attn_implementation, device, kind)
-        return model, IXCProcessor.from_official(folder)
-    model = kind.from_pretrained(folder, dtype=dtype or "auto", attn_implementation=attn_implementation)
-    model.to(device)  # pyright: ignore[reportCallIssue, reportArgumentType]
-    return model, IXCProcessor.from_pretrained(folder)
+    model = from_official(folder, dtype, attn_implementation, device, kind)
+    if new := model.load_report.new:
+        form = f"no {', '.join(new)}, and a new head knows nothing; name the folder of a {_CALLED[kind]}"
+        raise BadCheckpoint(f"{folder}: {form}")
+    return model, _processor(folder, model)
+
+
+_CALLED = {IXCForRewardModel: "reward model", IXCForCausalLM: "chat model"}
+
+
+def _processor(folder: Path, model: IXCPreTrainedModel) -> IXCProcessor:
+    if (folder / "processor_config.json").is_file():
+        return IXCProcessor.from_pretrained(folder)
+    sizes = model.config
+    return IXCProcessor.from_official(folder, tile_size=sizes.tile_size, patch_size=sizes.patch_size)
 
 
 def convert(source: str | Path, target: str | Path) -> dict[str, list[str]]:
@@ -204,13 +236,13 @@ def convert(source: str | Path, target: str | Path) -> dict[str, list[str]]:
     if (source / "processor_config.json").is_file():
         told = json.loads((source / "config.json").read_text()).get("architectures") or [""]
         kind = IXCForRewardModel if told[0] == IXCForRewardModel.__name__ else IXCForCausalLM
-        to_official(kind.from_pretrained(source, dtype="auto"), target)
+        to_official(from_official(source, model_class=kind), target)
         for name in ("tokenizer.model", "tokenizer.json"):
             if (source / name).is_file():
                 shutil.copy(source / name, target / name)
         return {"new": [], "ignored": []}
-    model, processor = from_official(source), IXCProcessor.from_official(source)
-    save(model, processor, target)
+    model = from_official(source)
+    save(model, _processor(source, model), target)
     if (source / "tokenizer.model").is_file():  # the way back needs it
         shutil.copy(source / "tokenizer.model", target / "tokenizer.model")
     return {"new": list(model.load_report.new), "ignored": list(model.load_report.ignored)}
@@ -233,6 +265,17 @@ def branched(rows: Sequence[Sequence[int]]) -> Tree:
     columns = zip(*(row[:-1] for row in rows), strict=False)
     shared = sum(1 for _ in takewhile(lambda ids: len(set(ids)) == 1, columns))
     return Tree(list(rows[0][:shared]), [list(row[shared:]) for row in rows])
+
+
+def _messages(chat: Any, number: int) -> Chat:
+    """The chat; a message alone, what a caller gives who forgets the outer list, is none."""
+    if not isinstance(chat, Sequence) or isinstance(chat, str):
+        raise BadConversation(f"chat {number}: {chat!r:.80}: no list of messages; give a list of such lists")
+    return chat
+
+
+def _listed(shown: Shown) -> list[Any]:
+    return list(shown) if isinstance(shown, list | tuple) else [shown]
 
 
 def _key(item: Any) -> Any:

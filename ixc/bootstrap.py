@@ -5,6 +5,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,17 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from ixc import distributed
 from ixc.defects import EVASIVE
 from ixc.files import replacing_folder, track
 from ixc.metrics import Log, Metrics, ignore
 from ixc.model import IXCConfig, IXCForCausalLM, IXCProcessor, Tree, collate
+from ixc.model.folder import save
 from ixc.model.layout import Batch
 from ixc.model.processing import PLACEHOLDER, Picture, train_tokenizer, words_of
 from ixc.params import BootstrapParams
 from ixc.samples import Sample, read_samples
-from ixc.training import MuonOptimizer, save, seed_everything
+from ixc.training import MuonOptimizer, seed_everything
 
 Conversation = tuple[Sample, ...]
 """Samples about the same media: one prefix, a branch each."""
@@ -35,13 +38,21 @@ def run(params: BootstrapParams, prompts: Path, media: Path, base: Path, *, log:
     """Write the model that every later stage starts from."""
     if params.pretrained is not None:
         return resolve(Path(params.pretrained), base)
+    with distributed.joined():
+        return learn(params, prompts, media, base, log)
+
+
+def learn(params: BootstrapParams, prompts: Path, media: Path, base: Path, log: Log) -> Metrics:
+    """Train the tiny model; the first process writes it."""
     rng = seed_everything(params.seed)
     samples = [s for s in read_samples(prompts) if s.split == "train" and s.gold and s.gold.answer]
     if not samples:
         raise NoModel(f"{prompts}: no training prompt has a reference answer; set bootstrap.pretrained instead")
     processor, model = build(params, samples)
+    model.to(distributed.device())  # pyright: ignore[reportArgumentType]
     losses = list(train(params, model, processor, samples, media, rng, log))
-    save(model, processor, base)
+    if distributed.rank() == 0:
+        save(model, processor, base)
     tail = losses[-50:]
     return {
         "loss": sum(tail) / len(tail),
@@ -51,9 +62,11 @@ def run(params: BootstrapParams, prompts: Path, media: Path, base: Path, *, log:
 
 
 def resolve(pretrained: Path, base: Path) -> Metrics:
-    """Take a pretrained model's folder as it is."""
+    """Take a pretrained model's folder as it is; one process is enough for it."""
     if not (pretrained / "config.json").is_file():
         raise NoModel(f"bootstrap.pretrained: {str(pretrained)!r}: no config.json there; name a model folder")
+    if distributed.rank():
+        return {}
     with replacing_folder(base) as part:
         shutil.copytree(pretrained, part, dirs_exist_ok=True)
     return {"parameters": 0}
@@ -87,22 +100,28 @@ def train(
     rng: random.Random,
     log: Log,
 ) -> Iterator[float]:
-    """SFT on the answers' tokens, the vision tower included; yields the losses."""
+    """SFT on the answers' tokens, the vision tower included; yields the losses.
+
+    Every process draws the same batches, and does its part of each.
+    """
     pictures = load_pictures(processor, samples, media)
     groups = conversations(samples)
     optimizer = MuonOptimizer(model, params.learning_rate, params.steps, weight_decay=0.01)
     model.train()
     for step in track(range(params.steps), "bootstrap", params.steps):
         batch = rng.sample(groups, min(params.batch_size, len(groups)))  # all tasks mixed: short rows are padded
-        shown = [[pictures[m.sha256] for m in group[0].media] for group in batch]
         noise = params.noise if step >= params.noise_from * params.steps else 0.0
-        trees = [tree(processor, group, seen, noise, rng) for group, seen in zip(batch, shown, strict=True)]
+        draws = [random.Random(rng.random()) for _ in batch]
+        mine = slice(distributed.rank(), None, distributed.world_size())
+        shown = [[pictures[m.sha256] for m in group[0].media] for group in batch[mine]]
+        trees = [tree(processor, *row) for row in zip(batch[mine], shown, repeat(noise), draws[mine])]
         features = model.encode_pictures([picture for seen in shown for picture in seen])
-        layout = collate(trees, model.config.pad_token_id)
+        layout = collate(trees, model.config.pad_token_id).to(model.device)
         loss = answer_loss(model, layout, torch.cat(features) if features else None)
         rates = optimizer.step(loss)
-        log({"loss": loss.item(), **rates}, step)
-        yield loss.item()
+        whole = distributed.summed(loss.detach()).item()
+        log({"loss": whole, **rates}, step)
+        yield whole
 
 
 def load_pictures(processor: IXCProcessor, samples: Sequence[Sample], media: Path) -> dict[str, Picture]:
@@ -146,7 +165,8 @@ def target(sample: Sample, noise: float, rng: random.Random) -> str:
 
 
 def answer_loss(model: IXCForCausalLM, batch: Batch, features: Float[Tensor, "P D"] | None) -> Float[Tensor, ""]:
-    """Cross-entropy of the answers' tokens, nats per token."""
+    """Cross-entropy of the answers' tokens, nats per token of all processes' together."""
     hidden = model.model(**batch.inputs(), features=features)
     logits = model.output(hidden[batch.target_row, batch.target_from])
-    return F.cross_entropy(logits.float(), batch.target_ids)
+    tokens = distributed.summed(torch.tensor(float(len(batch.target_ids)), device=logits.device))
+    return F.cross_entropy(logits.float(), batch.target_ids, reduction="sum") / tokens

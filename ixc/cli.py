@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:  # the last: an attention that is not installed
         print(f"ixc {options.command}: {error}", file=sys.stderr)
         return 2
     return 0
@@ -95,6 +95,10 @@ def _loading(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     dtype = getattr(torch, options.dtype) if options.dtype else None
+    try:
+        torch.empty(0, device=options.device)
+    except (RuntimeError, AssertionError) as error:
+        raise BadInput(f"--device {options.device}: {str(error).splitlines()[0]}; cpu is always there") from error
     return {"device": options.device, "dtype": dtype, "attn_implementation": options.attention}
 
 
@@ -190,7 +194,7 @@ def _chats(options: argparse.Namespace) -> tuple[list[Any], list[list[str]]]:
         raise BadInput("name a file of chats, or give --question and --answer")
     text = sys.stdin.read() if options.chats == "-" else Path(options.chats).read_text(encoding="utf-8")
     rows = [_row(line, f"{options.chats}:{number}") for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-    return [row["messages"] for row in rows], [row.get("media", []) for row in rows]
+    return [row["messages"] for row in rows], [row.get("media") or [] for row in rows]
 
 
 def _row(line: str, where: str) -> dict[str, Any]:
@@ -198,13 +202,17 @@ def _row(line: str, where: str) -> dict[str, Any]:
         row = json.loads(line)
     except ValueError as error:
         raise BadInput(f"{where}: not JSON ({error}); one chat a line") from error
-    if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
+    media = row.get("media") or [] if isinstance(row, dict) else None
+    named = isinstance(media, list) and all(isinstance(path, str) for path in media)
+    if not named or not isinstance(row.get("messages"), list):
         raise BadInput(f'{where}: a chat is {{"messages": [{{"role": ..., "content": ...}}], "media": [paths]}}')
     return row
 
 
 def _shortened(chat: Sequence[Any], width: int = 80) -> str:
-    text = " ".join(chat[-1]["content"].split())
+    said = chat[-1]["content"]
+    said = said if isinstance(said, str) else " ".join(part.get("text", "<picture>") for part in said)
+    text = " ".join(said.split())
     return text if len(text) <= width else text[: width - 1] + "…"
 
 

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
@@ -18,7 +19,7 @@ from ixc.media import BadMedia, Store
 from ixc.metrics import Log, Metrics, ignore
 from ixc.mixture import Ticket, draw, ticket
 from ixc.params import CollectParams, MixtureParams, SourceParams
-from ixc.samples import PLACEHOLDER, Media, Modality, Sample, Verdict, answer, read_samples, writing
+from ixc.samples import PLACEHOLDER, Media, Modality, Sample, Verdict, answer, copying, decoded, read_batches, writing
 from ixc.sources import READERS, BadOption, BadSource, Refused, Row
 from ixc.sources.hub import Hub
 from ixc.sources.licences import Licence
@@ -73,9 +74,10 @@ def run(
         tickets = _take_in(sources, params, samples, Store(media_out, params.max_pixels), quarantine_out, counts, log)
         if not tickets:
             raise BadSource(_nothing(quarantine_out))
-        kept = draw(tickets, params.mixture)
+        kept = zip(tickets, draw(tickets, params.mixture), strict=True)
+        fates = np.array([each.pile.partition("/")[0] if keep else "left_out" for each, keep in kept])
         outputs = {"prompts": prompts_out, "pairs": public_out, "corpus": corpus_out}
-        shown = _give_out(samples, kept, outputs, counts)
+        shown = _give_out(samples, fates, outputs, counts)
     counts.update(_short(params.mixture, counts))
     Store(media_out).prune(shown)
     print(_balance(sources, counts))
@@ -278,34 +280,55 @@ def split(group: str, val_fraction: float, seed: int) -> str:
 # Samples out
 
 
-def _give_out(samples: Path, kept: Sequence[bool], outputs: dict[str, Path], counts: Counter[str]) -> set[str]:
-    """Sort what the draw kept into the outputs; the media that it shows."""
+def _give_out(samples: Path, fates: np.ndarray, outputs: dict[str, Path], counts: Counter[str]) -> set[str]:
+    """Sort what the draw kept into the outputs, rows as they are; the media that they show.
+
+    Args:
+        fates: of every sample: the output it goes to, or `left_out`.
+    """
     shown: set[str] = set()
     with ExitStack() as stack:
-        files = {name: stack.enter_context(writing(path)) for name, path in outputs.items()}
-        for sample, keep in zip(read_samples(samples), kept, strict=True):
-            if keep:
-                _put(sample, files, counts)
-                shown.update(media.path for media in sample.media)
-            else:
-                counts[f"left_out/{sample.source}"] += 1
-                counts[f"left_out/domain/{sample.domain}"] += 1
+        parts = {name: stack.enter_context(replacing(path)) for name, path in outputs.items()}
+        put = {name: stack.enter_context(copying(parts[name])) for name in ("prompts", "pairs")}
+        refer = stack.enter_context(writing(parts["corpus"]))
+        for first, batch in read_batches(samples):
+            here = fates[first : first + len(batch)]
+            _count_left_out(batch.filter(pa.array(here == "left_out")), counts)
+            for name, copy in put.items():
+                rows = batch.filter(pa.array(here == name))
+                copy(rows)
+                _count(name, rows, counts)
+                counts.update(f"kept/{source}" for source in rows["source"].to_pylist())
+            rows = batch.filter(pa.array(here != "left_out"))
+            shown.update(file["path"] for files in rows["media"].to_pylist() for file in files)
+            references = _references(rows)
+            _count("corpus", references, counts)
+            for sample in decoded(references, samples, first):
+                refer(_reference(sample))
     return shown
 
 
-def _put(sample: Sample, files: dict[str, Callable[[Sample], None]], counts: Counter[str]) -> None:
-    counts[f"kept/{sample.source}"] += 1
-    _append("pairs" if sample.chosen else "prompts", sample, files, counts)
-    if sample.split == "val" and sample.gold and sample.gold.answer:
-        reference = replace(sample, chosen=answer(sample.gold.answer), rejected=(), verdict=None)
-        _append("corpus", reference, files, counts)
+def _references(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """The held-out rows whose gold answer is known in full words."""
+    known = (gold is not None and gold["answer"] != "" for gold in rows["gold"].to_pylist())
+    wanted = [split == "val" and is_known for split, is_known in zip(rows["split"].to_pylist(), known, strict=True)]
+    return rows.filter(pa.array(wanted, pa.bool_()))
 
 
-def _append(name: str, sample: Sample, files: dict[str, Callable[[Sample], None]], counts: Counter[str]) -> None:
-    files[name](sample)
-    counts[f"{name}/all"] += 1
+def _reference(sample: Sample) -> Sample:
+    assert sample.gold is not None
+    return replace(sample, chosen=answer(sample.gold.answer), rejected=(), verdict=None)
+
+
+def _count_left_out(rows: pa.RecordBatch, counts: Counter[str]) -> None:
+    counts.update(f"left_out/{source}" for source in rows["source"].to_pylist())
+    counts.update(f"left_out/domain/{domain}" for domain in rows["domain"].to_pylist())
+
+
+def _count(name: str, rows: pa.RecordBatch, counts: Counter[str]) -> None:
+    counts[f"{name}/all"] += len(rows)
     for aspect in ("split", "domain", "modality"):
-        counts[f"{name}/{aspect}/{getattr(sample, aspect)}"] += 1
+        counts.update(f"{name}/{aspect}/{value}" for value in rows[aspect].to_pylist())
 
 
 # The quarantine

@@ -28,7 +28,12 @@ class AutoModel:
         trust_remote_code: bool = True,
         **options: Any,
     ) -> "OfficialRewardModel":
-        """A reward model; `trust_remote_code` is accepted and without effect: no remote code runs."""
+        """A reward model on one device (`auto`: the GPU if there is one).
+
+        `trust_remote_code` is accepted and without effect: no remote code runs.
+        """
+        if device_map == "auto":
+            device_map = "cuda" if torch.cuda.is_available() else "cpu"
         return OfficialRewardModel(*load(folder, IXCForRewardModel, device=device_map, dtype=torch_dtype, **options))
 
 

@@ -28,15 +28,15 @@ def world_size() -> int:
 
 
 def device() -> torch.device:
-    """This process's GPU, or the CPU where there is none."""
+    """This process's GPU, or the CPU where there is none; with more processes than GPUs, several share one."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 @contextmanager
 def joined(alone: bool = False) -> Iterator[None]:
-    """While it lasts, the processes can speak to each other: NCCL between GPUs, else Gloo.
+    """While it lasts, the processes can speak to each other: NCCL where each has a GPU of its own, else Gloo.
 
     `alone`: also where there is but one.
     """
@@ -47,7 +47,8 @@ def joined(alone: bool = False) -> Iterator[None]:
         torch.cuda.set_device(own)
     store = dist.HashStore  # pyright: ignore[reportPrivateImportUsage]
     here: dict[str, Any] = {"store": store(), "rank": 0, "world_size": 1} if world_size() == 1 else {}
-    dist.init_process_group("nccl" if own.type == "cuda" else "gloo", **here)
+    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    dist.init_process_group("nccl" if local_world_size <= torch.cuda.device_count() else "gloo", **here)
     try:
         yield
     finally:

@@ -43,5 +43,6 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def track(items: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
-    """`items` with a progress bar; in a log file, a line every few seconds."""
-    return tqdm(items, desc=what, total=total, mininterval=0.1 if sys.stderr.isatty() else 5.0)
+    """`items` with a progress bar, the first process's; in a log file, a line every few seconds."""
+    silent = os.environ.get("RANK", "0") != "0"
+    return tqdm(items, desc=what, total=total, mininterval=0.1 if sys.stderr.isatty() else 5.0, disable=silent)

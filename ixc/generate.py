@@ -88,7 +88,8 @@ def locally(
         done.append(decode(model, features, [samples[i] for i in batch], params, generator))
         journal.append({"ids": done[-1], "random": _text(generator.get_state())})
     rows = {i: row for batch, ids in zip(batches, done, strict=True) for i, row in zip(batch, ids, strict=True)}
-    return [answered_locally(sample, rows[i], processor) for i, sample in enumerate(samples)]
+    origin = {"generate": {"model": base.as_posix(), "seed": params.seed}}
+    return [answered_locally(sample, rows[i], processor, origin) for i, sample in enumerate(samples)]
 
 
 @torch.no_grad()
@@ -105,10 +106,12 @@ def decode(
     )
 
 
-def answered_locally(sample: Sample, ids: Sequence[list[int]], processor: IXCProcessor) -> Answered:
-    """A prompt with its answers as texts."""
+def answered_locally(
+    sample: Sample, ids: Sequence[list[int]], processor: IXCProcessor, origin: dict[str, Any]
+) -> Answered:
+    """A prompt with its answers as texts; `origin` says whose they are, and from which seed."""
     texts = tuple(processor.decode(said).strip() for said in ids)
-    return Answered(replace(sample, candidates=texts), [len(said) for said in ids])
+    return Answered(replace(sample, candidates=texts, meta=sample.meta | origin), [len(said) for said in ids])
 
 
 def job(params: GenerateParams, samples: Sequence[Sample], base: Path) -> str:

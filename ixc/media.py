@@ -43,17 +43,15 @@ class Store:
     def __init__(self, root: Path, max_pixels: int = MAX_PIXELS) -> None:
         root.mkdir(parents=True, exist_ok=True)
         self.root, self.max_pixels = root, max_pixels
-        self._seen: dict[tuple[Path, str], Media | BadMedia] = {}
+        self._seen: dict[tuple[Path | bytes, str, str], Media | BadMedia] = {}
 
     def add(self, file: File) -> Media:
-        """Check a file and keep a copy of it. A file on disk is looked at once, however many rows show it.
+        """Check a file and keep a copy of it. It is looked at once, however many rows name it or bring it along.
 
         Raises:
             BadMedia: it is missing, damaged, empty or too large.
         """
-        if file.path is None:
-            return self._keep(file)
-        key = (file.path, file.kind)
+        key = (file.path or hashlib.sha256(file.data or b"").digest(), file.kind, file.suffix)
         if key not in self._seen:
             try:
                 self._seen[key] = self._keep(file)

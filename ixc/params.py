@@ -3,17 +3,23 @@
 An unknown key or a bad value is a `BadParams` that names the file, the key and the value.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from ixc.samples import Domain
 from ixc.validation.reasons import Reason
 
-STRICT = ConfigDict(extra="forbid")
+STRICT = ConfigDict(extra="forbid", hide_input_in_errors=True)
+"""A traceback must not show what was typed in the wrong place: it may be a key."""
+SECRET = "secret"
+"""The type of an error whose value is not told."""
 
 
 class BadParams(ValueError):
@@ -125,6 +131,8 @@ class BootstrapParams:
     """The model every later stage starts from."""
 
     seed: int = 0
+    processes: int = Field(default=1, gt=0)
+    """Processes on this machine that share every step: one per GPU, or on CPUs one per core at most."""
     pretrained: str | None = None
     """A folder with an IXC-2.5 model; then nothing is trained here."""
     architecture: ArchitectureParams | None = None
@@ -141,14 +149,28 @@ class BootstrapParams:
     """Share of the steps that see clean answers, before the noise begins."""
 
 
+def _variable(name: str) -> str:
+    if not re.fullmatch("[A-Z_][A-Z0-9_]*", name):
+        said = "not the name of a variable, in capitals; a key does not belong here: export it, and name the variable"
+        raise PydanticCustomError(SECRET, said)
+    return name
+
+
+def _address(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.username or parts.password or parts.query:
+        raise PydanticCustomError(SECRET, "has a password or a query in it; a key belongs into the environment")
+    return url
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ServerParams:
     """An OpenAI-compatible server: OpenAI's own, vLLM, LMDeploy, SGLang."""
 
     model: str
-    base_url: str | None = None
+    base_url: Annotated[str, AfterValidator(_address)] | None = None
     """None: the client's default."""
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: Annotated[str, AfterValidator(_variable)] = "OPENAI_API_KEY"
     """The environment variable that holds the key; the key itself is never written anywhere."""
     concurrency: int = Field(default=16, gt=0)
     """Requests in flight."""
@@ -241,9 +263,9 @@ class ValidateParams:
     near_pictures: int | None = Field(default=6, ge=0, le=10)
     """Bits of 64 in which the difference hashes of two pictures may differ for them to be compared, so that
     no picture is in train and, scaled or recompressed, in val; none: only the same file is the same picture."""
-    benchmarks: tuple[str, ...] = ()
-    """Files (jsonl, json, parquet, txt) and folders of what the model will be tested on: pairs that share a
-    text or a picture with them are not trained on."""
+    benchmarks: str | None = None
+    """A folder, or one file, of what the model will be tested on (jsonl, json, parquet, txt, pictures): pairs that
+    share a text or a picture with it are not trained on. DVC watches it: what changes there is looked for again."""
     overlap_words: int = Field(default=13, ge=8)
     """Consecutive words in common that are an overlap. GPT-3, arXiv:2005.14165, appendix C: 13."""
     languages: tuple[str, ...] = ()
@@ -282,6 +304,8 @@ class TrainRMParams:
     """How the reward model learns (paper, section 3 and appendix A)."""
 
     seed: int = 0
+    processes: int = Field(default=1, gt=0)
+    """Processes on this machine that share every step: one per GPU, or on CPUs one per core at most."""
     pooling: Literal["last_token", "mean"] = "last_token"
     """`last_token`: the official checkpoint; `mean`: the paper's text."""
     epochs: float = Field(default=1.0, gt=0)
@@ -476,4 +500,6 @@ def _sentence(path: Path, detail: Any) -> str:
         return f"{path}: {key}: unknown key; remove it or correct its spelling"
     if detail["type"] == "missing":
         return f"{path}: {key}: missing; every stage needs its section and required keys"
+    if detail["type"] == SECRET:
+        return f"{path}: {key}: {detail['msg']}"
     return f"{path}: {key}: {detail['input']!r}: {detail['msg']}"

@@ -9,7 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -163,8 +163,17 @@ def read_samples(path: Path, group: int | None = None) -> Iterator[Sample]:
         BadRecord: a row or a column is not what the schema says.
     """
     for first, batch in read_batches(path, group):
-        for row, record in enumerate(batch.to_pylist(), first):
-            yield _decode(record, path, row)
+        yield from decoded(batch, path, first)
+
+
+def decoded(batch: pa.RecordBatch, path: Path, first: int = 0) -> Iterator[Sample]:
+    """The samples of a batch of rows; `path` and `first`, the number of its first row, are for errors.
+
+    Raises:
+        BadRecord: a row is not what the schema says.
+    """
+    for row, record in enumerate(batch.to_pylist(), first):
+        yield _decode(record, path, row)
 
 
 def read_batches(path: Path, group: int | None = None) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -226,7 +235,7 @@ def writing(path: Path, rows_per_group: int = 4096) -> Iterator[Callable[[Sample
         group.clear()
 
     def put(sample: Sample) -> None:
-        group.append({**asdict(sample), "meta": json.dumps(sample.meta, sort_keys=True)})
+        group.append({**_SAMPLE.dump_python(sample), "meta": json.dumps(sample.meta, sort_keys=True)})
         if len(group) == rows_per_group:
             flush()
 

@@ -25,9 +25,10 @@ from ixc.judging.verifiers import check
 from ixc.losses import generalized_advantages, policy_loss, value_loss, whiten
 from ixc.metrics import Log, Metrics, ignore
 from ixc.model import Batch, IXCForCausalLM, IXCForRewardModel, IXCProcessor, Tree, collate
+from ixc.model.folder import save
 from ixc.params import TrainPPOParams
 from ixc.samples import Sample, balanced, read_samples, verifiable
-from ixc.training import Optimizer, save, seed_everything
+from ixc.training import Optimizer, seed_everything
 
 
 @dataclass

@@ -18,6 +18,7 @@ from ixc.files import track
 from ixc.losses import bradley_terry_loss, centering_loss
 from ixc.metrics import Log, Metrics, ignore
 from ixc.model import IXCForRewardModel, IXCProcessor
+from ixc.model.folder import save
 from ixc.model.lora import add_lora, merge_lora
 from ixc.params import TrainRMParams
 from ixc.samples import Sample, read_samples
@@ -27,11 +28,10 @@ from ixc.training import (
     Optimizer,
     ShardedOptimizer,
     compute_in_bf16,
-    save,
     seed_everything,
 )
 
-FREE = ("checkpoint_every", "features", "gradient_checkpointing", "offload", "pass_tokens", "zero")
+FREE = ("checkpoint_every", "features", "gradient_checkpointing", "offload", "pass_tokens", "processes", "zero")
 """Parameters that change no number, and may therefore differ when a run goes on."""
 History = list[dict[str, float]]
 """The numbers of every step."""

@@ -1,20 +1,17 @@
-"""What every training loop here shares: seeds, an optimizer with its schedule, precision, saving."""
+"""What every training loop here shares: seeds, an optimizer with its schedule, precision."""
 
 import math
 import os
 import random
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from ixc import distributed
-from ixc.files import replacing_folder
-from ixc.model import IXCForRewardModel, IXCPreTrainedModel, IXCProcessor
+from ixc.model import IXCForRewardModel, IXCPreTrainedModel
 
 T = TypeVar("T")
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -92,6 +89,8 @@ class Optimizer:
 
     def _adamw(self, parameters: Sequence[nn.Parameter], shard: bool, options: dict[str, Any]) -> torch.optim.Optimizer:
         if shard:
+            from torch.distributed.optim import ZeroRedundancyOptimizer  # here: a second of imports
+
             return ZeroRedundancyOptimizer(parameters, torch.optim.AdamW, **options)
         return torch.optim.AdamW(parameters, **options)
 
@@ -112,8 +111,8 @@ class Optimizer:
 
         All processes call this, and the first gets it.
         """
-        if isinstance(self.adamw, ZeroRedundancyOptimizer):
-            self.adamw.consolidate_state_dict(to=0)
+        if consolidate := getattr(self.adamw, "consolidate_state_dict", None):
+            consolidate(to=0)
             if distributed.rank():
                 return {}
         return {"adamw": self.adamw.state_dict(), "schedule": self.schedule.state_dict()}
@@ -423,10 +422,3 @@ def compute_in_bf16(model: IXCPreTrainedModel) -> None:
     model.model.forward = reduced(model.model.forward)
     model.encode_pictures = reduced(model.encode_pictures)
     model.get_input_embeddings().register_forward_hook(lambda _, __, embedded: embedded.bfloat16())
-
-
-def save(model: IXCPreTrainedModel, processor: IXCProcessor, folder: Path) -> None:
-    """Write weights, config and processor; the folder appears whole."""
-    with replacing_folder(folder) as part:
-        model.save_pretrained(part)
-        processor.save_pretrained(part)

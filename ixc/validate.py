@@ -1,7 +1,7 @@
 """Stage `validate`: only pairs that nothing speaks against are trained on; the others leave with a reason."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cache
@@ -18,10 +18,10 @@ from ixc.media import BadMedia, check
 from ixc.metrics import Log, Metrics, ignore
 from ixc.params import ValidateParams
 from ixc.samples import Media, copying, open_table, read_batches
-from ixc.validation.benchmarks import Benchmarks
+from ixc.validation.benchmarks import Benchmarks, entries
 from ixc.validation.duplicates import MINIMA, Signatures, near_duplicates
 from ixc.validation.expectations import Check, Suite, run_checks, suite
-from ixc.validation.facts import frame, table_of
+from ixc.validation.facts import TABLED, frame, table_of
 from ixc.validation.page import write_page
 from ixc.validation.pictures import Look, Looks, look
 from ixc.validation.reasons import ADVICE, REASONS, Objection
@@ -71,34 +71,26 @@ def run(
         BadRecord: a table or one of its rows is not what its schema says.
         BadParams, BadBenchmark: the tokenizer or a benchmark cannot be read.
     """
-    benchmarks = Benchmarks(params.benchmarks, params.overlap_words, params.near_pictures or 0)
+    benchmarks = Benchmarks(entries(params.benchmarks), params.overlap_words, params.near_pictures or 0)
     num_pairs = sum(open_table(path).metadata.num_rows for path in (judged, public))
 
     with ExitStack() as stack:
-        team = stack.enter_context(workers(params, benchmarks, num_pairs))
-        asked, answered = _facts(team, prompts), _facts(team, candidates)
-        facts, signatures = _facts_and_signatures(team, (judged, public), num_pairs)
-        seen = _see_all(_media_of(facts, asked, answered), media, benchmarks)
-        _object(facts, _to_media(facts, seen))
-        _object(facts, _to_repeats(facts))
-        _object(facts, _to_near_repeats(facts, signatures, params))
-        del signatures
-        _object(facts, _to_leaks(facts, seen, params))
-
         parts = {"train": stack.enter_context(replacing(train_out)), "val": stack.enter_context(replacing(val_out))}
-        _write((judged, public), facts, parts)
-        written = _facts(team, *parts.values())
+        with workers(params, benchmarks, num_pairs) as team:
+            asked, answered = _facts(team, prompts), _facts(team, candidates)
+            facts, signatures = _facts_and_signatures(team, (judged, public), num_pairs)
+            seen = _see_all(_media_of(facts, asked, answered), media, benchmarks)
+            _object(facts, _to_media(facts, seen))
+            _object(facts, _to_repeats(facts))
+            _object(facts, _to_near_repeats(facts, signatures, params))
+            del signatures
+            _object(facts, _to_leaks(facts, seen, params))
+            _write((judged, public), facts, parts)
+            written = _facts(team, *parts.values())
+
+        came: dict[Suite, pd.DataFrame] = {"prompts": asked, "candidates": answered, "pairs": facts, "kept": written}
         spoilt = {path for path, one in seen.items() if one.objection}
-        came = table_of(facts, media, spoilt)
-        num_judged = open_table(judged).metadata.num_rows
-        checks = _check(
-            params,
-            ("Prompts", "prompts", table_of(asked, media, spoilt)),
-            ("Candidates", "candidates", table_of(answered, media, spoilt)),
-            ("Judged pairs", "pairs", came.iloc[:num_judged]),
-            ("Ready pairs", "pairs", came.iloc[num_judged:]),
-            ("Pairs that are written", "kept", table_of(written, media, spoilt)),
-        )
+        checks = _check(params, _tables(came, open_table(judged).metadata.num_rows, media, spoilt))
         failures = [*_too_much(facts, params), *_too_little(facts, params), *_not_met(checks)]
         write_page(page_out, facts, params, checks, benchmarks.read, failures)
         if failures:
@@ -114,8 +106,9 @@ def run(
 
 
 def _facts(team: Workers, *tables: Path) -> pd.DataFrame:
-    """Every row of the tables in small."""
-    return pd.concat([frame([]), *(part.facts for part in team.parts(tables))], ignore_index=True)
+    """Every row of the tables in small, as far as `table_of` asks for it."""
+    parts = (part.facts for part in team.parts(tables))
+    return pd.concat([part.loc[:, TABLED] for part in (frame([]), *parts)], ignore_index=True)
 
 
 def _facts_and_signatures(team: Workers, tables: Sequence[Path], num_rows: int) -> tuple[pd.DataFrame, Signatures]:
@@ -247,8 +240,21 @@ def _write(tables: Sequence[Path], facts: pd.DataFrame, outputs: Mapping[str, Pa
                 copy(batch.filter(pa.array(fates == split)))
 
 
-def _check(params: ValidateParams, *tables: tuple[str, Suite, pd.DataFrame]) -> dict[str, list[Check]]:
-    """What the tables fulfil: those that came in, and the pairs that go out."""
+def _tables(
+    came: Mapping[Suite, pd.DataFrame], num_judged: int, media: Path, spoilt: Collection[str]
+) -> Iterator[tuple[str, Suite, pd.DataFrame]]:
+    """What came in, and the pairs that go out; one after another, for a million rows take 300 MB."""
+    yield "Prompts", "prompts", table_of(came["prompts"], media, spoilt)
+    yield "Candidates", "candidates", table_of(came["candidates"], media, spoilt)
+    pairs = table_of(came["pairs"], media, spoilt)
+    yield "Judged pairs", "pairs", pairs.iloc[:num_judged]
+    yield "Ready pairs", "pairs", pairs.iloc[num_judged:]
+    del pairs
+    yield "Pairs that are written", "kept", table_of(came["kept"], media, spoilt)
+
+
+def _check(params: ValidateParams, tables: Iterable[tuple[str, Suite, pd.DataFrame]]) -> dict[str, list[Check]]:
+    """What the tables fulfil."""
     return {
         title: run_checks(table, suite(name, params)) for title, name, table in tables if len(table) or name == "kept"
     }

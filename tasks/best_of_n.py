@@ -5,6 +5,4 @@ from tasks.stage import dvc_task, main
 best_of_n = dvc_task("best_of_n")
 
 if __name__ == "__main__":
-    from ixc.best_of_n import run
-
-    main("best_of_n", run)
+    main("best_of_n")

@@ -5,6 +5,4 @@ from tasks.stage import dvc_task, main
 bootstrap = dvc_task("bootstrap")
 
 if __name__ == "__main__":
-    from ixc.bootstrap import run
-
-    main("bootstrap", run)
+    main("bootstrap")

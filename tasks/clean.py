@@ -5,6 +5,4 @@ from tasks.stage import dvc_task, main
 clean = dvc_task("clean")
 
 if __name__ == "__main__":
-    from ixc.clean import run
-
-    main("clean", run)
+    main("clean")

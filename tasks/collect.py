@@ -5,6 +5,4 @@ from tasks.stage import dvc_task, main
 collect = dvc_task("collect")
 
 if __name__ == "__main__":
-    from ixc.collect import run
-
-    main("collect", run)
+    main("collect")

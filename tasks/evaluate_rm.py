@@ -5,6 +5,4 @@ from tasks.stage import dvc_task, main
 evaluate_rm = dvc_task("evaluate_rm")
 
 if __name__ == "__main__":
-    from ixc.evaluate_rm import run
-
-    main("evaluate_rm", run)
+    main("evaluate_rm")

@@ -5,6 +5,4 @@ from tasks.stage import dvc_task, main
 generate = dvc_task("generate")
 
 if __name__ == "__main__":
-    from ixc.generate import run
-
-    main("generate", run)
+    main("generate")

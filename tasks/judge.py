@@ -5,6 +5,4 @@ from tasks.stage import dvc_task, main
 judge = dvc_task("judge")
 
 if __name__ == "__main__":
-    from ixc.judge import run
-
-    main("judge", run)
+    main("judge")

@@ -1,6 +1,7 @@
 """Where DVC, Prefect and MLflow meet: `main` is what `dvc.yaml` calls, `dvc_task` is what a flow calls."""
 
 import csv
+import importlib
 import inspect
 import json
 import os
@@ -20,6 +21,7 @@ import yaml
 from ixc.metrics import Metrics, ignore
 from ixc.params import load_params
 from tasks import launch
+from tasks.processes import in_processes
 from tasks.report import refresh, write_json
 from tasks.tracking import Run, Terminated, register
 from tasks.workspace import current
@@ -46,14 +48,14 @@ ADVICE = (
 Points = list[tuple[dict[str, float], int]]
 
 
-def main(stage: str, run: Callable[..., Metrics], *, model: str | None = None) -> None:
+def main(stage: str, run: Callable[..., Metrics] | None = None, *, model: str | None = None) -> None:
     """Run a stage on the paths of the command line: parameters in, metrics, curves and an MLflow run out.
 
     An error that our code foresaw is one line, any other has its traceback; the code says whether to retry.
 
     Args:
         stage: its name in `dvc.yaml` and in `params.yaml`.
-        run: `ixc.<stage>.run`.
+        run: instead of `ixc.<stage>.run`.
         model: register the last path, a model folder, under this name.
     """
     signal.signal(signal.SIGTERM, _terminate)
@@ -74,11 +76,14 @@ def foreseen(error: Exception) -> bool:
     return isinstance(error, ValueError) and type(error).__module__.partition(".")[0] in ("ixc", "tasks")
 
 
-def _run(stage: str, run: Callable[..., Metrics], paths: Sequence[Path], model: str | None) -> None:
+def _run(stage: str, run: Callable[..., Metrics] | None, paths: Sequence[Path], model: str | None) -> None:
     section = getattr(load_params(), stage)
-    _check_paths(stage, run, paths)
+    if getattr(section, "processes", 1) > 1 and "RANK" not in os.environ:  # before anything large is imported
+        sys.exit(in_processes(["-m", f"tasks.{stage}", *map(str, paths)], section.processes))
+    call: Callable[..., Metrics] = run or importlib.import_module(f"ixc.{stage}").run
+    _check_paths(stage, call, paths)
     if os.environ.get("RANK", "0") != "0":  # under torchrun the first rank speaks for all
-        run(section, *paths, log=ignore)
+        call(section, *paths, log=ignore)
         return
     points: Points = []
     with Run(stage, section) as record:
@@ -88,7 +93,7 @@ def _run(stage: str, run: Callable[..., Metrics], paths: Sequence[Path], model: 
             points.append((metrics, step))
             record.log(metrics, step)
 
-        metrics = run(section, *paths, log=log)
+        metrics = call(section, *paths, log=log)
         record.log(metrics, 0)
         write_json(metrics, Path("metrics") / f"{stage}.json")
         _write_curves(stage, points)

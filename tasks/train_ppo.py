@@ -5,6 +5,4 @@ from tasks.stage import dvc_task, main
 train_ppo = dvc_task("train_ppo")
 
 if __name__ == "__main__":
-    from ixc.train_ppo import run
-
-    main("train_ppo", run, model="ixc-chat")
+    main("train_ppo", model="ixc-chat")

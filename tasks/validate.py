@@ -5,6 +5,4 @@ from tasks.stage import dvc_task, main
 validate = dvc_task("validate")
 
 if __name__ == "__main__":
-    from ixc.validate import run
-
-    main("validate", run)
+    main("validate")

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 KEY = "sk-secret-0123456789"
+FAULTS = ("busy", "down", "cut", "torn", "late", "overtaken")
 
 
 class FakeOpenAI(BaseHTTPRequestHandler):
@@ -20,7 +21,8 @@ class FakeOpenAI(BaseHTTPRequestHandler):
 
     The first request about a prompt naming a fault fails: `busy` 429, `down` 500, `cut` half a JSON in the
     message, `torn` half a JSON body. Others always do: `mute` no JSON, `locked` 401, `dead` 500. `echo` tells
-    the key. Besides, a share `flaky` of all requests fails in one of these ways, or too late.
+    the key. Besides, a share `flaky` of all requests fails in one of these ways, is answered too late (after `late_s`),
+    or after requests that came later. Every reply takes `thinks_s`.
     """
 
     protocol_version = "HTTP/1.1"
@@ -32,6 +34,10 @@ class FakeOpenAI(BaseHTTPRequestHandler):
     bodies: list[dict[str, Any]]
     faults: set[str]
     flaky: float
+    late_s: float
+    thinks_s: float
+    times: list[float]
+    """When requests were answered."""
     files: dict[str, bytes]
     batches: list[dict[str, Any]]
     polls_until_done: int
@@ -60,18 +66,18 @@ class FakeOpenAI(BaseHTTPRequestHandler):
         self.bodies.append(body)
         fresh = text not in self.faults
         self.faults.add(text)
-        fault = random.choice(("busy", "down", "cut", "torn", "late")) if random.random() < self.flaky else ""
+        fault = random.choice(FAULTS) if random.random() < self.flaky else ""
         if "locked" in text:
             return self.reply(401, {"error": {"message": f"bad key {key}"}})
         if (fresh and "busy" in text) or fault == "busy":
             return self.reply(429, {"error": {"message": f"slow down, {key}"}})
         if (fresh and "down" in text) or "dead" in text or fault == "down":
             return self.reply(500, {"error": {"message": "oops"}})
-        if fault == "late":
-            time.sleep(0.5)
+        time.sleep({"late": self.late_s, "overtaken": 0.1}.get(fault, self.thinks_s))
         cut = (fresh and "cut" in text) or "mute" in text or fault == "cut"
         torn = (fresh and "torn" in text) or fault == "torn"
-        self.paid[text] += int(not (cut or torn or fault))
+        self.paid[text] += int(not (cut or torn or fault == "late"))
+        self.times.append(time.monotonic())
         return self.reply(200, self.completion(body, key, cut), torn)
 
     @staticmethod
@@ -176,8 +182,8 @@ def serving() -> Iterator[Any]:
     """A server of its own, up while the block runs."""
     state: dict[str, Any] = {
         **{name: Counter() for name in ("asked", "paid")},
-        **{name: [] for name in ("bodies", "batches")},
-        **{"faults": set(), "files": {}, "flaky": 0.0, "polls_until_done": 2},
+        **{name: [] for name in ("bodies", "batches", "times")},
+        **{"faults": set(), "files": {}, "flaky": 0.0, "late_s": 0.5, "thinks_s": 0.0, "polls_until_done": 2},
     }
     handler: Any = type("Handler", (FakeOpenAI,), state)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:

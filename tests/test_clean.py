@@ -11,9 +11,9 @@ import tiny
 
 from ixc.clean import auroc, found, lowest, run
 from ixc.defects import EVASIVE, plant
+from ixc.model.folder import save
 from ixc.params import CleanParams
 from ixc.samples import Media, Sample, answer, read_samples, write_samples
-from ixc.training import save
 
 RED, BLUE = (Media(kind="image", path=f"{c}.png", sha256=c) for c in ("red", "blue"))
 

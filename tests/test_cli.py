@@ -12,8 +12,8 @@ from PIL import Image
 
 from ixc.api import ChatModel, RewardModel
 from ixc.cli import main
+from ixc.model.folder import save
 from ixc.samples import write_samples
-from ixc.training import save
 
 Capture = pytest.CaptureFixture[str]
 
@@ -78,6 +78,7 @@ def test_rank_prints_the_best_first(folders: dict[str, str], capsys: Capture):
     answers = [option for answer in ("Red.", "Blue.", "Green.") for option in ("--answer", answer)]
     found = run(capsys, *asked, *answers)
     assert sorted(found["order"]) == [0, 1, 2]
+    assert [found["order"][rank - 1] for rank in found["ranks"]] == [0, 1, 2]
     assert found["scores"][found["order"][0]] == max(found["scores"])
 
 
@@ -90,6 +91,14 @@ def test_chat_answers_one_message_or_several(folders: dict[str, str], capsys: Ca
     monkeypatch.setattr("sys.stdin", io.StringIO("One?\nTwo?\n"))
     assert main(["chat", folders["chat"], *length, "--json"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_an_answer_of_parts_is_printed_too(folders: dict[str, str], tmp_path: Path, capsys: Capture):
+    said = {"role": "assistant", "content": [{"type": "text", "text": "Red."}]}
+    row = {"messages": [{"role": "user", "content": "Colour?"}, said]}
+    (tmp_path / "chats.jsonl").write_text(json.dumps(row))
+    assert main(["score", folders["reward"], str(tmp_path / "chats.jsonl")]) == 0
+    assert capsys.readouterr().out.endswith("  Red.\n")
 
 
 def test_convert_and_back(folders: dict[str, str], tmp_path: Path, capsys: Capture):
@@ -108,15 +117,19 @@ def test_convert_and_back(folders: dict[str, str], tmp_path: Path, capsys: Captu
         (["REWARD", "--question", "a", "--answer", "b", "--media", "https://example.org/a.png"], "address"),
         (["REWARD", "--question", "<ImageHere>", "--answer", "b"], "0 pictures"),
         (["REWARD", "--question", "a", "--answer", "b", "--attention", "none"], "none"),
+        (["REWARD", "--question", "a", "--answer", "b", "--attention", "flash_attention_2"], "FlashAttention2"),
+        (["REWARD", "--question", "a", "--answer", "b", "--device", "abacus"], "--device abacus: "),
+        (["CHAT", "--question", "a", "--answer", "b"], "no score.weight"),
     ],
 )
 def test_bad_input_ends_in_one_line(folders: dict[str, str], capsys: Capture, arguments: list[str], message: str):
-    assert main(["score", *(folders["reward"] if a == "REWARD" else a for a in arguments)]) == 2
+    named = {"REWARD": folders["reward"], "CHAT": folders["chat"]}
+    assert main(["score", *(named.get(a, a) for a in arguments)]) == 2
     printed = capsys.readouterr().err.splitlines()[-1]
     assert printed.startswith("ixc score: ") and message in printed
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"messages": "hello"}'])
+@pytest.mark.parametrize("line", ["{", "[]", '{"messages": "hello"}', '{"messages": [], "media": "a.png"}'])
 def test_a_bad_line_is_named(folders: dict[str, str], tmp_path: Path, capsys: Capture, line: str):
     path = chats(folders, tmp_path)
     path.write_text(path.read_text().split("\n")[0] + "\n" + line)

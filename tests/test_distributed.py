@@ -14,8 +14,8 @@ import torch
 
 from ixc import distributed
 from ixc.model import IXCForCausalLM, IXCForRewardModel
+from ixc.model.folder import save
 from ixc.samples import write_samples
-from ixc.training import save
 
 SCRIPT = Path(__file__).with_name("train_in_processes.py")
 Curve = list[dict[str, float]]

@@ -10,9 +10,9 @@ import tiny
 
 from ixc.evaluate_rm import by_group, interval, run, swap_media
 from ixc.metrics import calibration_error
+from ixc.model.folder import save
 from ixc.params import EvaluateRMParams
 from ixc.samples import Media, read_samples, write_samples
-from ixc.training import save
 
 
 def test_every_pair_is_in_the_groups_that_it_belongs_to():

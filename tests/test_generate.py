@@ -66,7 +66,8 @@ def test_the_base_models_answers_are_those_of_one_plain_run(tmp_path: Path, base
     model = tiny.causal()
     rows = generate(model, Features(model, tiny.processor(), tmp_path), samples, 3, 1.0, 6, 2, seed=7)
     assert [s.candidates for s in got] == [tuple(a.text for a in row) for row in rows]
-    assert [replace(s, candidates=()) for s in got] == samples
+    assert [replace(s, candidates=(), meta={}) for s in got] == samples
+    assert all(s.meta == {"generate": {"model": base.as_posix(), "seed": 7}} for s in got)
     assert (metrics["prompts"], metrics["candidates"]) == (7, 21)
     assert metrics["length"] == pytest.approx(sum(len(a.ids) for row in rows for a in row) / 21)
     assert left_over(tmp_path) == []

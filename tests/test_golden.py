@@ -3,47 +3,44 @@
 `IXC_GOLDEN=<folder> pytest tests/test_golden.py` runs every case of another folder of the same form.
 """
 
-import hashlib
 import json
-import os
 import re
-import shutil
-from functools import cache
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from golden import GOLDEN, SIDE, TILE, arrays, cases, derived, described, official_folder
 from golden_processing import *  # noqa: F403  its tests are collected here
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from ixc.compat import OfficialRewardModel
 from ixc.losses import bradley_terry_loss
-from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor, Tree, collate, from_official
+from ixc.model import (
+    IXCConfig,
+    IXCForCausalLM,
+    IXCForRewardModel,
+    IXCPreTrainedModel,
+    IXCProcessor,
+    Tree,
+    collate,
+    from_official,
+)
 from ixc.model.heads import pool
 from ixc.model.language import PLoRALinear, rope_tables
-from ixc.model.pictures import Geometry, Picture, partition, to_tiles
+from ixc.model.pictures import Geometry, Picture, num_tokens, partition, to_tiles
+from ixc.model.vision import merge_patches, picture_sequence
 
-IMAGE = 92528
-GOLDEN = Path(os.environ.get("IXC_GOLDEN", Path(__file__).parents[2] / "shared" / "golden"))
+IMAGE = IXCConfig.image_token_id
+PLACEHOLDER = "<ImageHere>"
 pytestmark = [
     pytest.mark.real,
-    pytest.mark.skipif(not (GOLDEN / "weights.safetensors").is_file(), reason=f"{GOLDEN}: no golden data"),
+    pytest.mark.skipif(not (GOLDEN / "config.json").is_file(), reason=f"{GOLDEN}: no golden data"),
 ]
-
-
-@cache
-def described(name: str) -> Any:
-    return json.loads((GOLDEN / f"{name}.json").read_text())
-
-
-@cache
-def arrays(name: str) -> dict[str, Tensor]:
-    with np.load(GOLDEN / f"{name}.npz") as file:
-        return {key: torch.from_numpy(file[key]) for key in file.files}
 
 
 def close(got: Tensor | None, wanted: Tensor, atol: float, rtol: float = 0) -> None:
@@ -51,91 +48,122 @@ def close(got: Tensor | None, wanted: Tensor, atol: float, rtol: float = 0) -> N
     torch.testing.assert_close(got, wanted, rtol=rtol, atol=atol)
 
 
-def derived(name: str) -> Tensor:
-    """A large matrix that is made, not stored."""
-    told = described("config")["derived_weights"][name]
-    uniform = np.random.RandomState(told["seed"]).random_sample(told["shape"])
-    matrix = ((uniform * 2.0 - 1.0) * told["scale"]).astype(np.float32)
-    assert hashlib.sha256(matrix.tobytes()).hexdigest() == told["sha256"]
-    return torch.from_numpy(matrix)
+def close_states(got: Tensor, wanted: Tensor) -> None:
+    """Hidden states, pooled states and logits."""
+    close(got, wanted, 5e-5, 1e-4)
+
+
+def close_scores(got: Sequence[float] | Tensor, wanted: Sequence[float]) -> None:
+    close(torch.as_tensor(got).double().flatten(), torch.tensor(wanted).double().flatten(), 2e-5)
+
+
+def close_sum(got: Tensor, total: float, absolute: float) -> None:
+    assert got.double().sum().item() == pytest.approx(total, abs=1e-5 * absolute)
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint() -> Path:
     """A folder of the official form: config, all weights, tokenizer."""
-    folder = tmp_path_factory.mktemp("official")
-    weights = load_file(GOLDEN / "weights.safetensors")
-    weights |= {name: derived(name) for name in ("model.tok_embeddings.weight", "output.weight")}
-    save_file(weights, folder / "model.safetensors")
-    for name in ("config.json", "tokenizer.model"):
-        shutil.copy(GOLDEN / name, folder / name)
+    folder = official_folder()
+    weights = {name: weight for path in GOLDEN.glob("*.safetensors") for name, weight in load_file(path).items()}
+    made = [name for name, told in described("config").get("derived_weights", {}).items() if isinstance(told, dict)]
+    save_file(weights | {name: derived(name) for name in made}, folder / "model.safetensors")
     return folder
 
 
 @pytest.fixture(scope="session")
-def tokenizer(checkpoint: Path) -> Tokenizer:
-    return IXCProcessor.from_official(checkpoint).tokenizer
+def tokenizer() -> Tokenizer:
+    return IXCProcessor.from_official(official_folder()).tokenizer
+
+
+def loaded(folder: Path, kind: type[IXCPreTrainedModel], attention: str = "sdpa") -> Any:
+    return from_official(folder, torch.float32, attention, model_class=kind)
 
 
 @pytest.fixture(scope="session", params=["sdpa", "eager"])
 def reward(checkpoint: Path, request: pytest.FixtureRequest) -> IXCForRewardModel:
-    return from_official(checkpoint, attn_implementation=request.param)
+    return loaded(checkpoint, IXCForRewardModel, request.param)
 
 
 @pytest.fixture(scope="session", params=["sdpa", "eager"])
 def chat(checkpoint: Path, request: pytest.FixtureRequest) -> IXCForCausalLM:
-    return from_official(checkpoint, attn_implementation=request.param, model_class=IXCForCausalLM)
+    return loaded(checkpoint, IXCForCausalLM, request.param)
 
 
-def image(name: str) -> Image.Image:
-    return Image.open(GOLDEN / "images" / name).convert("RGB")
+# Pictures
+
+GEOMETRIES: dict[str, Geometry] = {"inference": "official", "reward_train": "official_train"}
 
 
-def for_inference(name: str) -> Picture:
-    return cut(image(name), "official")
+def cut(name: str, transform: str, hd_num: int) -> Picture:
+    """A stored picture through the transform of inference or of training."""
+    picture = Image.open(GOLDEN / "images" / name).convert("RGB")
+    place = partition(*picture.size, hd_num, TILE, GEOMETRIES[transform])
+    return Picture(to_tiles(picture, place, TILE), place.rows)
 
 
-def for_training(name: str) -> Picture:
-    return cut(image(name), "official_train")
+def columns(picture: Picture) -> int:
+    return (len(picture.tiles) - 1) // picture.rows
 
 
-def cut(picture: Image.Image, geometry: Geometry) -> Picture:
-    place = partition(*picture.size, 9, 560, geometry)
-    return Picture(to_tiles(picture, place, 560), place.rows)
+def length(picture: Picture) -> int:
+    return num_tokens(picture.rows, columns(picture), SIDE)
 
 
-NAMES = ("small_300x220.png", "port_330x700.png")
+def features(model: IXCPreTrainedModel, shown: Sequence[Picture]) -> Tensor | None:
+    return torch.cat(model.encode_pictures(shown)) if shown else None
 
 
-@pytest.mark.parametrize("name", NAMES)
+def shown_in(told: dict[str, Any]) -> Picture:
+    return cut(told["image"], told["transform"], told["hd_num"])
+
+
+def flat(rows: Sequence[Sequence[Picture]]) -> list[Picture]:
+    return [picture for row in rows for picture in row]
+
+
+SEEN = cases("vision", "images")
+
+
+@pytest.mark.parametrize("told", SEEN, ids=lambda told: told["image"])
 @torch.no_grad()
-def test_picture_tokens_are_the_official_ones(name: str, reward: IXCForRewardModel):
-    picture, wanted = for_training(name), arrays("vision")
-    whole = torch.nn.functional.avg_pool2d(picture.tiles[:1], 70)
-    torch.testing.assert_close(whole, wanted[f"{name}|global_view_8x8"], rtol=0, atol=1e-5)
-    [got] = reward.encode_pictures([picture])
-    [told] = [case for case in described("vision")["images"] if case["image"] == name]
-    assert len(got) == told["num_tokens"]
-    assert got.double().sum().item() == pytest.approx(told["projected"]["sum"], abs=1e-5 * told["projected"]["abs_sum"])
-    seen = got[wanted[f"{name}|rows"]]
-    torch.testing.assert_close(seen, wanted[f"{name}|projected"], rtol=0, atol=2e-5)
+def test_picture_tokens_are_the_official_ones(told: dict[str, Any], reward: IXCForRewardModel):
+    picture, name, stored = shown_in(told), told["image"], arrays("vision")
+    whole = picture.tiles[:1]
+    close(torch.nn.functional.adaptive_avg_pool2d(whole, 8), stored[f"{name}|global_view_8x8"], 1e-5)
+    close(whole[0, :, 300], stored[f"{name}|global_view_row300"], 1e-5)
+    merged = merge_patches(reward.vit(picture.tiles))
+    sequence = picture_sequence(merged, picture.rows, reward.plora_sub_GN, reward.plora_glb_GN)
+    [projected] = reward.encode_pictures([picture])
+    assert len(projected) == told["num_tokens"]
+    for stage, got in (("vit_merged", sequence), ("projected", projected)):
+        close(got[stored[f"{name}|rows"]], stored[f"{name}|{stage}"], 2e-5)
+        close_sum(got, told[stage]["sum"], told[stage]["abs_sum"])
+    newlines = told["sub_GN_rows_global_view"] + told["sub_GN_rows_tiles"]
+    assert torch.equal(sequence[newlines], reward.plora_sub_GN[0, 0].expand(len(newlines), -1))
+    assert torch.equal(sequence[told["global_GN_row"]], reward.plora_glb_GN[0, 0])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("told", SEEN, ids=lambda told: told["image"])
 @torch.no_grad()
-def test_the_vision_tower_is_clip_without_its_last_norm(name: str, reward: IXCForRewardModel):
-    got = reward.vit(for_training(name).tiles)
-    rows = next(case["clip_rows"] for case in described("vision")["images"] if case["image"] == name)
-    wanted = arrays("vision")[f"{name}|clip_last_rows"]
-    patches = torch.tensor(rows[1:]) - 1  # ours drops the class token, row 0
-    torch.testing.assert_close(got[:, patches], wanted[:, 1:], rtol=0, atol=2e-5)
+def test_the_vision_tower_is_clip_without_its_last_norm(told: dict[str, Any], reward: IXCForRewardModel):
+    picture, stored, rows = shown_in(told), arrays("vision"), torch.tensor(told["clip_rows"])
+    tower: Any = reward.vit.vision_tower["vision_model"]
+    embedded = tower.pre_layrnorm(tower.embeddings(picture.tiles))
+    close(embedded[:, rows], stored[f"{told['image']}|clip_embeddings_rows"], 2e-5)
+    patches = rows > 0  # ours drops the class token, row 0
+    last = stored[f"{told['image']}|clip_last_rows"]
+    close(reward.vit(picture.tiles)[:, rows[patches] - 1], last[:, patches], 2e-5)
+
+
+# Layers
 
 
 @torch.no_grad()
 def test_partial_lora_is_the_official_one(reward: IXCForRewardModel):
-    z = arrays("plora")
-    wqkv: Any = reward.get_submodule("model.layers.0.attention.wqkv")
-    w2 = reward.get_submodule("model.layers.1.feed_forward.w2")
+    z, told = arrays("plora"), described("plora")
+    wqkv: Any = reward.get_submodule(told["linear"])
+    w2 = reward.get_submodule(told["w2"])
     partial, everyone = places_of(z["mask_partial"]), torch.arange(z["x"].shape[:2].numel())
     close(wqkv(z["x"], None), z["out_none"], 2e-5)
     close(wqkv(z["x"], partial), z["out_partial"], 2e-5)
@@ -151,20 +179,10 @@ def places_of(mask: Tensor) -> Tensor:
     return mask.flatten().nonzero().squeeze(1)
 
 
-def parts(case: str, mode: str, tail: str) -> tuple[list[int], int]:
-    """Ids of a stored conversation, our marker where its picture is; and where the tail begins."""
-    told = described("text")["cases"][case][f"reward_{mode}"][tail]
-    ids: list[int] = []
-    for segment in told["segments"]:
-        ids += segment["ids"] if segment["type"] == "text" else [IMAGE] * segment["length"]
-    assert len(ids) == told["total_length"]
-    return ids, len(ids) - len(told["tail_ids"])
-
-
 @torch.no_grad()
 def test_an_attention_and_a_feed_forward_block_are_the_official_ones(reward: IXCForRewardModel):
     z = arrays("plora")
-    layer: Any = reward.model.layers[0]
+    layer: Any = reward.get_submodule(described("plora")["linear"].removesuffix(".attention.wqkv"))
     x, places = z["attn_x"], places_of(z["attn_im_mask"])
     rope = rope_tables(torch.arange(x.shape[1])[None], reward.config, x.dtype)
     close(layer.attention.wqkv(x, places), z["qkv_raw"], 2e-5)
@@ -172,141 +190,222 @@ def test_an_attention_and_a_feed_forward_block_are_the_official_ones(reward: IXC
     close(layer.feed_forward(x, places), z["mlp_out"], 2e-5)
 
 
-def pictures(case: str, mode: str) -> list[Picture]:
-    """A conversation's pictures through the transform of training or of inference."""
-    load = for_training if mode == "train" else for_inference
-    return [load(name) for name in described("text")["cases"][case]["images"]]
+# Conversations, one by one
+
+STORED = {told["key"]: told for told in cases("forward")}
+TEXTS = dict(cases("text"))
+FORWARD = [key for key in STORED if key.split("|")[0] in TEXTS]
 
 
-def features(model: IXCPreTrainedModel, shown: list[Picture]) -> Tensor | None:
-    return torch.cat(model.encode_pictures(shown)) if shown else None
+def parts(key: str) -> tuple[list[int], int]:
+    """Ids of a stored conversation, our marker where its picture is; and where the tail begins."""
+    case, mode, tail, *_ = key.split("|")
+    told = TEXTS[case][f"reward_{mode}"][tail]
+    ids: list[int] = []
+    for segment in told["segments"]:
+        ids += segment["ids"] if segment["type"] == "text" else [IMAGE] * segment["length"]
+    assert len(ids) == told["total_length"]
+    return ids, len(ids) - len(told["tail_ids"])
 
 
-FORWARD = [c["key"] for c in described("forward")["cases"] if c["key"].count("|") == 3] if GOLDEN.is_dir() else []
+def pictures(key: str) -> list[Picture]:
+    """A conversation's pictures."""
+    case, mode, *_ = key.split("|")
+    told = TEXTS[case][f"reward_{mode}"]
+    hd_num = told["hd_num" if mode == "train" else "hd_num_used"]
+    return [cut(name, told["transform"], hd_num) for name in TEXTS[case]["images"]]
+
+
+def hold_against(hidden: Tensor, key: str) -> None:
+    """A row's hidden states, its two pooled states and the sums, against the stored ones."""
+    stored, told = arrays("forward"), STORED[key]
+    if f"{key}|hidden" in stored:
+        close_states(hidden[stored[f"{key}|rows"]], stored[f"{key}|hidden"])
+    hold_pooled(hidden, key)
+    close_sum(hidden, told["hidden_sum"], told["hidden_abs_sum"])
+
+
+def hold_pooled(hidden: Tensor, key: str) -> None:
+    everyone = torch.ones(1, len(hidden), dtype=torch.long)
+    for pooling, name in (("last_token", "last"), ("mean", "mean")):
+        close_states(pool(hidden[None], everyone, pooling)[0], arrays("forward")[f"{key}|hidden_{name}"])
 
 
 @pytest.mark.parametrize("key", FORWARD)
 @torch.no_grad()
 def test_hidden_states_and_both_scores_are_the_official_ones(key: str, reward: IXCForRewardModel):
-    case, mode, tail, _ = key.split("|")
-    told = next(c for c in described("forward")["cases"] if c["key"] == key)
-    ids, _ = parts(case, mode, tail)
-    out = reward(torch.tensor([ids]), features=features(reward, pictures(case, mode)), output_hidden_states=True)
+    ids, _ = parts(key)
+    out = reward(torch.tensor([ids]), features=features(reward, pictures(key)), output_hidden_states=True)
     hold_against(out.last_hidden_state[0], key)
     if f"{key}|layers_at_last" in arrays("forward"):
         layers = torch.stack([states[0, -1] for states in out.hidden_states])
-        close(layers, arrays("forward")[f"{key}|layers_at_last"], 5e-5, 1e-4)
-    assert out.logits.item() == pytest.approx(told["score_last"], abs=2e-5)
-
-
-def hold_against(hidden: Tensor, key: str) -> None:
-    """A row's hidden states, its two pooled states and the sums, against the stored ones."""
-    stored, told = arrays("forward"), next(c for c in described("forward")["cases"] if c["key"] == key)
-    if f"{key}|hidden" in stored:
-        close(hidden[stored[f"{key}|rows"]], stored[f"{key}|hidden"], 5e-5, 1e-4)
-    everyone = torch.ones(1, len(hidden), dtype=torch.long)
-    for pooling, name in (("last_token", "last"), ("mean", "mean")):
-        close(pool(hidden[None], everyone, pooling)[0], stored[f"{key}|hidden_{name}"], 5e-5, 1e-4)
-    assert hidden.double().sum().item() == pytest.approx(told["hidden_sum"], abs=1e-5 * told["hidden_abs_sum"])
+        close_states(layers, arrays("forward")[f"{key}|layers_at_last"])
+    close_scores(out.logits, [STORED[key]["score_last"]])
 
 
 @pytest.mark.parametrize("key", FORWARD)
 @torch.no_grad()
 def test_the_tree_layout_gives_both_scores_too(key: str, reward: IXCForRewardModel):
-    case, mode, tail, _ = key.split("|")
-    told = next(c for c in described("forward")["cases"] if c["key"] == key)
-    ids, split = parts(case, mode, tail)
-    batch = collate([Tree(ids[:split], [ids[split:]])], reward.config.pad_token_id)
-    hidden = reward.model(**batch.inputs(), features=features(reward, pictures(case, mode)))
+    ids, split = parts(key)
+    batch = collate([Tree(ids[:split], [ids[split:]])])
+    hidden = reward.model(**batch.inputs(), features=features(reward, pictures(key)))
     for pooling, name in (("last_token", "last"), ("mean", "mean")):
-        assert reward.scores(batch.pool(hidden, pooling)).item() == pytest.approx(told[f"score_{name}"], abs=2e-5)
+        close_scores(reward.scores(batch.pool(hidden, pooling)), [STORED[key][f"score_{name}"]])
 
 
+@pytest.mark.parametrize("key", [key for key in STORED if key.startswith("variant_single_image_before_bos")])
 @torch.no_grad()
-def test_the_picture_before_the_first_token_is_another_sequence(reward: IXCForRewardModel):
-    key = "variant_single_image_before_bos|0"
-    ids, _ = parts("single", "train", "nl")
-    count = ids.count(IMAGE)
-    turned = [IMAGE] * count + [i for i in ids if i != IMAGE]
-    out = reward(torch.tensor([turned]), features=features(reward, pictures("single", "train")))
-    told = next(c for c in described("forward")["cases"] if c["key"] == key)
+def test_the_picture_before_the_first_token_is_another_sequence(key: str, reward: IXCForRewardModel):
+    usual = next(k for k in FORWARD if "|train|nl|" in k and len(pictures(k)) == 1 and same_length(k, key))
+    ids, _ = parts(usual)
+    turned = [i for i in ids if i == IMAGE] + [i for i in ids if i != IMAGE]
+    out = reward(torch.tensor([turned]), features=features(reward, pictures(usual)))
     hold_against(out.last_hidden_state[0], key)
-    assert out.logits.item() == pytest.approx(told["score_last"], abs=2e-5)
+    close_scores(out.logits, [STORED[key]["score_last"]])
 
 
-@pytest.mark.parametrize("case", ["text", "single"])
-@torch.no_grad()
-def test_logits_of_the_chat_model_are_the_official_ones(case: str, chat: IXCForCausalLM):
-    stored, key = arrays("forward"), f"{case}|train|nl|0"
-    ids, _ = parts(case, "train", "nl")
-    logits = chat(torch.tensor([ids]), features=features(chat, pictures(case, "train")), logits_to_keep=1).logits[0, 0]
-    close(logits[stored[f"{key}|logits_ids"]], stored[f"{key}|logits_at_ids"], 5e-5, 1e-4)
-    assert logits.topk(20).indices.tolist() == stored[f"{key}|logits_top20_ids"].tolist()
+def same_length(key: str, other: str) -> bool:
+    return STORED[key]["length"] == STORED[other]["length"]
 
 
-SCALINGS = described("forward")["rope_scaling_extras"] if GOLDEN.is_dir() else []
-
-
-@pytest.mark.parametrize("told", SCALINGS, ids=lambda told: told["name"])
+@pytest.mark.parametrize("told", cases("forward", "rope_scaling_extras"), ids=lambda told: told["name"])
 @torch.no_grad()
 def test_scaled_rotary_positions_are_the_official_ones(told: dict[str, Any], checkpoint: Path, tmp_path: Path):
-    config = json.loads((checkpoint / "config.json").read_text())
-    config["llm"] |= {name: told[name] for name in ("rope_scaling", "max_position_embeddings")}
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    config = described("config")
+    changed = {name: told[name] for name in ("rope_scaling", "max_position_embeddings")}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"llm": config.get("llm", {}) | changed}))
     (tmp_path / "model.safetensors").symlink_to(checkpoint / "model.safetensors")
-    model = from_official(tmp_path)
-    case, mode, tail = told["input"].split("|")
-    ids, _ = parts(case, mode, tail)
-    out = model(torch.tensor([ids]), features=features(model, pictures(case, mode)))
-    assert out.logits.item() == pytest.approx(told["score_last"], abs=2e-5)
+    model = loaded(tmp_path, IXCForRewardModel)
+    ids, _ = parts(told["input"])
+    out = model(torch.tensor([ids]), features=features(model, pictures(told["input"])))
+    hold_pooled(out.last_hidden_state[0], f"rope_{told['name']}")
+    close_scores(out.logits, [told["score_last"]])
 
 
-def encoded(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """Ids of a stored prompt, in which control tokens are spelled out."""
-    ids: list[Any] = [1]
-    for piece in re.split(r"(\[UNUSED_TOKEN_\d+\]|</s>)", prompt):
-        if re.fullmatch(r"\[UNUSED_TOKEN_\d+\]|</s>", piece):
-            ids.append(tokenizer.token_to_id(piece))
-        elif piece:
+@pytest.mark.parametrize("tail", sorted(cases("forward", "api")))
+def test_the_official_calls_give_the_official_answers(tail: str, checkpoint: Path):
+    told = described("forward")["api"][tail]
+    known = [TEXTS[name] for name in told["conversations"]]
+    chats = [one["reward_infer"]["messages"] for one in known]
+    images = [[str(GOLDEN / "images" / name) for name in one["images"]] for one in known]
+    processor = IXCProcessor.from_official(checkpoint, tail_newline=tail == "nl")
+    model, most = OfficialRewardModel(loaded(checkpoint, IXCForRewardModel), processor), told["hd_num"]
+    alone = [model.get_score(chat, shown, hd_num=most) for chat, shown in zip(chats, images, strict=True)]
+    close_scores(alone, told["get_score"])
+    close_scores(model.get_scores(chats, images, hd_num=most), told["get_scores"])
+    assert model.rank(chats, images, hd_num=most) == told["rank"]
+    assert model.compare(chats[0], images[0], chats[1], images[1], hd_num=most) is told["compare_0_vs_1"]
+    assert model.get_scores(chats[:1], images[:1], hd_num=most) == pytest.approx(
+        told["get_scores_single_element_list"], abs=2e-5
+    )
+
+
+# The chat model
+
+
+def asked() -> tuple[list[int], list[Picture]]:
+    """The stored question, and its picture."""
+    told = described("generation")
+    picture = shown_in(told)
+    first, *rest = (part["ids"] for part in told["prompt_parts"])
+    ids = first + [IMAGE] * length(picture) + [i for part in rest for i in part]
+    assert len(ids) == told["prompt_length"]
+    return ids, [picture]
+
+
+@pytest.mark.parametrize("key", [key for key in STORED if f"{key}|logits_ids" in arrays("forward")])
+@torch.no_grad()
+def test_logits_of_the_chat_model_are_the_official_ones(key: str, chat: IXCForCausalLM):
+    stored, told = arrays("forward"), STORED[key]
+    ids, shown = (parts(key)[0], pictures(key)) if key in FORWARD else asked()
+    logits = chat(torch.tensor([ids]), features=features(chat, shown), logits_to_keep=1).logits[0, 0]
+    close_states(logits[stored[f"{key}|logits_ids"]], stored[f"{key}|logits_at_ids"])
+    close_states(logits.topk(20).values, stored[f"{key}|logits_top20"])
+    close_states(logits[stored[f"{key}|logits_top20_ids"]], stored[f"{key}|logits_top20"])
+    assert logits.logsumexp(0).item() == pytest.approx(told["logits_logsumexp"], abs=5e-5)
+    assert logits.mean().item() == pytest.approx(told["logits_mean"], abs=1e-6)
+
+
+@pytest.mark.parametrize("run", range(len(cases("generation", "runs"))))
+def test_greedy_answers_are_the_official_ones(run: int, chat: IXCForCausalLM):
+    wanted = described("generation")["runs"][run]
+    ids, [picture] = asked()
+    out = chat.generate(
+        torch.tensor([ids]),
+        pixel_values=picture.tiles,
+        tile_grids=torch.tensor([[picture.rows, columns(picture)]]),
+        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+        max_new_tokens=len(wanted["new_ids"]),
+        do_sample=False,
+        repetition_penalty=wanted["repetition_penalty"],
+    )
+    assert out[0, len(ids) :].tolist() == wanted["new_ids"]
+
+
+@pytest.mark.parametrize("told", cases("sft"), ids=lambda told: told["case"])
+@torch.no_grad()
+def test_supervised_loss_is_the_official_one(told: dict[str, Any], chat: IXCForCausalLM):
+    shown = [cut(name, "reward_train", told["hd_num"]) for name in told["images"]]
+    before = sum(map(length, shown))  # the chat class puts a picture before the first token
+    ids = torch.tensor([[IMAGE] * before + told["text_ids"]])
+    learned = torch.zeros_like(ids, dtype=torch.bool)
+    for start, end in told["target_positions"]:
+        learned[0, start:end] = True
+    assert ids[learned].tolist() == told["target_ids"]
+    marks = ids.where(learned, -100)
+    assert chat(ids, labels=marks, features=features(chat, shown)).loss.item() == pytest.approx(told["loss"], abs=2e-5)
+
+
+# Batches of pairs
+
+
+def encoded(tokenizer: Tokenizer, prompt: str, shown: Sequence[Picture]) -> list[int]:
+    """Ids of a stored prompt, in which control tokens are spelled out; a picture without a place comes first."""
+    left, ids = list(shown), [IXCConfig.bos_token_id]
+    if PLACEHOLDER not in prompt:
+        ids += [IMAGE] * sum(map(length, left))
+    for piece in re.split(rf"(\[UNUSED_TOKEN_\d+\]|</s>|{PLACEHOLDER})", prompt):
+        if piece == PLACEHOLDER:
+            ids += [IMAGE] * length(left.pop(0))
+        elif (control := tokenizer.token_to_id(piece)) is not None and re.match(r"\[UNUSED_TOKEN_\d+\]|</s>", piece):
+            ids.append(control)
+        else:
             ids += tokenizer.encode(piece, add_special_tokens=False).ids
     return ids
 
 
-def batch_of(told: dict[str, Any], tokenizer: Tokenizer, side: str) -> tuple[Tensor, Tensor, list[Picture]]:
-    """Ids, mask and pictures of a stored batch of pairs, padded on one side."""
-    shown = [[for_training(name) for name in names] for names in told["images_per_pair"] or [[], []] for _ in "ab"]
-    rows = []
-    for prompt, seen in zip(told["prompts"], shown, strict=True):
-        tail = "</s>" if told["tail"] == "nonl" else "\n</s>"
-        first, *rest = encoded(tokenizer, prompt.replace("\n</s>", tail))
-        rows.append([first, *(IMAGE for picture in seen for _ in range(length(picture))), *rest])
+def batch_of(told: dict[str, Any], tokenizer: Tokenizer, side: str) -> tuple[Tensor, Tensor, list[list[Picture]]]:
+    """Ids, mask and each row's pictures of a stored batch of pairs, padded on one side."""
+    pairs = told["images_per_pair"] or [[]] * (len(told["prompts"]) // 2)
+    shown = [[cut(name, told["transform"], told["hd_num"]) for name in names] for names in pairs for _ in "ab"]
+    tail = "</s>" if told["tail"] == "nonl" else "\n</s>"
+    prompts = [prompt.replace("\n</s>", tail) for prompt in told["prompts"]]
+    rows = [encoded(tokenizer, prompt, seen) for prompt, seen in zip(prompts, shown, strict=True)]
     longest = max(map(len, rows))
     ids, mask = torch.full((len(rows), longest), 2), torch.zeros(len(rows), longest, dtype=torch.long)
     for row, given in enumerate(rows):
         at = slice(0, len(given)) if side == "right" else slice(longest - len(given), longest)
         ids[row, at], mask[row, at] = torch.tensor(given), 1
-    return ids, mask, [picture for seen in shown for picture in seen]
+    return ids, mask, shown
 
 
-def length(picture: Picture) -> int:
-    """Tokens of a picture."""
-    return len(picture.tiles) * 400 + 1 + (picture.rows + 1) * 20
+BATCHES = cases("rm_loss", "batches")
+PADDED = sorted({key.split("|")[0].removeprefix("padded_") for key in STORED if key.startswith("padded_")})
 
 
-BATCHES = described("rm_loss")["batches"] if GOLDEN.is_dir() else []
-
-
-@pytest.mark.parametrize("kind", ["text", "multi"])
+@pytest.mark.parametrize("kind", PADDED)
 @pytest.mark.parametrize("side", ["right", "left"])
 @torch.no_grad()
 def test_padded_batches_give_the_official_states(kind: str, side: str, reward: IXCForRewardModel, tokenizer: Tokenizer):
     told = next(b for b in BATCHES if b["kind"] == kind and b["tail"] == "nl")
     ids, mask, shown = batch_of(told, tokenizer, side)
-    out = reward(ids, mask, features=features(reward, shown))
+    out = reward(ids, mask, features=features(reward, flat(shown)))
     for row, real in enumerate(mask.bool()):
-        hold_against(out.last_hidden_state[row, real], f"padded_{kind}|{row}")
-    if (kind, side) == ("text", "left"):
-        close(out.logits[:, 0], torch.tensor(described("forward")["left_padded_text"]["score_last"]), 2e-5)
+        hidden, left = out.last_hidden_state[row, real], f"left_padded_{kind}|{row}|hidden_real_tokens"
+        hold_against(hidden, f"padded_{kind}|{row}")
+        if side == "left" and left in arrays("forward"):
+            close_states(hidden, arrays("forward")[left])
+    close_scores(out.logits, [STORED[f"padded_{kind}|{row}"]["score_last"] for row in range(len(ids))])
 
 
 def of_batch(told: dict[str, Any]) -> str:
@@ -322,73 +421,53 @@ def test_loss_and_gradients_are_the_official_ones(
     pooling = {"last": "last_token", "mean": "mean"}[told["pooling"]]
     reward.zero_grad()
     if layout == "padded":
-        hidden = reward(ids, mask, features=features(reward, shown)).last_hidden_state
+        hidden = reward(ids, mask, features=features(reward, flat(shown))).last_hidden_state
         pooled = pool(hidden, mask, pooling)
     else:
         rows = [row[real].tolist() for row, real in zip(ids, mask.bool(), strict=True)]
         trees = [shared(chosen, rejected) for chosen, rejected in zip(rows[::2], rows[1::2], strict=True)]
-        batch = collate(trees, reward.config.pad_token_id)
-        hidden = reward.model(**batch.inputs(), features=features(reward, shown[::2]))
+        batch = collate(trees)
+        hidden = reward.model(**batch.inputs(), features=features(reward, flat(shown[::2])))
         pooled = batch.pool(hidden, pooling)
     scores = reward.scores(pooled)
     chosen, rejected = scores.unflatten(0, (-1, 2)).unbind(1)
     loss = bradley_terry_loss(chosen, rejected)
     loss.backward()
 
-    close(scores, torch.tensor(told["rewards"]), 2e-5)
-    assert loss.item() == pytest.approx(told["loss"], abs=2e-5)
+    close_scores(scores.detach(), told["rewards"])
+    close_scores(loss.detach(), [told["loss"]])
+    assert (chosen > rejected).float().mean().item() == told["accuracy"]
+    noise = FP32 * max(1, told["grad_l2_norm_total"])
     for label, norm in told["grad_l2_norm"].items():  # "name", or "name[row] (what it is)"
         name, row = re.match(r"([\w.]+)(?:\[(\d+)\])?", label).groups()  # pyright: ignore[reportOptionalMemberAccess]
         gradient = reward.get_parameter(name).grad
         gradient = gradient if row is None or gradient is None else gradient[int(row)]
         got = 0.0 if gradient is None else gradient.norm().item()
-        assert got == pytest.approx(norm or 0.0, rel=1e-4, abs=FP32), label
-    for key, wanted in arrays("rm_grads").items():
-        if key.startswith(f"{told['kind']}|{told['pooling']}|{told['tail']}|"):
-            gradient = reward.get_parameter(key.split("|")[3]).grad
-            gradient = torch.zeros_like(wanted) if gradient is None else gradient  # Partial LoRA rests without pictures
-            close(gradient, wanted, max(1e-5 * wanted.abs().max().item(), FP32))
+        assert got == pytest.approx(norm or 0.0, rel=1e-4, abs=noise), label
+    assert total_norm(reward) == pytest.approx(told["grad_l2_norm_total"], rel=1e-4, abs=noise)
+    for name, wanted in gradients(told):
+        gradient = reward.get_parameter(name).grad
+        gradient = torch.zeros_like(wanted) if gradient is None else gradient  # Partial LoRA rests without pictures
+        close(gradient, wanted, max(1e-5 * wanted.abs().max().item(), noise))
 
 
 FP32 = 2e-6
 """What rounding leaves of a gradient that is the difference of two nearly equal states; fp32 against fp64: 8e-6."""
 
 
+def total_norm(model: IXCForRewardModel) -> float:
+    """Of all that the official training may train: not the tower."""
+    found = [weights.grad for name, weights in model.named_parameters() if not name.startswith("vit.")]
+    return torch.stack([gradient.norm() for gradient in found if gradient is not None]).norm().item()
+
+
+def gradients(told: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """The stored gradients of a batch, by the names of the weights."""
+    start = f"{of_batch(told)}|"
+    return ((key.removeprefix(start), wanted) for key, wanted in arrays("rm_grads").items() if key.startswith(start))
+
+
 def shared(chosen: list[int], rejected: list[int]) -> Tree:
     """Two sequences as a tree: what they begin with in common is read once."""
     same = next(i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b)
     return Tree(chosen[:same], [chosen[same:], rejected[same:]])
-
-
-@pytest.mark.parametrize("run", [0, 1])
-def test_greedy_answers_are_the_official_ones(run: int, chat: IXCForCausalLM):
-    told = described("generation")
-    wanted = told["runs"][run]
-    picture = for_inference(told["image"])
-    first, *rest = (part["ids"] for part in told["prompt_parts"])
-    ids = first + [IMAGE] * length(picture) + [i for part in rest for i in part]
-    assert len(ids) == told["prompt_length"]
-    out = chat.generate(
-        torch.tensor([ids]),
-        pixel_values=picture.tiles,
-        tile_grids=torch.tensor([[picture.rows, (len(picture.tiles) - 1) // picture.rows]]),
-        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-        max_new_tokens=len(wanted["new_ids"]),
-        do_sample=False,
-        repetition_penalty=wanted["repetition_penalty"],
-    )
-    assert out[0, len(ids) :].tolist() == wanted["new_ids"]
-
-
-@pytest.mark.parametrize("told", described("sft")["cases"] if GOLDEN.is_dir() else [], ids=lambda told: told["case"])
-@torch.no_grad()
-def test_supervised_loss_is_the_official_one(told: dict[str, Any], chat: IXCForCausalLM):
-    shown = [for_training(name) for name in told["images"]]
-    before = sum(map(length, shown))  # the chat class puts a picture before the first token
-    ids = torch.tensor([[IMAGE] * before + told["text_ids"]])
-    learned = torch.zeros_like(ids, dtype=torch.bool)
-    for start, end in told["target_positions"]:
-        learned[0, start:end] = True
-    assert ids[learned].tolist() == told["target_ids"]
-    marks = ids.where(learned, -100)
-    assert chat(ids, labels=marks, features=features(chat, shown)).loss.item() == pytest.approx(told["loss"], abs=2e-5)

@@ -9,6 +9,7 @@ from pathlib import Path
 import grimp
 import pytest
 import yaml
+from conftest import Call
 
 from ixc.params import Params, load_params
 from tasks.workspace import stages
@@ -56,7 +57,7 @@ def test_the_command_names_as_many_paths_as_run_takes(stage: str):
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_command_reads_its_dependencies_and_writes_its_outputs(stage: str):
     paths = GRAPH[stage]["cmd"].split()[3:]
-    data = [dep for dep in GRAPH[stage]["deps"] if not dep.startswith("ixc/")]
+    data = [dep for dep in GRAPH[stage]["deps"] if not dep.startswith(("ixc/", "${"))]
     results = [out for out in outputs(stage) if not out.startswith("metrics/")]
     assert paths == [*data, *results]
 
@@ -72,7 +73,7 @@ def test_the_flow_calls_every_stage_after_what_it_reads():
     assert sorted(order) == sorted(STAGES)
     assert calls(ROOT / "flows" / "reward_model.py") + calls(ROOT / "flows" / "applications.py") == order
     for stage in order:
-        reads = {dep for dep in GRAPH[stage]["deps"] if not dep.startswith("ixc/")}
+        reads = {dep for dep in GRAPH[stage]["deps"] if not dep.startswith(("ixc/", "${"))}
         assert reads <= made, f"{stage} is called before {reads - made} is there"
         made |= set(outputs(stage))
 
@@ -80,6 +81,29 @@ def test_the_flow_calls_every_stage_after_what_it_reads():
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_every_preset_is_complete_and_valid(path: Path):
     load_params(path)
+    told = yaml.safe_load(path.read_text())
+    for dep in (dep[2:-1] for stage in STAGES for dep in GRAPH[stage]["deps"] if dep.startswith("${")):
+        section, key = dep.split(".")
+        assert (ROOT / told[section][key]).exists()
+
+
+def test_validate_runs_again_when_a_benchmark_changes(project: Path, call: Call):
+    [place] = [dep for dep in GRAPH["validate"]["deps"] if dep.startswith("${")]
+    graph = {"stages": {"validate": {"cmd": "echo x >> ran", "deps": [place], "params": ["validate"]}}}
+    (project / "dvc.yaml").write_text(yaml.safe_dump(graph))
+    folder = project / "infra" / "benchmarks"
+    folder.mkdir(parents=True)
+    (project / "elsewhere.txt").write_text("What is it?")
+
+    def runs() -> int:
+        assert call(project, "-m", "dvc", "repro").returncode == 0
+        return len((project / "ran").read_text().split())
+
+    assert (runs(), runs()) == (1, 1)
+    (folder / "b.txt").symlink_to(project / "elsewhere.txt")
+    assert (runs(), runs()) == (2, 2)
+    (project / "elsewhere.txt").write_text("Who is it?")
+    assert runs() == 3
 
 
 def test_the_committed_parameters_are_the_laptop_preset():

@@ -197,6 +197,14 @@ def test_what_is_in_the_store_already_is_not_decoded_again(tmp_path: Path, monke
     assert Store(tmp_path / "media").add(File(kind="video", path=path)) == first
 
 
+def test_a_picture_that_many_rows_bring_along_is_looked_at_once(tmp_path: Path, picture: Path):
+    store = Store(tmp_path / "store")
+    brought = [File(kind="image", data=picture.read_bytes(), suffix=".png") for _ in range(2)]
+    first = store.add(brought[0])
+    (store.root / ".arrived").mkdir()  # where bytes are put to be looked at
+    assert store.add(brought[1]) == first
+
+
 def test_what_no_row_shows_is_pruned(tmp_path: Path, picture: Path):
     store = Store(tmp_path / "media")
     kept = store.add(File(kind="image", path=picture))

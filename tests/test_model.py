@@ -101,7 +101,7 @@ def test_an_untrained_partial_lora_changes_nothing():
 
 def test_text_before_a_picture_does_not_notice_it():
     model, ids = tiny.causal(), torch.tensor([[1, 30, 31, IMAGE, IMAGE, 32]])
-    with_picture, plain = model.model(ids, features=TOKENS), model.model(ids.clamp(max=30).where(ids == IMAGE, ids))
+    with_picture, plain = model.model(ids, features=TOKENS), model.model(torch.where(ids == IMAGE, 40, ids))
     torch.testing.assert_close(with_picture[:, :3], plain[:, :3])
     assert not torch.allclose(with_picture[:, 5], plain[:, 5])
 
@@ -240,6 +240,24 @@ def test_checkpointed_gradients_are_the_plain_ones():
     assert sum(x is not None and bool(x.abs().sum()) for x in plain.values()) > 30
 
 
+def test_peft_trains_beside_it_and_merges(tmp_path: Path):
+    peft = pytest.importorskip("peft")
+    plain = tiny.reward()(IDS, features=TOKENS).logits
+    beside = peft.LoraConfig(r=2, target_modules=["wqkv", "wo", "w1", "w2", "w3"], modules_to_save=["score"])
+    model = peft.get_peft_model(tiny.reward(), beside)
+    torch.testing.assert_close(model(IDS, features=TOKENS).logits, plain)
+    for name, weights in model.named_parameters():
+        if "lora_B" in name or "score.modules_to_save" in name:
+            torch.nn.init.normal_(weights)
+    trained = model(IDS, features=TOKENS).logits
+    trained.sum().backward()
+    assert all(weights.grad is not None for weights in model.parameters() if weights.requires_grad)
+    model.save_pretrained(tmp_path)
+    loaded = peft.PeftModel.from_pretrained(tiny.reward(), tmp_path)
+    torch.testing.assert_close(loaded(IDS, features=TOKENS).logits, trained)
+    torch.testing.assert_close(loaded.merge_and_unload()(IDS, features=TOKENS).logits, trained, rtol=1e-4, atol=1e-5)
+
+
 def test_answers_are_generated_in_batches_and_by_the_dozen():
     model, generator = tiny.causal(), torch.Generator().manual_seed(1)
     tiles = torch.randn(5, 3, 28, 28, generator=generator)  # a picture of one tile, and one of two beside each other
@@ -279,9 +297,14 @@ def test_pictures_that_do_not_fill_their_places_are_refused(given: int):
         tiny.causal()(IDS, features=torch.zeros(given, 16))
 
 
+def test_places_without_their_picture_are_refused():
+    with pytest.raises(WrongPictures, match=r"0 picture tokens.*: 2; build"):
+        tiny.causal()(IDS)
+
+
 def test_a_short_row_after_a_long_one_is_a_short_row():
     scaled = tiny.reward(max_position_embeddings=4, rope_scaling={"type": "dynamic", "factor": 2.0})
-    short, long = IDS[:, 2:5], torch.arange(30, 50)[None]
+    short, long = IDS[:, 3:6], torch.arange(30, 50)[None]
     plain, stretched = tiny.reward(), scaled
     assert torch.equal(stretched(short).logits, plain(short).logits)
     assert not torch.allclose(stretched(long).logits, plain(long).logits)

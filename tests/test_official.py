@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from ixc.model import BadCheckpoint, IXCForCausalLM, IXCForRewardModel, IXCModel, from_official, to_official
@@ -30,7 +32,7 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def shard(folder: Path) -> None:
+def shard(folder: Path, index: str = "model.safetensors.index.json") -> None:
     """Two files and an index, as large checkpoints come."""
     weights = weights_of(folder)
     (folder / "model.safetensors").unlink()
@@ -38,14 +40,28 @@ def shard(folder: Path) -> None:
     parts = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
     for file, held in parts.items():
         save_file({name: weights[name] for name in held}, folder / file)
-    index = {"weight_map": {name: file for file, held in parts.items() for name in held}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    if index:
+        named = {"weight_map": {name: file for file, held in parts.items() for name in held}}
+        (folder / index).write_text(json.dumps(named))
 
 
-@pytest.mark.parametrize("sharded", [False, True])
-def test_what_is_written_officially_is_read_back(folder: Path, sharded: bool):
-    if sharded:
-        shard(folder)
+def add_a_file(folder: Path) -> None:
+    """A file that is none of the checkpoint's."""
+    (folder / "optimizer.bin").write_bytes(b"no weights")
+
+
+@pytest.mark.parametrize(
+    "arrange",
+    [
+        add_a_file,
+        shard,
+        lambda folder: shard(folder, "weights.safetensors.index.json"),
+        lambda folder: shard(folder, ""),
+        lambda folder: (folder / "model.safetensors").rename(folder / "weights.safetensors"),
+    ],
+)
+def test_what_is_written_officially_is_read_back(folder: Path, arrange: Any):
+    arrange(folder)
     wanted, got = tiny.reward(), from_official(folder)
     assert isinstance(got, IXCForRewardModel) and not got.training
     assert all(torch.equal(x, got.state_dict()[name]) for name, x in wanted.state_dict().items())
@@ -53,9 +69,92 @@ def test_what_is_written_officially_is_read_back(folder: Path, sharded: bool):
     assert torch.equal(got(ids).logits, wanted(ids).logits)
 
 
+def types(model: torch.nn.Module) -> set[torch.dtype]:
+    return {weights.dtype for weights in model.parameters()}
+
+
 def test_the_type_is_the_stored_one_or_the_asked_one(folder: Path):
-    assert from_official(folder).dtype == torch.float32
-    assert from_official(folder, dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert types(from_official(folder)) == {torch.float32}
+    assert types(from_official(folder, dtype=torch.bfloat16)) == {torch.bfloat16}
+    half = {name: weight.half() for name, weight in weights_of(folder).items()}
+    save_file(half, folder / "model.safetensors")
+    assert types(from_official(folder)) == {torch.float16}
+    save_file(half | {NORM: torch.ones(16, dtype=torch.bfloat16)}, folder / "model.safetensors")
+    assert types(from_official(folder)) == {torch.float32}  # the narrowest that holds both halves
+
+
+def pictured(model: Any) -> torch.Tensor:
+    """The score of a picture and a few words."""
+    side, row = model.config.tile_size, model.config.side
+    tiles = torch.randn(3, 3, side, side, generator=torch.Generator().manual_seed(5))
+    places = [model.config.image_token_id] * (3 * row * row + 1 + 2 * row)
+    shown: dict[str, Any] = {"pixel_values": tiles, "tile_grids": torch.tensor([[1, 2]])}
+    with torch.no_grad():
+        return model(torch.tensor([[1, *places, 30, 31, 2]]), **shown).logits
+
+
+SIZES: list[dict[str, Any]] = [
+    {"num_key_value_heads": 4},
+    {"num_key_value_heads": 1},
+    {"hidden_size": 24, "num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 7},
+    {"hidden_size": 40, "num_attention_heads": 1, "num_key_value_heads": 1},
+    {"num_hidden_layers": 1, "vision_num_hidden_layers": 3},
+    {"plora_rank": 1, "plora_scale": 2.0},
+    {"plora_rank": 17, "plora_scale": 0.5},
+    {"tile_size": 56},
+    {"tile_size": 28, "patch_size": 7},
+    {"vision_hidden_size": 36, "vision_num_attention_heads": 3, "vision_layer_norm_eps": 0.1},
+    {"rms_norm_eps": 0.1, "pooling": "mean", "rope_theta": 100.0},
+    {"rope_scaling": {"type": "linear", "factor": 4.0}},
+    {"rope_scaling": {"type": "dynamic", "factor": 2.0}, "max_position_embeddings": 4},
+]
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_any_sizes_are_read_from_weights_and_settings(sizes: dict[str, Any], tmp_path: Path):
+    wanted = tiny.reward(**sizes)
+    to_official(wanted, tmp_path / "official")
+    got = from_official(tmp_path / "official")
+    torch.testing.assert_close(pictured(got), pictured(wanted))
+    assert not torch.allclose(pictured(got), pictured(tiny.reward()))
+
+
+def test_settings_may_be_nested_and_heads_of_keys_follow_from_the_shapes(tmp_path: Path):
+    wanted = tiny.reward(plora_scale=2.0)
+    to_official(wanted, tmp_path)
+    told = json.loads((tmp_path / "config.json").read_text())
+    del told["num_key_value_heads"], told["plora_scaling"]
+    vision = told.pop("vision")
+    nested = {"llm": told, "vision_config": vision, "plora_alpha": 6}  # rank 3
+    (tmp_path / "config.json").write_text(json.dumps(nested))
+    torch.testing.assert_close(pictured(from_official(tmp_path)), pictured(wanted))
+    del told["num_attention_heads"]
+    (tmp_path / "config.json").write_text(json.dumps(nested | {"head_dim": 4}))
+    torch.testing.assert_close(pictured(from_official(tmp_path)), pictured(wanted))
+
+
+def test_a_folder_of_ours_is_read_too(tmp_path: Path):
+    wanted = tiny.reward(vision_hidden_size=72, vision_num_attention_heads=9)  # not the 64 channels a head of CLIP
+    wanted.save_pretrained(tmp_path)
+    torch.testing.assert_close(pictured(from_official(tmp_path)), pictured(wanted))
+
+
+def test_no_pickle_is_read(tmp_path: Path):
+    model = tiny.reward()
+    model.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(OSError, match=r"model\.safetensors"):
+        IXCForRewardModel.from_pretrained(tmp_path)
+    with pytest.raises(BadCheckpoint, match=r"pytorch_model\.bin, pickles"):
+        from_official(tmp_path)
+
+
+def test_without_any_head_the_class_has_to_be_named(folder: Path):
+    without(folder, "score.weight")
+    with pytest.raises(BadCheckpoint, match=r"neither output\.weight nor score\.weight; name the model_class"):
+        from_official(folder)
+    assert from_official(folder, model_class=IXCForRewardModel).load_report.new == ("score.weight",)
 
 
 def test_another_head_is_new_and_said_to_be(folder: Path):
@@ -101,6 +200,11 @@ def lose_a_shard(folder: Path) -> None:
     (folder / "model-2.safetensors").unlink()
 
 
+def quantised(folder: Path) -> dict[str, torch.Tensor]:
+    weights = weights_of(folder)
+    return weights | {NORM: weights[NORM].to(torch.int8)}
+
+
 def only_a_pickle(folder: Path) -> None:
     torch.save({}, folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
@@ -120,6 +224,24 @@ def only_a_pickle(folder: Path) -> None:
         (lambda f: change(f, rope_scaling={"type": "yarn", "factor": 2.0}), "yarn.*one of default, linear, dynamic"),
         (lambda f: change(f, hidden_size=32), "hidden_size: 32, but the weights say 16"),
         (lambda f: change(f, bias=True), "bias: true"),
+        (lambda f: change(f, hidden_act="gelu"), 'hidden_act: "gelu": this architecture has "silu"'),
+        (lambda f: change(f, tie_word_embeddings=True), "tie_word_embeddings: true"),
+        (lambda f: change(f, vision={"hidden_act": "gelu"}), 'vision_hidden_act: "gelu"'),
+        (lambda f: change(f, vision={"image_size": 336}), "tile_size: 336, but the weights say 28"),
+        (lambda f: change(f, rope_scaling={"type": "linear"}), r"rope_scaling\.factor: None: give a number"),
+        (lambda f: change(f, rope_scaling="linear"), "rope_scaling: 'linear': give"),
+        (lambda f: change(f, pooling="max"), "pooling: 'max': unknown; one of last_token, mean"),
+        (lambda f: change(f, num_attention_heads=None), "num_attention_heads: missing"),
+        (lambda f: change(f, num_attention_heads=3), "hidden_size: 16: not a multiple of num_attention_heads"),
+        (lambda f: change(f, num_key_value_heads=4), "shape"),
+        (lambda f: change(f, pad_token_id=99999), "pad_token_id: 99999: not among the 280"),
+        (lambda f: (shard(f), (f / "model.safetensors.index.json").write_text("{}")), r"index\.json: no index"),
+        (
+            lambda f: save_file({NORM: torch.ones(16)}, f / "again.safetensors"),
+            "norm.weight is in again.safetensors too",
+        ),
+        (lambda f: (f / "model.safetensors").write_bytes(b""), "cut off or no safetensors"),
+        (lambda f: save_file(quantised(f), f / "model.safetensors"), "norm.weight: stored as I8; quantised"),
         (lambda f: (f / "config.json").unlink(), "config.json"),
         (lambda f: (f / "config.json").write_text("{"), "config.json"),
     ],
@@ -128,3 +250,51 @@ def test_what_is_wrong_is_said(folder: Path, spoil: Any, message: str):
     spoil(folder)
     with pytest.raises(BadCheckpoint, match=message):
         from_official(folder)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 99) | st.floats(-99, 99) | st.just(float("inf")) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["type", "factor"]), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@pytest.fixture(scope="module")
+def unhurt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("official")
+    to_official(tiny.reward(), folder / "model")
+    return folder / "model"
+
+
+@settings(deadline=None, database=None)
+@given(st.data())
+def test_any_setting_is_used_or_refused(unhurt: Path, data: st.DataObject):
+    told = json.loads((unhurt / "config.json").read_text())
+    name = data.draw(st.sampled_from([*told, "llm", "head_dim", "plora_alpha"]))
+    try:
+        (unhurt / "config.json").write_text(json.dumps(told | {name: data.draw(JSON)}))
+        score = from_official(unhurt)(torch.tensor([[1, 30, 31, 2]])).logits
+    except BadCheckpoint as error:
+        assert str(unhurt) in str(error)
+    else:
+        assert score.isfinite().all()
+    finally:
+        (unhurt / "config.json").write_text(json.dumps(told))
+
+
+@settings(deadline=None, database=None)
+@given(st.data())
+def test_any_damage_to_a_file_is_harmless_or_refused(unhurt: Path, data: st.DataObject):
+    path = unhurt / "model.safetensors"
+    whole = path.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    at = data.draw(st.integers(0, header + 9))
+    end = data.draw(st.sampled_from([len(whole), header, header + 9, at]))
+    hurt = (whole[:at] + data.draw(st.binary(min_size=1, max_size=3)) + whole[at:])[:end]
+    try:
+        path.write_bytes(data.draw(st.sampled_from([hurt, whole[:at] + hurt[at : at + 1] + whole[at + 1 :]])))
+        assert from_official(unhurt).num_parameters() > 0
+    except BadCheckpoint as error:
+        assert str(unhurt) in str(error)
+    finally:
+        path.write_bytes(whole)

@@ -4,6 +4,7 @@ import logging
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
@@ -12,6 +13,8 @@ from typing import Any, get_args
 
 import av
 import pytest
+import yaml
+from conftest import REPOSITORY, Call
 from fake_openai import KEY, FakeOpenAI, serving
 from PIL import Image
 
@@ -20,9 +23,11 @@ from ixc.judging.batch import _Batches
 from ixc.judging.openai_judge import ask
 from ixc.judging.questions import parse, questions, verdict
 from ixc.judging.store import Judgement, VerdictStore, Winner
-from ixc.params import JudgeParams, LLMJudgeParams
+from ixc.params import BadParams, JudgeParams, LLMJudgeParams, load_params
 from ixc.remote import ServerFailed, ServerRefused
 from ixc.samples import Domain, Gold, Media, Sample, Turn, read_samples, write_samples
+
+LAPTOP = REPOSITORY / "infra" / "params" / "laptop.yaml"
 
 
 @pytest.fixture
@@ -137,6 +142,36 @@ def test_the_key_stays_out_of_files_messages_and_logs(
     assert KEY.encode() not in b"".join(written)
     said = str(caught.value) + "".join(capfd.readouterr())
     assert KEY not in said + caplog.text
+
+
+@pytest.mark.parametrize(
+    "mistake", [{"api_key_env": KEY}, {"base_url": f"http://me:{KEY}@host/v1"}, {"base_url": f"http://host?key={KEY}"}]
+)
+def test_a_key_among_the_parameters_is_refused_and_not_told(tmp_path: Path, mistake: dict[str, str]) -> None:
+    params = yaml.safe_load(LAPTOP.read_text())
+    params["judge"]["judges"] = [{"model": "m", **mistake}]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    said = rf"judge\.judges\.0\.{next(iter(mistake))}: .*(environment|export it)"
+    with pytest.raises(BadParams, match=said) as caught:
+        load_params(tmp_path / "params.yaml")
+    assert KEY not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("topic", ["echo busy", "locked"])
+def test_the_key_reaches_neither_mlflow_nor_what_the_stage_prints(
+    project: Path, call: Call, server: Any, environment: dict[str, str], topic: str
+) -> None:
+    params = yaml.safe_load(LAPTOP.read_text())
+    params["judge"]["judges"] = [{"model": "m", "base_url": server.address, "api_key_env": "JUDGE_KEY"}]
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    write_samples([sample(topic, "Bad.")], project / "c.parquet")
+    ran = call(project, "-m", "tasks.judge", "c.parquet", ".", "j.parquet", "verdicts", JUDGE_KEY=KEY)
+    assert ran.returncode == (1 if topic == "locked" else 0), ran.stderr
+    assert server.asked.total() >= 2
+    folders = (project, Path(environment["HOME"]))
+    written = b"".join(path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file())
+    assert b"pairs_per_prompt" in written and b"JUDGE_KEY" in written  # MLflow's database is among them
+    assert KEY.encode() not in written and KEY not in ran.stdout + ran.stderr
 
 
 def test_a_missing_key_names_the_variable(tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -386,30 +421,52 @@ from pathlib import Path
 from ixc.judge import run
 from ixc.params import JudgeParams, LLMJudgeParams
 
-folder, address = Path(sys.argv[1]), sys.argv[2]
-params = LLMJudgeParams(model="m", base_url=address, api_key_env="JUDGE_KEY", concurrency=16, timeout_s=0.4)
+folder, address, concurrency, timeout_s = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+flight = {"concurrency": concurrency, "timeout_s": timeout_s, "max_requests": 100_000}
+params = LLMJudgeParams(model="m", base_url=address, api_key_env="JUDGE_KEY", **flight)
 found = run(JudgeParams(judges=(params,)), folder / "c.parquet", folder, folder / "j.parquet", folder / "verdicts")
 assert found["llm/left"] == found["llm/unreadable"] == found["llm/unreachable"] == 0, found
 """
 
 
-def test_a_flaky_server_and_three_kills_lose_nothing_and_pay_nothing_twice(tmp_path: Path, server: Any) -> None:
-    server.flaky = 0.1
-    write_samples((sample(f"topic {i}", "Bad.") for i in range(150)), tmp_path / "c.parquet")
+def judging(folder: Path, server: Any, concurrency: int, timeout_s: float) -> "subprocess.Popen[bytes]":
+    arguments = (str(folder), server.address, str(concurrency), str(timeout_s))
+    return subprocess.Popen([sys.executable, "-c", KILLED, *arguments])
+
+
+@pytest.mark.parametrize(
+    ("num_pairs", "concurrency", "timeout_s"),
+    [(150, 16, 0.4), pytest.param(5000, 64, 2.0, marks=pytest.mark.slow)],
+)
+def test_a_flaky_server_and_three_kills_lose_nothing_and_pay_nothing_twice(
+    tmp_path: Path, server: Any, num_pairs: int, concurrency: int, timeout_s: float
+) -> None:
+    server.flaky, server.late_s = 0.1, timeout_s + 0.1
+    write_samples((sample(f"topic {i}", "Bad.") for i in range(num_pairs)), tmp_path / "c.parquet")
     stored = tmp_path / "verdicts" / "m.jsonl"
 
-    def start() -> "subprocess.Popen[bytes]":
-        return subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path), server.address])
-
-    for share in (50, 120, 200):
-        process = start()
-        while process.poll() is None and (not stored.exists() or stored.read_bytes().count(b"\n") < share):
-            time.sleep(0.005)
+    for share in (0.17, 0.4, 0.67):
+        process = judging(tmp_path, server, concurrency, timeout_s)
+        while process.poll() is None and (not stored.exists() or lines_of(stored) < share * 2 * num_pairs):
+            time.sleep(0.02)
         process.kill()
         process.wait()
-    assert start().wait() == 0
+    assert judging(tmp_path, server, concurrency, timeout_s).wait() == 0
     keys = [json.loads(line)["key"] for line in stored.read_text().splitlines()]
-    assert len(keys) == len(set(keys)) == 300
-    assert len(list(read_samples(tmp_path / "j.parquet"))) == 150
+    assert len(keys) == len(set(keys)) == 2 * num_pairs
+    assert len(list(read_samples(tmp_path / "j.parquet"))) == num_pairs
     # paid for again: only what was in flight at a kill
-    assert server.paid.total() <= 300 + 3 * 16
+    assert server.paid.total() <= 2 * num_pairs + 3 * concurrency
+
+
+def lines_of(path: Path) -> int:
+    return path.read_bytes().count(b"\n")
+
+
+@pytest.mark.slow
+def test_with_64_requests_in_flight_the_server_is_the_limit(tmp_path: Path, server: Any) -> None:
+    server.thinks_s = 2.0  # as judges who give a reason do
+    write_samples((sample(f"topic {i}", "Bad.") for i in range(320)), tmp_path / "c.parquet")
+    assert judging(tmp_path, server, 64, 30.0).wait() == 0
+    # 640 requests of 2 s, 64 at a time: 18 s from the first reply to the last
+    assert len(server.times) == 640 and server.times[-1] - server.times[0] < 18 / 0.8

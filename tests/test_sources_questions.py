@@ -276,6 +276,53 @@ SETS = {
             "answer": ("B", "expected int"),
         },
     ),
+    "iconqa_stored": Set(
+        module="iconqa",
+        write=as_parquet("data/val-00000-of-00001.parquet"),
+        good={
+            "question_id": "1",
+            "question": "What is it?",
+            "choices": "a cat,a dog",
+            "answer": "a dog",
+            "ques_type": "choose_txt",
+            "query_image": STORED,
+        },
+        prompt=ANIMALS,
+        answer="The answer is (B) a dog.",
+        value="B. a dog",
+        check="choice",
+        optional=("question_id",),
+        split="val",
+        bad={
+            "ques_type": ("draw", "not one of choose_txt"),
+            "answer": ("a cow", "not one of the options"),
+            "choices": (None, "choices: None: expected str"),
+            "query_image": (None, "neither bytes nor a file's name"),
+        },
+    ),
+    "puzzlevqa": Set(
+        module="puzzlevqa",
+        write=as_list("triangle.json"),
+        good={
+            "image": "images/triangle/1.png",
+            "question": "Which number is missing?",
+            "options": ["4", 5, "6"],
+            "answer": 6,
+            "caption": "Three numbers.",
+            "deduction": "It should be 6.",
+        },
+        media=("images/triangle/1.png",),
+        prompt=f"Which number is missing?\n(A) 4\n(B) 5\n(C) 6\n{LETTER}",
+        answer="It should be 6.\nThe answer is (C) 6.",
+        value="C. 6",
+        check="choice",
+        optional=("caption", "deduction"),
+        bad={
+            "image": ("../secret.png", OUTSIDE),
+            "answer": (7, "not one of the options"),
+            "options": ([4, 5], "not one of the options"),
+        },
+    ),
     "tqa": Set(
         module="tqa",
         write=as_lessons,
@@ -634,6 +681,16 @@ def test_iconqa_shows_the_options_that_are_pictures(tmp_path: Path):
     assert row.wrong == ("The answer is (A).",)
 
 
+def test_iconqa_as_stored_has_its_options_pictures_in_columns(tmp_path: Path):
+    two = {"choice_image_0": STORED, "choice_image_1": STORED}
+    change = {"ques_type": "choose_img", "choices": "choice_0.png,choice_1.png", "answer": "choice_1.png"}
+    [row], _ = read("iconqa_stored", folder_of("iconqa_stored", tmp_path / "a", change | two))
+    assert len(row.media) == row.prompt[0].content.count("<ImageHere>") == 3
+    assert row.gold and (row.gold.value, row.gold.others) == ("B", ("A",))
+    [refused] = read("iconqa_stored", folder_of("iconqa_stored", tmp_path / "b", change))[1]
+    assert "neither bytes nor a file's name" in refused.reason
+
+
 def test_iconqa_fills_in_blanks(tmp_path: Path):
     put(tmp_path / "iconqa/val/fill_in_blank/1/image.png", png())
     change = {"ques_type": "fill_in_blank", "choices": MISSING, "answer": "10"}
@@ -686,7 +743,10 @@ def test_geoqa_reads_old_pickles(tmp_path: Path):
     assert refused == [] and row.media[0].data and Image.open(io.BytesIO(row.media[0].data)).size == (6, 4)
 
 
-@pytest.mark.parametrize("name", ["aokvqa_stored", "ai2d_stored", "chartqa_stored", "scienceqa_stored", "clevr_math"])
+ON_THE_HUB = ("aokvqa_stored", "ai2d_stored", "iconqa_stored", "chartqa_stored", "scienceqa_stored", "clevr_math")
+
+
+@pytest.mark.parametrize("name", ON_THE_HUB)
 def test_the_hub_has_the_rows_of_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
     a_set = SETS[name]
     monkeypatch.setattr(tables, "stream", lambda hub: iter([a_set.good]))

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ixc.sources import Refused, tables
+from ixc.sources import Refused, native, tables
 from ixc.sources.tables import records
 
 
@@ -87,7 +87,9 @@ def test_a_csv_file_without_header_or_rows_is_refused_whole(tmp_path: Path, cont
 
 
 def test_json_lists_are_numbered_and_mappings_keyed(tmp_path: Path):
-    assert read(tmp_path / "x.json", json.dumps([{"a": 1}, 2]))[0] == [("1", {"a": 1}), ("2", 2)]
+    kept, refused = read(tmp_path / "x.json", json.dumps([{"a": 1}, 2, {"a": 3}]))
+    assert kept == [("1", {"a": 1}), ("3", {"a": 3})]
+    assert refused == [("x.json:2", "int, not an object; one JSON object for each record")]
     assert read(tmp_path / "x.json", json.dumps({"p7": {"a": 1}}))[0] == [("p7", {"a": 1})]
 
 
@@ -95,18 +97,40 @@ def test_json_lists_are_numbered_and_mappings_keyed(tmp_path: Path):
     ("content", "reason"),
     [
         ("", "empty file"),
-        ("[]", "no rows"),
+        ("[]", "empty list"),
+        ("{}", "no rows"),
         ("7", "neither a list nor an object"),
-        ('[{"a": 1}', "not JSON"),
+        ('{"a": 1', "not JSON"),
         ("[" * 10**5, "not JSON"),
         ('{"p": {}, "p": {}}', "not JSON (the key 'p' twice)"),
-        (b'["\xe9"]', "not UTF-8"),
-        ('["\\ud800"]', "not UTF-8"),
+        (b'{"p": "\xe9"}', "not UTF-8"),
+        ('{"p": "\\ud800"}', "not UTF-8"),
     ],
 )
 def test_a_json_file_that_cannot_be_read_is_refused_whole(tmp_path: Path, content: bytes | str, reason: str):
     kept, [refused] = read(tmp_path / "x.json", content)
     assert kept == [] and refused[1].startswith(reason)
+
+
+def test_two_gigabytes_are_refused_unread(tmp_path: Path):
+    with (tmp_path / "x.json").open("wb") as file:
+        file.write(b'{"a": "')
+        file.truncate(2**31)
+    [refused] = records(tmp_path / "x.json", "x.json")
+    assert isinstance(refused, Refused) and "2,147,483,648 bytes in one JSON object" in refused.reason
+
+
+def test_an_endless_line_of_json_is_refused_and_the_next_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(native, "MAX_RECORD", 2**10)
+    kept, [refused] = read(tmp_path / "x.jsonl", '["a"]\n["' + "x" * 2**12 + '"]\n["b"]\n')
+    assert (kept, refused[0]) == ([("3", {"a": "b"})], "x.jsonl:2")
+    assert "is it one record?" in refused[1]
+
+
+def test_a_cut_list_gives_the_rows_before_the_cut(tmp_path: Path):
+    kept, [refused] = read(tmp_path / "x.json", '[{"a": 1}, {"a": ')
+    assert kept == [("1", {"a": 1})]
+    assert refused[0] == "x.json:2" and "cut off" in refused[1]
 
 
 def test_parquet_rows_are_numbered_and_a_text_in_another_encoding_refused(tmp_path: Path):

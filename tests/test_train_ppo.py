@@ -9,6 +9,7 @@ import torch
 
 from ixc.inference import generate
 from ixc.model import IXCForCausalLM, IXCForRewardModel, Tree, collate
+from ixc.model.folder import save
 from ixc.params import TrainPPOParams
 from ixc.samples import write_samples
 from ixc.train_ppo import (
@@ -23,7 +24,6 @@ from ixc.train_ppo import (
     token_log_probs,
     train,
 )
-from ixc.training import save
 
 END = tiny.processor().ids["turn_end"]
 

@@ -20,10 +20,11 @@ from ixc.inference import score
 from ixc.losses import bradley_terry_loss
 from ixc.metrics import ignore
 from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCProcessor
+from ixc.model.folder import save
 from ixc.params import TrainRMParams
 from ixc.samples import Sample, write_samples
 from ixc.train_rm import History, Share, Tally, run, share, train
-from ixc.training import Diverged, NoDeepSpeed, Optimizer, compute_in_bf16, import_deepspeed, save
+from ixc.training import Diverged, NoDeepSpeed, Optimizer, compute_in_bf16, import_deepspeed
 
 PARAMS = TrainRMParams(epochs=20, batch_size=8, learning_rate=5e-3)
 

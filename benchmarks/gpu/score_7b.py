@@ -1,4 +1,4 @@
-"""The reward model at full size, random bf16 weights: tokens and answers per second, memory, share of the GPU's peak.
+"""The reward model at its full size, random bf16 weights: tokens per second, memory, share of the GPU's peak.
 
 python -m benchmarks.gpu.score_7b PICTURE [PICTURE ...]
 """
@@ -12,18 +12,18 @@ import torch
 from PIL import Image
 
 from ixc.model import IXCConfig, IXCForRewardModel, Tree, collate
-from ixc.model.pictures import partition, to_tiles
+from ixc.model.pictures import num_tokens, partition, to_tiles
 
 PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 """Dense bf16 operations per second (NVIDIA data sheets)."""
 PROMPT, ANSWER, ANSWERS = 64, 256, (4, 16, 64)
 
 
-def build(attention: str) -> IXCForRewardModel:
-    """The 7B on the GPU; weights of the size that keeps activations finite."""
+def build(config: IXCConfig, device: str) -> IXCForRewardModel:
+    """Random weights, of the size that keeps activations finite."""
     with torch.device("meta"):
-        model = IXCForRewardModel._from_config(IXCConfig(), attn_implementation=attention, dtype=torch.bfloat16)
-    model = model.to_empty(device="cuda")
+        model = IXCForRewardModel._from_config(config, dtype=torch.bfloat16)
+    model = model.to_empty(device=device)
     with torch.no_grad():
         for weights in model.parameters():
             weights.normal_(std=0.02)
@@ -40,30 +40,31 @@ def weights_used(model: IXCForRewardModel) -> tuple[int, int]:
 @torch.inference_mode()
 def measure(model: IXCForRewardModel, path: str, answers: int, repeats: int = 5) -> dict[str, float | str]:
     """Score answers about one picture: tower, projector and language model."""
-    picture = Image.open(path).convert("RGB")
-    place = partition(*picture.size, 9, 560)
-    shown = (to_tiles(picture, place, 560).to("cuda", torch.bfloat16), place.rows)
-    [tokens] = model.encode_pictures([shown])
-    prefix = [1, *[model.config.image_token_id] * len(tokens), *range(1000, 1000 + PROMPT)]
+    picture, size, device = Image.open(path).convert("RGB"), model.config.tile_size, model.device
+    place = partition(*picture.size, 9, size)
+    shown = (to_tiles(picture, place, size).to(device, model.dtype), place.rows)
+    prefix = [1, *[model.config.image_token_id] * num_tokens(place.rows, place.columns, model.config.side)]
+    prefix += range(1000, 1000 + PROMPT)
     tree = Tree(prefix, [list(range(2000 + i, 2000 + i + ANSWER)) for i in range(answers)])
-    batch = collate([tree]).to("cuda")
-    torch.cuda.reset_peak_memory_stats()
+    batch = collate([tree]).to(device)
+    gpu = device.type == "cuda"
 
-    def once() -> torch.Tensor:
+    def once() -> None:
         hidden = model.model(**batch.inputs(), features=torch.cat(model.encode_pictures([shown])))
-        return model.scores(batch.pool(hidden, "last_token"))
+        model.scores(batch.pool(hidden, "last_token")).tolist()  # waits for the GPU
 
     once()
-    torch.cuda.synchronize()
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
     for _ in range(repeats):
         once()
-    torch.cuda.synchronize()
     seconds = (time.perf_counter() - start) / repeats
     read = batch.input_ids.numel()
     language, vision = weights_used(model)
-    operations = 2 * (language * read + vision * len(shown[0]) * 1601)
-    name = torch.cuda.get_device_name()
+    patches = (size // model.config.patch_size) ** 2 + 1
+    operations = 2 * (language * read + vision * len(shown[0]) * patches)
+    name = torch.cuda.get_device_name() if gpu else "cpu"
     peak = next((value for key, value in PEAK.items() if key in name), float("nan"))
     return {
         "device": name,
@@ -73,12 +74,12 @@ def measure(model: IXCForRewardModel, path: str, answers: int, repeats: int = 5)
         "seconds": seconds,
         "tokens_per_second": read / seconds,
         "answers_per_second": answers / seconds,
-        "memory_gib": torch.cuda.max_memory_allocated() / 2**30,
+        "memory_gib": torch.cuda.max_memory_allocated() / 2**30 if gpu else float("nan"),
         "share_of_peak": operations / seconds / peak,
     }
 
 
 if __name__ == "__main__":
-    model = build("sdpa")
+    model = build(IXCConfig(), "cuda")
     for path, answers in product(sys.argv[1:], ANSWERS):
         print(json.dumps({"picture": path, **measure(model, path, answers)}))

@@ -1,11 +1,38 @@
 """The sizes of an IXC-2.5; the defaults are the official 7B's."""
 
-from typing import Any, Literal, no_type_check
+import math
+from collections.abc import Iterator
+from typing import Any, Literal, get_args, no_type_check
 
 from transformers import PreTrainedConfig
 
 ROPE_TYPES = ("default", "linear", "dynamic")
 """The rotary scalings of the official code."""
+Pooling = Literal["last_token", "mean"]
+_COUNTS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+    "plora_rank",
+    "tile_size",
+    "patch_size",
+    "vision_hidden_size",
+    "vision_intermediate_size",
+    "vision_num_hidden_layers",
+    "vision_num_attention_heads",
+    "hd_num",
+)
+_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "image_token_id", "end_of_turn_token_id")
+_NUMBERS = ("rms_norm_eps", "vision_layer_norm_eps", "initializer_range", "plora_scale")
+_MULTIPLES = (
+    ("hidden_size", "num_attention_heads"),
+    ("num_attention_heads", "num_key_value_heads"),
+    ("vision_hidden_size", "vision_num_attention_heads"),
+)
 
 
 @no_type_check  # transformers lets the constructor take any key; checked calls in tests would refuse them
@@ -43,7 +70,7 @@ class IXCConfig(PreTrainedConfig):
     vision_layer_norm_eps: float = 1e-5
     hd_num: int = 9
     """Tiles per picture at most, the global view not counted."""
-    pooling: Literal["last_token", "mean"] = "last_token"
+    pooling: Pooling = "last_token"
     """What the score head reads: the reward token (official checkpoint) or the mean state (the paper's text)."""
     bos_token_id: int = 1
     eos_token_id: int = 2
@@ -56,10 +83,34 @@ class IXCConfig(PreTrainedConfig):
     default_theta = 1e6
 
     def __post_init__(self, **kwargs: Any) -> None:
+        for name, value in (("rope_scaling", kwargs.get("rope_scaling")), ("rope_parameters", self.rope_parameters)):
+            if not isinstance(value, dict | None):
+                raise ValueError(f'{name}: {value!r}: give {{"type": ..., "factor": ...}}, or null')
         super().__post_init__(**kwargs)
-        kind = self.rope["rope_type"]
-        if kind not in ROPE_TYPES:
-            raise ValueError(f"rope_scaling.type: {kind!r}: unknown; one of {', '.join(ROPE_TYPES)}")
+        if objection := next(self._objections(), None):
+            raise ValueError(objection)
+
+    def _objections(self) -> Iterator[str]:
+        """What no model can be built of, or would silently compute something else; each rests on those before it."""
+        for names, least in ((_COUNTS, 1), (_IDS, 0)):
+            for name in names:
+                if not isinstance(value := getattr(self, name), int) or value < least:
+                    yield f"{name}: {value!r}: give a whole number, {least} at least"
+        for name in _NUMBERS:
+            if not _is_number(value := getattr(self, name)) or value < 0:
+                yield f"{name}: {value!r}: give a number, 0 at least"
+        if self.pad_token_id >= self.vocab_size:
+            yield f"pad_token_id: {self.pad_token_id}: not among the {self.vocab_size} of the vocabulary"
+        for whole, parts in _MULTIPLES:
+            if getattr(self, whole) % getattr(self, parts):
+                yield f"{whole}: {getattr(self, whole)}: not a multiple of {parts} ({getattr(self, parts)})"
+        if self.head_dim % 2:
+            yield f"num_attention_heads: {self.num_attention_heads}: heads of an odd size ({self.head_dim}) do not turn"
+        if self.tile_size % (2 * self.patch_size):
+            yield f"tile_size: {self.tile_size}: not a multiple of two patches ({2 * self.patch_size} pixels)"
+        if self.pooling not in get_args(Pooling):
+            yield f"pooling: {self.pooling!r}: unknown; one of {', '.join(get_args(Pooling))}"
+        yield from _rope_objections(self.rope)
 
     @property
     def rope(self) -> dict[str, Any]:
@@ -80,3 +131,17 @@ class IXCConfig(PreTrainedConfig):
     def side(self) -> int:
         """Merged tokens along one side of a tile; official: 20."""
         return self.tile_size // self.patch_size // 2
+
+
+def _rope_objections(rope: dict[str, Any]) -> Iterator[str]:
+    kind, theta, factor = rope["rope_type"], rope["rope_theta"], rope.get("factor")
+    if kind not in ROPE_TYPES:
+        yield f"rope_scaling.type: {kind!r}: unknown; one of {', '.join(ROPE_TYPES)}"
+    if not _is_number(theta) or theta < 1:
+        yield f"rope_theta: {theta!r}: give a number, 1 at least; official: 1000000"
+    if kind != "default" and not (_is_number(factor) and factor >= 1):
+        yield f"rope_scaling.factor: {factor!r}: give a number, 1 at least"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

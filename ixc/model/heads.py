@@ -60,6 +60,11 @@ class IXCPreTrainedModel(PreTrainedModel):
             nn.init.kaiming_normal_(module.patch_embedding.weight, nonlinearity="linear")
             nn.init.normal_(module.position_embedding.weight, std=2.0)
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As Transformers', but a pickle is never read: it may run any code."""
+        return super().from_pretrained(*args, **(kwargs | {"use_safetensors": True}))
+
     def get_input_embeddings(self) -> nn.Module:
         """The token embeddings."""
         return self.model.tok_embeddings

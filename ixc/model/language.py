@@ -270,13 +270,12 @@ class InternLM2(nn.Module):
         Raises:
             WrongPictures: not as many features as places for them.
         """
-        x = self.tok_embeddings(input_ids)
+        x, image = self.tok_embeddings(input_ids), (input_ids == self.config.image_token_id).flatten()
+        _check_count(image, 0 if features is None else len(features))
         if features is None or len(features) == 0:
             return x, None
-        image = (input_ids == self.config.image_token_id).flatten()
-        _check_count(image, len(features))
         places = torch.nonzero_static(image, size=len(features)).squeeze(1)
-        return x.flatten(0, 1).index_copy(0, places, features.to(x.dtype)).view_as(x), places
+        return x.flatten(0, 1).index_copy(0, places, features.to(x)).view_as(x), places
 
 
 class WrongPictures(ValueError):

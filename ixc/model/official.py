@@ -1,4 +1,4 @@
-"""Official checkpoints in our classes, and back: the names are the same, so that loading is reading.
+"""Checkpoints in our classes, the official ones and ours, and back: the names are the same, so that loading is reading.
 
 What the official code leaves to luck is checked here: every tensor in the files is either used, or on the list of those
 that no score and no answer depends on; every weight of the model comes from the files, or is a new head.
@@ -6,8 +6,9 @@ that no score and no answer depends on; every weight of the model comes from the
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ _TOLD = (
     "rms_norm_eps",
     "rope_theta",
     "rope_scaling",
+    "rope_parameters",
     "max_position_embeddings",
     "initializer_range",
     "bos_token_id",
@@ -36,8 +38,22 @@ _TOLD = (
     "end_of_turn_token_id",
     "hd_num",
     "pooling",
+    "vision_num_attention_heads",
+    "vision_layer_norm_eps",
 )
-"""What `config.json` says and no shape shows; the last four are ours, with the official values as defaults."""
+"""What `config.json` says and no shape shows; four from `image_token_id` on are ours, with the official defaults."""
+_CALLED = {"tile_size": "vision_image_size", "patch_size": "vision_patch_size", "plora_rank": "plora_r"}
+"""Our names, and what `config.json` calls them."""
+_FIXED = {
+    "hidden_act": "silu",
+    "bias": False,
+    "tie_word_embeddings": False,
+    "vision_hidden_act": "quick_gelu",
+    "vision_num_channels": 3,
+    "vision_select_layer": -1,
+}
+"""What this architecture is, where `config.json` says it."""
+_FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _LAYER = "model.layers.0."
 _VIT = "vit.vision_tower.vision_model."
 
@@ -53,6 +69,8 @@ class Checkpoint:
     folder: Path
     files: Mapping[str, Path]
     shapes: Mapping[str, tuple[int, ...]]
+    types: Mapping[str, str]
+    """As safetensors names them."""
 
     def tensors(self, names: set[str]) -> Iterator[tuple[str, Tensor]]:
         """Read these, file by file."""
@@ -80,8 +98,10 @@ def from_official(
 ) -> Any:
     """The model in a folder of the official form: `config.json` and `*.safetensors`, in one file or with an index.
 
+    What `save_pretrained` writes is such a folder too; its `config.json` is then read as ours.
+
     Args:
-        dtype: of the weights in memory; default: as stored.
+        dtype: of the weights in memory; default: as stored, all as the widest one where the files mix them.
         attn_implementation: eager, sdpa, flash_attention_2, flex_attention, ...
         model_class: default: the reward model where the files have its head, else the chat model. A class whose head
             the files lack gets a new one: a reward model or critic from a base, say.
@@ -93,46 +113,60 @@ def from_official(
         BadCheckpoint: a file is missing, cut off or a pickle; a key is missing, unknown or of a wrong shape.
     """
     checkpoint = read_checkpoint(Path(folder))
-    config = official_config(checkpoint)
-    kind = model_class or (IXCForRewardModel if "score.weight" in checkpoint.shapes else IXCForCausalLM)
+    config = read_config(checkpoint)
+    kind = model_class or _kind(checkpoint)
     with torch.device("meta"):
         model = kind._from_config(config, attn_implementation=attn_implementation)
     report = account(model, checkpoint)
-    weights = {
-        name: tensor.to(device=device, dtype=dtype or tensor.dtype)
-        for name, tensor in checkpoint.tensors(set(model.state_dict()) - set(report.new))
-    }
-    like = next(iter(weights.values()))
+    used = set(model.state_dict()) - set(report.new)
+    dtype = dtype or stored_type(checkpoint, used)
+    weights = {name: tensor.to(device=device, dtype=dtype) for name, tensor in checkpoint.tensors(used)}
     for name in report.new:
         shape = model.get_parameter(name).shape
-        weights[name] = like.new_empty(shape).normal_(std=config.initializer_range)
+        weights[name] = torch.empty(shape, dtype=dtype, device=device).normal_(std=config.initializer_range)
     model.load_state_dict(weights, assign=True)
     model.load_report = report  # pyright: ignore[reportArgumentType]
     return model.eval()
 
 
+def _kind(checkpoint: Checkpoint) -> type[IXCPreTrainedModel]:
+    for head, kind in (("score.weight", IXCForRewardModel), ("output.weight", IXCForCausalLM)):
+        if head in checkpoint.shapes:
+            return kind
+    raise BadCheckpoint(f"{checkpoint.folder}: neither {' nor '.join(HEADS)}; name the model_class to get a new head")
+
+
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """Names and shapes of a folder's tensors; the data stays on disk.
+    """Names, shapes and types of a folder's tensors; the data stays on disk.
 
     Raises:
         BadCheckpoint: no safetensors there, or one that the index names is missing or cut off.
     """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        paths = sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
-    else:
-        paths = sorted(folder.glob("*.safetensors"))
+    index = sorted(folder.glob("*.safetensors.index.json"))
+    paths = _indexed(index[0]) if index else sorted(folder.glob("*.safetensors"))
     if not paths:
         pickles = sorted(path.name for suffix in ("*.bin", "*.pt", "*.pth") for path in folder.glob(suffix))
         found = f"only {', '.join(pickles[:3])}, pickles, which are not read: save as safetensors" if pickles else ""
         raise BadCheckpoint(f"{folder}: no *.safetensors; {found or 'name the folder of a checkpoint'}")
     files: dict[str, Path] = {}
     shapes: dict[str, tuple[int, ...]] = {}
+    types: dict[str, str] = {}
     for path in paths:
         with _opened(path) as file:
             for name in file.keys():  # noqa: SIM118  a safetensors file is no mapping
-                files[name], shapes[name] = path, tuple(file.get_slice(name).get_shape())
-    return Checkpoint(folder, files, shapes)
+                if name in files:
+                    raise BadCheckpoint(f"{path}: {name} is in {files[name].name} too; keep one checkpoint per folder")
+                part = file.get_slice(name)
+                files[name], shapes[name], types[name] = path, tuple(part.get_shape()), part.get_dtype()
+    return Checkpoint(folder, files, shapes, types)
+
+
+def _indexed(index: Path) -> list[Path]:
+    """The files that an index names."""
+    try:
+        return sorted({index.parent / name for name in json.loads(index.read_text())["weight_map"].values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadCheckpoint(f"{index}: no index of safetensors ({error!r}); fetch it again") from error
 
 
 def _opened(path: Path) -> Any:
@@ -140,43 +174,90 @@ def _opened(path: Path) -> Any:
         raise BadCheckpoint(f"{path}: the index names this file, but it is not there; fetch it")
     try:
         return safe_open(path, "pt")
-    except SafetensorError as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise BadCheckpoint(f"{path}: cut off or no safetensors ({error}); fetch it again") from error
 
 
-def official_config(checkpoint: Checkpoint) -> IXCConfig:
-    """Sizes from the shapes, the rest from `config.json`; LLM or vision keys may be nested there.
+def stored_type(checkpoint: Checkpoint, names: Iterable[str]) -> torch.dtype:
+    """The widest type among these tensors.
 
     Raises:
-        BadCheckpoint: no readable `config.json`, a weight that sizes are read from is missing, or an unknown setting.
+        BadCheckpoint: one is quantised.
     """
-    path, shapes = checkpoint.folder / "config.json", checkpoint.shapes
+    found = {checkpoint.types[name]: name for name in names}
+    for kind, name in found.items():
+        if kind not in _FLOATS:
+            form = f"{name}: stored as {kind}; quantised weights are not read: use the bf16 or fp16 checkpoint"
+            raise BadCheckpoint(f"{checkpoint.files[name]}: {form}")
+    return reduce(torch.promote_types, (_FLOATS[kind] for kind in found))
+
+
+def read_config(checkpoint: Checkpoint) -> IXCConfig:
+    """The `config.json` of a folder, official or ours.
+
+    Raises:
+        BadCheckpoint: it is missing or damaged, says what the weights do not, or what this architecture has not.
+    """
+    path = checkpoint.folder / "config.json"
     try:
         told = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        ours = told.get("model_type") == IXCConfig.model_type
+        told = told if ours else _flat(told)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise BadCheckpoint(f"{path}: {error}; a checkpoint needs its config.json") from error
-    told |= told.get("llm", {})
-    vision = told.get("vision", told.get("vision_config", {}))
-    if told.get("bias"):
-        raise BadCheckpoint(f"{path}: bias: true: wqkv and wo have no bias in this architecture")
     try:
-        sizes = _sizes(shapes)
-    except KeyError as error:
+        return IXCConfig.from_dict(told) if ours else IXCConfig(**official_settings(told, checkpoint.shapes))
+    except LookupError as error:
         raise BadCheckpoint(f"{checkpoint.folder}: no weight {error}; not a whole IXC-2.5 checkpoint") from error
-    for name, value in sizes.items():
-        if told.get(name, value) != value:
-            raise BadCheckpoint(f"{path}: {name}: {told[name]!r}, but the weights say {value}; correct one of them")
-    settings = {name: told[name] for name in _TOLD if name in told}
-    heads = vision.get("num_attention_heads", max(sizes["vision_hidden_size"] // 64, 1))  # 64 channels, as every CLIP
-    try:
-        return IXCConfig(
-            **sizes, **settings, vision_num_attention_heads=heads, plora_scale=told.get("plora_scaling", 1.0)
-        )
-    except ValueError as error:
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise BadCheckpoint(f"{path}: {error}") from error
 
 
+def _flat(told: dict[str, Any]) -> dict[str, Any]:
+    """Official settings under our names, whether those of the two parts are nested or not."""
+    vision = told.get("vision", told.get("vision_config", {}))
+    flat = told | told.get("llm", {}) | {f"vision_{name}": value for name, value in vision.items()}
+    known = {ours: flat[name] for ours, name in _CALLED.items() if name in flat}
+    return {name: value for name, value in (flat | known).items() if value is not None}
+
+
+def official_settings(told: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """What `IXCConfig` takes: sizes from the shapes, the rest as told.
+
+    Raises:
+        LookupError: a weight that sizes are read from is missing.
+        ValueError: shapes and settings disagree, or are those of another architecture.
+    """
+    for name, value in _FIXED.items():
+        if told.get(name, value) != value:
+            form = f"this architecture has {json.dumps(value)}; it is another model"
+            raise ValueError(f"{name}: {json.dumps(told[name])}: {form}")
+    sizes = _sizes(shapes)
+    for name, value in sizes.items():
+        if told.get(name, value) != value:
+            raise ValueError(f"{name}: {told[name]!r}, but the weights say {value}; correct one of them")
+    settings = {name: told[name] for name in _TOLD if name in told}
+    rank = sizes["plora_rank"]
+    settings["plora_scale"] = told.get("plora_scaling", told.get("plora_alpha", rank) / rank)
+    return sizes | _heads(told, sizes, shapes) | settings
+
+
+def _heads(told: Mapping[str, Any], sizes: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Numbers of heads: no shape shows how many queries there are; how many keys follows from it.
+
+    Source of the tower's: every CLIP's heads have 64 channels.
+    """
+    width = sizes["hidden_size"]
+    heads = told.get("num_attention_heads", width // told.get("head_dim", width + 1))
+    if not heads:
+        raise ValueError("num_attention_heads: missing, and no shape shows it; add it")
+    keys = (shapes[f"{_LAYER}attention.wqkv.weight"][0] * heads // width - heads) // 2
+    tower = max(sizes["vision_hidden_size"] // 64, 1)
+    return {"num_attention_heads": heads, "num_key_value_heads": keys, "vision_num_attention_heads": tower}
+
+
 def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """What the shapes show."""
     vocab_size, hidden_size = shapes["model.tok_embeddings.weight"]
     vision_width, _, _, patch = shapes[f"{_VIT}embeddings.patch_embedding.weight"]
     patches = shapes[f"{_VIT}embeddings.position_embedding.weight"][0] - 1
@@ -227,17 +308,30 @@ def _some(names: list[str]) -> str:
 
 def to_official(model: IXCPreTrainedModel, folder: str | Path) -> None:
     """Write `config.json` and `model.safetensors` as the official code reads them; the folder appears whole."""
-    config = model.config
-    told = {name: getattr(config, name) for name in _TOLD if name not in ("rope_theta", "rope_scaling")}
+    weights = {name: weight.contiguous() for name, weight in model.state_dict().items()}
+    with replacing_folder(Path(folder)) as part:
+        (part / "config.json").write_text(json.dumps(_told(model.config), indent=2) + "\n")
+        save_file(weights, part / "model.safetensors", {"format": "pt"})
+
+
+def _told(config: IXCConfig) -> dict[str, Any]:
+    """The official `config.json`, and beside its keys ours."""
+    sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", *_TOLD)
+    told = {name: getattr(config, name) for name in sizes if not name.startswith(("rope_", "vision_"))}
+    parts = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "layer_norm_eps")
     rope = config.rope
     scaling = None if rope["rope_type"] == "default" else {"type": rope["rope_type"], "factor": rope["factor"]}
-    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "tie_word_embeddings")
-    told |= {name: getattr(config, name) for name in names}
-    told |= {"rope_theta": rope["rope_theta"], "rope_scaling": scaling, "hidden_act": "silu", "bias": False}
-    told |= {"model_type": "internlm2", "architectures": ["InternLMXComposer2ForCausalLM"], "max_length": 16384}
-    told |= {"vision": {"num_attention_heads": config.vision_num_attention_heads}, "plora_scaling": config.plora_scale}
-    with replacing_folder(Path(folder)) as part:
-        part.mkdir(exist_ok=True)
-        (part / "config.json").write_text(json.dumps(told, indent=2) + "\n")
-        weights = {name: weight.contiguous() for name, weight in model.state_dict().items()}
-        save_file(weights, part / "model.safetensors", {"format": "pt"})
+    return told | {
+        "model_type": "internlm2",
+        "architectures": ["InternLMXComposer2ForCausalLM"],
+        "hidden_act": "silu",
+        "bias": False,
+        "tie_word_embeddings": False,
+        "max_length": 16384,
+        "rope_theta": rope["rope_theta"],
+        "rope_scaling": scaling,
+        "plora_r": config.plora_rank,
+        "plora_scaling": config.plora_scale,
+        "vision": {name: getattr(config, f"vision_{name}") for name in parts}
+        | {"image_size": config.tile_size, "patch_size": config.patch_size, "hidden_act": "quick_gelu"},
+    }

@@ -25,7 +25,7 @@ from ixc.model.configuration import IXCConfig
 from ixc.model.inputs import Kind, Transparency, is_film, read_film, read_picture
 from ixc.model.pictures import Geometry, Partition, Picture, film_strip, num_tokens, partition, strip, to_tiles
 from ixc.model.prompts import PLACEHOLDER, BadConversation, Layout, Message, Template, parse
-from ixc.model.tokenizers import SPECIAL, official_tokenizer, special_ids, train_tokenizer, words_of
+from ixc.model.tokenizers import SPECIAL, BadTokenizer, official_tokenizer, special_ids, train_tokenizer, words_of
 from ixc.samples import Media, Turn
 
 __all__ = [
@@ -223,24 +223,19 @@ class IXCProcessor:
             changes: options that differ from the stored ones.
 
         Raises:
-            BadProcessor: a file is missing or is not of this form.
+            BadProcessor, BadTokenizer: a file is missing or is not of this form.
         """
         told = _read_json(Path(folder) / "processor_config.json")
         told.pop("processor_class", None)
         changes = {name: value for name, value in changes.items() if name not in _FROM_AUTO}
-        path = Path(folder) / "tokenizer.json"
         try:
-            return cls(Tokenizer.from_file(str(path)), **(told | changes))
+            return cls(_fast_tokenizer(Path(folder) / "tokenizer.json"), **(told | changes))
         except BadProcessor as error:
             raise BadProcessor(f"{Path(folder) / 'processor_config.json'}: {error}") from error
-        except Exception as error:
-            if type(error) is not Exception:  # what tokenizers raises for any file it cannot read
-                raise
-            raise BadProcessor(f"{path}: missing or damaged ({error}); fetch it again") from error
 
     @classmethod
     def from_official(cls, folder: str | Path, **options: Any) -> "IXCProcessor":
-        """The processor of an official checkpoint: `config.json` and `tokenizer.model`.
+        """The processor of an official checkpoint: `config.json` and `tokenizer.model`, or else `tokenizer.json`.
 
         As official inference: at most 6 tiles per picture where there are several, transparency dropped. What official
         training does is `geometry="official_train", strip_turns=True`.
@@ -251,11 +246,14 @@ class IXCProcessor:
         Raises:
             BadProcessor, BadTokenizer: a file is missing or damaged.
         """
-        vision = _read_json(Path(folder) / "config.json").get("vision", {})
+        told = _read_json(Path(folder) / "config.json")
+        vision = told.get("vision", told.get("vision_config", {}))
+        if not isinstance(vision, dict):
+            raise BadProcessor(f"{Path(folder) / 'config.json'}: vision: {vision!r:.80}: not an object; fetch it again")
         sizes = {"tile_size": vision.get("image_size", 560), "patch_size": vision.get("patch_size", 14)}
         several = 6 if options.get("geometry", "official") == "official" else None
         official = {"transparency": "official", "hd_num_several": several}
-        return cls(official_tokenizer(Path(folder) / "tokenizer.model"), **(sizes | official | options))
+        return cls(_official_tokenizer(Path(folder)), **(sizes | official | options))
 
     # A batch of conversations
 
@@ -455,6 +453,20 @@ def _options(told: Mapping[str, Any]) -> ProcessorOptions:
             for detail in error.errors()
         ]
         raise BadProcessor("; ".join(f"{key}: {value!r}: {why}" if key else why for key, value, why in bad)) from error
+
+
+def _official_tokenizer(folder: Path) -> Tokenizer:
+    fast = folder / "tokenizer.json"
+    if fast.is_file() and not (folder / "tokenizer.model").is_file():
+        return _fast_tokenizer(fast)
+    return official_tokenizer(folder / "tokenizer.model")
+
+
+def _fast_tokenizer(path: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise BadTokenizer(f"{path}: missing or damaged ({error}); fetch it again") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

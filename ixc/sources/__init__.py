@@ -117,6 +117,7 @@ _NAMES = (
     "pku_saferlhf",
     "pmc_vqa",
     "preferences",
+    "puzzlevqa",
     "rlaif_v",
     "scienceqa",
     "shp",

@@ -31,6 +31,8 @@ _ABOUT = {"dataset_info.json", "dataset_infos.json", "state.json"}
 
 MAX_RECORD = 64 * 2**20
 """Bytes of one JSON record; a longer one is refused unread."""
+MAX_DOCUMENT = 2**30
+"""Bytes of a file that is one JSON object, which cannot be read in parts; a larger one is refused unread."""
 _CHUNK = 2**20
 """Characters of a JSON list read at a time."""
 _ROWS = 64
@@ -134,7 +136,7 @@ def records(path: Path, name: str) -> Numbered:
     """The records of a JSON, JSON-lines, Parquet or Arrow file, numbered from 1; `name` is what refusals call it."""
     if path.suffix in (".parquet", ".arrow"):
         return _table(path, name)
-    return _elements(path, name) if _opens_with_a_list(path) else lines(path, name)
+    return _elements(path, name) if opens_with_a_list(path) else lines(path, name)
 
 
 def lines(path: Path, name: str = "") -> Numbered:
@@ -142,9 +144,9 @@ def lines(path: Path, name: str = "") -> Numbered:
     name, number = name or path.name, 0
     try:
         with _opened(path) as file:
-            for number, line in enumerate(_bounded(file), start=1):
+            for number, line in enumerate(bounded(file), start=1):
                 if line is None:
-                    yield Refused(where=f"{name}:{number}", reason=_TOO_LONG)
+                    yield Refused(where=f"{name}:{number}", reason=TOO_LONG)
                 elif line.strip():
                     yield _parsed(line, f"{name}:{number}", number)
     except _CUT as error:
@@ -154,7 +156,7 @@ def lines(path: Path, name: str = "") -> Numbered:
             yield Refused(where=name, reason="empty file; fetch it again, or remove it")
 
 
-_TOO_LONG = f"longer than {MAX_RECORD:,} bytes; is it one record? shorten it or remove it"
+TOO_LONG = f"longer than {MAX_RECORD:,} bytes; is it one record? shorten it or remove it"
 
 
 @contextmanager
@@ -163,7 +165,7 @@ def _opened(path: Path) -> Iterator[Bytes]:
         yield gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
 
 
-def _bounded(file: Bytes) -> Iterator[bytes | None]:
+def bounded(file: Bytes) -> Iterator[bytes | None]:
     """Lines; None stands for one that is longer than `MAX_RECORD`."""
     while line := file.readline(MAX_RECORD):
         whole = len(line) < MAX_RECORD or line.endswith(b"\n")
@@ -192,7 +194,8 @@ def _object(value: Any, where: str, number: int) -> tuple[int, Record] | Refused
     return Refused(where=where, reason=f"{type(value).__name__}, not an object; one JSON object for each record")
 
 
-def _opens_with_a_list(path: Path) -> bool:
+def opens_with_a_list(path: Path) -> bool:
+    """Whether a JSON file is a list, as far as its beginning can be read."""
     try:
         with _opened(path) as file:
             return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
@@ -292,8 +295,16 @@ def _decoded(batch: pa.RecordBatch) -> Iterator[Record | None]:
                 yield from _decoded(batch.slice(i, 1))
 
 
+def oversized(path: Path) -> str:
+    """Why a file cannot be read whole; empty if it can."""
+    size = path.stat().st_size
+    return f"{size:,} bytes in one JSON object, more than {MAX_DOCUMENT:,}; split it" if size > MAX_DOCUMENT else ""
+
+
 def document(path: Path) -> Record | Refused:
     """A file that is one JSON object."""
+    if reason := oversized(path):
+        return Refused(where=path.name, reason=reason)
     try:
         content = json.loads(path.read_bytes().decode("utf-8-sig"))
     except UnicodeDecodeError as error:

@@ -15,7 +15,19 @@ from typing import Any, Literal, NamedTuple, TextIO
 
 from ixc.sources import File, Refused, Row, native
 from ixc.sources.hub import Hub, stream
-from ixc.sources.native import Numbered, Origin, Record, Unusable, attempt, find, home, media
+from ixc.sources.native import (
+    TOO_LONG,
+    Numbered,
+    Origin,
+    Record,
+    Unusable,
+    attempt,
+    bounded,
+    find,
+    home,
+    media,
+    oversized,
+)
 
 Keyed = Iterator[tuple[str, Any] | Refused]
 """(key, value) of each record: the key of a JSON mapping, else the number of the line or row, from 1."""
@@ -119,7 +131,7 @@ def _entry(value: Any, place: Entry) -> Entry | Refused:
 
 def records(file: Path, name: str, single: bool = False) -> Keyed:
     """The records of a file by its suffix; `name` is what refusals call it. CSV and JSON lines begin with a header."""
-    if file.suffix == ".parquet":
+    if file.suffix == ".parquet" or (file.suffix == ".json" and native.opens_with_a_list(file)):
         return _keyed(native.records(file, name))
     if file.suffix in (".csv", ".tsv"):
         return _headed(_cells(file, name, "," if file.suffix == ".csv" else "\t"), name)
@@ -192,27 +204,36 @@ def _bounded(stream: TextIO) -> Iterator[str]:
 def _lists(file: Path, name: str) -> Iterator[tuple[int, list[Any]] | Refused]:
     """The lines of a JSON-lines file whose lines are lists."""
     with file.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            value = _parsed(line, f"{name}:{number}") if line.strip() else None
+        for number, line in enumerate(bounded(stream), start=1):
+            value = _list(line, f"{name}:{number}")
             if isinstance(value, Refused):
                 yield value
-            elif isinstance(value, list):
+            elif value is not None:
                 yield number, value
-            elif line.strip():
-                yield Refused(where=f"{name}:{number}", reason="not a list; one JSON list a line")
+
+
+def _list(line: bytes | None, where: str) -> list[Any] | Refused | None:
+    """A line as a list; None for a blank one."""
+    if line is None:
+        return Refused(where=where, reason=TOO_LONG)
+    if not line.strip():
+        return None
+    value = _parsed(line, where)
+    other = Refused(where=where, reason="not a list; one JSON list a line")
+    return value if isinstance(value, list | Refused) else other
 
 
 def _json(file: Path, name: str, single: bool) -> Keyed:
-    content = _parsed(file.read_bytes(), name)
+    """The values of a JSON object, or the object itself."""
+    reason = oversized(file)
+    content = Refused(where=name, reason=reason) if reason else _parsed(file.read_bytes(), name)
     if isinstance(content, Refused):
         yield content
     elif isinstance(content, dict):
         yield from [("", content)] if single else content.items()
-    elif isinstance(content, list):
-        yield from ((str(number), value) for number, value in enumerate(content, start=1))
     else:
         yield Refused(where=name, reason="neither a list nor an object; is it the data set's file?")
-    if content in ([], {}):
+    if content == {}:
         yield _no_rows(name)
 
 

@@ -47,7 +47,7 @@ class Benchmarks:
     """All that must not be trained on, ready to be searched.
 
     Args:
-        paths: files and folders.
+        paths: files and folders, a benchmark each.
         n: words that a text shares with a benchmark if it overlaps.
         distance: bits of the picture hash that may differ.
 
@@ -55,7 +55,7 @@ class Benchmarks:
         BadBenchmark: one is missing, cannot be read, or has neither a text nor a picture.
     """
 
-    def __init__(self, paths: Sequence[str], n: int, distance: int) -> None:
+    def __init__(self, paths: Sequence[Path], n: int, distance: int) -> None:
         self.n, self.distance = n, distance
         self.read: list[Benchmark] = []
         self._places: list[str] = []
@@ -63,9 +63,8 @@ class Benchmarks:
         self._owners: list[int] = []
         grams: list[np.ndarray] = []
         looks: list[Look] = []
-        for number, path in enumerate(paths):
-            key = f"params.yaml: validate.benchmarks[{number}]: {path}"
-            self.read.append(self._add(Path(path), key, grams, looks))
+        for path in paths:
+            self.read.append(self._add(path, f"params.yaml: validate.benchmarks: {path}", grams, looks))
         self._grams, self._records = _distinct(grams)
         self._maybe = np.zeros(1 << 24, bool)  # ten times faster than to search for every piece
         self._maybe[self._grams & _BITS] = True
@@ -114,6 +113,22 @@ class Benchmarks:
             return numbers[:0]
         self._lengths.add(min(self.n, len(numbers)))
         return ngrams(numbers, self.n)
+
+
+def entries(place: str | None) -> list[Path]:
+    """The benchmarks at a place: the file, or what lies in the folder, but for README and hidden files.
+
+    Raises:
+        BadBenchmark: there is no such place.
+    """
+    if place is None:
+        return []
+    path = Path(place)
+    if not path.exists():
+        raise BadBenchmark(f"params.yaml: validate.benchmarks: {place}: no such file or folder; correct the path")
+    if path.is_file():
+        return [path]
+    return sorted(entry for entry in path.iterdir() if not entry.name.startswith((".", "README")))
 
 
 def _distinct(grams: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -186,6 +186,8 @@ COLUMNS = tuple(
 """Of the table that Great Expectations looks at. `prompt`: a digest, none of a prompt without words; `media`: digests,
 joined by spaces; `media_sound`: nothing speaks against one of them; `length_ratio`: chosen over rejected;
 `chosen_longer`: 1 or 0, and 0.5 for answers of equal length."""
+TABLED = [field.name for field in fields(Facts) if field.name in COLUMNS]
+"""The facts that the table is made of."""
 
 
 def table_of(facts: pd.DataFrame, root: Path, spoilt: Collection[str] = ()) -> pd.DataFrame:

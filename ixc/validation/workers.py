@@ -8,8 +8,10 @@ from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 
+import pandas as pd
+
 from ixc.params import ValidateParams
-from ixc.samples import open_table
+from ixc.samples import Media, open_table
 from ixc.validation.benchmarks import Benchmarks
 from ixc.validation.facts import Observer, Part
 
@@ -22,14 +24,18 @@ class Workers:
 
     def __init__(self, observer: Observer, pool: ProcessPoolExecutor | None) -> None:
         self._observer, self._pool = observer, pool
+        self._shown: dict[tuple[Media, ...], tuple[Media, ...]] = {}
 
     def parts(self, tables: Sequence[Path], sign: bool = False) -> Iterator[Part]:
         """The row groups of the tables, in order; `sign`: with signatures."""
         groups = [(table, group) for table in tables for group in range(open_table(table).num_row_groups)]
-        if not groups:
-            return iter(())
         look = map if self._pool is None else self._pool.map
-        return look(self._observer.part if self._pool is None else _part, *zip(*groups, strict=True), repeat(sign))
+        ask = self._observer.part if self._pool is None else _part
+        for part in look(ask, *zip(*groups, strict=True), repeat(sign)) if groups else ():
+            # Every process names a picture anew; a million names of one are 400 MB.
+            shared = [self._shown.setdefault(shown, shown) for shown in part.facts["media"]]
+            part.facts["media"] = pd.Series(shared, part.facts.index, dtype=object)
+            yield part
 
 
 @contextmanager

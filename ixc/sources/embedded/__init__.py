@@ -34,20 +34,20 @@ _MAKERS = {
 
 def read(path: Path, seed: int) -> Iterator[Row | Refused]:
     """The corpus of `seed`, shuffled so that its first rows are a fair sample; `path` is not used."""
-    groups = [group for kind in _MAKERS for group in _groups(kind, seed)]
+    groups = [(kind, number) for kind, (_, count, _) in _MAKERS.items() for number in range(count)]
     random.Random(seed).shuffle(groups)
-    return chain.from_iterable(groups)
+    return chain.from_iterable(_group(kind, number, seed) for kind, number in groups)
 
 
-def _groups(kind: str, seed: int) -> Iterator[list[Row]]:
-    make, count, ready = _MAKERS[kind]
-    for number in range(count):
-        rng = random.Random(f"{seed}/{kind}/{number}")
-        validation = number % 10 == 0
-        name, split = f"{kind}-{number}", "val" if validation else "train"
-        rows = make(rng, validation)
-        rows += [pair for row in rows if rng.random() < ready for pair in _ready_pairs(row)]
-        yield [replace(row, id=f"{name}-{i}", group=name, split=split) for i, row in enumerate(rows)]
+def _group(kind: str, number: int, seed: int) -> list[Row]:
+    """The rows about one picture, film or text."""
+    make, _, ready = _MAKERS[kind]
+    rng = random.Random(f"{seed}/{kind}/{number}")
+    validation = number % 10 == 0
+    name, split = f"{kind}-{number}", "val" if validation else "train"
+    rows = make(rng, validation)
+    rows += [pair for row in rows if rng.random() < ready for pair in _ready_pairs(row)]
+    return [replace(row, id=f"{name}-{i}", group=name, split=split) for i, row in enumerate(rows)]
 
 
 def _ready_pairs(row: Row) -> list[Row]:

@@ -86,6 +86,8 @@ def _quotation(rng: random.Random, words: list[str]) -> Task:
     texts = (
         f"Put the word {words[0]} in double quotation marks.",
         f"Write {words[0]} within double quotation marks.",
+        f"Quote the word {words[0]}, with double marks.",
+        f"Say {words[0]} in double quotation marks.",
     )
     wrong = [words[0], f'"{words[1]}"', f'"{words[0]}']
     constraints = [_constraint("startend:quotation"), _keywords(words[0])]
@@ -129,6 +131,8 @@ def _title(rng: random.Random, words: list[str]) -> Task:
     texts = (
         f"Give a title with the word {words[0]} in double angle brackets.",
         f"Write <<a title>> about {words[0]}.",
+        f"What would be a <<title>> for {words[0]}?",
+        f"Write a title with {words[0]} in double angle brackets.",
     )
     constraints = [_constraint("detectable_format:title"), _keywords(words[0])]
     wrong = [f"The {words[0]}", f"<<The {words[1]}>>", f"<The {words[0]}>"]

@@ -1,0 +1,45 @@
+"""A stage shared out over processes of this machine.
+
+As `torchrun --standalone` does it, but the stage's own exit code comes back, which says whether a second try makes
+sense, and no process outlives the starter.
+"""
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Sequence
+
+from tasks import launch
+
+
+def in_processes(arguments: Sequence[str], number: int) -> int:
+    """Run Python with `arguments` in so many processes that know of each other; when one fails, the others end.
+
+    Returns:
+        The exit code of the first that failed, or 0.
+    """
+    shared = os.environ | {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "WORLD_SIZE": str(number),
+        "LOCAL_WORLD_SIZE": str(number),
+        "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // number)),
+    }
+    ranks = [str(rank) for rank in range(number)]
+    command = [sys.executable, *arguments]
+    started = [launch.popen(command, env=shared | {"RANK": rank, "LOCAL_RANK": rank}) for rank in ranks]
+    try:
+        while not any(codes := [process.poll() for process in started]):
+            if None not in codes:
+                return 0
+            time.sleep(0.05)
+        return next(filter(None, codes))
+    finally:
+        for process in started:
+            launch.stop(process)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
