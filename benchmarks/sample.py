@@ -1,25 +1,26 @@
 """Sampling N answers to one prompt: ours, which reads and keeps the prompt once, against Transformers' `generate`.
 
-Both are greedy, and must say the same. Same weights, one thread, a fresh process each; CPU time of the best run.
+Both draw the likeliest token, and must say the same. Same weights, one thread, a fresh process each; CPU time of the
+best run.
 
-    python -m benchmarks.sample
+    python -m benchmarks.sample [--quick]
 """
 
-import json
-import subprocess
-import sys
-import time
+import argparse
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
+from benchmarks.ways import Run, cpu_seconds, head, mib, peak_bytes, row, side_by_side, start
 from ixc.inference import sample_tokens
 from ixc.model import IXCConfig, IXCForCausalLM
 
-NEW = 64
-SIZES = ((512, 1), (512, 8), (2048, 1), (2048, 8))
-"""Tokens of the prompt, and answers."""
+SIZES = ((512, 8, 64), (2048, 8, 64), (512, 1, 64), (2048, 1, 64))
+"""Tokens of the prompt, answers, new tokens of each."""
+QUICK = ((32, 2, 4),)
+"""Whether everything works."""
+RUNS = 3
+"""The first is to warm up."""
 
 
 def model() -> IXCForCausalLM:
@@ -46,51 +47,47 @@ def model() -> IXCForCausalLM:
 
 
 @torch.no_grad()
-def ours(chat: IXCForCausalLM, prompt: list[int], count: int) -> list[list[int]]:
+def ours(chat: IXCForCausalLM, prompt: list[int], count: int, new: int) -> list[list[int]]:
     """The prompt once; so cold that the likeliest token is drawn."""
-    return sample_tokens(chat, [prompt], None, count, 1e-6, NEW, torch.Generator().manual_seed(0)).tolist()
+    return sample_tokens(chat, [prompt], None, count, 1e-6, new, torch.Generator().manual_seed(0)).tolist()
 
 
-def generate(chat: IXCForCausalLM, prompt: list[int], count: int) -> list[list[int]]:
-    """A batch of `count` answers, as `num_return_sequences` makes it."""
-    ids = torch.tensor([prompt] * count)
-    told = chat.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, do_sample=False)
-    return told[:, len(prompt) :].tolist()
+def generate(chat: IXCForCausalLM, prompt: list[int], count: int, new: int) -> list[list[int]]:
+    """Transformers' way; of the `top_k` of 1 the likeliest token is drawn."""
+    ids = torch.tensor([prompt])
+    cold = {"do_sample": True, "top_k": 1, "num_return_sequences": count, "max_new_tokens": new}
+    return chat.generate(ids, attention_mask=torch.ones_like(ids), **cold)[:, len(prompt) :].tolist()
 
 
 WAYS: dict[str, Callable[..., list[list[int]]]] = {"ours": ours, "generate": generate}
 
 
-def measure(way: str, length: int, count: int, repeats: int = 3) -> None:
-    """Print seconds of CPU time and the answers of one way; runs in its own process."""
-    torch.set_num_threads(1)
-    chat, prompt = model(), torch.randint(10, 1000, (length,), generator=torch.Generator().manual_seed(2)).tolist()
-    answers, seconds = WAYS[way](chat, prompt, count), []
-    for _ in range(repeats):
-        start = time.process_time()
-        WAYS[way](chat, prompt, count)
-        seconds.append(time.process_time() - start)
-    print(json.dumps({"seconds": min(seconds), "answers": answers}))
+def measure(way: str, prompt: int, count: int, new: int) -> Run:
+    """CPU seconds of the best run, memory and answers of one way."""
+    chat, ids = model(), torch.randint(10, 1000, (prompt,), generator=torch.Generator().manual_seed(2)).tolist()
+    before = peak_bytes()
+    answers = WAYS[way](chat, ids, count, new)
+    peak = peak_bytes() - before
+    seconds = [cpu_seconds(lambda: WAYS[way](chat, ids, count, new)) for _ in range(RUNS - 1)]
+    return {"seconds": min(seconds), "peak": peak, "answers": answers}
 
 
 def main() -> None:
     """All sizes, as a Markdown table."""
-    print("| prompt | answers | generate, s | ours, s | ratio |\n|---|---|---|---|---|")
-    for size in SIZES:
-        runs = {way: _in_its_own_process(way, *size) for way in WAYS}
-        if runs["ours"]["answers"] != runs["generate"]["answers"]:
-            raise AssertionError(f"{size}: the two ways give different answers")
-        theirs, own = runs["generate"]["seconds"], runs["ours"]["seconds"]
-        print(f"| {size[0]} | {size[1]} | {theirs:.2f} | {own:.2f} | **{theirs / own:.2f}** |", flush=True)
-
-
-def _in_its_own_process(way: str, length: int, count: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.sample", way, str(length), str(count)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a tiny size: does everything work?")
+    sizes = QUICK if parser.parse_args().quick else SIZES
+    columns = [*(f"{way}, s" for way in WAYS), "generate / ours", *(f"{way}, MiB" for way in WAYS)]
+    head("prompt", "answers", "new tokens", *columns)
+    for prompt, count, new in sizes:
+        runs = side_by_side("benchmarks.sample", WAYS, prompt=prompt, count=count, new=new)
+        own, theirs = runs["ours"], runs["generate"]
+        if own["answers"] != theirs["answers"]:
+            raise AssertionError(f"{prompt} tokens, {count} answers: the two ways give different ones")
+        seconds = [f"{run['seconds']:.3f}" for run in runs.values()]
+        ratio = f"**{theirs['seconds'] / own['seconds']:.2f}**"
+        row(prompt, count, new, *seconds, ratio, *(mib(run["peak"]) for run in runs.values()))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        measure(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
-    else:
-        main()
+    start(measure, main)

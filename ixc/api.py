@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ixc.batches import passes, within
 from ixc.media import BadMedia
 from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor, Tree, collate
 from ixc.model.folder import save
@@ -33,7 +34,7 @@ is a film."""
 PROMPTS_AT_ONCE = 64
 """Prompts whose pictures are in memory together."""
 TOKENS_AT_ONCE = 16384
-"""Tokens of a forward pass, padding counted; a single longer chat still goes through."""
+"""Tokens of a forward pass; a single longer chat still goes through."""
 TILES_AT_ONCE = 64
 Model = TypeVar("Model", bound=IXCPreTrainedModel)
 
@@ -106,9 +107,9 @@ class RewardModel:
         """
         asked = self._asked(chats, [()] * len(chats) if media is None else media)
         scores = [0.0] * len(chats)
-        while some := sorted(islice(asked, PROMPTS_AT_ONCE), key=len):
-            for batch in budgeted(some):
-                self._score(batch, scores)
+        while some := list(islice(asked, PROMPTS_AT_ONCE)):
+            for rows in passes(range(len(some)), list(map(len, some)), TOKENS_AT_ONCE):
+                self._score([some[i] for i in rows], scores)
         return scores
 
     def _score(self, batch: Sequence[Asked], scores: list[float]) -> None:
@@ -251,12 +252,8 @@ def encode(model: IXCPreTrainedModel, pictures: Sequence[Picture]) -> Float[Tens
     """Picture tokens, one picture after another; a bounded number of tiles passes the tower at once."""
     if not pictures:
         return None
-    chunks: list[list[Picture]] = [[]]
-    for picture in pictures:
-        if chunks[-1] and sum(len(p.tiles) for p in chunks[-1]) + len(picture.tiles) > TILES_AT_ONCE:
-            chunks.append([])
-        chunks[-1].append(picture)
-    return torch.cat([tokens for chunk in chunks for tokens in model.encode_pictures(chunk)])
+    chunks = within(range(len(pictures)), [len(picture.tiles) for picture in pictures], TILES_AT_ONCE)
+    return torch.cat([tokens for chunk in chunks for tokens in model.encode_pictures([pictures[i] for i in chunk])])
 
 
 def branched(rows: Sequence[Sequence[int]]) -> Tree:
@@ -268,18 +265,6 @@ def branched(rows: Sequence[Sequence[int]]) -> Tree:
     columns = zip(*(row[:-1] for row in rows), strict=False)
     shared = sum(1 for _ in takewhile(lambda ids: len(set(ids)) == 1, columns))
     return Tree(list(rows[0][:shared]), [list(row[shared:]) for row in rows])
-
-
-def budgeted(asked: Sequence[Asked]) -> Iterator[list[Asked]]:
-    """Batches, in order of length, of at most `TOKENS_AT_ONCE` tokens with their padding."""
-    batch: list[Asked] = []
-    for one in asked:
-        if batch and (len(batch) + 1) * len(one) > TOKENS_AT_ONCE:
-            yield batch
-            batch = []
-        batch.append(one)
-    if batch:
-        yield batch
 
 
 def _messages(chat: Any, number: int) -> Chat:

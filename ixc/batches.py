@@ -20,38 +20,20 @@ class OverBudget(ValueError):
     """A row that does not fit into any batch: which, how long, and what to change."""
 
 
-def by_tokens(order: Iterable[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Rows of `order` in batches of at most `budget` tokens, padding to the longest row counted.
+def within(order: Iterable[int], sizes: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Rows of `order` in batches whose sizes, tokens or pairs, come to at most `budget`.
 
-    >>> list(by_tokens([0, 1, 2, 3], [1, 2, 3, 9], budget=9))
-    [[0, 1, 2], [3]]
-    """
-    batch: list[int] = []
-    longest = 0
-    for row in order:
-        if batch and max(longest, lengths[row]) * (len(batch) + 1) > budget:
-            yield batch
-            batch, longest = [], 0
-        batch.append(row)
-        longest = max(longest, lengths[row])
-    if batch:
-        yield batch
-
-
-def by_pairs(order: Iterable[int], pairs: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Rows of `order` in batches of at most `budget` pairs.
-
-    >>> list(by_pairs([0, 1, 2, 3], [1, 1, 3, 1], budget=3))
+    >>> list(within([0, 1, 2, 3], [1, 1, 3, 1], budget=3))
     [[0, 1], [2], [3]]
     """
     batch: list[int] = []
     held = 0
     for row in order:
-        if batch and held + pairs[row] > budget:
+        if batch and held + sizes[row] > budget:
             yield batch
             batch, held = [], 0
         batch.append(row)
-        held += pairs[row]
+        held += sizes[row]
     if batch:
         yield batch
 
@@ -96,16 +78,18 @@ class Plan:
             pairs: pairs of each row.
             names: what each row is called in an error.
             batch_size: pairs of one step at most.
-            batch_tokens: tokens of one step at most, padding counted.
+            batch_tokens: tokens of one step at most.
 
         Raises:
             OverBudget: a row fits into no step.
         """
-        self.lengths, self.pairs, self.seed, self.epochs = lengths, pairs, seed, epochs
-        self.batch_size, self.batch_tokens = batch_size, batch_tokens
+        self.lengths, self.seed, self.epochs = lengths, seed, epochs
         if batch_tokens is not None:
+            self.sizes, self.budget = lengths, batch_tokens
             refuse_larger(lengths, names, batch_tokens, "tokens", "batch_tokens")
-        if batch_size is not None:
+        else:
+            assert batch_size is not None
+            self.sizes, self.budget = pairs, batch_size
             refuse_larger(pairs, names, batch_size, "pairs", "batch_size")
         self.epoch = lru_cache(maxsize=1)(self._epoch)
 
@@ -130,22 +114,12 @@ class Plan:
         rng = random.Random(f"{self.seed}/{number}")
         order = list(range(len(self.lengths)))
         rng.shuffle(order)
-        sizes, budget = (self.pairs, self.batch_size) if self.batch_size else (self.lengths, self.batch_tokens)
-        assert budget is not None
-        window = WINDOW * max(1, budget * len(order) // max(1, sum(sizes)))
-        steps = [
-            step
-            for start in range(0, len(order), window)
-            for step in self._cut(sorted(order[start : start + window], key=self.lengths.__getitem__))
-        ]
+        window = WINDOW * max(1, self.budget * len(order) // max(1, sum(self.sizes)))
+        starts = range(0, len(order), window)
+        alike = [sorted(order[start : start + window], key=self.lengths.__getitem__) for start in starts]
+        steps = [step for rows in alike for step in within(rows, self.sizes, self.budget)]
         rng.shuffle(steps)
         return steps
-
-    def _cut(self, order: Sequence[int]) -> Iterator[list[int]]:
-        if self.batch_size is not None:
-            return by_pairs(order, self.pairs, self.batch_size)
-        assert self.batch_tokens is not None
-        return by_tokens(order, self.lengths, self.batch_tokens)
 
 
 def passes(
@@ -154,9 +128,9 @@ def passes(
     """What one process does of some rows: every so-manieth by length, so that all have as much to do.
 
     >>> passes(range(4), [4, 1, 3, 2], budget=6), passes(range(4), [4, 1, 3, 2], 6, rank=1, world_size=2)
-    ([[1, 3], [2], [0]], [[3], [0]])
+    ([[1, 3, 2], [0]], [[3, 0]])
     """
-    return list(by_tokens(sorted(rows, key=lengths.__getitem__)[rank::world_size], lengths, budget))
+    return list(within(sorted(rows, key=lengths.__getitem__)[rank::world_size], lengths, budget))
 
 
 def ahead(items: Iterable[T], make: Callable[[T], U], depth: int = 2, threads: int = 1) -> Iterator[U]:

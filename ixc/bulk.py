@@ -21,17 +21,17 @@ import torch
 from ixc import distributed
 from ixc.batches import ahead, passes
 from ixc.checkpoints import OtherRun, digest_of
-from ixc.features import Features
+from ixc.features import LOADERS, Features
 from ixc.files import replacing, track
 from ixc.inference import rewards_of, scoring_tree
 from ixc.media import BadMedia
 from ixc.metrics import Metrics
-from ixc.model import IXCForRewardModel, Tree
+from ixc.model import IXCForRewardModel, Tree, collate
 from ixc.model.processing import BadConversation
 from ixc.samples import SCHEMA, BadRecord, Sample, read_samples, write_samples
 
 ROWS_AT_ONCE = 64
-"""Rows whose pictures are read together, while those before them are scored."""
+"""Rows that are read while those before them are scored."""
 NOT_SCORED = "not_scored"
 """The key in a row's `meta` that says why it has no rewards."""
 T = TypeVar("T")
@@ -65,7 +65,7 @@ def score_table(
     Args:
         model_name: what shards of an earlier, killed call must have been scored by to be used.
         shard_rows: rows that a kill may cost.
-        pass_tokens: tokens of a forward pass at most, padding counted.
+        pass_tokens: tokens of a forward pass at most.
 
     Raises:
         OtherRun: there are shards of another table, model or size.
@@ -138,7 +138,8 @@ def scored(
     model: IXCForRewardModel, features: Features, samples: Sequence[Sample], pass_tokens: int
 ) -> Iterator[Sample]:
     """The samples with their rewards, or with the reason why there are none."""
-    for rows in ahead(chunks(samples, ROWS_AT_ONCE), lambda some: [readable(features, s, pass_tokens) for s in some]):
+    rows_read = ahead(samples, lambda sample: readable(features, sample, pass_tokens), ROWS_AT_ONCE, LOADERS)
+    for rows in chunks(rows_read, ROWS_AT_ONCE):
         rewards = rewards_by_row(model, features, rows, pass_tokens)
         for i, row in enumerate(rows):
             meta = {**row.sample.meta, NOT_SCORED: row.objection} if row.objection else row.sample.meta
@@ -175,7 +176,8 @@ def rewards_by_row(
     found: dict[int, tuple[float, ...]] = {}
     sound = [i for i, row in enumerate(rows) if not row.objection]
     for batch in passes(sound, [len(row) for row in rows], pass_tokens):
-        rewards = rewards_of(model, features, [rows[i].sample for i in batch], [rows[i].tree for i in batch])
+        trees = collate([rows[i].tree for i in batch])
+        rewards = rewards_of(model, features, [rows[i].sample for i in batch], trees)
         sizes = [len(rows[i].tree.branches) for i in batch]
         found |= {i: tuple(part.tolist()) for i, part in zip(batch, rewards.split(sizes), strict=True)}
     return found

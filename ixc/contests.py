@@ -12,7 +12,7 @@ from torch import Tensor
 from ixc.batches import refuse_larger
 from ixc.features import Features
 from ixc.inference import rewards_of, scoring_tree
-from ixc.model import IXCForRewardModel, Tree
+from ixc.model import Batch, IXCForRewardModel, Tree, collate
 from ixc.samples import Sample
 
 
@@ -35,7 +35,7 @@ class Pass(NamedTuple):
     """What goes through the model together."""
 
     contests: list[Contest]
-    trees: list[Tree]
+    layout: Batch
 
 
 def split(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
@@ -91,7 +91,7 @@ def measured(features: Features, rows: Sequence[Contest], pass_tokens: int) -> l
 def read(features: Features, rows: Sequence[Contest]) -> Pass:
     """Rows with their tokens, their pictures at hand."""
     features.load_ahead(row.sample for row in rows)
-    return Pass(list(rows), [tree_of(features, row) for row in rows])
+    return Pass(list(rows), collate([tree_of(features, row) for row in rows]))
 
 
 def num_pairs(rows: Iterable[Contest]) -> int:
@@ -103,7 +103,7 @@ def compare(
     model: IXCForRewardModel, features: Features, batch: Pass
 ) -> tuple[Float[Tensor, " P"], Float[Tensor, " P"]]:
     """Rewards of the better and of the other answer of each pair; every answer is read once, however many its pairs."""
-    rewards = rewards_of(model, features, [c.sample for c in batch.contests], batch.trees)
+    rewards = rewards_of(model, features, [c.sample for c in batch.contests], batch.layout)
     starts = list(accumulate((len(c.answers) for c in batch.contests), initial=0))
     placed = list(zip(batch.contests, starts[:-1], strict=True))
     chosen = [start + i for contest, start in placed for i in contest.chosen]

@@ -107,9 +107,9 @@ class Features:
         Raises:
             BadMedia: one cannot be read.
         """
-        for look in self.looks(samples):
-            if (key := self.key(look)) not in self.memory and key not in self.waiting:
-                self.waiting[key] = self._load(key, look)
+        new = {key: look for look in self.looks(samples) if not self._at_hand(key := self.key(look))}
+        for key, picture in ahead(new.items(), lambda item: (item[0], self._load(*item)), LOADERS, LOADERS):
+            self.waiting[key] = picture
 
     def of(self, samples: Iterable[Sample]) -> list[Float[Tensor, "_ D"]]:
         """Tokens of each picture, in reading order; those that are not kept pass the tower together."""
@@ -156,6 +156,9 @@ class Features:
         if value is not None:
             self.counts[key] = len(value)
         return value
+
+    def _at_hand(self, key: str) -> bool:
+        return key in self.memory or key in self.waiting or (self.disk is not None and key in self.disk)
 
     def _load(self, key: str, look: Look) -> Picture:
         picture = self.waiting.pop(key, None) or self.processor.load(self.root, *look)

@@ -8,9 +8,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
+from ixc.batches import ahead
 from ixc.features import Features
 from ixc.files import track
-from ixc.model import IXCForCausalLM, IXCForRewardModel, Tree, collate
+from ixc.model import Batch, IXCForCausalLM, IXCForRewardModel, Tree, collate
 from ixc.model.attention import Branches
 from ixc.samples import Sample
 
@@ -46,9 +47,14 @@ def score(
     features.prepare(samples)
     model.eval()
     rewards: list[list[float]] = [[] for _ in samples]
-    for batch in track(list(by_length(samples, features, batch_size)), "score"):
-        trees = [scoring_tree(features, samples[i], answers[i]) for i in batch]
-        flat = iter(rewards_of(model, features, [samples[i] for i in batch], trees).tolist())
+    batches = list(by_length(samples, features, batch_size))
+
+    def read(batch: list[int]) -> tuple[list[int], Batch]:
+        features.load_ahead(samples[i] for i in batch)
+        return batch, collate([scoring_tree(features, samples[i], answers[i]) for i in batch])
+
+    for batch, layout in track(ahead(batches, read), "score", len(batches)):
+        flat = iter(rewards_of(model, features, [samples[i] for i in batch], layout).tolist())
         for i in batch:
             rewards[i] = [next(flat) for _ in answers[i]]
     return rewards
@@ -61,10 +67,10 @@ def scoring_tree(features: Features, sample: Sample, answers: Sequence[str]) -> 
 
 
 def rewards_of(
-    model: IXCForRewardModel, features: Features, samples: Sequence[Sample], trees: Sequence[Tree]
+    model: IXCForRewardModel, features: Features, samples: Sequence[Sample], batch: Batch
 ) -> Float[Tensor, " R"]:
-    """One reward per branch, tree by tree; gradients flow if they are on."""
-    batch = collate(trees).to(model.device)
+    """One reward per branch, tree by tree; `samples`: what the trees show. Gradients flow if they are on."""
+    batch = batch.to(model.device)
     hidden = model.model(**batch.inputs(), features=features.together(samples))
     return model.scores(batch.pool(hidden, model.config.pooling))
 

@@ -312,10 +312,10 @@ class TrainRMParams:
     batch_size: int | None = Field(default=None, gt=0)
     """Pairs per optimizer step, over all GPUs. Paper: 256."""
     batch_tokens: int | None = Field(default=None, gt=0)
-    """In its place, tokens per optimizer step at most, over all GPUs, padding counted."""
+    """In its place, tokens per optimizer step at most, over all GPUs."""
     pass_tokens: int = Field(default=16384, gt=0)
-    """Tokens of one forward pass at most, padding counted: what memory allows. A step of more is accumulated; a pair
-    of more is refused."""
+    """Tokens of one forward pass at most: what memory allows. A step of more is accumulated; a pair of more is
+    refused."""
     by_prompt: bool = False
     """All pairs of a prompt in one row, its prompt and each of its answers read once (K-wise)."""
     optimizer: Literal["adamw", "muon"] = "adamw"

@@ -67,6 +67,9 @@ class DiskStore:
                 if file.name.endswith(".part") and time.time() - file.stat().st_mtime > ABANDONED_S:
                     Path(file).unlink()
 
+    def __contains__(self, key: str) -> bool:
+        return self.path(key).exists()
+
     def path(self, key: str) -> Path:
         """The file of a key."""
         return self.folder / f"{key}.safetensors"

@@ -163,7 +163,7 @@ def judge(
     trees = [
         Tree(features.prompt(s), [processor.scored(ids) for ids in row]) for s, row in zip(samples, said, strict=True)
     ]
-    rewards = rewards_of(model, features, samples, trees).unflatten(0, (len(samples), -1))
+    rewards = rewards_of(model, features, samples, collate(trees)).unflatten(0, (len(samples), -1))
     ended = torch.tensor([[ids[-1] == processor.ids["turn_end"] for ids in row] for row in said])
     return torch.where(ended, rewards, rewards.min())
 

@@ -1,10 +1,10 @@
 """Bradley-Terry training of the reward model; vision tower and projector stay frozen (paper, section 3)."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
+from time import perf_counter
 from typing import NamedTuple
 
 import torch
@@ -46,13 +46,13 @@ def run(params: TrainRMParams, pairs: Path, media: Path, base: Path, reward: Pat
         checkpoints = Checkpoints(reward.with_name(f".{reward.name}.checkpoints"), about(params, samples, base))
         features = Features(model, processor, media, params.features)
         with checkpoints:
-            history = train(params, model, features, samples, log, checkpoints)
+            history, waste = train(params, model, features, samples, log, checkpoints)
         if distributed.rank() == 0:
             save(model, processor, reward)
         checkpoints.remove()
     last = history[-max(1, len(history) // 10) :]
     numbers = {name: sum(step[name] for step in last) / len(last) for name in ("loss", "accuracy")}
-    return {"pairs": len(samples), "steps": len(history), **numbers}
+    return {"pairs": len(samples), "steps": len(history), **numbers, **waste}
 
 
 def ready(params: TrainRMParams, base: Path) -> IXCForRewardModel:
@@ -83,8 +83,12 @@ def train(
     samples: Sequence[Sample],
     log: Log,
     checkpoints: Checkpoints,
-) -> History:
-    """Each prompt once, its answers beside it; returns the numbers of all steps, those of a killed run included."""
+) -> tuple[History, Metrics]:
+    """Each prompt once, its answers beside it.
+
+    Returns:
+        The numbers of all steps, those of a killed run included; and what was spent in vain, see `Tally`.
+    """
     training, held_out = (contests(part, params.by_prompt) for part in split(samples, params.held_out, params.seed))
     features.prepare(samples)
     lengths, held_out_lengths = (measured(features, rows, params.pass_tokens) for rows in (training, held_out))
@@ -100,12 +104,13 @@ def train(
         (rows for step in plan.steps(start) for rows in share(params, step, lengths).passes),
         lambda rows: read(features, [training[i] for i in rows]),
     )
+    tally = Tally()
     for number, step in enumerate(track(plan.steps(start), "train_rm", len(plan) - start), start + 1):
         if out_of_patience(params, history):
             break
         pairs = num_pairs(training[i] for i in step)
         mine = share(params, step, lengths)
-        numbers = learn(params, model, features, optimizer, islice(coming, len(mine.passes)), pairs, mine.counted)
+        numbers = learn(params, model, features, optimizer, tally.take(coming, mine, lengths), pairs, mine.counted)
         if held_out and (number % params.validate_every == 0 or number == len(plan)):
             numbers |= validate(params, model, features, optimizer, held_out, held_out_lengths)
             if numbers["held_out_loss"] < min(held_out_losses(history), default=math.inf):
@@ -114,12 +119,13 @@ def train(
         log(numbers, number - 1)
         if params.checkpoint_every and number % params.checkpoint_every == 0:
             checkpoints.save(model, optimizer, history)
+    waste = tally.shares()
     optimizer.close(model)
     if distributed.rank() == 0:
         if held_out:
             checkpoints.restore_best(model)
         merge_lora(model)
-    return history
+    return history, waste
 
 
 def optimizer_of(params: TrainRMParams, model: IXCForRewardModel, steps: int) -> Optimizer:
@@ -154,6 +160,31 @@ def share(params: TrainRMParams, rows: Sequence[int], lengths: Sequence[int]) ->
         return Share(mine, len(mine))
     missing = max(map(len, everyones)) - len(mine)
     return Share(mine + missing * [[min(rows, key=lengths.__getitem__)]], len(mine))
+
+
+class Tally:
+    """What a loop computes and waits for in vain."""
+
+    def __init__(self) -> None:
+        self.start, self.waited = perf_counter(), 0.0
+        self.computed = self.needed = 0
+
+    def take(self, coming: Iterator[Pass], mine: Share, lengths: Sequence[int]) -> Iterator[Pass]:
+        """The passes of a step as they are asked for."""
+        for number, rows in enumerate(mine.passes):
+            asked = perf_counter()
+            each = next(coming)
+            self.waited += perf_counter() - asked
+            self.computed += each.layout.input_ids.numel()
+            self.needed += sum(lengths[i] for i in rows) if number < mine.counted else 0
+            yield each
+
+    def shares(self) -> Metrics:
+        """Over all processes: of the tokens computed those without use, be they padding or for company; and of the wall
+        time what went by while the next pass was still being read."""
+        mine = self.waited, perf_counter() - self.start, self.needed, self.computed
+        waited, seconds, needed, computed = map(sum, zip(*distributed.gathered(mine), strict=True))
+        return {"padding_share": 1 - needed / max(1, computed), "data_wait_share": waited / seconds}
 
 
 def learn(

@@ -91,6 +91,13 @@ def test_a_disk_store_spares_the_next_process_the_tower_and_says_its_size(
     assert "3 new pictures" in capsys.readouterr().err
 
 
+def test_what_the_disk_has_is_not_read_ahead(tmp_path: Path, shown: list[Sample]):
+    first, second = (features(tmp_path, disk=str(tmp_path / "store")) for _ in range(2))
+    first.prepare(shown[:2])
+    second.load_ahead(shown)
+    assert [key.split("-")[1] for key in second.waiting] == [shown[2].media[0].sha256]
+
+
 def test_a_damaged_entry_is_computed_again(tmp_path: Path, shown: list[Sample]):
     wanted = tokens(features(tmp_path, disk=str(tmp_path / "store")), shown)
     damaged = sorted((tmp_path / "store").iterdir())[0]

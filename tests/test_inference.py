@@ -7,7 +7,7 @@ import tiny
 import torch
 
 from ixc.inference import generate, rewards_of, sample_ids, score
-from ixc.model import Tree
+from ixc.model import Tree, collate
 from ixc.samples import Sample
 
 END = tiny.processor().ids["turn_end"]
@@ -67,7 +67,7 @@ def test_gradients_reach_the_language_model_and_not_the_frozen_tower(samples: li
     features = tiny.features(model, tmp_path)
     features.prepare(samples)
     tree = Tree(features.prompt(samples[1]), [[30, 31], [32]])
-    rewards_of(model, features, samples[1:2], [tree]).sum().backward()
+    rewards_of(model, features, samples[1:2], collate([tree])).sum().backward()
     assert model.score.weight.grad is not None
     lora = model.get_parameter("model.layers.0.attention.wqkv.Plora_B.weight").grad
     assert lora is not None and lora.abs().sum() > 0

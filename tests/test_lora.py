@@ -86,7 +86,8 @@ def learned(root: Path, **options: Any) -> tuple[History, IXCForRewardModel]:
         model.gradient_checkpointing_enable()
     params = TrainRMParams(epochs=12, batch_size=8, learning_rate=1e-2, lora=lora, **options)
     features = tiny.features(model, root)
-    return train(params, model, features, pairs(root), ignore, Checkpoints(root / "state", {})), model
+    history, _ = train(params, model, features, pairs(root), ignore, Checkpoints(root / "state", {}))
+    return history, model
 
 
 def test_training_moves_the_layers_and_the_head_and_nothing_else(tmp_path: Path):

@@ -2,7 +2,9 @@
 
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 
 from ixc.batches import OverBudget
 from ixc.checkpoints import Checkpoints
-from ixc.contests import NoPairs, contests, split, tree_of
+from ixc.contests import NoPairs, Pass, contests, measured, read, split, tree_of
 from ixc.inference import score
 from ixc.losses import bradley_terry_loss
 from ixc.metrics import ignore
@@ -21,7 +23,7 @@ from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCProcessor
 from ixc.model.folder import save
 from ixc.params import TrainRMParams
 from ixc.samples import Sample, write_samples
-from ixc.train_rm import History, Share, run, share, train
+from ixc.train_rm import History, Share, Tally, run, share, train
 from ixc.training import Diverged, NoDeepSpeed, Optimizer, compute_in_bf16, import_deepspeed
 
 PARAMS = TrainRMParams(epochs=20, batch_size=8, learning_rate=5e-3)
@@ -63,6 +65,7 @@ def test_a_separable_task_is_learned_and_the_result_is_on_disk(base: Path, tmp_p
     )
     assert metrics["pairs"] == 16
     assert (len(curve), metrics["accuracy"]) == (40, 1.0)
+    assert metrics["padding_share"] == 0 < metrics["data_wait_share"] < 1
     assert metrics["loss"] < 0.2 < curve[0]["loss"]
 
     model = IXCForRewardModel.from_pretrained(tmp_path / "reward")
@@ -112,7 +115,7 @@ def history(root: Path, samples: list[Sample], model: IXCForRewardModel | None =
     """The numbers of a training in memory."""
     params = TrainRMParams(**({"epochs": 2, "batch_size": 8, "learning_rate": 5e-3} | options))
     model = model or fresh()
-    return train(params, model, tiny.features(model, root), samples, ignore, Checkpoints(root / "state", {}))
+    return train(params, model, tiny.features(model, root), samples, ignore, Checkpoints(root / "state", {}))[0]
 
 
 def test_centering_pulls_the_rewards_of_a_pair_around_zero(tmp_path: Path):
@@ -269,6 +272,23 @@ def test_processes_share_every_row_once_and_pass_together_where_they_must(length
         assert all(len(each.passes) == each.counted for each in shares)
     else:
         assert len({len(each.passes) for each in shares}) == 1
+
+
+def test_what_is_computed_for_company_and_waited_for_is_told(tmp_path: Path):
+    rows, features = contests(pairs(tmp_path)[7:9], False), tiny.features(fresh(), tmp_path)
+    lengths = measured(features, rows, 1000)
+
+    def slowly() -> Iterator[Pass]:
+        for batch in ([0, 1], [0]):
+            sleep(0.05)
+            yield read(features, [rows[i] for i in batch])
+
+    tally = Tally()
+    assert [len(batch.contests) for batch in tally.take(slowly(), Share([[0, 1], [0]], counted=1), lengths)] == [2, 1]
+    sleep(0.1)
+    told = tally.shares()
+    assert told["padding_share"] == pytest.approx(lengths[0] / (2 * lengths[0] + lengths[1]))
+    assert 0.2 < told["data_wait_share"] < 0.8  # 0.1 s of about 0.2
 
 
 # What every training loop shares

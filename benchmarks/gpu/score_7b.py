@@ -1,4 +1,4 @@
-"""The reward model at its full size, random bf16 weights: tokens per second, memory, share of the GPU's peak.
+"""The reward model at full size, random bf16 weights: tokens and answers per second, memory, share of the GPU's peak.
 
 python -m benchmarks.gpu.score_7b PICTURE [PICTURE ...]
 """
@@ -6,6 +6,7 @@ python -m benchmarks.gpu.score_7b PICTURE [PICTURE ...]
 import json
 import sys
 import time
+from itertools import product
 
 import torch
 from PIL import Image
@@ -15,7 +16,7 @@ from ixc.model.pictures import num_tokens, partition, to_tiles
 
 PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 """Dense bf16 operations per second (NVIDIA data sheets)."""
-PROMPT, ANSWER, ANSWERS = 64, 256, 4
+PROMPT, ANSWER, ANSWERS = 64, 256, (4, 16, 64)
 
 
 def build(config: IXCConfig, device: str) -> IXCForRewardModel:
@@ -37,14 +38,14 @@ def weights_used(model: IXCForRewardModel) -> tuple[int, int]:
 
 
 @torch.inference_mode()
-def measure(model: IXCForRewardModel, path: str, repeats: int = 5) -> dict[str, float | str]:
-    """Score `ANSWERS` answers about one picture: tower, projector and language model."""
+def measure(model: IXCForRewardModel, path: str, answers: int, repeats: int = 5) -> dict[str, float | str]:
+    """Score answers about one picture: tower, projector and language model."""
     picture, size, device = Image.open(path).convert("RGB"), model.config.tile_size, model.device
     place = partition(*picture.size, 9, size)
     shown = (to_tiles(picture, place, size).to(device, model.dtype), place.rows)
     prefix = [1, *[model.config.image_token_id] * num_tokens(place.rows, place.columns, model.config.side)]
     prefix += range(1000, 1000 + PROMPT)
-    tree = Tree(prefix, [list(range(2000 + i, 2000 + i + ANSWER)) for i in range(ANSWERS)])
+    tree = Tree(prefix, [list(range(2000 + i, 2000 + i + ANSWER)) for i in range(answers)])
     batch = collate([tree]).to(device)
     gpu = device.type == "cuda"
 
@@ -67,11 +68,12 @@ def measure(model: IXCForRewardModel, path: str, repeats: int = 5) -> dict[str, 
     peak = next((value for key, value in PEAK.items() if key in name), float("nan"))
     return {
         "device": name,
+        "answers": answers,
         "tiles": len(shown[0]),
         "tokens": read,
         "seconds": seconds,
         "tokens_per_second": read / seconds,
-        "answers_per_second": ANSWERS / seconds,
+        "answers_per_second": answers / seconds,
         "memory_gib": torch.cuda.max_memory_allocated() / 2**30 if gpu else float("nan"),
         "share_of_peak": operations / seconds / peak,
     }
@@ -79,5 +81,5 @@ def measure(model: IXCForRewardModel, path: str, repeats: int = 5) -> dict[str, 
 
 if __name__ == "__main__":
     model = build(IXCConfig(), "cuda")
-    for path in sys.argv[1:]:
-        print(json.dumps({"picture": path, **measure(model, path)}))
+    for path, answers in product(sys.argv[1:], ANSWERS):
+        print(json.dumps({"picture": path, **measure(model, path, answers)}))

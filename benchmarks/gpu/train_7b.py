@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks.gpu.score_7b import PEAK, PROMPT, build, weights_used
 from ixc.losses import bradley_terry_loss
-from ixc.model import IXCForRewardModel, Tree, collate
+from ixc.model import IXCConfig, IXCForRewardModel, Tree, collate
 from ixc.model.pictures import partition, to_tiles
 
 ANSWER = 300
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--separate", action="store_true", help="prompt and picture once per answer")
     parser.add_argument("--checkpointing", action="store_true", help="recompute activations in the backward pass")
     options = parser.parse_args()
-    model = build("sdpa").train()
+    model = build(IXCConfig(), "cuda").train()
     model.freeze_vision()
     if options.checkpointing:
         model.gradient_checkpointing_enable()
