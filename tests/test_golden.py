@@ -291,8 +291,8 @@ def test_the_official_calls_give_the_official_answers(tail: str, checkpoint: Pat
     processor = IXCProcessor.from_official(checkpoint, tail_newline=tail == "nl")
     model, most = OfficialRewardModel(loaded(checkpoint, IXCForRewardModel), processor), told["hd_num"]
     alone = [model.get_score(chat, shown, hd_num=most) for chat, shown in zip(chats, images, strict=True)]
-    close_scores(alone, told["get_score"])
-    close_scores(model.get_scores(chats, images, hd_num=most), told["get_scores"])
+    close_scores(torch.tensor(alone), told["get_score"])
+    close_scores(torch.tensor(model.get_scores(chats, images, hd_num=most)), told["get_scores"])
     assert model.rank(chats, images, hd_num=most) == told["rank"]
     assert model.compare(chats[0], images[0], chats[1], images[1], hd_num=most) is told["compare_0_vs_1"]
     assert model.get_scores(chats[:1], images[:1], hd_num=most) == pytest.approx(

@@ -139,7 +139,7 @@ def _rope_objections(rope: dict[str, Any]) -> Iterator[str]:
         yield f"rope_scaling.type: {kind!r}: unknown; one of {', '.join(ROPE_TYPES)}"
     if not _is_number(theta) or theta < 1:
         yield f"rope_theta: {theta!r}: give a number, 1 at least; official: 1000000"
-    if kind != "default" and not (_is_number(factor) and factor >= 1):
+    if kind != "default" and (factor is None or not _is_number(factor) or factor < 1):
         yield f"rope_scaling.factor: {factor!r}: give a number, 1 at least"
 
 

@@ -63,7 +63,8 @@ class IXCPreTrainedModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """As Transformers', but a pickle is never read: it may run any code."""
-        return super().from_pretrained(*args, **(kwargs | {"use_safetensors": True}))
+        kwargs["use_safetensors"] = True
+        return super().from_pretrained(*args, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embeddings."""
