@@ -1,4 +1,4 @@
-"""The reward model at its full size, random bf16 weights: tokens per second, memory, share of the GPU's peak.
+"""The reward model at full size, random bf16 weights: tokens and answers per second, memory, share of the GPU's peak.
 
 python -m benchmarks.gpu.score_7b PICTURE [PICTURE ...]
 """
