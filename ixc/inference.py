@@ -135,13 +135,13 @@ def sample_tokens(
     hidden = model.model(**batch.inputs(), features=features, past_key_values=read)
     lengths = torch.tensor([len(p) for p in prompts])
     last, start = (x.repeat_interleave(num_answers, 0) for x in (hidden[0, lengths.cumsum(0) - 1], lengths))
-    said = Branches(read, batch.forest, num_answers)
+    said = Branches(read, batch.forest, num_answers) if len(last) > 1 else read  # one alone has nobody to share with
     return _decode(model, said, last, start, temperature, max_new_tokens, generator)
 
 
 def _decode(
     model: IXCForCausalLM,
-    said: Branches,
+    said: DynamicCache,
     last: Float[Tensor, "B D"],
     start: Int[Tensor, " B"],
     temperature: float,

@@ -204,32 +204,26 @@ class Branches(DynamicCache):
 
         Query heads that share a key head are rows of one product: no key is copied.
         """
-        q = q.squeeze(2).unflatten(1, (k.shape[1], -1))
-        asked = q.unflatten(0, (-1, self.count)).transpose(1, 2).flatten(2, 3)
+        q = q.squeeze(2).unflatten(1, (k.shape[1], -1)) * q.shape[-1] ** -0.5
         keys, values = self.prompts[layer]
-        seen = look(asked, keys, values, self.prompt_mask)
-        out, lse = (x.unflatten(2, (self.count, -1)).transpose(1, 2).flatten(0, 1) for x in seen)
-        own_out, own_lse = look(q, k, v)
-        return merge(own_out, own_lse, out, lse)[0].flatten(1, 2)[:, None]
+        of_prompt, of_own = self._together(q) @ keys.transpose(2, 3), self._together(q @ k.transpose(2, 3))
+        of_prompt = of_prompt if self.prompt_mask is None else of_prompt + self.prompt_mask
+        weights = torch.cat([of_prompt, of_own], -1).softmax(-1, torch.float32).to(v.dtype)
+        of_prompt, of_own = weights.split([keys.shape[2], k.shape[2]], -1)
+        return (self._apart(of_prompt @ values) + self._apart(of_own) @ v).flatten(1, 2)[:, None]
+
+    def _together(self, x: Float[Tensor, "B G Q C"]) -> Float[Tensor, "S G N C"]:
+        """Rows of all answers to a prompt, one after another."""
+        return x.unflatten(0, (-1, self.count)).transpose(1, 2).flatten(2, 3)
+
+    def _apart(self, x: Float[Tensor, "S G N C"]) -> Float[Tensor, "B G Q C"]:
+        return x.unflatten(2, (self.count, -1)).transpose(1, 2).flatten(0, 1)
 
 
 def _rows(x: Float[Tensor, "1 G T E"], sizes: Int[Tensor, " S"]) -> Float[Tensor, "S G L E"]:
     """The prompts of a packed row as padded rows."""
     prompts = x[0].transpose(0, 1).split(sizes.tolist())
     return pad_sequence(list(prompts), batch_first=True).transpose(1, 2).contiguous()
-
-
-def look(
-    q: Float[Tensor, "B G Q E"],
-    k: Float[Tensor, "B G S E"],
-    v: Float[Tensor, "B G S E"],
-    mask: Float[Tensor, "B 1 1 S"] | None = None,
-) -> tuple[Float[Tensor, "B G Q E"], Float[Tensor, "B G Q"]]:
-    """Attention of a few queries, in plain formulae, and the log-sum-exp of its logits; softmax in fp32."""
-    logits = (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).float()
-    logits = logits if mask is None else logits + mask
-    lse = logits.logsumexp(-1)
-    return (logits - lse[..., None]).exp().to(v.dtype) @ v, lse
 
 
 def shared_prefix_attention(
