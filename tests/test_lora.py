@@ -19,7 +19,7 @@ LAYERS = ("wqkv.weight", "wo.weight", "w1.weight", "w2.weight", "w3.weight")
 
 
 def batch() -> Batch:
-    return collate([Tree([1, 5, 6], [[7, 8], [9]]), Tree([1, 3, 4], [[5]])])
+    return collate([Tree([1, 25, 26], [[27, 28], [29]]), Tree([1, 23, 24], [[25]])])
 
 
 def rewards(model: IXCForRewardModel) -> torch.Tensor:
