@@ -165,7 +165,7 @@ class RewardModel:
             raise
 
     def _rewards(self, batch: Sequence[Asked]) -> Float[Tensor, " R"]:
-        layout = collate([one.tree for one in batch], self.model.config.pad_token_id).to(self.model.device)
+        layout = collate([one.tree for one in batch]).to(self.model.device)
         features = encode(self.model, [p for one in batch for p in one.pictures])
         hidden = self.model.model(**layout.inputs(), features=features)
         return self.model.scores(layout.pool(hidden, self.model.config.pooling))

@@ -10,7 +10,8 @@ from ixc.features import Features
 from ixc.inference import generate, score
 from ixc.judging.verifiers import check
 from ixc.metrics import Log, Metrics, ignore
-from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCProcessor
+from ixc.model import IXCForCausalLM, IXCForRewardModel
+from ixc.model.folder import load
 from ixc.params import BestOfNParams
 from ixc.samples import Sample, balanced, read_samples, verifiable, write_samples
 
@@ -27,8 +28,7 @@ def run(
 ) -> Metrics:
     """Gold accuracy, reward and length of the picked answer for each N, on held-out prompts."""
     samples = balanced(verifiable(read_samples(prompts)), params.max_prompts, params.seed)
-    policy, processor = IXCForCausalLM.from_pretrained(chat), IXCProcessor.from_pretrained(chat)
-    judge = IXCForRewardModel.from_pretrained(reward)
+    (policy, processor), (judge, _) = load(IXCForCausalLM, chat), load(IXCForRewardModel, reward)
     features = Features(policy, processor, media)
     answers = generate(
         policy,

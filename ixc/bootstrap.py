@@ -109,14 +109,14 @@ def train(
     optimizer = MuonOptimizer(model, params.learning_rate, params.steps, weight_decay=0.01)
     model.train()
     for step in track(range(params.steps), "bootstrap", params.steps):
-        batch = rng.sample(groups, min(params.batch_size, len(groups)))  # all tasks mixed: short rows are padded
+        batch = rng.sample(groups, min(params.batch_size, len(groups)))  # all tasks mixed
         noise = params.noise if step >= params.noise_from * params.steps else 0.0
         draws = [random.Random(rng.random()) for _ in batch]
         mine = slice(distributed.rank(), None, distributed.world_size())
         shown = [[pictures[m.sha256] for m in group[0].media] for group in batch[mine]]
         trees = [tree(processor, *row) for row in zip(batch[mine], shown, repeat(noise), draws[mine])]
         features = model.encode_pictures([picture for seen in shown for picture in seen])
-        layout = collate(trees, model.config.pad_token_id).to(model.device)
+        layout = collate(trees).to(model.device)
         loss = answer_loss(model, layout, torch.cat(features) if features else None)
         rates = optimizer.step(loss)
         whole = distributed.summed(loss.detach()).item()
@@ -167,6 +167,6 @@ def target(sample: Sample, noise: float, rng: random.Random) -> str:
 def answer_loss(model: IXCForCausalLM, batch: Batch, features: Float[Tensor, "P D"] | None) -> Float[Tensor, ""]:
     """Cross-entropy of the answers' tokens, nats per token of all processes' together."""
     hidden = model.model(**batch.inputs(), features=features)
-    logits = model.output(hidden[batch.target_row, batch.target_from])
+    logits = model.output(hidden[0, batch.target_from])
     tokens = distributed.summed(torch.tensor(float(len(batch.target_ids)), device=logits.device))
     return F.cross_entropy(logits.float(), batch.target_ids, reduction="sum") / tokens

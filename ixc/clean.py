@@ -12,7 +12,8 @@ from ixc.defects import plant
 from ixc.features import Features
 from ixc.inference import score
 from ixc.metrics import Log, Metrics, ignore
-from ixc.model import IXCForRewardModel, IXCProcessor
+from ixc.model import IXCForRewardModel
+from ixc.model.folder import load
 from ixc.params import CleanParams
 from ixc.samples import Sample, read_samples, write_samples
 
@@ -29,7 +30,7 @@ def run(
 ) -> Metrics:
     """Remove the share with the lowest rewards of each domain; measure how well planted defects are found."""
     samples = plant(list(read_samples(corpus)), params.plant, random.Random(params.seed))
-    model, processor = IXCForRewardModel.from_pretrained(reward), IXCProcessor.from_pretrained(reward)
+    model, processor = load(IXCForRewardModel, reward)
     answers = [[s.chosen[0].content] for s in samples]
     rewards = score(model, Features(model, processor, media), samples, answers, params.batch_size)
     scored = [replace(s, rewards=tuple(r)) for s, r in zip(samples, rewards, strict=True)]

@@ -11,7 +11,8 @@ import numpy as np
 from ixc.features import Features
 from ixc.inference import score
 from ixc.metrics import Log, Metrics, calibration_error, ignore
-from ixc.model import IXCForRewardModel, IXCProcessor
+from ixc.model import IXCForRewardModel
+from ixc.model.folder import load
 from ixc.params import EvaluateRMParams
 from ixc.samples import Media, Sample, read_samples, write_samples
 
@@ -24,7 +25,7 @@ def run(
 ) -> Metrics:
     """Score the pairs as they are and with swapped media; a tie counts as wrong."""
     samples = list(read_samples(pairs))
-    model, processor = IXCForRewardModel.from_pretrained(reward), IXCProcessor.from_pretrained(reward)
+    model, processor = load(IXCForRewardModel, reward)
     features = Features(model, processor, media, params.features)
     rewards = _score(params, model, features, samples)
     write_samples((replace(s, rewards=r) for s, r in zip(samples, rewards, strict=True)), scored)

@@ -18,10 +18,11 @@ import torch
 
 from ixc.features import Features
 from ixc.files import track
-from ixc.inference import by_length, sample_ids
+from ixc.inference import by_length, sample_ids, sampler
 from ixc.journal import Journal
 from ixc.metrics import Log, Metrics, ignore
 from ixc.model import IXCForCausalLM, IXCProcessor
+from ixc.model.folder import load
 from ixc.model.processing import PLACEHOLDER
 from ixc.params import GenerateParams, ServerParams
 from ixc.remote import Paid, Part, ask_all, picture_parts, text_part
@@ -77,11 +78,11 @@ def locally(
     params: GenerateParams, samples: Sequence[Sample], media: Path, base: Path, journal: Journal
 ) -> list[Answered]:
     """The base model's answers, batch by batch."""
-    model, processor = IXCForCausalLM.from_pretrained(base), IXCProcessor.from_pretrained(base)
+    model, processor = load(IXCForCausalLM, base)
     features = Features(model, processor, media)
     features.prepare(samples)
     model.eval()
-    generator = torch.Generator().manual_seed(params.seed)
+    generator = sampler(model, params.seed)
     batches = list(by_length(samples, features, params.batch_size))
     done = resume(journal, job(params, samples, base), generator)
     for batch in track(batches[len(done) :], "generate"):

@@ -89,7 +89,7 @@ def generate(
     """`num_answers` sampled answers per sample; equal arguments give equal answers."""
     features.prepare(samples)
     model.eval()
-    generator = torch.Generator().manual_seed(seed)
+    generator = sampler(model, seed)
     answers: list[list[Answer]] = [[] for _ in samples]
     for batch in track(list(by_length(samples, features, batch_size)), "generate"):
         chosen = [samples[i] for i in batch]
@@ -97,6 +97,11 @@ def generate(
         for i, row in zip(batch, ids, strict=True):
             answers[i] = [Answer(said, features.processor.decode(said).strip()) for said in row]
     return answers
+
+
+def sampler(model: IXCForCausalLM, seed: int) -> torch.Generator:
+    """Random numbers where the model is."""
+    return torch.Generator(model.device).manual_seed(seed)
 
 
 def sample_ids(
@@ -130,10 +135,10 @@ def sample_tokens(
     Args:
         features: picture tokens of all prompts, in reading order.
     """
-    batch = collate([Tree(prompt, []) for prompt in prompts])
+    batch = collate([Tree(prompt, []) for prompt in prompts]).to(model.device)
     read = DynamicCache()
     hidden = model.model(**batch.inputs(), features=features, past_key_values=read)
-    lengths = torch.tensor([len(p) for p in prompts])
+    lengths = torch.tensor([len(p) for p in prompts], device=model.device)
     last, start = (x.repeat_interleave(num_answers, 0) for x in (hidden[0, lengths.cumsum(0) - 1], lengths))
     said = Branches(read, batch.forest, num_answers) if len(last) > 1 else read  # one alone has nobody to share with
     return _decode(model, said, last, start, temperature, max_new_tokens, generator)
@@ -151,7 +156,7 @@ def _decode(
     """Sample token by token until every row has ended; `start`: the position of its first token."""
     end = model.config.end_of_turn_token_id
     tokens: list[Tensor] = []
-    done = torch.zeros(len(last), dtype=torch.bool)
+    done = torch.zeros(len(last), dtype=torch.bool, device=last.device)
     for step in range(max_new_tokens):
         logits = model.output(last).float() / temperature
         logits[:, model.config.image_token_id] = float("-inf")  # a picture's place is no word

@@ -75,9 +75,9 @@ def generalized_advantages(
 
     Source: arXiv:2501.12368, eq. 2; GAE, arXiv:1506.02438.
     """
-    real = torch.arange(rewards.shape[1]) < lengths[:, None]
+    real = torch.arange(rewards.shape[1], device=rewards.device) < lengths[:, None]
     rewards, values = rewards * real, values * real
-    later, advantage = torch.zeros(len(rewards)), torch.zeros(len(rewards))
+    later, advantage = torch.zeros_like(rewards[:, 0]), torch.zeros_like(rewards[:, 0])
     advantages = torch.zeros_like(rewards)
     for t in reversed(range(rewards.shape[1])):
         delta = rewards[:, t] + gamma * later - values[:, t]

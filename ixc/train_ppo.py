@@ -20,12 +20,12 @@ from torch import Tensor
 
 from ixc.features import Features
 from ixc.files import track
-from ixc.inference import generate, rewards_of, sample_ids, score
+from ixc.inference import generate, rewards_of, sample_ids, sampler, score
 from ixc.judging.verifiers import check
 from ixc.losses import generalized_advantages, policy_loss, value_loss, whiten
 from ixc.metrics import Log, Metrics, ignore
 from ixc.model import Batch, IXCForCausalLM, IXCForRewardModel, IXCProcessor, Tree, collate
-from ixc.model.folder import save
+from ixc.model.folder import load, save
 from ixc.params import TrainPPOParams
 from ixc.samples import Sample, balanced, read_samples, verifiable
 from ixc.training import Optimizer, seed_everything
@@ -54,8 +54,7 @@ def run(
 ) -> Metrics:
     """Train the chat model on the prompts of the training pairs; compare it with the base on held-out prompts."""
     rng = seed_everything(params.seed)
-    processor = IXCProcessor.from_pretrained(base)
-    models = load(base, reward)
+    models, processor = ready(base, reward)
     features = Features(models.reference, processor, media)
     paired = {s.id.split("#")[0] for s in read_samples(pairs)}
     samples = list(read_samples(prompts))
@@ -65,15 +64,15 @@ def run(
     return compare(params, models, features, held_out)
 
 
-def load(base: Path, reward: Path) -> Models:
-    """Policy and reference from the base, critic and reward from the reward model."""
-    policy, judge = IXCForCausalLM.from_pretrained(base), IXCForRewardModel.from_pretrained(reward)
+def ready(base: Path, reward: Path) -> tuple[Models, IXCProcessor]:
+    """Policy and reference from the base, critic and reward from the reward model; and the processor."""
+    (policy, processor), (judge, _) = load(IXCForCausalLM, base), load(IXCForRewardModel, reward)
     models = Models(policy, copy.deepcopy(policy), copy.deepcopy(judge), judge)
     for frozen in (models.reference, models.reward):
         frozen.requires_grad_(False)
     for trained in (models.policy, models.critic):
         trained.freeze_vision()
-    return models
+    return models, processor
 
 
 def train(
@@ -90,7 +89,7 @@ def train(
     actor = Optimizer(models.policy.parameters(), params.learning_rate, updates)
     critic = Optimizer(models.critic.parameters(), params.critic_learning_rate, updates)
     normal = DomainNorm(params.reward_clip)
-    generator = torch.Generator().manual_seed(params.seed)
+    generator = sampler(models.policy, params.seed)
     groups = params.batch_size // params.answers_per_prompt
     for step in track(range(params.steps), "train_ppo", params.steps):
         drawn = rng.choices(samples, k=groups)
@@ -139,7 +138,7 @@ def roll_out(
         generator,
     )
     trees = [Tree(features.prompt(s), ids) for s, ids in zip(samples, said, strict=True)]
-    batch = collate(trees, models.policy.config.pad_token_id)
+    batch = collate(trees).to(models.policy.device)
     shown = features.together(samples)
     old, reference = (token_log_probs(m, batch, shown) for m in (models.policy, models.reference))
     values = token_values(models.critic, batch, shown)
@@ -165,7 +164,7 @@ def judge(
     ]
     rewards = rewards_of(model, features, samples, collate(trees)).unflatten(0, (len(samples), -1))
     ended = torch.tensor([[ids[-1] == processor.ids["turn_end"] for ids in row] for row in said])
-    return torch.where(ended, rewards, rewards.min())
+    return torch.where(ended.to(rewards.device), rewards, rewards.min())
 
 
 def credit(
@@ -177,10 +176,10 @@ def credit(
 ) -> tuple[Float[Tensor, " M"], Float[Tensor, " M"]]:
     """Advantages and returns of every token: minus its KL cost, and with the last one the answer's reward."""
     lengths = torch.bincount(batch.target_branch, minlength=len(goals))
-    at = torch.cat([torch.arange(n) for n in lengths.tolist()])
-    rewards, padded = torch.zeros(2, len(goals), int(lengths.max()))
+    at = torch.cat([torch.arange(n, device=goals.device) for n in lengths.tolist()])
+    rewards, padded = goals.new_zeros(2, len(goals), int(lengths.max()))
     rewards[batch.target_branch, at] = -params.kl_coef * divergence
-    rewards[torch.arange(len(goals)), lengths - 1] += goals
+    rewards[torch.arange(len(goals), device=goals.device), lengths - 1] += goals
     padded[batch.target_branch, at] = values
     advantages = generalized_advantages(rewards, padded, lengths, params.gamma, params.lam)
     advantages = advantages[batch.target_branch, at]
@@ -197,7 +196,7 @@ def update(
     learn_policy: bool,
 ) -> dict[str, float]:
     """One minibatch: the policy by eq. 3, the critic by eq. 4."""
-    batch = collate([r.tree for r in rollouts], models.policy.config.pad_token_id)
+    batch = collate([r.tree for r in rollouts]).to(models.policy.device)
     shown = features.together(r.sample for r in rollouts)
     critic_loss = value_loss(token_values(models.critic, batch, shown), torch.cat([r.returns for r in rollouts]))
     critic.step(critic_loss)
@@ -218,14 +217,14 @@ def update(
 def token_log_probs(model: IXCForCausalLM, batch: Batch, features: Float[Tensor, "P D"] | None) -> Float[Tensor, " M"]:
     """Log-probability of every answer token, nats."""
     hidden = model.model(**batch.inputs(), features=features)
-    logits = model.output(hidden[batch.target_row, batch.target_from]).float()
+    logits = model.output(hidden[0, batch.target_from]).float()
     return logits.log_softmax(-1).gather(1, batch.target_ids[:, None]).squeeze(1)
 
 
 def token_values(model: IXCForRewardModel, batch: Batch, features: Float[Tensor, "P D"] | None) -> Float[Tensor, " M"]:
     """The critic's value of the state before every answer token: its score head, read there."""
     hidden = model.model(**batch.inputs(), features=features)
-    return model.scores(hidden[batch.target_row, batch.target_from])
+    return model.scores(hidden[0, batch.target_from])
 
 
 class DomainNorm:
@@ -310,7 +309,7 @@ def divergence(
     for start in range(0, len(samples), 64):
         part = samples[start : start + 64]
         trees = [Tree(features.prompt(s), list(ids)) for s, ids in zip(part, said[start : start + 64], strict=True)]
-        batch = collate(trees, models.policy.config.pad_token_id)
+        batch = collate(trees).to(models.policy.device)
         shown = features.together(part)
         gap = token_log_probs(models.policy, batch, shown) - token_log_probs(models.reference, batch, shown)
         total, count = total + gap.sum().item(), count + len(gap)

@@ -39,7 +39,7 @@ def log_probs(hidden: Tensor, ids: Tensor) -> Tensor:
 def test_branches_are_separate_rows(trees: list[tuple[list[int], list[list[int]]]]):
     batch = collate([Tree(*tree) for tree in trees])
     hidden, scored = together(CHAT, batch), together(REWARD, batch)
-    said = log_probs(hidden[batch.target_row, batch.target_from], batch.target_ids)
+    said = log_probs(hidden[0, batch.target_from], batch.target_ids)
     branches = [(prefix, branch) for prefix, branches in trees for branch in branches]
     for number, (prefix, branch) in enumerate(branches):
         end = int(batch.end_at[number]) + 1
@@ -145,7 +145,7 @@ def test_a_prompt_without_answers_has_no_targets():
 def test_sft_on_questions_about_one_picture_is_sft_on_separate_rows():
     tree = Tree([1, IMAGE], [[20, 21, 22], [23, 24]], free=[1, 1])
     batch = collate([tree])
-    hidden = together(CHAT, batch, TOKENS[:1])[batch.target_row, batch.target_from]
+    hidden = together(CHAT, batch, TOKENS[:1])[0, batch.target_from]
     loss = F.cross_entropy(CHAT.output(hidden), batch.target_ids, reduction="sum")
     wanted = torch.zeros(())
     for branch in tree.branches:

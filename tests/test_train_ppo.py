@@ -19,7 +19,7 @@ from ixc.train_ppo import (
     credit,
     divergence,
     judge,
-    load,
+    ready,
     run,
     token_log_probs,
     train,
@@ -34,7 +34,7 @@ def test_credit_by_hand():
     # A_1 = 3.2 - 2 = 1.2;  A_0 = -0.1 + 0.5 * 2 - 1 + 0.25 * 1.2 = 0.2 | 1 - 0.5 = 0.5
     # returns, A + V: 1.2, 3.2 | 1
     params = TrainPPOParams(gamma=0.5, lam=0.5, kl_coef=0.1)
-    batch = collate([Tree([1], [[5, 6], [7]])], 2)
+    batch = collate([Tree([1], [[5, 6], [7]])])
     advantages, returns = credit(
         params,
         batch,
@@ -50,9 +50,9 @@ def test_credit_does_not_flow_between_trees():
     params, trees = TrainPPOParams(), [Tree([1], [[5, 6], [7]]), Tree([1, 2, 3], [[8], [9, 10, 11]])]
     nats, values = torch.randn(2, 7, generator=torch.Generator().manual_seed(0))
     goals = torch.tensor([1.0, -2.0, 0.5, 3.0])
-    together = credit(params, collate(trees, 2), nats, values, goals)
-    first = credit(params, collate(trees[:1], 2), nats[:3], values[:3], goals[:2])
-    second = credit(params, collate(trees[1:], 2), nats[3:], values[3:], goals[2:])
+    together = credit(params, collate(trees), nats, values, goals)
+    first = credit(params, collate(trees[:1]), nats[:3], values[:3], goals[:2])
+    second = credit(params, collate(trees[1:]), nats[3:], values[3:], goals[2:])
     for got, parts in zip(together, zip(first, second, strict=True), strict=True):
         torch.testing.assert_close(got, torch.cat(parts))
 
@@ -94,7 +94,7 @@ def test_an_answer_without_an_end_gets_the_lowest_reward_of_the_batch(tmp_path: 
 @torch.no_grad()
 def test_log_probabilities_are_those_of_the_plain_forward_pass():
     model, tree = tiny.causal(), Tree([1, 30], [[40, 41], [50]])
-    got = token_log_probs(model, collate([tree], 2), None)
+    got = token_log_probs(model, collate([tree]), None)
     logits = model(torch.tensor([[1, 30, 40, 41]])).logits.log_softmax(-1)[0]
     wanted = [logits[1, 40], logits[2, 41], logits[1, 50]]
     torch.testing.assert_close(got, torch.stack(wanted), rtol=1e-4, atol=1e-5)
@@ -111,7 +111,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_policy_and_critic_learn_reference_and_reward_do_not(folders: tuple[Path, Path], tmp_path: Path):
-    models = load(*folders)
+    models, _ = ready(*folders)
     before = {name: x.clone() for name, x in models.reference.state_dict().items()}
     judged = {name: x.clone() for name, x in models.reward.state_dict().items()}
     features = tiny.features(models.reference, tmp_path)
@@ -143,7 +143,7 @@ class LikesX(torch.nn.Module):
 
 
 def test_a_few_steps_raise_a_toy_reward(folders: tuple[Path, Path], tmp_path: Path):
-    models = load(*folders)
+    models, _ = ready(*folders)
     with torch.no_grad():  # a policy that knows two letters and how to end
         models.policy.output = torch.nn.Linear(16, 280)
         models.policy.output.bias.fill_(-20)[[X, Y, END]] = 0
@@ -170,7 +170,7 @@ def test_a_few_steps_raise_a_toy_reward(folders: tuple[Path, Path], tmp_path: Pa
 
 
 def test_base_and_chat_are_compared_on_the_same_prompts(folders: tuple[Path, Path], tmp_path: Path):
-    models = load(*folders)
+    models, _ = ready(*folders)
     features = tiny.features(models.reference, tmp_path)
     samples = [
         tiny.sample("Who?", gold=tiny.match("me")),
@@ -185,12 +185,12 @@ def test_base_and_chat_are_compared_on_the_same_prompts(folders: tuple[Path, Pat
 
 
 def test_the_divergence_from_the_base_by_hand(folders: tuple[Path, Path], tmp_path: Path):
-    models = load(*folders)
+    models, _ = ready(*folders)
     features, sample = tiny.features(models.reference, tmp_path), tiny.sample("Who?")
     with torch.no_grad():
         models.policy.output.weight.zero_()  # every token has probability 1/280
     got = divergence(models, features, [sample], [[[40, 41], [42]]])
-    said = token_log_probs(models.reference, collate([Tree(features.prompt(sample), [[40, 41], [42]])], 2), None)
+    said = token_log_probs(models.reference, collate([Tree(features.prompt(sample), [[40, 41], [42]])]), None)
     assert got == pytest.approx(-torch.log(torch.tensor(280.0)).item() - said.mean().item(), rel=1e-5)
 
 

@@ -191,11 +191,11 @@ class Branches(DynamicCache):
         """`read`: the cache of a packed row of prompts without branches; `count`: answers to each, in its order."""
         super().__init__()
         self.count = count
-        sizes = torch.tensor([prefix for prefix, _ in forest.shapes])
+        sizes = [prefix for prefix, _ in forest.shapes]
         self.prompts = [[_rows(x, sizes) for x in (layer.keys, layer.values)] for layer in read.layers]  # pyright: ignore
-        padding = torch.arange(int(sizes.max())) >= sizes[:, None]
+        padding = torch.arange(max(sizes)) >= torch.tensor(sizes)[:, None]
         mask = torch.zeros(padding.shape).masked_fill_(padding, -torch.inf)[:, None, None]
-        self.prompt_mask = mask if padding.any() else None
+        self.prompt_mask = mask.to(self.prompts[0][0].device) if padding.any() else None
 
     def attend(
         self, layer: int, q: Float[Tensor, "B H 1 E"], k: Float[Tensor, "B G S E"], v: Float[Tensor, "B G S E"]
@@ -220,9 +220,9 @@ class Branches(DynamicCache):
         return x.unflatten(2, (self.count, -1)).transpose(1, 2).flatten(0, 1)
 
 
-def _rows(x: Float[Tensor, "1 G T E"], sizes: Int[Tensor, " S"]) -> Float[Tensor, "S G L E"]:
+def _rows(x: Float[Tensor, "1 G T E"], sizes: list[int]) -> Float[Tensor, "S G L E"]:
     """The prompts of a packed row as padded rows."""
-    prompts = x[0].transpose(0, 1).split(sizes.tolist())
+    prompts = x[0].transpose(0, 1).split(sizes)
     return pad_sequence(list(prompts), batch_first=True).transpose(1, 2).contiguous()
 
 

@@ -43,11 +43,6 @@ class Batch:
     target_ids: Int[Tensor, " M"]
     target_branch: Int[Tensor, " M"]
 
-    @property
-    def target_row(self) -> Int[Tensor, " M"]:
-        """The row of each predicted token: the only one."""
-        return torch.zeros_like(self.target_from)
-
     def to(self, device: torch.device | str) -> "Batch":
         """The same on another device."""
         moved = {name: x.to(device) for name, x in vars(self).items() if isinstance(x, Tensor)}
@@ -67,8 +62,8 @@ class Batch:
         return weights / weights.sum(1, keepdim=True) @ hidden[0]
 
 
-def collate(trees: Sequence[Tree], pad_id: int | None = None) -> Batch:
-    """Lay trees out one after another; nothing is padded, `pad_id` is not read."""
+def collate(trees: Sequence[Tree]) -> Batch:
+    """Lay trees out one after another; nothing is padded."""
     ids, positions, ends, targets = [], [], [], []
     for tree in trees:
         start = len(tree.prefix)
