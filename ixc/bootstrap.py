@@ -18,7 +18,7 @@ from ixc import distributed
 from ixc.defects import EVASIVE
 from ixc.files import replacing_folder, track
 from ixc.metrics import Log, Metrics, ignore
-from ixc.model import IXCConfig, IXCForCausalLM, IXCProcessor, Tree, collate
+from ixc.model import IXCConfig, IXCForCausalLM, IXCProcessor, Tree, collate, from_official
 from ixc.model.folder import save
 from ixc.model.layout import Batch
 from ixc.model.processing import PLACEHOLDER, Picture, train_tokenizer, words_of
@@ -62,11 +62,14 @@ def learn(params: BootstrapParams, prompts: Path, media: Path, base: Path, log: 
 
 
 def resolve(pretrained: Path, base: Path) -> Metrics:
-    """Take a pretrained model's folder as it is; one process is enough for it."""
+    """Take a pretrained model's folder as it is, or an official checkpoint in our form; one process is enough."""
     if not (pretrained / "config.json").is_file():
         raise NoModel(f"bootstrap.pretrained: {str(pretrained)!r}: no config.json there; name a model folder")
     if distributed.rank():
         return {}
+    if not (pretrained / "processor_config.json").is_file():
+        save(from_official(pretrained), IXCProcessor.from_official(pretrained), base)
+        return {"parameters": 0}
     with replacing_folder(base) as part:
         shutil.copytree(pretrained, part, dirs_exist_ok=True)
     return {"parameters": 0}

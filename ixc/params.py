@@ -134,7 +134,7 @@ class BootstrapParams:
     processes: int = Field(default=1, gt=0)
     """Processes on this machine that share every step: one per GPU, or on CPUs one per core at most."""
     pretrained: str | None = None
-    """A folder with an IXC-2.5 model; then nothing is trained here."""
+    """A folder with an IXC-2.5 model, ours or official; then nothing is trained here."""
     architecture: ArchitectureParams | None = None
     hd_num: int = Field(default=4, gt=0)
     """Tiles per picture at most (dynamic partition)."""

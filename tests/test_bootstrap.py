@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 
 from ixc.bootstrap import NoModel, conversations, run, target, tree
 from ixc.defects import EVASIVE
-from ixc.model import IXCForCausalLM, IXCProcessor
+from ixc.model import IXCForCausalLM, IXCProcessor, to_official
+from ixc.model.folder import load
 from ixc.params import ArchitectureParams, BootstrapParams
 from ixc.samples import write_samples
 
@@ -57,10 +59,22 @@ def test_a_base_is_trained_from_prompts_and_can_be_loaded(tmp_path: Path):
 
 def test_a_pretrained_model_is_taken_as_it_is(tmp_path: Path):
     (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "config.json").write_text("{}")
+    for name in ("config.json", "processor_config.json"):
+        (tmp_path / "own" / name).write_text("{}")
     params = BootstrapParams(pretrained=str(tmp_path / "own"))
     run(params, tmp_path / "prompts.parquet", tmp_path / "media", tmp_path / "base")
     assert (tmp_path / "base" / "config.json").read_text() == "{}"
+
+
+def test_an_official_checkpoint_becomes_a_folder_of_ours(tmp_path: Path):
+    model = tiny.causal()
+    to_official(model, tmp_path / "official")
+    tiny.processor().tokenizer.save(str(tmp_path / "official" / "tokenizer.json"))
+    params = BootstrapParams(pretrained=str(tmp_path / "official"))
+    run(params, tmp_path / "prompts.parquet", tmp_path / "media", tmp_path / "base")
+    taken, processor = load(IXCForCausalLM, tmp_path / "base")
+    assert all(torch.equal(taken.state_dict()[name], weight) for name, weight in model.state_dict().items())
+    assert processor.tile_size == tiny.TILE
 
 
 def test_a_pretrained_folder_without_a_model_is_refused_by_name(tmp_path: Path):
