@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import time
 import warnings
@@ -23,7 +24,7 @@ class Terminated(BaseException):
 
 
 class Run:
-    """An MLflow run that is FINISHED, FAILED or KILLED when the block ends, never left RUNNING.
+    """An MLflow run that is FINISHED, FAILED or KILLED when the block ends; after kill -9, when the stage next starts.
 
     A tracking server that goes away in the middle costs a warning, not the training.
     """
@@ -37,6 +38,7 @@ class Run:
         self.flushed = time.monotonic()
 
     def __enter__(self) -> "Run":
+        self._mark_killed()
         run = self.client.create_run(self.experiment, tags=self.tags, run_name=self.stage)
         self.id = run.info.run_id
         self._send(params=self.params)
@@ -50,6 +52,18 @@ class Run:
             self.client.set_terminated(self.id, status)
         except Exception as failure:
             warnings.warn(f"MLflow: run {self.id} is not marked {status}: {failure}", stacklevel=2)
+
+    def _mark_killed(self) -> None:
+        """Runs of this stage whose process, on this machine, is gone without a word."""
+        running = (
+            f"tags.stage = '{self.stage}' and tags.host = '{socket.gethostname()}' and attributes.status = 'RUNNING'"
+        )
+        try:
+            for run in self.client.search_runs([self.experiment], running):
+                if not Path("/proc", run.data.tags["pid"]).exists():
+                    self.client.set_terminated(run.info.run_id, "KILLED")
+        except Exception as failure:
+            warnings.warn(f"MLflow: runs of {self.stage} that were killed are not marked: {failure}", stacklevel=2)
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Numbers of one step of a curve."""
@@ -111,11 +125,12 @@ def git(*arguments: str, root: Path = Path()) -> str:
 
 
 def tags(stage: str, root: Path = Path()) -> dict[str, str]:
-    """Where a run's numbers come from: code, data, and the flow that asked for it."""
+    """Where a run's numbers come from: code, data, process, and the flow that asked for it."""
     revision = git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*", root=root)
     data = {f"dvc/{path}": md5 for path, md5 in data_md5s(stage, root).items()}
     flow = {"prefect.flow_run_id": os.environ.get("IXC_FLOW_RUN_ID", "")}
-    return {"stage": stage, "git": revision, **data, **{key: value for key, value in flow.items() if value}}
+    process = {"host": socket.gethostname(), "pid": str(os.getpid())}
+    return {"stage": stage, "git": revision, **process, **data, **{key: value for key, value in flow.items() if value}}
 
 
 def data_md5s(stage: str, root: Path = Path()) -> dict[str, str]:

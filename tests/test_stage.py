@@ -86,6 +86,31 @@ def test_a_stage_can_tell_which_mlflow_run_its_numbers_go_to(project: Path, call
     assert RUN_ID == "MLFLOW_RUN_ID"
 
 
+DIE_ONCE = """
+import os, signal
+from tasks.stage import main
+
+def run(params, data, *, log):
+    if not data.exists():
+        data.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+main("collect", run)
+"""
+
+
+def test_a_run_that_was_killed_without_a_word_is_marked_by_the_next(project: Path, call: Call, client: Any):
+    (project / "die.py").write_text(DIE_ONCE)
+    assert call(project, "die.py", "died.txt").returncode == -9
+    assert newest_run(client, "collect").info.status == "RUNNING"
+    assert call(project, "die.py", "died.txt").returncode == 0
+    newest, before = client.search_runs([newest_run(client, "collect").info.experiment_id], "tags.stage = 'collect'")[
+        :2
+    ]
+    assert (newest.info.status, before.info.status) == ("FINISHED", "KILLED")
+
+
 @pytest.mark.slow
 def test_the_champion_so_far_stays_as_previous(project: Path, call: Call, client: Any):
     for _ in range(2):
