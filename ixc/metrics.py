@@ -23,7 +23,7 @@ def calibration_error(margins: Sequence[float], bins: int = 10) -> float:
 
     Source: Guo et al., arXiv:1706.04599, eq. 3.
 
-    >>> calibration_error([30.0, 30.0, 30.0, -30.0])
+    >>> round(calibration_error([30.0, 30.0, 30.0, -30.0]), 6)
     0.25
     """
     ahead = np.asarray(margins, dtype=float)
