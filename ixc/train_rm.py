@@ -47,7 +47,9 @@ def run(params: TrainRMParams, pairs: Path, media: Path, base: Path, reward: Pat
         features = Features(model, processor, media, params.features)
         with checkpoints:
             history, waste = train(params, model, features, samples, log, checkpoints)
+        waited = waste.pop("data_wait_share")  # no metric: those are the same in every run of a seed
         if distributed.rank() == 0:
+            print(f"train_rm: {waited:.1%} of the time was spent waiting for data")
             save(model, processor, reward)
         checkpoints.remove()
     last = history[-max(1, len(history) // 10) :]
