@@ -22,8 +22,8 @@ from torch import Tensor
 from ixc.batches import passes, within
 from ixc.media import BadMedia
 from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor, Tree, collate
-from ixc.model.folder import save
-from ixc.model.official import BadCheckpoint, from_official, to_official
+from ixc.model.folder import load, processor_of, save
+from ixc.model.official import from_official, to_official
 from ixc.model.processing import BadConversation, IXCBatch, Picture
 
 Chat = Sequence[Mapping[str, Any]]
@@ -196,36 +196,6 @@ class ChatModel:
         return self.processor.decode(out[0, read["input_ids"].shape[1] :].tolist()).strip()
 
 
-def load(
-    folder: str | Path,
-    kind: type[Model],
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype | None = None,
-    attn_implementation: str = "sdpa",
-) -> tuple[Model, IXCProcessor]:
-    """Model and processor of a folder, ours (`processor_config.json`) or official (`tokenizer.model`).
-
-    Raises:
-        BadCheckpoint: as in `from_official`; or the model has another head than is asked for.
-    """
-    folder = Path(folder)
-    model = from_official(folder, dtype, attn_implementation, device, kind)
-    if new := model.load_report.new:
-        form = f"no {', '.join(new)}, and a new head knows nothing; name the folder of a {_CALLED[kind]}"
-        raise BadCheckpoint(f"{folder}: {form}")
-    return model, _processor(folder, model)
-
-
-_CALLED = {IXCForRewardModel: "reward model", IXCForCausalLM: "chat model"}
-
-
-def _processor(folder: Path, model: IXCPreTrainedModel) -> IXCProcessor:
-    if (folder / "processor_config.json").is_file():
-        return IXCProcessor.from_pretrained(folder)
-    sizes = model.config
-    return IXCProcessor.from_official(folder, tile_size=sizes.tile_size, patch_size=sizes.patch_size)
-
-
 def convert(source: str | Path, target: str | Path) -> dict[str, list[str]]:
     """An official checkpoint in our form, or, where the source is ours, in the official form.
 
@@ -242,7 +212,7 @@ def convert(source: str | Path, target: str | Path) -> dict[str, list[str]]:
                 shutil.copy(source / name, target / name)
         return {"new": [], "ignored": []}
     model = from_official(source)
-    save(model, _processor(source, model), target)
+    save(model, processor_of(source, model), target)
     if (source / "tokenizer.model").is_file():  # the way back needs it
         shutil.copy(source / "tokenizer.model", target / "tokenizer.model")
     return {"new": list(model.load_report.new), "ignored": list(model.load_report.ignored)}

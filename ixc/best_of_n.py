@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ixc import distributed
 from ixc.features import Features
 from ixc.inference import generate, score
 from ixc.judging.verifiers import check
@@ -28,7 +29,8 @@ def run(
 ) -> Metrics:
     """Gold accuracy, reward and length of the picked answer for each N, on held-out prompts."""
     samples = balanced(verifiable(read_samples(prompts)), params.max_prompts, params.seed)
-    (policy, processor), (judge, _) = load(IXCForCausalLM, chat), load(IXCForRewardModel, reward)
+    device = distributed.device()
+    (policy, processor), (judge, _) = load(chat, IXCForCausalLM, device), load(reward, IXCForRewardModel, device)
     features = Features(policy, processor, media)
     answers = generate(
         policy,

@@ -19,7 +19,7 @@ from ixc.defects import EVASIVE
 from ixc.files import replacing_folder, track
 from ixc.metrics import Log, Metrics, ignore
 from ixc.model import IXCConfig, IXCForCausalLM, IXCProcessor, Tree, collate, from_official
-from ixc.model.folder import save
+from ixc.model.folder import processor_of, save
 from ixc.model.layout import Batch
 from ixc.model.processing import PLACEHOLDER, Picture, train_tokenizer, words_of
 from ixc.params import BootstrapParams
@@ -68,7 +68,8 @@ def resolve(pretrained: Path, base: Path) -> Metrics:
     if distributed.rank():
         return {}
     if not (pretrained / "processor_config.json").is_file():
-        save(from_official(pretrained), IXCProcessor.from_official(pretrained), base)
+        model = from_official(pretrained)
+        save(model, processor_of(pretrained, model), base)
         return {"parameters": 0}
     with replacing_folder(base) as part:
         shutil.copytree(pretrained, part, dirs_exist_ok=True)

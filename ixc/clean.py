@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ixc import distributed
 from ixc.defects import plant
 from ixc.features import Features
 from ixc.inference import score
@@ -30,7 +31,7 @@ def run(
 ) -> Metrics:
     """Remove the share with the lowest rewards of each domain; measure how well planted defects are found."""
     samples = plant(list(read_samples(corpus)), params.plant, random.Random(params.seed))
-    model, processor = load(IXCForRewardModel, reward)
+    model, processor = load(reward, IXCForRewardModel, distributed.device())
     answers = [[s.chosen[0].content] for s in samples]
     rewards = score(model, Features(model, processor, media), samples, answers, params.batch_size)
     scored = [replace(s, rewards=tuple(r)) for s, r in zip(samples, rewards, strict=True)]

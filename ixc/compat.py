@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from ixc.api import Chat, RewardModel, Shown, load
+from ixc.api import Chat, RewardModel, Shown
 from ixc.model import IXCForRewardModel, IXCProcessor
+from ixc.model.folder import load
 
 
 class AutoModel:

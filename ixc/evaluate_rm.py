@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ixc import distributed
 from ixc.features import Features
 from ixc.inference import score
 from ixc.metrics import Log, Metrics, calibration_error, ignore
@@ -25,7 +26,7 @@ def run(
 ) -> Metrics:
     """Score the pairs as they are and with swapped media; a tie counts as wrong."""
     samples = list(read_samples(pairs))
-    model, processor = load(IXCForRewardModel, reward)
+    model, processor = load(reward, IXCForRewardModel, distributed.device())
     features = Features(model, processor, media, params.features)
     rewards = _score(params, model, features, samples)
     write_samples((replace(s, rewards=r) for s, r in zip(samples, rewards, strict=True)), scored)

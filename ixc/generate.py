@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ixc import distributed
 from ixc.features import Features
 from ixc.files import track
 from ixc.inference import by_length, sample_ids, sampler
@@ -78,7 +79,7 @@ def locally(
     params: GenerateParams, samples: Sequence[Sample], media: Path, base: Path, journal: Journal
 ) -> list[Answered]:
     """The base model's answers, batch by batch."""
-    model, processor = load(IXCForCausalLM, base)
+    model, processor = load(base, IXCForCausalLM, distributed.device())
     features = Features(model, processor, media)
     features.prepare(samples)
     model.eval()

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ixc import distributed
 from ixc.features import Features
 from ixc.files import track
 from ixc.inference import generate, rewards_of, sample_ids, sampler, score
@@ -66,7 +67,8 @@ def run(
 
 def ready(base: Path, reward: Path) -> tuple[Models, IXCProcessor]:
     """Policy and reference from the base, critic and reward from the reward model; and the processor."""
-    (policy, processor), (judge, _) = load(IXCForCausalLM, base), load(IXCForRewardModel, reward)
+    device = distributed.device()
+    (policy, processor), (judge, _) = load(base, IXCForCausalLM, device), load(reward, IXCForRewardModel, device)
     models = Models(policy, copy.deepcopy(policy), copy.deepcopy(judge), judge)
     for frozen in (models.reference, models.reward):
         frozen.requires_grad_(False)

@@ -26,10 +26,10 @@ from ixc.training import (
     Diverged,
     MuonOptimizer,
     Optimizer,
-    ShardedOptimizer,
     compute_in_bf16,
     seed_everything,
 )
+from ixc.zero import ShardedOptimizer
 
 FREE = ("checkpoint_every", "features", "gradient_checkpointing", "offload", "pass_tokens", "processes", "zero")
 """Parameters that change no number, and may therefore differ when a run goes on."""
@@ -47,14 +47,13 @@ def run(params: TrainRMParams, pairs: Path, media: Path, base: Path, reward: Pat
         features = Features(model, processor, media, params.features)
         with checkpoints:
             history, waste = train(params, model, features, samples, log, checkpoints)
-        waited = waste.pop("data_wait_share")  # no metric: those are the same in every run of a seed
         if distributed.rank() == 0:
-            print(f"train_rm: {waited:.1%} of the time was spent waiting for data")
+            print(f"train_rm: {waste.waiting:.1%} of the time was spent waiting for data")
             save(model, processor, reward)
         checkpoints.remove()
     last = history[-max(1, len(history) // 10) :]
     numbers = {name: sum(step[name] for step in last) / len(last) for name in ("loss", "accuracy")}
-    return {"pairs": len(samples), "steps": len(history), **numbers, **waste}
+    return {"pairs": len(samples), "steps": len(history), **numbers, "padding_share": waste.padding}
 
 
 def ready(params: TrainRMParams, base: Path) -> IXCForRewardModel:
@@ -85,11 +84,11 @@ def train(
     samples: Sequence[Sample],
     log: Log,
     checkpoints: Checkpoints,
-) -> tuple[History, Metrics]:
+) -> tuple[History, "Waste"]:
     """Each prompt once, its answers beside it.
 
     Returns:
-        The numbers of all steps, those of a killed run included; and what was spent in vain, see `Tally`.
+        The numbers of all steps, those of a killed run included; and what was spent in vain.
     """
     training, held_out = (contests(part, params.by_prompt) for part in split(samples, params.held_out, params.seed))
     features.prepare(samples)
@@ -121,7 +120,7 @@ def train(
         log(numbers, number - 1)
         if params.checkpoint_every and number % params.checkpoint_every == 0:
             checkpoints.save(model, optimizer, history)
-    waste = tally.shares()
+    waste = tally.waste()
     optimizer.close(model)
     if distributed.rank() == 0:
         if held_out:
@@ -164,6 +163,16 @@ def share(params: TrainRMParams, rows: Sequence[int], lengths: Sequence[int]) ->
     return Share(mine + missing * [[min(rows, key=lengths.__getitem__)]], len(mine))
 
 
+class Waste(NamedTuple):
+    """What a loop spent in vain, over all processes."""
+
+    padding: float
+    """Share of the computed tokens without use, be they padding or for company."""
+    waiting: float
+    """Share of the wall time that went by while the next pass was still being read; no metric, for those are the same
+    in every run of a seed."""
+
+
 class Tally:
     """What a loop computes and waits for in vain."""
 
@@ -181,12 +190,11 @@ class Tally:
             self.needed += sum(lengths[i] for i in rows) if number < mine.counted else 0
             yield each
 
-    def shares(self) -> Metrics:
-        """Over all processes: of the tokens computed those without use, be they padding or for company; and of the wall
-        time what went by while the next pass was still being read."""
+    def waste(self) -> Waste:
+        """So far; all processes call this."""
         mine = self.waited, perf_counter() - self.start, self.needed, self.computed
         waited, seconds, needed, computed = map(sum, zip(*distributed.gathered(mine), strict=True))
-        return {"padding_share": 1 - needed / max(1, computed), "data_wait_share": waited / seconds}
+        return Waste(1 - needed / max(1, computed), waited / seconds)
 
 
 def learn(

@@ -17,7 +17,8 @@ def in_processes(arguments: Sequence[str], number: int) -> int:
     """Run Python with `arguments` in so many processes that know of each other; when one fails, the others end.
 
     Returns:
-        The exit code of the first that failed, or 0.
+        The lowest exit code of those that failed, or 0: bad input (1) is why others lost their connection (70) or were
+        ended (143).
     """
     shared = os.environ | {
         "MASTER_ADDR": "127.0.0.1",
@@ -30,14 +31,11 @@ def in_processes(arguments: Sequence[str], number: int) -> int:
     command = [sys.executable, *arguments]
     started = [launch.popen(command, env=shared | {"RANK": rank, "LOCAL_RANK": rank}) for rank in ranks]
     try:
-        while not any(codes := [process.poll() for process in started]):
-            if None not in codes:
-                return 0
+        while not any(codes := [process.poll() for process in started]) and None in codes:
             time.sleep(0.05)
-        return next(filter(None, codes))
     finally:
-        for process in started:
-            launch.stop(process)
+        codes = [launch.stop(process) for process in started]
+    return min(filter(None, codes), default=0)
 
 
 def _free_port() -> int:

@@ -147,11 +147,14 @@ def test_ids_of_the_released_example_are_the_official_ones(number: int, tail: Ta
     assert [i for i in ids if i != IMAGE] == told["text_ids"][tail]
 
 
-@pytest.mark.parametrize("case", sorted(TEXTS))
+def begins_with_space(case: str) -> bool:
+    """Such an answer's first token may span the newline before it, if both are read as one text, as officially."""
+    return TEXTS[case]["reward_infer"]["messages"][-1]["content"].startswith(("\n", " "))
+
+
+@pytest.mark.parametrize("case", [case for case in sorted(TEXTS) if not begins_with_space(case)])
 def test_a_prompt_and_its_answer_apart_are_the_whole(case: str):
     *turns, said = TEXTS[case]["reward_infer"]["messages"]
-    if said["content"].startswith(("\n", " ")):
-        pytest.skip("white space that begins an answer may merge with the newline before it")
     told = TEXTS[case]["reward_infer"]["nonl"]
     reading = processor()
     prompt = reading.prompt([Turn(**turn) for turn in turns], told_counts(told))

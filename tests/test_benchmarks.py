@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
+from real import REAL, needs_real
 
 from ixc.validation.benchmarks import COMMON, BadBenchmark, Benchmarks, entries
 from ixc.validation.pictures import Looks, look
 from ixc.validation.texts import Words
 
 QUESTION = "Which of the four boats in the harbour is the one that will leave at noon, and why that one?"
-SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 def scene(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
@@ -158,11 +158,10 @@ def test_a_benchmark_that_cannot_be_read_is_refused(tmp_path: Path, name: str, c
         Benchmarks([tmp_path / name], 13, 6)
 
 
-@pytest.mark.real
-@pytest.mark.skipif(not SHARED.exists(), reason="no real data here")
+@needs_real
 def test_a_real_benchmark_is_found_in_itself_and_not_in_real_dialogues():
-    benchmarks = Benchmarks([SHARED / "rm_bench"], 13, 6)
-    rows = json.loads((SHARED / "rm_bench" / "chat_filtered.json").read_text(encoding="utf-8"))
+    benchmarks = Benchmarks([REAL / "rm_bench"], 13, 6)
+    rows = json.loads((REAL / "rm_bench" / "chat_filtered.json").read_text(encoding="utf-8"))
     assert all(overlap(benchmarks, text) for row in rows for text in row["chosen"] if len(Words.of(text).spoken) >= 20)
-    with (SHARED / "hh_rlhf" / "harmless-base_test_sample.jsonl").open(encoding="utf-8") as lines:
+    with (REAL / "hh_rlhf" / "harmless-base_test_sample.jsonl").open(encoding="utf-8") as lines:
         assert not any(overlap(benchmarks, json.loads(line)["chosen"]) for line in lines)

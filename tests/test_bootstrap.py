@@ -72,7 +72,7 @@ def test_an_official_checkpoint_becomes_a_folder_of_ours(tmp_path: Path):
     tiny.processor().tokenizer.save(str(tmp_path / "official" / "tokenizer.json"))
     params = BootstrapParams(pretrained=str(tmp_path / "official"))
     run(params, tmp_path / "prompts.parquet", tmp_path / "media", tmp_path / "base")
-    taken, processor = load(IXCForCausalLM, tmp_path / "base")
+    taken, processor = load(tmp_path / "base", IXCForCausalLM)
     assert all(torch.equal(taken.state_dict()[name], weight) for name, weight in model.state_dict().items())
     assert processor.tile_size == tiny.TILE
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_sources import REAL
+from real import REAL, needs_real
 
 from ixc import collect
 from ixc.metrics import Metrics
@@ -321,8 +321,7 @@ def test_a_real_reader_through_the_stage(out: Outputs, tmp_path: Path):
     assert [line["where"] for line in out.quarantine()] == ["ifeval/1", "a.jsonl:4"]
 
 
-@pytest.mark.real
-@pytest.mark.skipif(not REAL.is_dir(), reason="no real data; set IXC_REAL_DATA")
+@needs_real
 def test_the_real_media_all_enter_the_store(out: Outputs):
     names = ("math_vision", "nlvr", "super_clevr", "photos", "videos")
     params = CollectParams(root=str(REAL), sources=tuple(SourceParams(reader=name, path=name) for name in names))

@@ -1,9 +1,8 @@
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
+from real import REAL, needs_real
 
 from ixc.judging.constraints import (
     ARGUMENTS,
@@ -14,8 +13,6 @@ from ixc.judging.constraints import (
     holds,
     parse_constraints,
 )
-
-REAL = Path(os.environ.get("IXC_REAL_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
 
 FINNISH = "Tämä on suomeksi kirjoitettu lause, joka kertoo säästä ja kesästä."
 GERMAN = "Das ist ein Satz auf Deutsch, und er handelt vom Wetter."
@@ -155,11 +152,9 @@ def test_an_unknown_relation_is_an_error() -> None:
         holds(constraint, "three")
 
 
-@pytest.mark.real
+@needs_real
 def test_every_real_prompt_can_be_checked() -> None:
     path = REAL / "ifeval" / "input_data.jsonl"
-    if not path.exists():
-        pytest.skip(f"{path} is not here")
     seen: set[str] = set()
     for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
         pairs = zip(row["instruction_id_list"], row["kwargs"], strict=True)

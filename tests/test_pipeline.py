@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import yaml
+from real import REAL, needs_real
 
 REPOSITORY = Path(__file__).parents[1]
-REAL = Path(os.environ.get("IXC_REAL_DATA", REPOSITORY.parent / "shared" / "data"))
 
 pytestmark = pytest.mark.slow
 
@@ -149,7 +149,7 @@ def test_a_killed_stage_leaves_its_last_outputs_and_is_completed_by_the_next_run
     assert reward.read_bytes() != before
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="no folder of real samples")
+@needs_real
 def test_real_texts_pictures_and_films_go_the_same_way(tmp_path: Path):
     params = shrunk("real-sample.yaml", limit=40, root=str(REAL))
     folder = copy_of_the_repository(tmp_path, params)

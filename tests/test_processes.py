@@ -41,6 +41,10 @@ def test_the_failure_of_one_ends_all_with_its_exit_code():
     assert time.monotonic() - start < 30
 
 
+def test_bad_input_of_one_explains_the_crash_of_the_other():
+    assert in_processes(["-c", "import os, sys; sys.exit(70 if os.environ['RANK'] == '0' else 1)"], 2) == 1
+
+
 def test_the_base_model_learns_the_same_in_two_processes_as_in_one(tmp_path: Path):
     seen = [tiny.picture(tmp_path, colour) for colour in ("red", "blue")]
     shown = [tiny.sample("Which?", [each], id=each.sha256, gold=tiny.match("red")) for each in seen]

@@ -2,18 +2,17 @@
 
 import gzip
 import json
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from real import REAL, needs_real
 
 from ixc.samples import Gold
 from ixc.sources import READERS, BadSource, Refused, Row
 
-REAL = Path(os.environ.get("IXC_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 USER = "\n\nHuman: "
 ASSISTANT = "\n\nAssistant: "
 
@@ -340,8 +339,7 @@ def native(row: Row) -> str:
     return row.group if row.id.split("/")[0] in ("images", row.group) else row.id
 
 
-@pytest.mark.real
-@pytest.mark.skipif(not REAL.is_dir(), reason="no real data; set IXC_REAL_DATA")
+@needs_real
 @pytest.mark.parametrize("name", COUNTS)
 def test_every_real_row_is_read_or_refused(name: str):
     rows, refused = read(READER.get(name, name), REAL / name)
@@ -358,8 +356,7 @@ def test_every_real_row_is_read_or_refused(name: str):
     assert all(row.gold for row in rows if not row.chosen)
 
 
-@pytest.mark.real
-@pytest.mark.skipif(not REAL.is_dir(), reason="no real data; set IXC_REAL_DATA")
+@needs_real
 @pytest.mark.parametrize("name", COUNTS)
 def test_reading_twice_gives_the_same_rows(name: str):
     assert read(READER.get(name, name), REAL / name) == read(READER.get(name, name), REAL / name)

@@ -24,7 +24,8 @@ from ixc.model.folder import save
 from ixc.params import TrainRMParams
 from ixc.samples import Sample, write_samples
 from ixc.train_rm import History, Share, Tally, run, share, train
-from ixc.training import Diverged, NoDeepSpeed, Optimizer, compute_in_bf16, import_deepspeed
+from ixc.training import Diverged, Optimizer, compute_in_bf16
+from ixc.zero import NoDeepSpeed, import_deepspeed
 
 PARAMS = TrainRMParams(epochs=20, batch_size=8, learning_rate=5e-3)
 
@@ -65,7 +66,7 @@ def test_a_separable_task_is_learned_and_the_result_is_on_disk(base: Path, tmp_p
     )
     assert metrics["pairs"] == 16
     assert (len(curve), metrics["accuracy"]) == (40, 1.0)
-    assert metrics["padding_share"] == 0 and "data_wait_share" not in metrics
+    assert metrics["padding_share"] == 0
     assert metrics["loss"] < 0.2 < curve[0]["loss"]
 
     model = IXCForRewardModel.from_pretrained(tmp_path / "reward")
@@ -286,9 +287,9 @@ def test_what_is_computed_for_company_and_waited_for_is_told(tmp_path: Path):
     tally = Tally()
     assert [len(batch.contests) for batch in tally.take(slowly(), Share([[0, 1], [0]], counted=1), lengths)] == [2, 1]
     sleep(0.1)
-    told = tally.shares()
-    assert told["padding_share"] == pytest.approx(lengths[0] / (2 * lengths[0] + lengths[1]))
-    assert 0.2 < told["data_wait_share"] < 0.8  # 0.1 s of about 0.2
+    told = tally.waste()
+    assert told.padding == pytest.approx(lengths[0] / (2 * lengths[0] + lengths[1]))
+    assert 0.2 < told.waiting < 0.8  # 0.1 s of about 0.2
 
 
 # What every training loop shares

@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 import time
@@ -9,13 +8,12 @@ from typing import get_args
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from real import REAL, needs_real
 
 from ixc.judging.agreement import SETS, Marked, report
 from ixc.judging.verifiers import check, final_value, option
 from ixc.judging.vqa import BadAnswers
 from ixc.samples import Check, Gold
-
-REAL = Path(os.environ.get("IXC_REAL_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
 
 
 def gold(kind: Check, value: str, *others: str) -> Gold:
@@ -262,14 +260,12 @@ def test_no_answer_breaks_a_verifier(kind: Check, value: str, answer: str) -> No
     assert check(gold(kind, wrapped), answer) in (0.0, 1.0, None)
 
 
-@pytest.mark.real
+@needs_real
 @pytest.mark.parametrize(
     ("name", "count", "share"),
     [("gsm8k", 1200, 0.99), ("math_vision", 1760, 0.97), ("wildvision_judgements", 60, 1.0)],
 )  # measured: 1.0, 0.9875, 1.0
 def test_the_authors_of_real_answers_agree(name: str, count: int, share: float) -> None:
-    if not (REAL / name).exists():
-        pytest.skip(f"{REAL / name} is not here")
     marked = list(SETS[name](REAL))
     print(report(name, marked))  # every disagreement, when the test fails
     assert len(marked) == count

@@ -18,7 +18,7 @@ from typing import Any
 
 from ixc import distributed, train_rm
 from ixc.params import TrainRMParams
-from ixc.training import import_deepspeed
+from ixc.zero import import_deepspeed
 
 USUAL = {"epochs": 2, "batch_size": 8, "pass_tokens": 400, "learning_rate": 5e-3}
 WATCHED = {"checkpoint_every": 2, "held_out": 0.2, "validate_every": 2}
