@@ -1,11 +1,13 @@
 """`ixc`: score, rank and chat from the command line, convert checkpoints, look at tables."""
 
 import argparse
+import gc
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ixc.show import FILTERS
@@ -91,6 +93,16 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _api() -> ModuleType:
+    """`ixc.api`; what an import makes lives to the end, and to look through it for garbage takes a second."""
+    gc.disable()
+    from ixc import api
+
+    gc.freeze()
+    gc.enable()
+    return api
+
+
 def _loading(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
@@ -104,29 +116,28 @@ def _loading(options: argparse.Namespace) -> dict[str, Any]:
 
 def score(options: argparse.Namespace) -> None:
     """Print a score per chat, or score a table."""
-    from ixc.api import RewardModel
-
     if options.source or options.target:
         score_table(options)
         return
     chats, media = _chats(options)
-    scores = RewardModel.from_pretrained(options.model, **_loading(options)).score(chats, media)
+    scores = _api().RewardModel.from_pretrained(options.model, **_loading(options)).score(chats, media)
     _print(options, scores, [f"{value:.4f}  {_shortened(chat)}" for value, chat in zip(scores, chats, strict=True)])
 
 
 def score_table(options: argparse.Namespace) -> None:
     """Score a table of samples into another; the first process says how many."""
-    from ixc import api, bulk, distributed
+    from ixc import bulk, distributed
     from ixc.checkpoints import digest_of
     from ixc.features import Features
     from ixc.model import IXCForRewardModel
+    from ixc.model.folder import load
 
     if not (options.source and options.target) or options.chats or options.question is not None:
         raise BadInput("--in goes with --out, and without chats or a question")
     loading = _loading(options)
     if options.device == "cuda":
         loading["device"] = distributed.device()
-    model, processor = api.load(options.model, IXCForRewardModel, **loading)
+    model, processor = load(options.model, IXCForRewardModel, **loading)
     counts = bulk.score_table(
         model,
         Features(model, processor, options.media_root),
@@ -142,19 +153,15 @@ def score_table(options: argparse.Namespace) -> None:
 
 def rank(options: argparse.Namespace) -> None:
     """Print chats from best to worst."""
-    from ixc.api import RewardModel
-
     chats, media = _chats(options)
-    ranking = RewardModel.from_pretrained(options.model, **_loading(options)).rank(chats, media)
+    ranking = _api().RewardModel.from_pretrained(options.model, **_loading(options)).rank(chats, media)
     lines = [f"{place}. {ranking.scores[i]:.4f}  {_shortened(chats[i])}" for place, i in enumerate(ranking.order, 1)]
     _print(options, ranking._asdict(), lines)
 
 
 def chat(options: argparse.Namespace) -> None:
     """Answer one message, or hold a conversation; the media belong to its first message."""
-    from ixc.api import ChatModel
-
-    model = ChatModel.from_pretrained(options.model, **_loading(options))
+    model = _api().ChatModel.from_pretrained(options.model, **_loading(options))
     official = {"do_sample": True, "top_p": 0.8, "repetition_penalty": 1.005}
     settings = {"max_new_tokens": options.max_new_tokens, **(official if options.sample else {})}
     messages: list[dict[str, str]] = []
@@ -176,9 +183,7 @@ def show(options: argparse.Namespace) -> None:
 
 def convert(options: argparse.Namespace) -> None:
     """Official to ours, or ours to official, by what the source is; says which keys were new or ignored."""
-    from ixc import api
-
-    report = api.convert(options.source, options.target)
+    report = _api().convert(options.source, options.target)
     _print(options, report, [f"{what}: {', '.join(names) or 'none'}" for what, names in report.items()])
 
 

@@ -3,13 +3,14 @@
 import shutil
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
+from functools import reduce
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 FILTERS = ("id", "source", "domain", "modality", "split", "reason")
 """Columns to select by, where a table has them."""
@@ -51,17 +52,19 @@ def _rows(path: Path, filters: Mapping[str, str | None]) -> Iterator[dict[str, A
         raise BadTable(f"{path}: no such file; run the stage that writes it")
     wanted = {name: value for name, value in filters.items() if value is not None}
     try:
-        table = ds.dataset(path, format="parquet")
-        if unknown := [name for name in wanted if name not in table.schema.names]:
-            raise BadTable(f"{path}: no column {unknown[0]!r} to filter by; it has {', '.join(table.schema.names)}")
-        condition = None
-        for name, value in wanted.items():
-            equal = pc.field(name) == value
-            condition = equal if condition is None else condition & equal
-        for batch in table.to_batches(filter=condition, batch_size=256):
-            yield from batch.to_pylist()
+        with pq.ParquetFile(path) as table:
+            names = table.schema_arrow.names
+            if unknown := [name for name in wanted if name not in names]:
+                raise BadTable(f"{path}: no column {unknown[0]!r} to filter by; it has {', '.join(names)}")
+            for batch in table.iter_batches(batch_size=256):
+                yield from reduce(_only, wanted.items(), batch).to_pylist()
     except pa.ArrowException as error:
         raise BadTable(f"{path}: not a Parquet file ({error}); run the stage that writes it again") from error
+
+
+def _only(rows: pa.RecordBatch, wanted: tuple[str, str]) -> pa.RecordBatch:
+    name, value = wanted
+    return rows.filter(pc.field(name) == value)
 
 
 class _Page:
