@@ -3,7 +3,7 @@
 import hashlib
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -83,21 +83,10 @@ class Features:
         Processes that work together share the pictures out, and tell each other the counts.
         """
         wanted = {self.key(look): look for look in self.looks(samples)}
-        new = [(key, look) for key, look in wanted.items() if self._find(key) is None]
+        new = [(key, look) for key, look in wanted.items() if not self._counted_as_kept(key)]
         new = new[distributed.rank() :: distributed.world_size()] if distributed.together() else new
         self._announce(len(new))
-        held = sum(value.nbytes for key in wanted if (value := self.memory.kept.get(key)) is not None)
-        chunk: dict[str, Picture] = {}
-        loaded = ahead(new, lambda item: (item[0], self._load(*item)), 2 * LOADERS, LOADERS)
-        for key, picture in track(loaded, "pictures", len(new)) if new else []:
-            if held >= self.memory.max_bytes and self.disk is None:
-                continue
-            chunk[key] = picture
-            held += self.counts[key] * self._token_bytes
-            if sum(len(p.tiles) for p in chunk.values()) >= TILES_AT_ONCE:
-                self._encode(chunk)
-                chunk = {}
-        self._encode(chunk)
+        self._encode_some(new, self._room(wanted))
         for counts in distributed.gathered(self.counts):
             self.counts |= counts
 
@@ -149,12 +138,46 @@ class Features:
                 file=sys.stderr,
             )
 
+    def _room(self, wanted: Iterable[str]) -> int:
+        """Bytes that can be kept of new pictures, nothing driven out that is wanted too."""
+        held = sum(value.nbytes for key in wanted if (value := self.memory.kept.get(key)) is not None)
+        room = self.memory.max_bytes - held
+        return max(room, self.disk.max_bytes - self.disk.bytes) if self.disk is not None else room
+
+    def _encode_some(self, new: Sequence[tuple[str, Look]], room: int) -> None:
+        """Encode pictures until so many bytes are full, and count the others."""
+        chunk: dict[str, Picture] = {}
+
+        def load_or_count(item: tuple[str, Look]) -> tuple[str, Picture | None]:
+            key, look = item
+            if room > 0:
+                return key, self._load(key, look)
+            self._count(key, look)
+            return key, None
+
+        loaded = ahead(new, load_or_count, 2 * LOADERS, LOADERS)
+        for key, picture in track(loaded, "pictures", len(new)) if new else []:
+            if picture is None:
+                continue
+            chunk[key] = picture
+            room -= self.counts[key] * self._token_bytes
+            if sum(len(p.tiles) for p in chunk.values()) >= TILES_AT_ONCE:
+                self._encode(chunk)
+                chunk = {}
+        self._encode(chunk)
+
+    def _counted_as_kept(self, key: str) -> bool:
+        """Whether a picture's tokens are kept, as far as can be told without reading them; if so, they are counted."""
+        value = self.memory.kept.get(key)
+        count = len(value) if value is not None else self.disk.length(key) if self.disk is not None else None
+        if count is not None:
+            self.counts[key] = count
+        return count is not None
+
     def _find(self, key: str) -> Float[Tensor, "_ D"] | None:
         value = self.memory.get(key)
         if value is None and self.disk is not None and (value := self.disk.get(key)) is not None:
             self.memory.put(key, value)
-        if value is not None:
-            self.counts[key] = len(value)
         return value
 
     def _at_hand(self, key: str) -> bool:
@@ -167,7 +190,7 @@ class Features:
 
     def _count(self, key: str, look: Look) -> int:
         if key not in self.counts:
-            self._load(key, look)
+            self.counts[key] = self.processor.count(self.root, *look)
         return self.counts[key]
 
     @torch.no_grad()

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import av
 from av.container import InputContainer
 from av.error import FFmpegError
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from ixc.files import replacing
 from ixc.samples import Media
@@ -193,6 +193,18 @@ def _verify_film(path: Path) -> None:
 
 
 # Reading again
+
+
+def picture_size(path: Path, max_pixels: int) -> tuple[int, int]:
+    """Width and height of a picture, upright, by its header.
+
+    Raises:
+        BadMedia: it is missing, not a picture, or too large.
+    """
+    with _recognised(_there(path), max_pixels) as picture:
+        lying = picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        lying &= picture.format != "TIFF"  # of which Pillow tells the upright size at once
+        return (picture.height, picture.width) if lying else picture.size
 
 
 def load_picture(root: Path, media: Media) -> Image.Image:

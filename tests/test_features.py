@@ -10,6 +10,7 @@ from ixc.features import Features, Look
 from ixc.model import IXCProcessor
 from ixc.params import FeatureParams
 from ixc.samples import Media, Sample
+from ixc.stores import DiskStore
 
 
 @pytest.fixture
@@ -61,11 +62,33 @@ def test_memory_bounds_what_is_kept_and_changes_no_token(tmp_path: Path, shown: 
 
 
 def test_where_memory_is_short_a_picture_is_counted_without_the_tower(tmp_path: Path, shown: list[Sample]):
-    store = features(tmp_path, memory_gb=0)
+    store, whole = features(tmp_path, memory_gb=0), features(tmp_path)
     store.prepare(shown)
     prompts = [store.prompt(sample) for sample in shown]
     assert store.num_encoded == 0
-    assert prompts == [features(tmp_path).prompt(sample) for sample in shown]
+    tokens(whole, shown)
+    assert prompts == [whole.prompt(sample) for sample in shown]
+
+
+def test_what_cannot_be_kept_is_counted_by_its_header(
+    tmp_path: Path, shown: list[Sample], monkeypatch: pytest.MonkeyPatch
+):
+    store, whole = features(tmp_path, memory_gb=0), features(tmp_path)
+    tokens(whole, shown)
+    monkeypatch.delattr(IXCProcessor, "load")
+    store.prepare(shown)
+    assert store.counts == whole.counts
+
+
+def test_what_the_disk_has_is_counted_without_being_read(
+    tmp_path: Path, shown: list[Sample], monkeypatch: pytest.MonkeyPatch
+):
+    first, second = (features(tmp_path, disk=str(tmp_path / "store")) for _ in range(2))
+    tokens(first, shown)
+    monkeypatch.delattr(IXCProcessor, "load")
+    monkeypatch.delattr(DiskStore, "get")
+    second.prepare(shown)
+    assert second.counts == first.counts
 
 
 def test_nothing_read_ahead_stays_in_memory(tmp_path: Path, shown: list[Sample]):

@@ -7,9 +7,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
-from ixc.media import BadMedia, Store, check, load_picture, read_frames, sampled, verify
+from ixc.media import BadMedia, Store, check, load_picture, picture_size, read_frames, sampled, verify
+from ixc.samples import Media
 from ixc.sources import File
 
 
@@ -139,6 +140,17 @@ def test_a_sound_file_is_no_film(tmp_path: Path):
         container.mux([*stream.encode(frame), *stream.encode(None)])
     with pytest.raises(BadMedia, match="no picture track"):
         verify(path, "video")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(9))
+def test_the_size_of_a_picture_is_that_of_its_reading(tmp_path: Path, suffix: str, orientation: int):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = tmp_path / f"lying.{suffix}"
+    Image.new("RGB", (40, 20), "blue").save(path, exif=exif)
+    read = load_picture(tmp_path, Media(kind="image", path=path.name, sha256=""))
+    assert picture_size(path, 10**6) == read.size == ((20, 40) if orientation >= 5 else (40, 20))
 
 
 def test_transparent_becomes_white_and_exif_is_respected(tmp_path: Path):

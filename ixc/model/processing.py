@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AutoProcessor, BatchFeature
 
 from ixc.files import replacing
-from ixc.media import MAX_PIXELS, BadMedia
+from ixc.media import MAX_PIXELS, BadMedia, picture_size
 from ixc.model.configuration import IXCConfig
 from ixc.model.inputs import Kind, Transparency, is_film, read_film, read_picture
 from ixc.model.pictures import Geometry, Partition, Picture, film_strip, num_tokens, partition, strip, to_tiles
@@ -357,6 +357,14 @@ class IXCProcessor:
     def load(self, root: Path, media: Media, hd_num: int) -> Picture:
         """A stored picture or film as `hd_num` tiles at most; see `hd_num_of`."""
         return self._tiles(self._show(media.kind, root / media.path, {}), hd_num)
+
+    def count(self, root: Path, media: Media, hd_num: int) -> int:
+        """Tokens of a stored picture, of which only the header is read, or of a film."""
+        if media.kind == "video":
+            return self.num_tokens(self.load(root, media, hd_num))
+        size = picture_size(root / media.path, self.options.max_pixels)
+        place = partition(*size, hd_num, self.tile_size, self.options.geometry)
+        return num_tokens(place.rows, place.columns, self._side)
 
     def num_tokens(self, picture: Picture) -> int:
         """Tokens of a picture; see `pictures.num_tokens`."""
