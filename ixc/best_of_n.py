@@ -31,7 +31,7 @@ def run(
     samples = balanced(verifiable(read_samples(prompts)), params.max_prompts, params.seed)
     device = distributed.device()
     (policy, processor), (judge, _) = load(chat, IXCForCausalLM, device), load(reward, IXCForRewardModel, device)
-    features = Features(policy, processor, media)
+    features = Features(policy, processor, media, params.features)
     answers = generate(
         policy,
         features,
@@ -41,9 +41,10 @@ def run(
         params.max_new_tokens,
         params.batch_size,
         params.seed,
+        params.pass_tokens,
     )
     texts = [[answer.text for answer in row] for row in answers]
-    rewards = score(judge, features, samples, texts, params.batch_size)
+    rewards = score(judge, features, samples, texts, params.batch_size, params.pass_tokens)
     right = [correct(sample, row) for sample, row in zip(samples, texts, strict=True)]
     write_samples(
         (

@@ -33,7 +33,8 @@ def run(
     samples = plant(list(read_samples(corpus)), params.plant, random.Random(params.seed))
     model, processor = load(reward, IXCForRewardModel, distributed.device())
     answers = [[s.chosen[0].content] for s in samples]
-    rewards = score(model, Features(model, processor, media), samples, answers, params.batch_size)
+    features = Features(model, processor, media, params.features)
+    rewards = score(model, features, samples, answers, params.batch_size, params.pass_tokens)
     scored = [replace(s, rewards=tuple(r)) for s, r in zip(samples, rewards, strict=True)]
     low = lowest(scored, params.remove)
     write_samples((s for i, s in enumerate(scored) if i not in low), cleaned)

@@ -51,7 +51,7 @@ def _score(
     params: EvaluateRMParams, model: IXCForRewardModel, features: Features, samples: Sequence[Sample]
 ) -> list[tuple[float, ...]]:
     answers = [(s.chosen[0].content, s.rejected[0].content) for s in samples]
-    return [tuple(row) for row in score(model, features, samples, answers, params.batch_size)]
+    return [tuple(row) for row in score(model, features, samples, answers, params.batch_size, params.pass_tokens)]
 
 
 def by_group(samples: Sequence[Sample], rewards: Sequence[tuple[float, ...]]) -> dict[str, list[float]]:

@@ -1,6 +1,6 @@
 """Scoring and sampling, the prompt once: N answers share their prefix."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,11 +8,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
-from ixc.batches import ahead
+from ixc.batches import ahead, refuse_larger, within
 from ixc.features import Features
 from ixc.files import track
 from ixc.model import Batch, IXCForCausalLM, IXCForRewardModel, Tree, collate
 from ixc.model.attention import Branches
+from ixc.params import PASS_TOKENS
 from ixc.samples import Sample
 
 
@@ -24,10 +25,47 @@ class Answer(NamedTuple):
     text: str
 
 
-def by_length(samples: Sequence[Sample], features: Features, size: int) -> Iterator[list[int]]:
-    """Indices in batches of like prompt length."""
-    order = sorted(range(len(samples)), key=lambda i: len(features.prompt(samples[i])))
-    return (order[i : i + size] for i in range(0, len(order), size))
+class Row(NamedTuple):
+    """A sample with as many of its answers as one pass can take: nearly always all."""
+
+    sample: int
+    """Its index."""
+    answers: list[str]
+    prompt: int
+    """Tokens of the prompt; `tokens`, of the whole row."""
+    tokens: int
+
+
+def batched(
+    prompts: Sequence[int], tokens: Sequence[int], names: Sequence[str], size: int, pass_tokens: int
+) -> list[list[int]]:
+    """Rows in batches of like prompt length, of `size` rows and `pass_tokens` tokens at most.
+
+    Args:
+        prompts: tokens of each row's prompt.
+        tokens: of the whole row.
+        names: what each row is called in an error.
+
+    Raises:
+        OverBudget: a row has more tokens than a pass may.
+    """
+    refuse_larger(tokens, names, pass_tokens, "tokens", "pass_tokens")
+    order = sorted(range(len(prompts)), key=prompts.__getitem__)
+    batches = (order[i : i + size] for i in range(0, len(order), size))
+    return [part for batch in batches for part in within(batch, tokens, pass_tokens)]
+
+
+def by_length(
+    samples: Sequence[Sample],
+    features: Features,
+    size: int,
+    answer_tokens: int = 0,
+    pass_tokens: int = PASS_TOKENS,
+) -> list[list[int]]:
+    """Indices of samples in batches, as in `batched`; `answer_tokens`: what all answers to one may come to."""
+    prompts = [len(features.prompt(sample)) for sample in samples]
+    tokens = [prompt + answer_tokens for prompt in prompts]
+    return batched(prompts, tokens, [sample.id for sample in samples], size, pass_tokens)
 
 
 @torch.no_grad()
@@ -37,41 +75,74 @@ def score(
     samples: Sequence[Sample],
     answers: Sequence[Sequence[str]],
     batch_size: int,
+    pass_tokens: int = PASS_TOKENS,
 ) -> list[list[float]]:
     """Rewards of each sample's answers, unbounded; higher is better.
 
     Args:
         answers: any number of texts per sample.
-        batch_size: samples per forward pass.
+        batch_size: samples per forward pass at most.
+        pass_tokens: tokens per forward pass at most; answers that do not fit beside each other are read apart.
+
+    Raises:
+        OverBudget: a prompt with a single answer has more.
     """
     features.prepare(samples)
     model.eval()
     rewards: list[list[float]] = [[] for _ in samples]
-    batches = list(by_length(samples, features, batch_size))
+    rows = rows_of(features, samples, answers, pass_tokens)
+    names = [samples[row.sample].id for row in rows]
+    batches = batched([row.prompt for row in rows], [row.tokens for row in rows], names, batch_size, pass_tokens)
 
-    def read(batch: list[int]) -> tuple[list[int], Batch]:
-        features.load_ahead(samples[i] for i in batch)
-        return batch, collate([scoring_tree(features, samples[i], answers[i]) for i in batch])
+    def read(batch: list[int]) -> tuple[list[Row], Batch]:
+        chosen = [rows[i] for i in batch]
+        features.load_ahead(samples[row.sample] for row in chosen)
+        return chosen, collate([scoring_tree(features, samples[row.sample], row.answers) for row in chosen])
 
     for batch, layout in track(ahead(batches, read), "score", len(batches)):
-        flat = iter(rewards_of(model, features, [samples[i] for i in batch], layout).tolist())
-        for i in batch:
-            rewards[i] = [next(flat) for _ in answers[i]]
+        flat = iter(rewards_of(model, features, [samples[row.sample] for row in batch], layout).tolist())
+        for row in batch:
+            rewards[row.sample] += [next(flat) for _ in row.answers]
     return rewards
+
+
+def rows_of(
+    features: Features, samples: Sequence[Sample], answers: Sequence[Sequence[str]], pass_tokens: int
+) -> list[Row]:
+    """What is to be scored, in order; a sample's answers stand in one row as far as they fit into a pass."""
+    rows = []
+    for i, (sample, texts) in enumerate(zip(samples, answers, strict=True)):
+        prompt = len(features.prompt(sample))
+        sizes = [len(_scored(features, text)) for text in texts]
+        for part in within(range(len(texts)), sizes, pass_tokens - prompt):
+            rows.append(Row(i, [texts[k] for k in part], prompt, prompt + sum(sizes[k] for k in part)))
+    return rows
 
 
 def scoring_tree(features: Features, sample: Sample, answers: Sequence[str]) -> Tree:
     """A prompt with its answers, each with the tail that the score is read from."""
-    processor = features.processor
-    return Tree(features.prompt(sample), [processor.scored(processor.answer(text)) for text in answers])
+    return Tree(features.prompt(sample), [_scored(features, text) for text in answers])
+
+
+def _scored(features: Features, text: str) -> list[int]:
+    return features.processor.scored(features.processor.answer(text))
+
+
+def size_of(tree: Tree) -> int:
+    """Tokens of prefix and branches."""
+    return len(tree.prefix) + sum(map(len, tree.branches))
 
 
 def rewards_of(
     model: IXCForRewardModel, features: Features, samples: Sequence[Sample], batch: Batch
 ) -> Float[Tensor, " R"]:
     """One reward per branch, tree by tree; `samples`: what the trees show. Gradients flow if they are on."""
-    batch = batch.to(model.device)
-    hidden = model.model(**batch.inputs(), features=features.together(samples))
+    return branch_rewards(model, batch.to(model.device), features.together(samples))
+
+
+def branch_rewards(model: IXCForRewardModel, batch: Batch, shown: Float[Tensor, "P D"] | None) -> Float[Tensor, " R"]:
+    """One reward per branch, tree by tree; `shown`: the picture tokens of all trees, in reading order."""
+    hidden = model.model(**batch.inputs(), features=shown)
     return model.scores(batch.pool(hidden, model.config.pooling))
 
 
@@ -85,13 +156,23 @@ def generate(
     max_new_tokens: int,
     batch_size: int,
     seed: int,
+    pass_tokens: int = PASS_TOKENS,
 ) -> list[list[Answer]]:
-    """`num_answers` sampled answers per sample; equal arguments give equal answers."""
+    """`num_answers` sampled answers per sample; equal arguments give equal answers.
+
+    Args:
+        batch_size: samples that are answered together at most.
+        pass_tokens: tokens of their prompts and of all their answers, each of `max_new_tokens`, at most.
+
+    Raises:
+        OverBudget: a prompt with its answers may come to more.
+    """
     features.prepare(samples)
     model.eval()
     generator = sampler(model, seed)
     answers: list[list[Answer]] = [[] for _ in samples]
-    for batch in track(list(by_length(samples, features, batch_size)), "generate"):
+    batches = by_length(samples, features, batch_size, num_answers * max_new_tokens, pass_tokens)
+    for batch in track(batches, "generate"):
         chosen = [samples[i] for i in batch]
         ids = sample_ids(model, features, chosen, num_answers, temperature, max_new_tokens, generator)
         for i, row in zip(batch, ids, strict=True):
@@ -116,8 +197,21 @@ def sample_ids(
     """Ids of `num_answers` answers per sample."""
     prompts = [features.prompt(sample) for sample in samples]
     given = (num_answers, temperature, max_new_tokens, generator)
-    tokens = sample_tokens(model, prompts, features.together(samples), *given)
-    cut = [_until(row, features.processor.ids["turn_end"]) for row in tokens.tolist()]
+    return sample_rows(model, prompts, features.together(samples), *given)
+
+
+def sample_rows(
+    model: IXCForCausalLM,
+    prompts: Sequence[list[int]],
+    features: Float[Tensor, "P D"] | None,
+    num_answers: int,
+    temperature: float,
+    max_new_tokens: int,
+    generator: torch.Generator,
+) -> list[list[list[int]]]:
+    """Ids of `num_answers` answers to each prompt, each up to its end; arguments as in `sample_tokens`."""
+    tokens = sample_tokens(model, prompts, features, num_answers, temperature, max_new_tokens, generator)
+    cut = [_until(row, model.config.end_of_turn_token_id) for row in tokens.tolist()]
     return [cut[i : i + num_answers] for i in range(0, len(cut), num_answers)]
 
 

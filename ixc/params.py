@@ -22,6 +22,10 @@ SECRET = "secret"
 """The type of an error whose value is not told."""
 
 
+PASS_TOKENS = 32_768
+"""The tokens that one forward pass without gradients may have where nobody says otherwise."""
+
+
 class BadParams(ValueError):
     """A parameter file that does not say what its schema asks for."""
 
@@ -384,7 +388,9 @@ class EvaluateRMParams:
 
     seed: int = 0
     batch_size: int = Field(default=64, gt=0)
-    """Pairs scored together."""
+    """Pairs scored together at most."""
+    pass_tokens: int = Field(default=PASS_TOKENS, gt=0)
+    """Tokens of one forward pass at most: what memory allows. An answer that exceeds it with its prompt is refused."""
     num_resamples: int = Field(default=1000, gt=0)
     """Bootstrap resamples of the 95 % confidence intervals."""
     features: FeatureParams = FeatureParams()
@@ -402,6 +408,10 @@ class TrainPPOParams:
     answers_per_prompt: int = Field(default=4, gt=0)
     """Sampled together; their prompt is read once."""
     minibatch_size: int = Field(default=64, gt=0)
+    """Answers per update."""
+    pass_tokens: int = Field(default=PASS_TOKENS, gt=0)
+    """Tokens of one forward pass at most: what memory allows. A minibatch of more is accumulated; a prompt that may
+    come to more with its answers is refused."""
     epochs: int = Field(default=1, gt=0)
     """Passes over each rollout batch."""
     learning_rate: float = Field(default=5e-5, gt=0)
@@ -420,12 +430,18 @@ class TrainPPOParams:
     temperature: float = Field(default=1.0, gt=0)
     max_new_tokens: int = Field(default=32, gt=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
+    """Of the policy's gradient, and of the critic's."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16`: the models compute in bfloat16; weights that are trained, and heads, stay in fp32."""
+    gradient_checkpointing: bool = False
+    """As in `train_rm`."""
     reward_clip: float = Field(default=5.0, gt=0)
     """Rewards, standardised within their domain, are clipped to this."""
     eval_prompts: int | None = Field(default=None, gt=0)
     """Held-out prompts that base and chat are compared on, drawn equally over the domains; none: all."""
     eval_samples: int = Field(default=4, gt=0)
     """Answers sampled per held-out prompt when base and chat are compared."""
+    features: FeatureParams = FeatureParams()
 
     @model_validator(mode="after")
     def _whole_prompts(self) -> "TrainPPOParams":
@@ -446,6 +462,10 @@ class BestOfNParams:
     temperature: float = Field(default=1.0, gt=0)
     max_new_tokens: int = Field(default=32, gt=0)
     batch_size: int = Field(default=64, gt=0)
+    """Prompts answered and scored together at most."""
+    pass_tokens: int = Field(default=PASS_TOKENS, gt=0)
+    """Tokens that are in memory together at most, of prompts with all their answers; a prompt of more is refused."""
+    features: FeatureParams = FeatureParams()
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -458,6 +478,10 @@ class CleanParams:
     remove: float = Field(default=0.25, gt=0, lt=1)
     """Share of rows removed, lowest reward within their domain first."""
     batch_size: int = Field(default=64, gt=0)
+    """Rows scored together at most."""
+    pass_tokens: int = Field(default=PASS_TOKENS, gt=0)
+    """As in `evaluate_rm`."""
+    features: FeatureParams = FeatureParams()
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -9,27 +9,35 @@ their averages differ), and an answer that never ends scores as the worst of its
 import copy
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ixc import distributed
+from ixc.batches import refuse_larger, within
 from ixc.features import Features
 from ixc.files import track
-from ixc.inference import generate, rewards_of, sample_ids, sampler, score
+from ixc.inference import branch_rewards, generate, sample_rows, sampler, score, size_of
 from ixc.judging.verifiers import check
 from ixc.losses import generalized_advantages, policy_loss, value_loss, whiten
 from ixc.metrics import Log, Metrics, ignore
-from ixc.model import Batch, IXCForCausalLM, IXCForRewardModel, IXCProcessor, Tree, collate
+from ixc.model import Batch, IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor, Tree, collate
 from ixc.model.folder import load, save
 from ixc.params import TrainPPOParams
 from ixc.samples import Sample, balanced, read_samples, verifiable
-from ixc.training import Optimizer, seed_everything
+from ixc.training import Optimizer, compute_in_bf16, seed_everything
+
+LOGITS_AT_ONCE = 2**27
+"""Logits that are in memory together; what exceeds them is computed again in the backward pass."""
+COMPARED_AT_ONCE = 64
+"""Held-out prompts."""
 
 
 @dataclass
@@ -55,26 +63,59 @@ def run(
 ) -> Metrics:
     """Train the chat model on the prompts of the training pairs; compare it with the base on held-out prompts."""
     rng = seed_everything(params.seed)
-    models, processor = ready(base, reward)
-    features = Features(models.reference, processor, media)
+    models, processor = ready(base, reward, params.precision)
+    features = Features(models.reference, processor, media, params.features)
     paired = {s.id.split("#")[0] for s in read_samples(pairs)}
     samples = list(read_samples(prompts))
+    held_out = balanced(verifiable(samples), params.eval_prompts, params.seed)
+    refuse_long(params, features, held_out, params.eval_samples)
     train(params, models, features, [s for s in samples if s.id in paired], rng, log)
     save(models.policy, processor, chat)
-    held_out = balanced(verifiable(samples), params.eval_prompts, params.seed)
     return compare(params, models, features, held_out)
 
 
-def ready(base: Path, reward: Path) -> tuple[Models, IXCProcessor]:
-    """Policy and reference from the base, critic and reward from the reward model; and the processor."""
-    device = distributed.device()
-    (policy, processor), (judge, _) = load(base, IXCForCausalLM, device), load(reward, IXCForRewardModel, device)
+def ready(base: Path, reward: Path, precision: Literal["fp32", "bf16"] = "fp32") -> tuple[Models, IXCProcessor]:
+    """Policy and reference from the base, critic and reward from the reward model; and the processor.
+
+    Whatever precision they are stored in, what is trained is kept in fp32: a step of AdamW is lost in bf16.
+    """
+    place = distributed.device(), torch.float32
+    (policy, processor), (judge, _) = load(base, IXCForCausalLM, *place), load(reward, IXCForRewardModel, *place)
     models = Models(policy, copy.deepcopy(policy), copy.deepcopy(judge), judge)
     for frozen in (models.reference, models.reward):
         frozen.requires_grad_(False)
     for trained in (models.policy, models.critic):
         trained.freeze_vision()
+    if precision == "bf16":
+        for model in vars(models).values():
+            compute_in_bf16(model)
+        for frozen in (models.reference, models.reward):
+            keep_in_bf16(frozen)
     return models, processor
+
+
+def keep_in_bf16(model: IXCPreTrainedModel) -> None:
+    """Half the memory for a model that computes in bf16 and is not trained, to the bit the same numbers.
+
+    Linear layers read their weights in bf16 anyway; norms and heads do not.
+    """
+    for part in (model.model, model.vit, model.vision_proj):
+        for module in part.modules():
+            if isinstance(module, nn.Linear):
+                module.bfloat16()
+    model.get_input_embeddings().bfloat16()
+
+
+def refuse_long(params: TrainPPOParams, features: Features, samples: Sequence[Sample], answers: int) -> None:
+    """Check, before anything is computed, that every prompt with its answers, however long, fits into a pass.
+
+    Raises:
+        OverBudget: one does not.
+    """
+    longest = answers * (params.max_new_tokens + len(features.processor.scored([])))
+    sizes = [len(features.prompt(sample)) + longest for sample in samples]
+    unit, key = "tokens with its answers", "train_ppo.pass_tokens"
+    refuse_larger(sizes, [sample.id for sample in samples], params.pass_tokens, unit, key)
 
 
 def train(
@@ -87,29 +128,70 @@ def train(
 ) -> None:
     """Roll out, judge, update; `steps` times."""
     features.prepare(samples)
+    refuse_long(params, features, samples, params.answers_per_prompt)
+    if params.gradient_checkpointing:
+        for trained in (models.policy, models.critic):
+            trained.gradient_checkpointing_enable()
     updates = params.steps * params.epochs * -(-params.batch_size // params.minibatch_size)
-    actor = Optimizer(models.policy.parameters(), params.learning_rate, updates)
-    critic = Optimizer(models.critic.parameters(), params.critic_learning_rate, updates)
+    norm = params.max_grad_norm
+    actor = Optimizer(models.policy.parameters(), params.learning_rate, updates, max_grad_norm=norm)
+    critic = Optimizer(models.critic.parameters(), params.critic_learning_rate, updates, max_grad_norm=norm)
     normal = DomainNorm(params.reward_clip)
     generator = sampler(models.policy, params.seed)
     groups = params.batch_size // params.answers_per_prompt
     for step in track(range(params.steps), "train_ppo", params.steps):
-        drawn = rng.choices(samples, k=groups)
-        rollouts = roll_out(params, models, features, drawn, normal, generator)
+        drawn = fetched(features, rng.choices(samples, k=groups))
+        rollouts = roll_out(params, models, features.processor, drawn, normal, generator)
         numbers: dict[str, list[float]] = defaultdict(list)
         for _ in range(params.epochs):
             for chunk in shuffled(rollouts, params.minibatch_size // params.answers_per_prompt, rng):
                 learn_policy = step >= params.critic_warmup_steps
-                for name, value in update(params, models, actor, critic, features, chunk, learn_policy).items():
+                for name, value in update(params, models, actor, critic, chunk, learn_policy).items():
                     numbers[name].append(value)
         log({**summary(rollouts), **{name: float(np.mean(x)) for name, x in numbers.items()}}, step)
+
+
+class Prompt(NamedTuple):
+    """A sample as the models read it."""
+
+    sample: Sample
+    ids: list[int]
+    pictures: list[Float[Tensor, "_ D"]]
+    """Tokens of each picture."""
+
+
+def fetched(features: Features, samples: Sequence[Sample]) -> list[Prompt]:
+    """The samples with their pictures, of which each is fetched once, whatever follows and whatever can be kept."""
+    pictures = iter(features.of(samples))
+    return [Prompt(s, features.prompt(s), [next(pictures) for _ in s.media]) for s in samples]
+
+
+def together(prompts: Sequence[Prompt], device: torch.device) -> Float[Tensor, "P D"] | None:
+    """The picture tokens of several prompts, in reading order; None when there is no picture."""
+    pictures = [tokens for prompt in prompts for tokens in prompt.pictures]
+    return torch.cat(pictures).to(device) if pictures else None
+
+
+class Pass(NamedTuple):
+    """What goes through a model together."""
+
+    layout: Batch
+    shown: Float[Tensor, "P D"] | None
+
+
+def passes(
+    params: TrainPPOParams, prompts: Sequence[Prompt], trees: Sequence[Tree], device: torch.device
+) -> Iterator[Pass]:
+    """The trees, in order, in as few passes as `params.pass_tokens` allows."""
+    for rows in within(range(len(trees)), list(map(size_of, trees)), params.pass_tokens):
+        yield Pass(collate([trees[i] for i in rows]).to(device), together([prompts[i] for i in rows], device))
 
 
 @dataclass
 class Rollout:
     """The answers to one prompt; M tokens of all its answers, laid end to end."""
 
-    sample: Sample
+    prompt: Prompt
     tree: Tree
     log_probs: Float[Tensor, " M"]
     reference_log_probs: Float[Tensor, " M"]
@@ -123,68 +205,88 @@ class Rollout:
 def roll_out(
     params: TrainPPOParams,
     models: Models,
-    features: Features,
-    samples: Sequence[Sample],
+    processor: IXCProcessor,
+    prompts: Sequence[Prompt],
     normal: "DomainNorm",
     generator: torch.Generator,
 ) -> list[Rollout]:
     """Sample answers, score them, and work out advantages and returns (eq. 2)."""
     models.policy.eval()
-    said = sample_ids(
-        models.policy,
-        features,
-        samples,
-        params.answers_per_prompt,
-        params.temperature,
-        params.max_new_tokens,
-        generator,
-    )
-    trees = [Tree(features.prompt(s), ids) for s, ids in zip(samples, said, strict=True)]
-    batch = collate(trees).to(models.policy.device)
-    shown = features.together(samples)
-    old, reference = (token_log_probs(m, batch, shown) for m in (models.policy, models.reference))
-    values = token_values(models.critic, batch, shown)
-    rewards = judge(models.reward, features, samples, said)
-    goals = normal([s.domain for s in samples], rewards)
-    advantages, returns = credit(params, batch, old - reference, values, goals.flatten())
+    device = models.policy.device
+    said = answered(params, models.policy, prompts, generator)
+    trees = [Tree(prompt.ids, ids) for prompt, ids in zip(prompts, said, strict=True)]
+    read = [
+        (
+            token_log_probs(models.policy, *each),
+            token_log_probs(models.reference, *each),
+            token_values(models.critic, *each),
+        )
+        for each in passes(params, prompts, trees, device)
+    ]
+    old, reference, values = map(torch.cat, zip(*read, strict=True))
+    rewards = judge(params, models.reward, processor, prompts, said)
+    goals = normal([prompt.sample.domain for prompt in prompts], rewards)
+    branches = collate(trees).target_branch.to(device)
+    advantages, returns = credit(params, branches, old - reference, values, goals.flatten())
     sizes = [sum(map(len, ids)) for ids in said]
     columns = (old, reference, advantages, returns)
     parts = zip(*(x.split(sizes) for x in columns), strict=True)
-    return [Rollout(s, t, o, r, k, a, g) for s, t, k, (o, r, a, g) in zip(samples, trees, rewards, parts, strict=True)]
+    return [Rollout(p, t, o, r, k, a, g) for p, t, k, (o, r, a, g) in zip(prompts, trees, rewards, parts, strict=True)]
+
+
+def answered(
+    params: TrainPPOParams, policy: IXCForCausalLM, prompts: Sequence[Prompt], generator: torch.Generator
+) -> list[list[list[int]]]:
+    """Ids of the policy's answers to each prompt; as many prompts at once as fit into a pass with all their answers."""
+    sizes = [len(prompt.ids) + params.answers_per_prompt * params.max_new_tokens for prompt in prompts]
+    given = (params.answers_per_prompt, params.temperature, params.max_new_tokens, generator)
+    parts = [[prompts[i] for i in rows] for rows in within(range(len(prompts)), sizes, params.pass_tokens)]
+    return [
+        ids
+        for part in parts
+        for ids in sample_rows(policy, [prompt.ids for prompt in part], together(part, policy.device), *given)
+    ]
 
 
 def judge(
+    params: TrainPPOParams,
     model: IXCForRewardModel,
-    features: Features,
-    samples: Sequence[Sample],
+    processor: IXCProcessor,
+    prompts: Sequence[Prompt],
     said: Sequence[Sequence[list[int]]],
 ) -> Float[Tensor, "S K"]:
     """Rewards of sampled ids; an answer without an end gets the lowest of the batch."""
-    processor = features.processor
     trees = [
-        Tree(features.prompt(s), [processor.scored(ids) for ids in row]) for s, row in zip(samples, said, strict=True)
+        Tree(prompt.ids, [processor.scored(ids) for ids in row]) for prompt, row in zip(prompts, said, strict=True)
     ]
-    rewards = rewards_of(model, features, samples, collate(trees)).unflatten(0, (len(samples), -1))
+    read = [branch_rewards(model, *each) for each in passes(params, prompts, trees, model.device)]
+    rewards = torch.cat(read).unflatten(0, (len(prompts), -1))
     ended = torch.tensor([[ids[-1] == processor.ids["turn_end"] for ids in row] for row in said])
     return torch.where(ended.to(rewards.device), rewards, rewards.min())
 
 
 def credit(
     params: TrainPPOParams,
-    batch: Batch,
+    branches: Int[Tensor, " M"],
     divergence: Float[Tensor, " M"],
     values: Float[Tensor, " M"],
     goals: Float[Tensor, " R"],
 ) -> tuple[Float[Tensor, " M"], Float[Tensor, " M"]]:
-    """Advantages and returns of every token: minus its KL cost, and with the last one the answer's reward."""
-    lengths = torch.bincount(batch.target_branch, minlength=len(goals))
+    """Advantages and returns of every token: minus its KL cost, and with the last one the answer's reward.
+
+    Args:
+        branches: which answer each token belongs to.
+        divergence: of the policy from the reference, nats.
+        goals: the answers' rewards, standardised.
+    """
+    lengths = torch.bincount(branches, minlength=len(goals))
     at = torch.cat([torch.arange(n, device=goals.device) for n in lengths.tolist()])
     rewards, padded = goals.new_zeros(2, len(goals), int(lengths.max()))
-    rewards[batch.target_branch, at] = -params.kl_coef * divergence
+    rewards[branches, at] = -params.kl_coef * divergence
     rewards[torch.arange(len(goals), device=goals.device), lengths - 1] += goals
-    padded[batch.target_branch, at] = values
+    padded[branches, at] = values
     advantages = generalized_advantages(rewards, padded, lengths, params.gamma, params.lam)
-    advantages = advantages[batch.target_branch, at]
+    advantages = advantages[branches, at]
     return advantages, advantages + values
 
 
@@ -193,34 +295,46 @@ def update(
     models: Models,
     actor: Optimizer,
     critic: Optimizer,
-    features: Features,
     rollouts: Sequence[Rollout],
     learn_policy: bool,
 ) -> dict[str, float]:
-    """One minibatch: the policy by eq. 3, the critic by eq. 4."""
-    batch = collate([r.tree for r in rollouts]).to(models.policy.device)
-    shown = features.together(r.sample for r in rollouts)
-    critic_loss = value_loss(token_values(models.critic, batch, shown), torch.cat([r.returns for r in rollouts]))
-    critic.step(critic_loss)
-    if not learn_policy:
-        return {"value_loss": critic_loss.item()}
+    """One minibatch: the policy by eq. 3, the critic by eq. 4; every token weighs the same, in however many passes."""
+    returns, old = (torch.cat(x) for x in zip(*((r.returns, r.log_probs) for r in rollouts), strict=True))
     advantages = whiten(torch.cat([r.advantages for r in rollouts]))
-    old = torch.cat([r.log_probs for r in rollouts])
-    loss, clip_fraction = policy_loss(token_log_probs(models.policy, batch, shown), old, advantages, params.clip)
-    norm = actor.step(loss)["grad_norm"]
-    return {
-        "policy_loss": loss.item(),
-        "value_loss": critic_loss.item(),
-        "clip_fraction": clip_fraction.item(),
-        "grad_norm": norm,
-    }
+    prompts, trees = [r.prompt for r in rollouts], [r.tree for r in rollouts]
+    models.policy.train()
+    models.critic.train()
+    numbers: dict[str, float] = defaultdict(float)
+    start = 0
+    for layout, pictures in passes(params, prompts, trees, models.policy.device):
+        at = slice(start, start + len(layout.target_ids))
+        start, share = at.stop, len(layout.target_ids) / len(returns)
+        loss = value_loss(token_values(models.critic, layout, pictures), returns[at])
+        critic.backward(share * loss)
+        numbers["value_loss"] += share * loss.item()
+        if learn_policy:
+            log_probs = token_log_probs(models.policy, layout, pictures)
+            loss, clip_fraction = policy_loss(log_probs, old[at], advantages[at], params.clip)
+            actor.backward(share * loss)
+            numbers["policy_loss"] += share * loss.item()
+            numbers["clip_fraction"] += share * clip_fraction.item()
+    critic.update()
+    return {**numbers, "grad_norm": actor.update()["grad_norm"]} if learn_policy else dict(numbers)
 
 
 def token_log_probs(model: IXCForCausalLM, batch: Batch, features: Float[Tensor, "P D"] | None) -> Float[Tensor, " M"]:
-    """Log-probability of every answer token, nats."""
-    hidden = model.model(**batch.inputs(), features=features)
-    logits = model.output(hidden[0, batch.target_from]).float()
-    return logits.log_softmax(-1).gather(1, batch.target_ids[:, None]).squeeze(1)
+    """Log-probability of every answer token, nats; of more than `LOGITS_AT_ONCE`, part by part."""
+    hidden = model.model(**batch.inputs(), features=features)[0, batch.target_from]
+    size = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
+    if len(hidden) <= size:
+        return log_probs_of(model, hidden, batch.target_ids)
+    parts = zip(hidden.split(size), batch.target_ids.split(size), strict=True)
+    return torch.cat([checkpoint(log_probs_of, model, *part, use_reentrant=False) for part in parts])  # pyright: ignore
+
+
+def log_probs_of(model: IXCForCausalLM, hidden: Float[Tensor, "M D"], ids: Int[Tensor, " M"]) -> Float[Tensor, " M"]:
+    """Log-probability of each id after its state."""
+    return model.output(hidden).float().log_softmax(-1).gather(1, ids[:, None]).squeeze(1)
 
 
 def token_values(model: IXCForRewardModel, batch: Batch, features: Float[Tensor, "P D"] | None) -> Float[Tensor, " M"]:
@@ -282,11 +396,12 @@ def compare(params: TrainPPOParams, models: Models, features: Features, samples:
             params.eval_samples,
             params.temperature,
             params.max_new_tokens,
-            64,
+            COMPARED_AT_ONCE,
             params.seed + 1,
+            params.pass_tokens,
         )
         texts = [[a.text for a in row] for row in said]
-        rewards = score(models.reward, features, samples, texts, 64)
+        rewards = score(models.reward, features, samples, texts, COMPARED_AT_ONCE, params.pass_tokens)
         right = [
             float(np.mean([check(s.gold, t) or 0 for t in row]))
             for s, row in zip(samples, texts, strict=True)
@@ -298,21 +413,25 @@ def compare(params: TrainPPOParams, models: Models, features: Features, samples:
         for domain in sorted({s.domain for s in samples}):
             own = [r for r, s in zip(right, samples, strict=True) if s.domain == domain]
             metrics[f"gold/{name}/domain:{domain}"] = float(np.mean(own))
-    metrics["kl"] = divergence(models, features, samples, [[a.ids for a in row] for row in said])
+    metrics["kl"] = divergence(params, models, features, samples, [[a.ids for a in row] for row in said])
     return metrics
 
 
 @torch.no_grad()
 def divergence(
-    models: Models, features: Features, samples: Sequence[Sample], said: Sequence[Sequence[list[int]]]
+    params: TrainPPOParams,
+    models: Models,
+    features: Features,
+    samples: Sequence[Sample],
+    said: Sequence[Sequence[list[int]]],
 ) -> float:
     """KL(chat || base) on chat's own answers, nats per token."""
     total, count = 0.0, 0
-    for start in range(0, len(samples), 64):
-        part = samples[start : start + 64]
-        trees = [Tree(features.prompt(s), list(ids)) for s, ids in zip(part, said[start : start + 64], strict=True)]
-        batch = collate(trees).to(models.policy.device)
-        shown = features.together(part)
-        gap = token_log_probs(models.policy, batch, shown) - token_log_probs(models.reference, batch, shown)
-        total, count = total + gap.sum().item(), count + len(gap)
+    for start in range(0, len(samples), COMPARED_AT_ONCE):
+        part = slice(start, start + COMPARED_AT_ONCE)
+        prompts = fetched(features, samples[part])
+        trees = [Tree(prompt.ids, list(ids)) for prompt, ids in zip(prompts, said[part], strict=True)]
+        for each in passes(params, prompts, trees, models.policy.device):
+            gap = token_log_probs(models.policy, *each) - token_log_probs(models.reference, *each)
+            total, count = total + gap.sum().item(), count + len(gap)
     return total / max(1, count)

@@ -1,13 +1,15 @@
 """Test-time scaling: the curve by hand, and the stage from files to files."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tiny
 
+from ixc.batches import OverBudget
 from ixc.best_of_n import correct, curve, run
 from ixc.model.folder import save
-from ixc.params import BestOfNParams
+from ixc.params import BestOfNParams, FeatureParams
 from ixc.samples import read_samples, write_samples
 
 REWARDS = [[1.0, 2.0, 4.0, 3.0], [0.0, -1.0, 5.0, 6.0]]
@@ -53,7 +55,7 @@ def test_the_stage_answers_held_out_prompts_that_can_be_checked(tmp_path: Path):
     )
     save(tiny.causal(), tiny.processor(), tmp_path / "chat")
     save(tiny.reward(), tiny.processor(), tmp_path / "reward")
-    params = BestOfNParams(n=(1, 2, 4), max_new_tokens=4)
+    params = BestOfNParams(n=(1, 2, 4), max_new_tokens=4, features=FeatureParams(disk=str(tmp_path / "store")))
     paths = [tmp_path / name for name in ("prompts.parquet", "media", "chat", "reward", "scored.parquet")]
     metrics = run(params, *paths)
 
@@ -66,3 +68,6 @@ def test_the_stage_answers_held_out_prompts_that_can_be_checked(tmp_path: Path):
     assert metrics["reward/1"] < metrics["reward/2"] < metrics["reward/4"]
     assert all(metrics[f"gold/{n}"] <= metrics[f"oracle/{n}"] for n in params.n)
     assert run(params, *paths) == metrics
+    assert any((tmp_path / "store").iterdir())
+    with pytest.raises(OverBudget, match="tokens, more than pass_tokens 20"):
+        run(replace(params, pass_tokens=20), *paths)

@@ -3,16 +3,18 @@
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 
+from ixc.batches import OverBudget
 from ixc.clean import auroc, found, lowest, run
 from ixc.defects import EVASIVE, plant
 from ixc.model.folder import save
-from ixc.params import CleanParams
+from ixc.params import CleanParams, FeatureParams
 from ixc.samples import Media, Sample, answer, read_samples, write_samples
 
 RED, BLUE = (Media(kind="image", path=f"{c}.png", sha256=c) for c in ("red", "blue"))
@@ -107,11 +109,15 @@ def test_the_stage_parts_a_corpus_in_two(tmp_path: Path):
     write_samples(corpus, tmp_path / "corpus.parquet")
     save(tiny.reward(), tiny.processor(), tmp_path / "reward")
     paths = [tmp_path / n for n in ("corpus.parquet", "media", "reward", "cleaned.parquet", "removed.parquet")]
-    metrics = run(CleanParams(plant=0.0, remove=0.25), *paths)
+    params = CleanParams(plant=0.0, remove=0.25, features=FeatureParams(disk=str(tmp_path / "store")))
+    metrics = run(params, *paths)
 
     cleaned, removed = (list(read_samples(path)) for path in paths[-2:])
     assert (metrics["rows"], metrics["removed"], len(cleaned), len(removed)) == (20, 5, 15, 5)
     assert {s.id for s in cleaned} | {s.id for s in removed} == {s.id for s in corpus}
     assert [s.rewards for s in removed] == sorted(s.rewards for s in removed)
     assert max(s.rewards for s in removed) <= min(s.rewards for s in cleaned)
+    assert any((tmp_path / "store").iterdir())
+    with pytest.raises(OverBudget, match="tokens, more than pass_tokens 20"):
+        run(replace(params, pass_tokens=20), *paths)
     assert run(CleanParams(plant=0.5, remove=0.25), *paths)["planted/empty"] == 10

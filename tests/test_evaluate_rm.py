@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
+from ixc.batches import OverBudget
 from ixc.evaluate_rm import by_group, interval, run, swap_media
 from ixc.metrics import calibration_error
 from ixc.model.folder import save
@@ -87,3 +88,5 @@ def test_the_stage_scores_the_pairs_in_their_order(tmp_path: Path):
     assert metrics["accuracy_low/all"] <= metrics["accuracy/all"] <= metrics["accuracy_high/all"]
     assert "accuracy_swapped_media/image" in metrics and "accuracy_swapped_media/text" not in metrics
     assert run(EvaluateRMParams(batch_size=3), *paths) == metrics
+    with pytest.raises(OverBudget, match="tokens, more than pass_tokens 20"):
+        run(EvaluateRMParams(pass_tokens=20), *paths)

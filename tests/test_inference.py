@@ -1,13 +1,17 @@
 """Scoring and sampling: the prompt once, the picture once, and the same numbers as one by one."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ixc.inference import generate, rewards_of, sample_ids, score
-from ixc.model import Tree, collate
+from ixc.batches import OverBudget
+from ixc.inference import batched, generate, rewards_of, sample_ids, score
+from ixc.model import IXCPreTrainedModel, Tree, collate
 from ixc.samples import Sample
 
 END = tiny.processor().ids["turn_end"]
@@ -130,3 +134,66 @@ def test_a_forced_end_ends_an_answer(last: int, samples: list[Sample], tmp_path:
 def test_no_samples_is_no_work(tmp_path: Path):
     model = tiny.reward()
     assert score(model, tiny.features(model, tmp_path), [], [], batch_size=4) == []
+
+
+ROWS = st.lists(st.tuples(st.integers(1, 50), st.integers(0, 50)), max_size=40)
+
+
+@given(ROWS, st.integers(1, 9), st.integers(100, 300))
+def test_batches_have_every_row_once_and_keep_to_both_limits(rows: list[tuple[int, int]], size: int, budget: int):
+    prompts, tokens = [prompt for prompt, _ in rows], [prompt + answers for prompt, answers in rows]
+    batches = batched(prompts, tokens, [""] * len(rows), size, budget)
+    order = [i for batch in batches for i in batch]
+    assert order == sorted(range(len(rows)), key=prompts.__getitem__)
+    assert all(len(batch) <= size and sum(tokens[i] for i in batch) <= budget for batch in batches)
+    if sum(tokens) <= budget:  # a budget parts only what exceeds it
+        assert batches == [order[i : i + size] for i in range(0, len(order), size)]
+
+
+def tokens_of_passes(model: IXCPreTrainedModel) -> list[tuple[int, ...]]:
+    """Rows and columns of every forward pass from now on."""
+    shapes: list[tuple[int, ...]] = []
+    model.model.register_forward_pre_hook(
+        lambda _, given, named: shapes.append(tuple((given[0] if given else named["input_ids"]).shape)),
+        with_kwargs=True,
+    )
+    return shapes
+
+
+@pytest.mark.parametrize("budget", [90, 150, 400])
+def test_no_pass_of_scoring_exceeds_its_tokens_and_no_score_depends_on_it(
+    budget: int, samples: list[Sample], tmp_path: Path
+):
+    model = tiny.reward()
+    wanted = score(model, tiny.features(model, tmp_path), samples, ANSWERS, batch_size=5)
+    shapes = tokens_of_passes(model)
+    got = score(model, tiny.features(model, tmp_path), samples, ANSWERS, 5, budget)
+    assert max(rows * columns for rows, columns in shapes) <= budget
+    for row, rewards in zip(got, wanted, strict=True):
+        assert row == pytest.approx(rewards, abs=1e-5)
+
+
+def test_answers_that_do_not_fit_beside_each_other_are_read_apart_and_one_too_long_is_named(
+    samples: list[Sample], tmp_path: Path
+):
+    model, answers = tiny.reward(), [["a" * 20, "b" * 20, "c"]]
+    features, shapes = tiny.features(model, tmp_path), tokens_of_passes(model)
+    [wanted] = score(model, features, samples[:1], answers, 1)
+    [[_, whole]] = shapes
+    [got] = score(model, features, samples[:1], answers, 1, pass_tokens=whole - 1)
+    assert got == pytest.approx(wanted, abs=1e-5) and len(shapes) == 3
+    with pytest.raises(OverBudget, match=rf"{samples[0].id[:5]}.*: \d+ tokens, more than pass_tokens 30"):
+        score(model, features, samples[:1], answers, 1, pass_tokens=30)
+
+
+def test_what_is_sampled_together_stays_within_its_tokens(samples: list[Sample], tmp_path: Path):
+    model, features = tiny.causal(), tiny.features(tiny.causal(), tmp_path)
+    prompts = [len(features.prompt(sample)) for sample in samples]
+    shapes, budget = tokens_of_passes(model), max(prompts) + 3 * 6
+    rows = generate(model, features, samples, 3, 1.0, 6, 5, seed=0, pass_tokens=budget)
+    assert [len(row) for row in rows] == [3] * 5
+    read = [(columns, rows) for (_, columns), (rows, one) in pairwise(shapes) if columns > 1 and one == 1]
+    assert len(read) > 1 and sum(columns for columns, _ in read) == sum(prompts)
+    assert max(columns + 6 * rows for columns, rows in read) == budget
+    with pytest.raises(OverBudget, match="more than pass_tokens"):
+        generate(model, features, samples, 3, 1.0, 6, 5, seed=0, pass_tokens=budget - 1)

@@ -1,31 +1,44 @@
-"""PPO: credit by hand, rewards by domain, what is frozen, and a toy reward that rises."""
+"""PPO: credit by hand, rewards by domain, what is frozen, one pass or many, and a toy reward that rises."""
 
+import copy
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 import torch
 
+from ixc.batches import OverBudget
+from ixc.features import Features
 from ixc.inference import generate
-from ixc.model import IXCForCausalLM, IXCForRewardModel, Tree, collate
+from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, Tree, collate
 from ixc.model.folder import save
-from ixc.params import TrainPPOParams
-from ixc.samples import write_samples
+from ixc.params import FeatureParams, TrainPPOParams
+from ixc.samples import Sample, write_samples
 from ixc.train_ppo import (
     DomainNorm,
     Models,
+    Rollout,
     compare,
     credit,
     divergence,
+    fetched,
     judge,
     ready,
+    roll_out,
     run,
     token_log_probs,
     train,
+    update,
 )
+from ixc.training import Optimizer
 
 END = tiny.processor().ids["turn_end"]
+SMALL = TrainPPOParams(steps=1, batch_size=8, minibatch_size=8, max_new_tokens=4, critic_warmup_steps=0)
 
 
 def test_credit_by_hand():
@@ -34,10 +47,9 @@ def test_credit_by_hand():
     # A_1 = 3.2 - 2 = 1.2;  A_0 = -0.1 + 0.5 * 2 - 1 + 0.25 * 1.2 = 0.2 | 1 - 0.5 = 0.5
     # returns, A + V: 1.2, 3.2 | 1
     params = TrainPPOParams(gamma=0.5, lam=0.5, kl_coef=0.1)
-    batch = collate([Tree([1], [[5, 6], [7]])])
     advantages, returns = credit(
         params,
-        batch,
+        branches=torch.tensor([0, 0, 1]),
         divergence=torch.tensor([1.0, -2.0, 0.0]),
         values=torch.tensor([1.0, 2.0, 0.5]),
         goals=torch.tensor([3.0, 1.0]),
@@ -47,12 +59,12 @@ def test_credit_by_hand():
 
 
 def test_credit_does_not_flow_between_trees():
-    params, trees = TrainPPOParams(), [Tree([1], [[5, 6], [7]]), Tree([1, 2, 3], [[8], [9, 10, 11]])]
+    params, branches = TrainPPOParams(), torch.tensor([0, 0, 1, 2, 3, 3, 3])
     nats, values = torch.randn(2, 7, generator=torch.Generator().manual_seed(0))
     goals = torch.tensor([1.0, -2.0, 0.5, 3.0])
-    together = credit(params, collate(trees), nats, values, goals)
-    first = credit(params, collate(trees[:1]), nats[:3], values[:3], goals[:2])
-    second = credit(params, collate(trees[1:]), nats[3:], values[3:], goals[2:])
+    together = credit(params, branches, nats, values, goals)
+    first = credit(params, branches[:3], nats[:3], values[:3], goals[:2])
+    second = credit(params, branches[3:] - 2, nats[3:], values[3:], goals[2:])
     for got, parts in zip(together, zip(first, second, strict=True), strict=True):
         torch.testing.assert_close(got, torch.cat(parts))
 
@@ -82,11 +94,11 @@ def test_standardised_rewards_are_clipped_and_equal_ones_are_no_news():
 
 def test_an_answer_without_an_end_gets_the_lowest_reward_of_the_batch(tmp_path: Path):
     model = tiny.reward()
-    features, samples = tiny.features(model, tmp_path), [tiny.sample("Hi."), tiny.sample("Who?")]
+    prompts = fetched(tiny.features(model, tmp_path), [tiny.sample("Hi."), tiny.sample("Who?")])
     said = [[[40, END], [41, 42, 43]], [[44, END], [45, END]]]
     with torch.no_grad():
-        got = judge(model, features, samples, said)
-        ended = judge(model, features, samples, [[[40, END], [41, 42, END]], said[1]])
+        got = judge(SMALL, model, tiny.processor(), prompts, said)
+        ended = judge(SMALL, model, tiny.processor(), prompts, [[[40, END], [41, 42, END]], said[1]])
     assert got[0, 1] == got.min()
     assert torch.equal(got[[0, 1, 1], [0, 0, 1]], ended[[0, 1, 1], [0, 0, 1]])
 
@@ -103,11 +115,217 @@ def test_log_probabilities_are_those_of_the_plain_forward_pass():
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
     """A base and a reward model."""
+    return saved(tmp_path)
+
+
+def saved(root: Path, dtype: torch.dtype = torch.float32) -> tuple[Path, Path]:
+    """Folders of a base and a reward model whose weights are stored so."""
     torch.manual_seed(0)
     base = IXCForCausalLM(tiny.config(initializer_range=0.1))
-    save(base, tiny.processor(), tmp_path / "base")
-    save(tiny.reward(), tiny.processor(), tmp_path / "reward")
-    return tmp_path / "base", tmp_path / "reward"
+    reward = tiny.reward()
+    for model in (base, reward):
+        model.to(dtype)  # pyright: ignore[reportArgumentType]
+    save(base, tiny.processor(), root / "base")
+    save(reward, tiny.processor(), root / "reward")
+    return root / "base", root / "reward"
+
+
+def questions(root: Path) -> list[Sample]:
+    """Eight prompts of several lengths about four pictures, and one without."""
+    media = [tiny.picture(root, c) for c in ("red", "blue", "green", "white")]
+    return [*(tiny.sample("Why? " * (i % 3 + 1) + str(i), [media[i % 4]]) for i in range(8)), tiny.sample("Who?")]
+
+
+class Still(Optimizer):
+    """Leaves gradients where they are, and weights as they are."""
+
+    def update(self) -> dict[str, float]:
+        return {"grad_norm": 0.0}
+
+
+@contextmanager
+def passes_of(*models: IXCPreTrainedModel) -> Iterator[list[int]]:
+    """Tokens of every forward pass."""
+    sizes: list[int] = []
+
+    def note(_: torch.nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        sizes.append((given[0] if given else named["input_ids"]).numel())
+
+    hooks = [model.model.register_forward_pre_hook(note, with_kwargs=True) for model in models]
+    yield sizes
+    for hook in hooks:
+        hook.remove()
+
+
+@contextmanager
+def passes_of_layers(model: IXCPreTrainedModel) -> Iterator[list[int]]:
+    """An entry for every time that a decoder layer computes."""
+    done: list[int] = []
+    norms = [part for name, part in model.model.named_modules() if name.endswith("ffn_norm")]
+    hooks = [norm.register_forward_pre_hook(lambda *_: done.append(1)) for norm in norms]
+    yield done
+    for hook in hooks:
+        hook.remove()
+
+
+def rolled_out(params: TrainPPOParams, models: Models, root: Path) -> list[Rollout]:
+    """Answers to all questions, from a fresh sampler."""
+    features = tiny.features(models.reference, root)
+    prompts = fetched(features, questions(root))
+    normal, generator = DomainNorm(params.reward_clip), torch.Generator().manual_seed(0)
+    return roll_out(params, models, features.processor, prompts, normal, generator)
+
+
+def gradients(params: TrainPPOParams, models: Models, rollouts: list[Rollout]) -> tuple[dict[str, float], Models]:
+    """An update's numbers, and models that hold its gradients."""
+    models = copy.deepcopy(models)
+    actor, critic = (Still(model.parameters(), 1.0, 1) for model in (models.policy, models.critic))
+    return update(params, models, actor, critic, rollouts, learn_policy=True), models
+
+
+def test_an_update_in_many_passes_is_the_update_in_one(folders: tuple[Path, Path], tmp_path: Path):
+    models, _ = ready(*folders)
+    with torch.no_grad():  # a policy that has moved: ratios on either side of the trust region
+        for weights in models.policy.model.parameters():
+            weights.add_(0.03 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(1)))
+    rollouts = rolled_out(SMALL, models, tmp_path)
+    for rollout in rollouts:
+        rollout.log_probs += 0.4 * torch.randn(rollout.log_probs.shape, generator=torch.Generator().manual_seed(2))
+    numbers, wanted = gradients(SMALL, models, rollouts)
+    assert 0 < numbers["clip_fraction"] < 1
+    with passes_of(models.policy, models.critic) as sizes:
+        got_numbers, got = gradients(replace(SMALL, pass_tokens=150), models, rollouts)
+    assert len(sizes) > 4 and max(sizes) <= 150
+    assert got_numbers == pytest.approx(numbers, rel=1e-5, abs=1e-6)
+    for name in ("policy", "critic"):
+        found = dict(getattr(got, name).named_parameters())
+        for key, weights in getattr(wanted, name).named_parameters():
+            torch.testing.assert_close(found[key].grad, weights.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_a_rollout_in_many_passes_is_the_rollout_in_one(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    models, _ = ready(*folders)
+    wanted = rolled_out(SMALL, models, tmp_path)
+    monkeypatch.setattr("ixc.train_ppo.answered", lambda *_: [rollout.tree.branches for rollout in wanted])
+    for got, rollout in zip(rolled_out(replace(SMALL, pass_tokens=150), models, tmp_path), wanted, strict=True):
+        for name in ("log_probs", "reference_log_probs", "rewards", "advantages", "returns"):
+            torch.testing.assert_close(getattr(got, name), getattr(rollout, name), rtol=1e-4, atol=1e-5)
+
+
+def test_no_pass_of_the_four_models_exceeds_its_tokens(folders: tuple[Path, Path], tmp_path: Path):
+    models, _ = ready(*folders)
+    samples, features = questions(tmp_path), tiny.features(models.reference, tmp_path)
+    params = replace(SMALL, batch_size=32, minibatch_size=16, pass_tokens=150)
+    with passes_of(*vars(models).values()) as sizes:
+        train(params, models, features, samples, random.Random(0), lambda m, i: None)
+        compare(params, models, features, [replace(s, gold=tiny.match("me")) for s in samples])
+    assert 100 < max(sizes) <= 150
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_prompt_that_is_too_long_is_refused_before_anything_is_trained(
+    split: str, folders: tuple[Path, Path], tmp_path: Path
+):
+    long = tiny.sample("why " * 40, gold=tiny.match("x"), split=split, id="long")
+    write_samples([tiny.sample("a"), tiny.sample("b", gold=tiny.match("x"), split="val"), long], tmp_path / "prompts")
+    paired = ("a", "long") if split == "train" else ("a",)
+    write_samples([tiny.pair(i, "x", "y", id=f"{i}#0") for i in paired], tmp_path / "pairs")
+    data = tmp_path / "prompts", tmp_path / "pairs", tmp_path / "media"
+    curve: list[dict[str, float]] = []
+    with pytest.raises(OverBudget, match=r"long: \d+ tokens with its answers, more than train_ppo.pass_tokens 99"):
+        run(replace(SMALL, pass_tokens=99), *data, *folders, tmp_path / "chat", log=lambda m, i: curve.append(m))
+    assert curve == []
+
+
+def test_log_probabilities_part_by_part_are_the_same_and_so_are_their_gradients(monkeypatch: pytest.MonkeyPatch):
+    def found() -> tuple[torch.Tensor, dict[str, torch.Tensor | None]]:
+        model, trees = tiny.causal(), [Tree([1, 30], [[40, 41], [50, 51, 52]]), Tree([1], [[60, 61]])]
+        log_probs = token_log_probs(model, collate(trees), None)
+        (log_probs * torch.arange(1.0, 8.0)).sum().backward()
+        return log_probs.detach(), {name: p.grad for name, p in model.named_parameters()}
+
+    (wanted, wanted_gradients), sizes, forward = found(), [], torch.nn.Linear.forward
+    monkeypatch.setattr("ixc.train_ppo.LOGITS_AT_ONCE", 3 * 280)
+    monkeypatch.setattr(torch.nn.Linear, "forward", lambda layer, x: sizes.append(len(x)) or forward(layer, x))
+    log_probs, gradients = found()
+    assert sizes[:3] == [3, 3, 1] and sorted(sizes[3:]) == [1, 3, 3]  # and again in the backward pass
+    torch.testing.assert_close(log_probs, wanted)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, wanted_gradients[name])
+
+
+def test_layers_that_are_computed_again_give_the_same_training(folders: tuple[Path, Path], tmp_path: Path):
+    def trained(params: TrainPPOParams) -> list[dict[str, float]]:
+        models, _ = ready(*folders)
+        curve: list[dict[str, float]] = []
+        with passes_of_layers(models.policy) as count:
+            features = tiny.features(models.reference, tmp_path)
+            train(params, models, features, questions(tmp_path), random.Random(0), lambda m, i: curve.append(m))
+        layers.append(len(count))
+        return curve
+
+    layers: list[int] = []
+    params = replace(SMALL, steps=2)
+    assert trained(replace(params, gradient_checkpointing=True)) == trained(params)
+    assert layers[0] == layers[1] + 2 * 2  # two layers, two updates
+
+
+def test_the_norm_of_either_gradient_is_limited(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    models, _ = ready(*folders)
+    limits, clip = [], torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda p, limit: (limits.append(limit), clip(p, limit))[1])
+    features = tiny.features(models.reference, tmp_path)
+    params = replace(SMALL, max_grad_norm=0.25)
+    train(params, models, features, questions(tmp_path), random.Random(0), lambda m, i: None)
+    assert limits == [0.25, 0.25]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_weights_that_are_stored_in_bf16_learn(precision: Any, tmp_path: Path):
+    models, _ = ready(*saved(tmp_path, torch.bfloat16), precision)
+    pairs = [(m, {name: w.clone() for name, w in m.named_parameters()}) for m in (models.policy, models.critic)]
+    features = tiny.features(models.reference, tmp_path)
+    params = replace(SMALL, steps=2, learning_rate=1e-6, critic_learning_rate=1e-6)
+    curve: list[dict[str, float]] = []
+    train(params, models, features, questions(tmp_path), random.Random(0), lambda m, i: curve.append(m))
+    for model, before in pairs:
+        assert {w.dtype for w in model.parameters()} == {torch.float32}
+        moved = [(w != before[name]).float().mean() for name, w in model.model.named_parameters(prefix="model")]
+        assert sum(moved) / len(moved) > 0.5
+    assert curve[0]["kl"] == 0  # policy and reference are still one, to the last bit
+
+
+def test_what_is_frozen_takes_half_the_memory_and_says_the_same(folders: tuple[Path, Path], tmp_path: Path):
+    models, _ = ready(*folders, "bf16")
+    reference = {w.dtype for w in models.reference.model.layers[0].attention.parameters()}  # pyright: ignore
+    assert reference == {torch.bfloat16}
+    [prompt] = fetched(tiny.features(models.reference, tmp_path), questions(tmp_path)[:1])
+    [kept] = fetched(tiny.features(models.policy, tmp_path), questions(tmp_path)[:1])
+    assert torch.equal(prompt.pictures[0], kept.pictures[0])
+    layout, shown = collate([Tree(prompt.ids, [[40, 41], [50]])]), prompt.pictures[0]
+    with torch.no_grad():
+        reference, policy = (token_log_probs(m, layout, shown) for m in (models.reference, models.policy))
+        exact = token_log_probs(ready(*folders)[0].policy, layout, shown.float())
+    assert torch.equal(reference, policy) and not torch.equal(policy, exact)
+    torch.testing.assert_close(policy, exact, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("memory_gb", [0.0, 4.0])
+def test_a_picture_of_a_step_passes_the_tower_once_for_all_models(
+    memory_gb: float, folders: tuple[Path, Path], tmp_path: Path
+):
+    models, processor = ready(*folders)
+    samples = questions(tmp_path)
+    features = Features(models.reference, processor, tmp_path, FeatureParams(memory_gb=memory_gb))
+    params = replace(SMALL, batch_size=32, minibatch_size=8, epochs=2, pass_tokens=150)
+    drawn = random.Random(3).choices(samples, k=8)
+    train(params, models, features, samples, random.Random(3), lambda m, i: None)
+    distinct = {media.sha256 for s in (samples if memory_gb else drawn) for media in s.media}
+    assert features.num_encoded == len(distinct)
 
 
 def test_policy_and_critic_learn_reference_and_reward_do_not(folders: tuple[Path, Path], tmp_path: Path):
@@ -189,20 +407,27 @@ def test_the_divergence_from_the_base_by_hand(folders: tuple[Path, Path], tmp_pa
     features, sample = tiny.features(models.reference, tmp_path), tiny.sample("Who?")
     with torch.no_grad():
         models.policy.output.weight.zero_()  # every token has probability 1/280
-    got = divergence(models, features, [sample], [[[40, 41], [42]]])
+    got = divergence(SMALL, models, features, [sample], [[[40, 41], [42]]])
     said = token_log_probs(models.reference, collate([Tree(features.prompt(sample), [[40, 41], [42]])]), None)
     assert got == pytest.approx(-torch.log(torch.tensor(280.0)).item() - said.mean().item(), rel=1e-5)
 
 
 def test_the_stage_writes_a_chat_model_that_answers(folders: tuple[Path, Path], tmp_path: Path):
     prompts = [
-        tiny.sample("a", gold=tiny.match("x")),
+        tiny.sample("a", [tiny.picture(tmp_path, "red")], gold=tiny.match("x")),
         tiny.sample("b", gold=tiny.match("x")),
         tiny.sample("c", gold=tiny.match("x"), split="val"),
     ]
     write_samples(prompts, tmp_path / "prompts.parquet")
     write_samples([tiny.pair("a", "x", "y", id="a#0")], tmp_path / "pairs.parquet")
-    params = TrainPPOParams(steps=2, batch_size=4, minibatch_size=4, max_new_tokens=3, critic_warmup_steps=0)
+    params = TrainPPOParams(
+        steps=2,
+        batch_size=4,
+        minibatch_size=4,
+        max_new_tokens=3,
+        critic_warmup_steps=0,
+        features=FeatureParams(disk=str(tmp_path / "store")),
+    )
     curve: list[dict[str, float]] = []
     metrics = run(
         params,
@@ -213,7 +438,7 @@ def test_the_stage_writes_a_chat_model_that_answers(folders: tuple[Path, Path], 
         tmp_path / "chat",
         log=lambda m, i: curve.append(m),
     )
-    assert metrics["prompts"] == 1
+    assert metrics["prompts"] == 1 and any((tmp_path / "store").iterdir())
     assert len(curve) == 2 and {"reward", "kl", "length", "policy_loss", "value_loss"} <= curve[1].keys()
     chat = IXCForCausalLM.from_pretrained(tmp_path / "chat")
     said = generate(chat, tiny.features(chat, tmp_path), prompts, 2, 1.0, 3, 3, seed=0)
