@@ -80,11 +80,12 @@ def locally(
 ) -> list[Answered]:
     """The base model's answers, batch by batch."""
     model, processor = load(base, IXCForCausalLM, distributed.device())
-    features = Features(model, processor, media)
+    features = Features(model, processor, media, params.features)
     features.prepare(samples)
     model.eval()
     generator = sampler(model, params.seed)
-    batches = list(by_length(samples, features, params.batch_size))
+    answer_tokens = params.num_candidates * params.max_new_tokens
+    batches = by_length(samples, features, params.batch_size, answer_tokens, params.pass_tokens)
     done = resume(journal, job(params, samples, base), generator)
     for batch in track(batches[len(done) :], "generate"):
         done.append(decode(model, features, [samples[i] for i in batch], params, generator))

@@ -201,6 +201,18 @@ class ServerParams:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class FeatureParams:
+    """Where the frozen tower's picture tokens are kept. Official sizes, fp32: 6.7 MB per tile."""
+
+    memory_gb: float = Field(default=4.0, ge=0)
+    """Main memory at most, per process; what was not used for longest goes first."""
+    disk: str | None = None
+    """A folder that outlives the run and that any number of processes share; none: nothing is written."""
+    disk_gb: float = Field(default=50.0, gt=0)
+    """Nothing is added to a folder of this size."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class GenerateParams:
     """Answers sampled from the base model."""
 
@@ -213,7 +225,10 @@ class GenerateParams:
     temperature: float = Field(default=1.0, gt=0)
     max_new_tokens: int = Field(default=32, gt=0)
     batch_size: int = Field(default=64, gt=0)
-    """Prompts decoded together."""
+    """Prompts decoded together at most."""
+    pass_tokens: int = Field(default=PASS_TOKENS, gt=0)
+    """Tokens that are in memory together at most, of prompts with all their answers; a prompt of more is refused."""
+    features: FeatureParams = FeatureParams()
     server: ServerParams | None = None
     """Answers in place of the base model: the same model behind vLLM, say; none: the base model itself."""
 
@@ -280,18 +295,6 @@ class ValidateParams:
     """The same for single reasons, such as `media missing: 0.01`."""
     min_pairs: int = Field(default=10, gt=0)
     """Fewer pairs left than this, in train or in val, fails the stage."""
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class FeatureParams:
-    """Where the frozen tower's picture tokens are kept. Official sizes, fp32: 6.7 MB per tile."""
-
-    memory_gb: float = Field(default=4.0, ge=0)
-    """Main memory at most, per process; what was not used for longest goes first."""
-    disk: str | None = None
-    """A folder that outlives the run and that any number of processes share; none: nothing is written."""
-    disk_gb: float = Field(default=50.0, gt=0)
-    """Nothing is added to a folder of this size."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
