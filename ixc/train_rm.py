@@ -46,10 +46,12 @@ def run(params: TrainRMParams, pairs: Path, media: Path, base: Path, reward: Pat
         checkpoints = Checkpoints(reward.with_name(f".{reward.name}.checkpoints"), about(params, samples, base))
         features = Features(model, processor, media, params.features)
         with checkpoints:
+            checkpoints.reserve(sum(value.nbytes for value in model.state_dict().values()))
             history, waste = train(params, model, features, samples, log, checkpoints)
         if distributed.rank() == 0:
             print(f"train_rm: {waste.waiting:.1%} of the time was spent waiting for data")
-            save(model, processor, reward)
+            with checkpoints.saving(reward):
+                save(model, processor, reward)
         checkpoints.remove()
     last = history[-max(1, len(history) // 10) :]
     numbers = {name: sum(step[name] for step in last) / len(last) for name in ("loss", "accuracy")}
@@ -211,19 +213,29 @@ def learn(
     Only the first `counted` batches weigh anything.
     """
     totals = torch.zeros(3, device=model.device)
+    done: list[Pass] = []
     for number, batch in enumerate(batches):
         chosen, rejected = optimizer.forward(lambda batch=batch: compare(model, features, batch))
         loss = bradley_terry_loss(chosen, rejected, params.margin, params.label_smoothing, params.focal)
         weight = len(chosen) / pairs if number < counted else 0.0
-        try:
-            optimizer.backward(weight * (loss + params.centering * centering_loss(chosen, rejected)))
-        except Diverged as error:
-            raise Diverged(f"{', '.join(c.sample.id for c in batch.contests[:8])}: {error}") from error
+        optimizer.backward(weight * (loss + params.centering * centering_loss(chosen, rejected)))
         accuracy = (chosen > rejected).float().mean()
         totals += weight * torch.stack([loss, accuracy, (chosen - rejected).mean()]).detach()
-    rates = optimizer.update()
+        done.append(batch)
+    try:
+        rates = optimizer.update()
+    except Diverged as error:
+        suspects = [done[number] for number in error.backwards] or done
+        raise Diverged(f"{named(suspects)}: {error}", error.backwards) from error
     loss, accuracy, margin = distributed.summed(totals).tolist()
     return {"loss": loss, "accuracy": accuracy, "margin": margin, **rates}
+
+
+def named(batches: Iterable[Pass]) -> str:
+    """The rows of some passes, the first eight, as an error names them."""
+    ids = [contest.sample.id for batch in batches for contest in batch.contests]
+    more = [f"and {len(ids) - 8} more"] if len(ids) > 8 else []
+    return ", ".join([*ids[:8], *more]) or "rows of another process"
 
 
 @torch.no_grad()
