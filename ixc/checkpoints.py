@@ -76,9 +76,9 @@ class Checkpoints:
         """
         if distributed.rank() or not hasattr(os, "posix_fallocate"):
             return
-        with self.saving(f"{self.folder}: {size / GB:.2f} GB for the trained model"), replacing(self.reserved) as part:
-            with part.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, size)
+        what = f"{self.folder}: {size / GB:.2f} GB for the trained model"
+        with self.saving(what), replacing(self.reserved) as part, part.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
 
     def _release(self) -> None:
         if not distributed.rank():

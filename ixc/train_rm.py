@@ -107,7 +107,7 @@ def train(
         (rows for step in plan.steps(start) for rows in share(params, step, lengths).passes),
         lambda rows: read(features, [training[i] for i in rows]),
     )
-    tally = Tally()
+    tally, coming = Tally(features), features.timed(coming)
     for number, step in enumerate(track(plan.steps(start), "train_rm", len(plan) - start), start + 1):
         if out_of_patience(params, history):
             break
@@ -171,30 +171,28 @@ class Waste(NamedTuple):
     padding: float
     """Share of the computed tokens without use, be they padding or for company."""
     waiting: float
-    """Share of the wall time that went by while the next pass was still being read; no metric, for those are the same
-    in every run of a seed."""
+    """Share of the wall time that went by while a pass or its pictures were still being read or put together; no
+    metric, for those are the same in every run of a seed."""
 
 
 class Tally:
     """What a loop computes and waits for in vain."""
 
-    def __init__(self) -> None:
-        self.start, self.waited = perf_counter(), 0.0
+    def __init__(self, features: Features) -> None:
+        self.features, self.start, self.waited = features, perf_counter(), features.waited
         self.computed = self.needed = 0
 
     def take(self, coming: Iterator[Pass], mine: Share, lengths: Sequence[int]) -> Iterator[Pass]:
         """The passes of a step as they are asked for."""
         for number, rows in enumerate(mine.passes):
-            asked = perf_counter()
             each = next(coming)
-            self.waited += perf_counter() - asked
             self.computed += each.layout.input_ids.numel()
             self.needed += sum(lengths[i] for i in rows) if number < mine.counted else 0
             yield each
 
     def waste(self) -> Waste:
         """So far; all processes call this."""
-        mine = self.waited, perf_counter() - self.start, self.needed, self.computed
+        mine = self.features.waited - self.waited, perf_counter() - self.start, self.needed, self.computed
         waited, seconds, needed, computed = map(sum, zip(*distributed.gathered(mine), strict=True))
         return Waste(1 - needed / max(1, computed), waited / seconds)
 
@@ -252,7 +250,7 @@ def validate(
     margins: list[float] = []
     mine = share(params, range(len(rows)), lengths)
     coming = ahead(mine.passes, lambda batch: read(features, [rows[i] for i in batch]))
-    for number, batch in enumerate(coming):
+    for number, batch in enumerate(features.timed(coming)):
         chosen, rejected = optimizer.forward(lambda batch=batch: compare(model, features, batch))
         if number < mine.counted:
             margins += (chosen - rejected).tolist()

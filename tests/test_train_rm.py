@@ -337,12 +337,25 @@ def test_what_is_computed_for_company_and_waited_for_is_told(tmp_path: Path):
             sleep(0.05)
             yield read(features, [rows[i] for i in batch])
 
-    tally = Tally()
-    assert [len(batch.contests) for batch in tally.take(slowly(), Share([[0, 1], [0]], counted=1), lengths)] == [2, 1]
+    tally = Tally(features)
+    coming = features.timed(slowly())
+    assert [len(batch.contests) for batch in tally.take(coming, Share([[0, 1], [0]], counted=1), lengths)] == [2, 1]
     sleep(0.1)
     told = tally.waste()
     assert told.padding == pytest.approx(lengths[0] / (2 * lengths[0] + lengths[1]))
     assert 0.2 < told.waiting < 0.8  # 0.1 s of about 0.2
+
+
+def test_what_a_step_waits_for_a_picture_is_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """0.1 s of about 0.2; the tower's time is none of it."""
+    features, samples = tiny.features(fresh(), tmp_path), pairs(tmp_path)[8:9]
+    load, encode = IXCProcessor.load, features.model.encode_pictures
+    monkeypatch.setattr(IXCProcessor, "load", lambda *given: sleep(0.1) or load(*given))
+    monkeypatch.setattr(features.model, "encode_pictures", lambda given: sleep(0.1) or encode(given))
+    tally = Tally(features)
+    features.together(samples)
+    assert 0.2 < tally.waste().waiting < 0.8
+    assert 0.09 < features.waited < 0.19
 
 
 # What every training loop shares
