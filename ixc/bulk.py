@@ -6,7 +6,6 @@ whole; a shard whose file is there is not scored again, whoever asks. When all a
 
 import json
 import math
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -20,9 +19,9 @@ import torch
 
 from ixc import distributed
 from ixc.batches import ahead, passes
-from ixc.checkpoints import OtherRun, digest_of
+from ixc.checkpoints import OtherRun, digest, digest_of
 from ixc.features import LOADERS, Features
-from ixc.files import replacing, track
+from ixc.files import remove_folder, replacing, track
 from ixc.inference import rewards_of, scoring_tree
 from ixc.media import BadMedia
 from ixc.metrics import Metrics
@@ -73,13 +72,24 @@ def score_table(
     """
     if source.resolve() == target.resolve():
         raise BadRecord(f"{target}: is what is to be read; name another file to write")
-    shards = Shards(target, source, {"model": model_name, "shard_rows": shard_rows, "pass_tokens": pass_tokens})
+    sizes = {"shard_rows": shard_rows, "pass_tokens": pass_tokens}
+    shards = Shards(target, source, {"model": model_name, **told(model, features), **sizes})
     todo = shards.todo()
     model.eval()
     for number, samples in enumerate(track(chunks(read_samples(source), shard_rows), "score", shards.count)):
         if number in todo:
             write_samples(scored(model, features, samples, pass_tokens), shards.path(number))
     return shards.joined() if distributed.rank() == 0 else {}
+
+
+def told(model: IXCForRewardModel, features: Features) -> dict[str, str]:
+    """What rewards depend on beside weights and rows."""
+    return {
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "attention": str(model.config._attn_implementation),
+        "media_root": str(features.root.resolve()),
+        "processor": digest(features.processor.options),
+    }
 
 
 class Shards:
@@ -95,14 +105,16 @@ class Shards:
         self._agree({**about, "table": digest_of(source)})
 
     def _agree(self, about: dict[str, str | int]) -> None:
-        told = self.folder / "about.json"
-        known = json.loads(told.read_text()) if told.exists() else about
+        written = self.folder / "about.json"
+        known = json.loads(written.read_text()) if written.exists() else about
         keys = [key for key in about if known.get(key) != about[key]]
         if keys:
             changes = ", ".join(f"{key} was {known.get(key)!r}, is {about[key]!r}" for key in keys)
             raise OtherRun(f"{self.folder}: {changes}; set it back to go on, or delete the folder to start anew")
         if distributed.rank() == 0:
-            with replacing(told) as part:
+            if not written.exists():
+                remove_folder(self.folder)  # nobody knows whose shards there may be
+            with replacing(written) as part:
                 part.write_text(json.dumps(about))
 
     def path(self, number: int) -> Path:
@@ -112,8 +124,9 @@ class Shards:
     def todo(self) -> set[int]:
         """This process's shards that are not there yet."""
         mine = range(distributed.rank(), self.count, distributed.world_size())
-        missing = {number for number in mine if not self.path(number).exists()}
         with distributed.joined():
+            distributed.gathered(None)  # the first process has removed what is of no use
+            missing = {number for number in mine if not self.path(number).exists()}
             distributed.gathered(None)  # or the first process may join and tidy up before another has looked
         return missing
 
@@ -130,7 +143,7 @@ class Shards:
                 rows += len(table)
                 missing += sum(NOT_SCORED in json.loads(meta) for meta in table["meta"].to_pylist())
         assert rows == self.rows, f"{self.target}: {rows} rows of {self.rows}"
-        shutil.rmtree(self.folder)
+        remove_folder(self.folder)
         return {"rows": rows, NOT_SCORED: missing}
 
 
@@ -148,17 +161,23 @@ def scored(
 
 def readable(features: Features, sample: Sample, pass_tokens: int) -> Row:
     """A sample's tokens and pictures, or what speaks against it."""
-    nothing = Tree([], [])
     try:
-        features.load_ahead([sample])
-        row = Row(sample, scoring_tree(features, sample, answers_of(sample)))
+        tree = scoring_tree(features, sample, answers_of(sample))
+        if not (objection := objection_to(tree, pass_tokens)):
+            features.load_ahead([sample])
+            return Row(sample, tree)
     except (BadMedia, BadConversation) as error:
-        return Row(sample, nothing, str(error))
-    if not row.tree.branches:
-        return Row(sample, nothing, "no answer: neither candidates nor chosen")
-    if len(row) > pass_tokens:
-        return Row(sample, nothing, f"{len(row):,} tokens, more than {pass_tokens:,}; raise --pass-tokens")
-    return row
+        objection = str(error)
+    features.forget([sample])
+    return Row(sample, Tree([], []), objection)
+
+
+def objection_to(tree: Tree, pass_tokens: int) -> str:
+    """Why a row cannot be scored, whatever its pictures show."""
+    if not tree.branches:
+        return "no answer: neither candidates nor chosen"
+    length = len(tree.prefix) + sum(map(len, tree.branches))
+    return f"{length:,} tokens, more than {pass_tokens:,}; raise --pass-tokens" if length > pass_tokens else ""
 
 
 def answers_of(sample: Sample) -> list[str]:

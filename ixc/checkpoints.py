@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ixc import distributed
-from ixc.files import replacing, replacing_folder
+from ixc.files import remove_folder, replacing, replacing_folder, sweep
+from ixc.stores import GB
 from ixc.training import Optimizer, copied
 
 RUN_ID = "MLFLOW_RUN_ID"
 """The environment variable that names the run in whose curves the numbers are kept; any string, kept as it is."""
+RESUMED_FROM = "IXC_RESUMED_FROM"
+"""The environment variable in which `load` tells whose state it took: what RUN_ID was then."""
+WEIGHTS, OPTIMIZER, TOLD = PARTS = ("model.safetensors", "optimizer.pt", "state.json")
+"""The files of a state."""
 
 
 class OtherRun(ValueError):
@@ -49,6 +54,8 @@ class Checkpoints:
         self.folder, self.about = folder, json.loads(json.dumps(about))
         self.writer, self.written = ThreadPoolExecutor(1, "checkpoint"), Future[None]()
         self.written.set_result(None)
+        if not distributed.rank():
+            self._tidy()
         for state in self.found():
             self._check(state)
 
@@ -56,7 +63,33 @@ class Checkpoints:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.written.result()
+        try:
+            self.written.result()
+        finally:
+            self._release()
+
+    def reserve(self, size: int) -> None:
+        """Take the disk space, bytes, that what is trained will need, until the `with` block ends.
+
+        Raises:
+            NotSaved: there is not so much.
+        """
+        if distributed.rank() or not hasattr(os, "posix_fallocate"):
+            return
+        what = f"{self.folder}: {size / GB:.2f} GB for the trained model"
+        with self.saving(what), replacing(self.reserved) as part, part.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+
+    def _release(self) -> None:
+        if not distributed.rank():
+            self.reserved.unlink(missing_ok=True)
+            with suppress(OSError):  # there are states
+                self.folder.rmdir()
+
+    @property
+    def reserved(self) -> Path:
+        """A file without content, as large as the trained model."""
+        return self.folder / "reserved"
 
     @property
     def best(self) -> Path:
@@ -65,7 +98,15 @@ class Checkpoints:
 
     def found(self) -> list[Path]:
         """The states there are, newest last; only a crash between writing and tidying leaves two."""
-        return sorted(self.folder.glob("step-*"))
+        states = sorted(self.folder.glob("step-*"))
+        return [state for state in states if all((state / part).exists() for part in PARTS)]
+
+    def _tidy(self) -> None:
+        """Delete what a kill has left half written or half deleted."""
+        sweep(self.folder)
+        self._release()
+        for half in {*self.folder.glob("*step-*")} - {*self.found()}:
+            shutil.rmtree(half, ignore_errors=True)
 
     def save(self, model: nn.Module, optimizer: Optimizer, history: list[dict[str, float]]) -> None:
         """Begin to write a state; called by all processes.
@@ -74,31 +115,36 @@ class Checkpoints:
             NotSaved: the one before could not be written.
         """
         self.written.result()
-        weights = optimizer.weights(model)
-        kept = copied({"optimizer": optimizer.state_dict(), "random": _random()})
+        weights, state = optimizer.weights(model), optimizer.state_dict()
         if distributed.rank():
             return
+        kept = copied({"optimizer": state, "random": _random()})
         told = {"about": self.about, "run_id": os.environ.get(RUN_ID, ""), "history": history}
         new = self.folder / f"step-{len(history):08d}"
         self.written = self.writer.submit(self._write, new, weights, kept, json.dumps(told))
 
     def _write(self, new: Path, weights: dict[str, Tensor], kept: dict[str, Any], told: str) -> None:
         older = self.found()
-        with self._saving(new), replacing_folder(new) as part:
-            save_file(weights, part / "model.safetensors")
-            torch.save(kept, part / "optimizer.pt")
-            (part / "state.json").write_text(told)
+        with self.saving(new), replacing_folder(new) as part:
+            save_file(weights, part / WEIGHTS)
+            torch.save(kept, part / OPTIMIZER)
+            (part / TOLD).write_text(told)
         for folder in older:
             if folder != new:
-                shutil.rmtree(folder)
+                remove_folder(folder)
 
     @contextmanager
-    def _saving(self, path: Path) -> Iterator[None]:
+    def saving(self, what: object) -> Iterator[None]:
+        """Tell what to do where there is no room for something.
+
+        Raises:
+            NotSaved: it could not be written.
+        """
         try:
             yield
         except (OSError, RuntimeError, SafetensorError) as error:
             last = str(self.found()[-1]) if self.found() else "the beginning"
-            raise NotSaved(f"{path}: {error}; make room, and start again: it goes on from {last}") from error
+            raise NotSaved(f"{what}: {error}; make room, and start again: it goes on from {last}") from error
 
     def load(self, model: nn.Module, optimizer: Optimizer) -> list[dict[str, float]]:
         """Put model, optimizer and random numbers into the newest state, and return the numbers of every step so far.
@@ -107,14 +153,16 @@ class Checkpoints:
         """
         if not (found := self.found()):
             return []
-        optimizer.restore(model, load_file(found[-1] / "model.safetensors"))
-        kept = torch.load(found[-1] / "optimizer.pt", map_location="cpu", weights_only=True)
+        optimizer.restore(model, load_file(found[-1] / WEIGHTS))
+        kept = torch.load(found[-1] / OPTIMIZER, map_location="cpu", weights_only=True)
         optimizer.load_state_dict(kept["optimizer"])
         _set_random(kept["random"])
-        return json.loads((found[-1] / "state.json").read_text())["history"]
+        told = json.loads((found[-1] / TOLD).read_text())
+        os.environ[RESUMED_FROM] = told["run_id"]
+        return told["history"]
 
     def _check(self, found: Path) -> None:
-        about = json.loads((found / "state.json").read_text())["about"]
+        about = json.loads((found / TOLD).read_text())["about"]
         keys = sorted(key for key in {*about, *self.about} if about.get(key) != self.about.get(key))
         if keys:
             changes = ", ".join(f"{key} was {about.get(key)!r}, is {self.about.get(key)!r}" for key in keys)
@@ -128,7 +176,7 @@ class Checkpoints:
         """
         weights = optimizer.weights(model)
         if not distributed.rank():
-            with self._saving(self.best), replacing(self.best) as part:
+            with self.saving(self.best), replacing(self.best) as part:
                 save_file(weights, part)
 
     @torch.no_grad()
@@ -140,7 +188,7 @@ class Checkpoints:
     def remove(self) -> None:
         """The run is done."""
         if not distributed.rank():
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove_folder(self.folder)
 
 
 def digest(*parts: Any) -> str:

@@ -2,11 +2,17 @@
 
 import hashlib
 import os
+import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from threading import Lock
+from time import perf_counter
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -34,6 +40,7 @@ GEOMETRY = (
     "include_last",
 )
 """The processor's options that a picture's tokens depend on, beside the number of tiles, which is in the key."""
+T = TypeVar("T")
 
 
 class Look(NamedTuple):
@@ -64,9 +71,22 @@ class Features:
         """Tokens of every picture met so far."""
         self.num_encoded = 0
         """Pictures that have passed the tower, for tests of "once"."""
-        self.waiting: dict[str, Picture] = {}
-        """Loaded ahead of their use."""
-        self.suffix = f"-{geometry_of(processor)}-{encoder_of(model)}" if self.disk else ""
+        self.waited = 0.0
+        """Seconds that a caller of `of` or `timed` waited for something else than the tower."""
+        self.waiting: dict[str, Picture | Tensor] = {}
+        """What was read ahead, decoded pictures or kept tokens, until the last row that it was read for has used it."""
+        self.uses: Counter[str] = Counter()
+        """Such rows, by picture."""
+        self.lock = Lock()
+        self.suffix = f"-{geometry_of(processor)}-{encoder_of(model)}-{str(self.dtype)[6:]}" if self.disk else ""
+
+    @cached_property
+    @torch.no_grad()
+    def dtype(self) -> torch.dtype:
+        """What the tower makes, which is what it computes in and not always what its weights are."""
+        side = self.processor.tile_size
+        [tokens] = self.model.encode_pictures([Picture(torch.zeros(2, 3, side, side), 1)])
+        return tokens.dtype
 
     def looks(self, samples: Iterable[Sample]) -> list[Look]:
         """What the samples show, in reading order."""
@@ -74,7 +94,7 @@ class Features:
         return [Look(*look) for look in found]
 
     def key(self, look: Look) -> str:
-        """What a picture's tokens are kept under; on disk also by geometry and encoder."""
+        """What a picture's tokens are kept under; on disk also by geometry, encoder and precision."""
         return f"{look.media.kind}-{look.media.sha256}-{look.hd_num}{self.suffix}"
 
     def prepare(self, samples: Iterable[Sample]) -> None:
@@ -91,24 +111,38 @@ class Features:
             self.counts |= counts
 
     def load_ahead(self, samples: Iterable[Sample]) -> None:
-        """Read pictures that will soon be needed and are not kept; safe beside a thread that encodes.
+        """Read what rows show that will soon be asked for, once each; safe beside a thread that encodes.
+
+        Until then decoded pictures and tokens stay at hand, whatever memory's bound; so it is rows that bound them.
 
         Raises:
-            BadMedia: one cannot be read.
+            BadMedia: a picture cannot be read; the rows are then as if never read.
         """
-        new = {key: look for look in self.looks(samples) if not self._at_hand(key := self.key(look))}
-        for key, picture in ahead(new.items(), lambda item: (item[0], self._load(*item)), LOADERS, LOADERS):
-            self.waiting[key] = picture
+        rows = list(samples)
+        shown = self._shown(rows)
+        with self.lock:
+            self.uses += shown
+        try:
+            new = {key: look for look in self.looks(rows) if (key := self.key(look)) not in self.waiting}
+            for key, value in ahead(new.items(), lambda item: (item[0], self._fetch(*item)), LOADERS, LOADERS):
+                self.waiting[key] = value
+        except BaseException:
+            self._release(shown)
+            raise
+
+    def forget(self, samples: Iterable[Sample]) -> None:
+        """Rows whose prompts were read will not be asked for."""
+        self._release(self._shown(samples), uses=False)
 
     def of(self, samples: Iterable[Sample]) -> list[Float[Tensor, "_ D"]]:
         """Tokens of each picture, in reading order; those that are not kept pass the tower together."""
-        looks = self.looks(samples)
-        wanted = {self.key(look): look for look in looks}
-        found = {key: value for key in wanted if (value := self._find(key)) is not None}
-        chunk = {key: self._load(key, look) for key, look in wanted.items() if key not in found}
-        for key in found:
-            self.waiting.pop(key, None)
-        found |= self._encode(chunk)
+        rows = list(samples)
+        looks = self.looks(rows)
+        with self._waiting():
+            at_hand = {key: self._take(key, look) for key, look in {self.key(look): look for look in looks}.items()}
+            self._release(self._shown(rows))
+        found = {key: value for key, value in at_hand.items() if isinstance(value, Tensor)}
+        found |= self._encode({key: value for key, value in at_hand.items() if not isinstance(value, Tensor)})
         return [found[self.key(look)] for look in looks]
 
     def prompt(self, sample: Sample) -> list[int]:
@@ -120,21 +154,49 @@ class Features:
     def together(self, samples: Iterable[Sample]) -> Float[Tensor, "P D"] | None:
         """The picture tokens of a batch, in reading order, where the model is; None when there is no picture."""
         found = self.of(samples)
-        return torch.cat(found).to(self.model.device) if found else None
+        with self._waiting():
+            tokens = torch.cat(found) if found else None
+        return None if tokens is None else tokens.to(self.model.device)
+
+    def timed(self, coming: Iterable[T]) -> Iterator[T]:
+        """What is read ahead, and how long it was waited for."""
+        rest = iter(coming)
+        while True:
+            with self._waiting():
+                each = next(rest, None)
+            if each is None:
+                return
+            yield each
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            self.waited += perf_counter() - start
 
     @property
     def _token_bytes(self) -> int:
-        return self.model.config.hidden_size * self.model.plora_glb_GN.element_size()
+        return self.model.config.hidden_size * self.dtype.itemsize
 
     def _announce(self, new: int) -> None:
-        """How much a disk store will take, before it takes it."""
-        if self.disk is not None and new:
-            side = self.processor.tile_size // self.processor.patch_size // 2
-            size = num_tokens(self.processor.hd_num, 1, side) * self._token_bytes / GB
-            room = (self.disk.max_bytes - self.disk.bytes) / GB
+        """How much a disk store will take, before it takes it; and whether it is full of what is of no use here."""
+        if self.disk is None or not new:
+            return
+        side = self.processor.tile_size // self.processor.patch_size // 2
+        size = num_tokens(self.processor.hd_num, 1, side) * self._token_bytes / GB
+        room = (self.disk.max_bytes - self.disk.bytes) / GB
+        print(
+            f"{self.disk.folder}: {new:,} new pictures of up to about {size:.4f} GB, {new * size:.2f} GB in all; "
+            f"room for {room:.2f} GB",
+            file=sys.stderr,
+        )
+        if new * size > room and (others := self.disk.others(self.suffix)):
+            files = f"-name '*.safetensors' -not -name '*{self.suffix}.safetensors'"
             print(
-                f"{self.disk.folder}: {new:,} new pictures of up to about {size:.4f} GB, {new * size:.2f} GB in all; "
-                f"room for {room:.2f} GB",
+                f"{self.disk.folder}: {others / GB:.2f} GB are another encoder's, geometry's or precision's; if no run "
+                f"needs them any more: find {shlex.quote(str(self.disk.folder))} {files} -delete",
                 file=sys.stderr,
             )
 
@@ -152,7 +214,8 @@ class Features:
             key, look = item
             if room > 0:
                 return key, self._load(key, look)
-            self._count(key, look)
+            if key not in self.counts:
+                self.counts[key] = self.processor.count(self.root, *look)
             return key, None
 
         loaded = ahead(new, load_or_count, 2 * LOADERS, LOADERS)
@@ -174,23 +237,49 @@ class Features:
             self.counts[key] = count
         return count is not None
 
-    def _find(self, key: str) -> Float[Tensor, "_ D"] | None:
+    def _shown(self, samples: Iterable[Sample]) -> Counter[str]:
+        """How many of the rows show a picture."""
+        return Counter(key for sample in samples for key in {self.key(look) for look in self.looks([sample])})
+
+    def _release(self, shown: Counter[str], uses: bool = True) -> None:
+        """Rows are done with what they show; what no other row waits for goes."""
+        with self.lock:
+            if uses:
+                self.uses -= shown
+            for key in shown:
+                if key not in self.uses:
+                    self.waiting.pop(key, None)
+
+    def _take(self, key: str, look: Look) -> Picture | Tensor:
         value = self.memory.get(key)
-        if value is None and self.disk is not None and (value := self.disk.get(key)) is not None:
+        if value is None:
+            value = waiting if (waiting := self.waiting.get(key)) is not None else self._fetch(key, look)
+        if isinstance(value, Tensor):
             self.memory.put(key, value)
         return value
 
-    def _at_hand(self, key: str) -> bool:
-        return key in self.memory or key in self.waiting or (self.disk is not None and key in self.disk)
+    def _fetch(self, key: str, look: Look) -> Picture | Tensor:
+        """Tokens that are kept, or the picture."""
+        value = self.memory.kept.get(key)
+        if value is None and self.disk is not None:
+            value = self.disk.get(key)
+        if value is None:
+            return self._load(key, look)
+        self.counts[key] = len(value)
+        return value
 
     def _load(self, key: str, look: Look) -> Picture:
-        picture = self.waiting.pop(key, None) or self.processor.load(self.root, *look)
+        picture = self.processor.load(self.root, *look)
         self.counts[key] = self.processor.num_tokens(picture)
         return picture
 
     def _count(self, key: str, look: Look) -> int:
+        """By the header; a film has none that tells, and is kept for `load_ahead` or `forget`."""
         if key not in self.counts:
-            self.counts[key] = self.processor.count(self.root, *look)
+            if look.media.kind == "video":
+                self.waiting[key] = self._load(key, look)
+            else:
+                self.counts[key] = self.processor.count(self.root, *look)
         return self.counts[key]
 
     @torch.no_grad()
@@ -198,10 +287,11 @@ class Features:
         """Let pictures pass the tower together, and keep what comes out."""
         tokens = self.model.encode_pictures(list(pictures.values()))
         encoded = {key: value.cpu().clone() for key, value in zip(pictures, tokens, strict=True)}
-        for key, value in encoded.items():
-            self.memory.put(key, value)
-            if self.disk is not None:
-                self.disk.put(key, value)
+        with self._waiting():
+            for key, value in encoded.items():
+                self.memory.put(key, value)
+                if self.disk is not None:
+                    self.disk.put(key, value)
         self.num_encoded += len(pictures)
         return encoded
 

@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,12 +14,17 @@ T = TypeVar("T")
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to that takes `path`'s place only if nothing went wrong: no reader sees half a file."""
+def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
+    """A path to write to that takes `path`'s place only if nothing went wrong: no reader sees half a file.
+
+    `durable`: nor does one after a power failure; the disk is waited for, some milliseconds.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     try:
         yield part
+        if durable:
+            _to_disk(part)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -28,18 +33,42 @@ def replacing(path: Path) -> Iterator[Path]:
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Like `replacing`, for a folder: it starts empty and replaces `path` whole."""
-    part, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
-    for leftover in (part, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    part = path.with_name(f".{path.name}.part")
+    sweep(path)
     part.mkdir(parents=True)
     try:
         yield part
-        if path.exists():
-            os.replace(path, old)
+        for file in part.rglob("*"):
+            if file.is_file():
+                _to_disk(file)
+        with suppress(FileNotFoundError):
+            os.replace(path, _old(path))
         os.replace(part, path)
     finally:
-        for leftover in (part, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+        sweep(path)
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder, which is whole or gone at any time; killed meanwhile, it leaves something for `sweep`."""
+    sweep(path)
+    with suppress(FileNotFoundError):
+        os.replace(path, _old(path))
+    sweep(path)
+
+
+def sweep(path: Path) -> None:
+    """Delete what a killed `replacing_folder` or `remove_folder` of `path` has left beside it."""
+    for leftover in (path.with_name(f".{path.name}.part"), _old(path)):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _old(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
+def _to_disk(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def track(items: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:

@@ -74,6 +74,11 @@ class DiskStore:
         """The file of a key."""
         return self.folder / f"{key}.safetensors"
 
+    def others(self, suffix: str) -> int:
+        """Bytes of the entries whose keys end otherwise."""
+        files = [file for file in self.folder.glob("*.safetensors") if not file.stem.endswith(suffix)]
+        return sum(file.stat().st_size for file in files)
+
     def length(self, key: str) -> int | None:
         """Rows of the tensor by its file's header, which says nothing about what follows it."""
         try:
@@ -113,4 +118,4 @@ class DiskStore:
 
 
 def _crc32(value: Tensor) -> str:
-    return str(zlib.crc32(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()))
+    return str(zlib.crc32(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data))

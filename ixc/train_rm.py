@@ -46,10 +46,12 @@ def run(params: TrainRMParams, pairs: Path, media: Path, base: Path, reward: Pat
         checkpoints = Checkpoints(reward.with_name(f".{reward.name}.checkpoints"), about(params, samples, base))
         features = Features(model, processor, media, params.features)
         with checkpoints:
+            checkpoints.reserve(sum(value.nbytes for value in model.state_dict().values()))
             history, waste = train(params, model, features, samples, log, checkpoints)
         if distributed.rank() == 0:
             print(f"train_rm: {waste.waiting:.1%} of the time was spent waiting for data")
-            save(model, processor, reward)
+            with checkpoints.saving(reward):
+                save(model, processor, reward)
         checkpoints.remove()
     last = history[-max(1, len(history) // 10) :]
     numbers = {name: sum(step[name] for step in last) / len(last) for name in ("loss", "accuracy")}
@@ -105,7 +107,7 @@ def train(
         (rows for step in plan.steps(start) for rows in share(params, step, lengths).passes),
         lambda rows: read(features, [training[i] for i in rows]),
     )
-    tally = Tally()
+    tally, coming = Tally(features), features.timed(coming)
     for number, step in enumerate(track(plan.steps(start), "train_rm", len(plan) - start), start + 1):
         if out_of_patience(params, history):
             break
@@ -169,30 +171,28 @@ class Waste(NamedTuple):
     padding: float
     """Share of the computed tokens without use, be they padding or for company."""
     waiting: float
-    """Share of the wall time that went by while the next pass was still being read; no metric, for those are the same
-    in every run of a seed."""
+    """Share of the wall time that went by while a pass or its pictures were still being read or put together; no
+    metric, for those are the same in every run of a seed."""
 
 
 class Tally:
     """What a loop computes and waits for in vain."""
 
-    def __init__(self) -> None:
-        self.start, self.waited = perf_counter(), 0.0
+    def __init__(self, features: Features) -> None:
+        self.features, self.start, self.waited = features, perf_counter(), features.waited
         self.computed = self.needed = 0
 
     def take(self, coming: Iterator[Pass], mine: Share, lengths: Sequence[int]) -> Iterator[Pass]:
         """The passes of a step as they are asked for."""
         for number, rows in enumerate(mine.passes):
-            asked = perf_counter()
             each = next(coming)
-            self.waited += perf_counter() - asked
             self.computed += each.layout.input_ids.numel()
             self.needed += sum(lengths[i] for i in rows) if number < mine.counted else 0
             yield each
 
     def waste(self) -> Waste:
         """So far; all processes call this."""
-        mine = self.waited, perf_counter() - self.start, self.needed, self.computed
+        mine = self.features.waited - self.waited, perf_counter() - self.start, self.needed, self.computed
         waited, seconds, needed, computed = map(sum, zip(*distributed.gathered(mine), strict=True))
         return Waste(1 - needed / max(1, computed), waited / seconds)
 
@@ -211,19 +211,29 @@ def learn(
     Only the first `counted` batches weigh anything.
     """
     totals = torch.zeros(3, device=model.device)
+    done: list[Pass] = []
     for number, batch in enumerate(batches):
         chosen, rejected = optimizer.forward(lambda batch=batch: compare(model, features, batch))
         loss = bradley_terry_loss(chosen, rejected, params.margin, params.label_smoothing, params.focal)
         weight = len(chosen) / pairs if number < counted else 0.0
-        try:
-            optimizer.backward(weight * (loss + params.centering * centering_loss(chosen, rejected)))
-        except Diverged as error:
-            raise Diverged(f"{', '.join(c.sample.id for c in batch.contests[:8])}: {error}") from error
+        optimizer.backward(weight * (loss + params.centering * centering_loss(chosen, rejected)))
         accuracy = (chosen > rejected).float().mean()
         totals += weight * torch.stack([loss, accuracy, (chosen - rejected).mean()]).detach()
-    rates = optimizer.update()
+        done.append(batch)
+    try:
+        rates = optimizer.update()
+    except Diverged as error:
+        suspects = [done[number] for number in error.backwards] or done
+        raise Diverged(f"{named(suspects)}: {error}", error.backwards) from error
     loss, accuracy, margin = distributed.summed(totals).tolist()
     return {"loss": loss, "accuracy": accuracy, "margin": margin, **rates}
+
+
+def named(batches: Iterable[Pass]) -> str:
+    """The rows of some passes, the first eight, as an error names them."""
+    ids = [contest.sample.id for batch in batches for contest in batch.contests]
+    more = [f"and {len(ids) - 8} more"] if len(ids) > 8 else []
+    return ", ".join([*ids[:8], *more]) or "rows of another process"
 
 
 @torch.no_grad()
@@ -240,7 +250,7 @@ def validate(
     margins: list[float] = []
     mine = share(params, range(len(rows)), lengths)
     coming = ahead(mine.passes, lambda batch: read(features, [rows[i] for i in batch]))
-    for number, batch in enumerate(coming):
+    for number, batch in enumerate(features.timed(coming)):
         chosen, rejected = optimizer.forward(lambda batch=batch: compare(model, features, batch))
         if number < mine.counted:
             margins += (chosen - rejected).tolist()

@@ -21,7 +21,12 @@ def seed_everything(seed: int) -> random.Random:
 
 
 class Diverged(ValueError):
-    """A loss that is no number."""
+    """A loss or a gradient that is no number."""
+
+    def __init__(self, message: str, backwards: Sequence[int] = ()) -> None:
+        """`backwards`: which of the step's calls of `backward` had such a loss; none: only their gradients are so."""
+        super().__init__(message)
+        self.backwards = backwards
 
 
 class Optimizer:
@@ -46,6 +51,8 @@ class Optimizer:
         AdamW's moments, and updates that part of the weights (ZeRO-1, arXiv:1910.02054)."""
         self.parameters = [p for p in parameters if p.requires_grad]
         self.max_grad_norm = max_grad_norm
+        self.losses: list[Tensor] = []
+        """Those of the step so far."""
         given = {"lr": learning_rate, "betas": (0.9, beta2), "weight_decay": weight_decay, "fused": True}
         self.adamw = self._adamw(self.parameters, shard and distributed.together(), given)
         rise = max(1, round(warmup * steps))
@@ -61,27 +68,29 @@ class Optimizer:
         return compute()
 
     def backward(self, loss: Tensor) -> None:
-        """Add a loss's gradients to those of the step.
-
-        Raises:
-            Diverged: the loss is not finite; nothing has been updated.
-        """
-        if not torch.isfinite(loss):
-            raise Diverged(f"the loss is {loss.item()!r}: lower the learning rate, or look for a bad batch")
+        """Add a loss's gradients to those of the step; whether it is finite is asked in `update`, once for all."""
+        self.losses.append(loss.detach())
         self._backward(loss)
 
     def update(self) -> dict[str, float]:
         """Sum the gradients over all processes, clip, update; the norm before clipping and the learning rate.
 
         Raises:
-            Diverged: a gradient is not finite; nothing has been updated.
+            Diverged: a loss or a gradient is not finite; nothing has been updated.
         """
+        self._check_losses()
         learning_rate = float(self.schedule.get_last_lr()[0])
         norm = self._update()
         if not math.isfinite(norm):
             raise Diverged(f"the gradient's norm is {norm!r}: lower the learning rate, or look for a bad batch")
         self.schedule.step()
         return {"grad_norm": norm, "learning_rate": learning_rate}
+
+    def _check_losses(self) -> None:
+        losses = torch.stack(self.losses).tolist() if self.losses else []
+        self.losses.clear()
+        if bad := [number for number, loss in enumerate(losses) if not math.isfinite(loss)]:
+            raise Diverged(f"the loss is {losses[bad[0]]!r}: lower the learning rate, or look for a bad batch", bad)
 
     def _adamw(self, parameters: Sequence[nn.Parameter], shard: bool, options: dict[str, Any]) -> torch.optim.Optimizer:
         if shard:

@@ -100,6 +100,7 @@ class ShardedOptimizer(Optimizer):
         self.engine.backward(loss * distributed.world_size())  # it takes the mean over the processes, we the sum
 
     def _update(self) -> float:
+        """DeepSpeed, too, leaves all weights as they are where the norm is no number, and calls it infinite."""
         pictures = distributed.summed(torch.tensor(float(self.seen), device=self.engine.device)) > 0
         self.adamw.param_groups[-1]["rest"] = len(self.adamw.param_groups) > 1 and not pictures
         self.seen = False

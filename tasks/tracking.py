@@ -79,6 +79,15 @@ class Run:
         self.points.clear()
         self.flushed = time.monotonic()
         self._send(metrics=points)
+        self._tell_resumed()
+
+    def _tell_resumed(self) -> None:
+        """A training that goes on from the state of a killed run names it, once (`ixc.checkpoints.RESUMED_FROM`)."""
+        if before := os.environ.pop("IXC_RESUMED_FROM", ""):
+            try:
+                self.client.set_tag(self.id, "resumed_from", before)
+            except Exception as failure:
+                warnings.warn(f"MLflow: run {self.id}: not marked as going on from {before}: {failure}", stacklevel=2)
 
     def _send(self, metrics: list[Any] | None = None, params: dict[str, str] | None = None) -> None:
         from mlflow.entities import Param

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,8 +16,10 @@ from ixc import bulk
 from ixc.bulk import NOT_SCORED, score_table
 from ixc.checkpoints import OtherRun
 from ixc.cli import main
+from ixc.features import Features
 from ixc.inference import score
 from ixc.metrics import Metrics
+from ixc.model import IXCForRewardModel, IXCProcessor
 from ixc.model.folder import save
 from ixc.samples import BadRecord, Media, Sample, read_samples, write_samples
 
@@ -38,12 +41,16 @@ def samples(tmp_path: Path) -> list[Sample]:
     return [replace(row, id=f"{row.id} {i}") for i in range(5) for row in rows]
 
 
-def scored(root: Path, samples: list[Sample], **options: int) -> Metrics:
+def scored(
+    root: Path, samples: list[Sample], model: IXCForRewardModel | None = None, name: str = "tiny", **options: int
+) -> Metrics:
     write_samples(samples, root / "in.parquet")
-    model = tiny.reward()
+    model = model or tiny.reward()
     features = tiny.features(model, root / "media")
     sizes = {"shard_rows": 4, "pass_tokens": 600, **options}
-    return score_table(model, features, root / "in.parquet", root / "out.parquet", model_name="tiny", **sizes)
+    numbers = score_table(model, features, root / "in.parquet", root / "out.parquet", model_name=name, **sizes)
+    assert not features.waiting and not features.uses
+    return numbers
 
 
 def test_every_row_keeps_its_place_and_gets_what_it_would_get_alone(tmp_path: Path, samples: list[Sample]):
@@ -115,6 +122,71 @@ def test_shards_of_another_call_are_refused(
         scored(tmp_path, samples)
     with pytest.raises(OtherRun, match=message):
         scored(tmp_path, samples[change.pop("table", 0) :], **change)
+
+
+def test_what_the_rewards_depend_on_must_be_the_same(tmp_path: Path, samples: list[Sample], killed_after_3: list[int]):
+    with pytest.raises(KeyboardInterrupt):
+        scored(tmp_path, samples)
+    with pytest.raises(OtherRun, match="dtype was 'float32', is 'bfloat16'; set it back"):
+        scored(tmp_path, samples, tiny.reward().bfloat16())
+    model, again = tiny.reward(), (tmp_path / "in.parquet", tmp_path / "out.parquet")
+    sizes = {"model_name": "tiny", "shard_rows": 4, "pass_tokens": 600}
+    with pytest.raises(OtherRun, match=r"media_root was '.*media', is '.*other'"):
+        score_table(model, tiny.features(model, tmp_path / "other"), *again, **sizes)
+    finer = IXCProcessor(tiny.processor().tokenizer, tiny.TILE, tiny.PATCH, hd_num=1)
+    with pytest.raises(OtherRun, match="processor was '"):
+        score_table(model, Features(model, finer, tmp_path / "media"), *again, **sizes)
+
+
+def test_a_kill_amid_the_tidying_gives_nobody_anothers_rewards(
+    tmp_path: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+):
+    other = tiny.shaken(tiny.reward(), 7)
+    scored(tmp_path, samples, other)
+    wanted = [row.rewards for row in read_samples(tmp_path / "out.parquet")]
+
+    def half(folder: Path, **_: object) -> None:
+        for about in Path(folder).glob("about.json"):
+            about.unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", half)
+        with pytest.raises(KeyboardInterrupt):
+            scored(tmp_path, samples)
+    scored(tmp_path, samples, other, "the other")
+    assert [row.rewards for row in read_samples(tmp_path / "out.parquet")] == wanted
+    assert list(tmp_path.glob(".*")) == []
+
+
+def test_shards_of_nobody_knows_whom_are_not_taken(tmp_path: Path, samples: list[Sample], killed_after_3: list[int]):
+    with pytest.raises(KeyboardInterrupt):
+        scored(tmp_path, samples)
+    (tmp_path / ".out.parquet.shards" / "about.json").unlink()
+    scored(tmp_path, samples)
+    assert len(killed_after_3) == 4 + 9
+
+
+def test_a_row_that_cannot_be_scored_costs_no_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    red = tiny.picture(tmp_path / "media", "red")
+    monkeypatch.delattr(IXCProcessor, "load")
+    rows = [tiny.pair("Endless?", "good " * 300, "bad", [red]), tiny.sample("Unanswered?", [red])]
+    assert scored(tmp_path, rows) == {"rows": 2, NOT_SCORED: 2}
+
+
+def test_a_film_is_decoded_once_and_kept_only_for_a_row_that_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    films, decoded = [tiny.picture(tmp_path / "media", colour) for colour in ("red", "blue")], []
+    still = IXCProcessor.load
+
+    def load(processor: IXCProcessor, root: Path, media: Media, hd_num: int) -> object:
+        decoded.append(media.path)
+        return still(processor, root, replace(media, kind="image"), hd_num)
+
+    monkeypatch.setattr(IXCProcessor, "load", load)
+    shown = [replace(film, kind="video") for film in films]
+    rows = [tiny.pair("Endless?", "good " * 300, "bad", shown[:1]), tiny.pair("Which?", "good", "bad", shown[1:])]
+    assert scored(tmp_path, rows) == {"rows": 2, NOT_SCORED: 1}
+    assert sorted(decoded) == sorted(film.path for film in films)
 
 
 def test_an_empty_table_becomes_an_empty_table(tmp_path: Path):

@@ -1,6 +1,8 @@
 """A killed training goes on as if it had not been killed; one of another configuration is refused."""
 
 import json
+import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +13,13 @@ import tiny
 import torch
 from safetensors.torch import save_file
 
-from ixc.checkpoints import RUN_ID, NotSaved, OtherRun
+from ixc.checkpoints import PARTS, RESUMED_FROM, RUN_ID, Checkpoints, NotSaved, OtherRun
 from ixc.model import IXCForCausalLM, IXCForRewardModel
 from ixc.model.folder import save
 from ixc.params import TrainRMParams
 from ixc.samples import write_samples
 from ixc.train_rm import History, learn, run
-from ixc.training import Diverged
+from ixc.training import Diverged, Optimizer
 
 STEPS = 12
 
@@ -206,3 +208,103 @@ def test_a_half_written_state_is_none(training: Training):
     half.mkdir()
     (half / "state.json").write_text("{")
     assert training() == whole
+
+
+def killed_while_it_deletes(patch: pytest.MonkeyPatch, gone: str) -> None:
+    """The next folder with a state in it loses one file, then comes the kill."""
+
+    def half(folder: Path, **_: object) -> None:
+        if found := [*Path(folder).rglob(gone)]:
+            found[0].unlink()
+            raise Killed
+
+    patch.setattr(shutil, "rmtree", half)
+
+
+@pytest.mark.parametrize("gone", PARTS)
+@pytest.mark.parametrize("when", [4, STEPS])
+def test_a_kill_amid_the_tidying_leaves_a_state_to_go_on_from(
+    training: Training, monkeypatch: pytest.MonkeyPatch, gone: str, when: int
+):
+    """Step 4: of the state before, when there is a new one; the last step: of all, when the run is done."""
+    whole = training(name="whole")
+    every = {"checkpoint_every": 2 if when == 4 else 7}
+    training.killed_after(3 if when == 4 else 8, **every)
+    with monkeypatch.context() as patch:
+        killed_while_it_deletes(patch, gone)
+        with pytest.raises(Killed):
+            training(**every)
+    assert training(**every) == whole
+    assert [path.name for path in training.root.iterdir() if "checkpoints" in path.name] == []
+
+
+@pytest.mark.parametrize("gone", PARTS)
+def test_a_state_that_lacks_a_file_is_none(training: Training, gone: str):
+    whole = training(name="whole")
+    training.killed_after(3)
+    half = training.state().with_name("step-00000001")
+    shutil.copytree(training.state(), half)
+    (half / gone).unlink()
+    training.killed_after(3)
+    assert not half.exists()
+    (training.state() / gone).unlink()
+    assert training() == whole
+
+
+def test_the_room_for_the_model_is_taken_before_the_training(training: Training, monkeypatch: pytest.MonkeyPatch):
+    def full(file: int, start: int, size: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(NotSaved, match=r"0.00 GB for the trained model: .*No space left.*make room"):
+            training()
+    assert len(training()) == STEPS
+
+
+def test_while_a_model_is_trained_its_room_is_kept(training: Training):
+    reserved, sizes = training.root / ".reward.checkpoints" / "reserved", []
+    training(step_done=lambda: sizes.append(reserved.stat().st_size))
+    model = (training.root / "reward" / "model.safetensors").stat().st_size
+    assert sizes == [pytest.approx(model, rel=0.2)] * STEPS
+    assert not reserved.exists()
+
+
+@pytest.mark.parametrize("every", [2, None])
+def test_a_model_that_cannot_be_saved_says_what_to_do_and_leaves_the_last_state(
+    training: Training, monkeypatch: pytest.MonkeyPatch, every: int | None
+):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    whole = training(name="whole")
+    with monkeypatch.context() as patch:
+        patch.setattr("ixc.train_rm.save", full)
+        goes_on = "step-00000012" if every else "the beginning"
+        with pytest.raises(NotSaved, match=rf"reward: .*No space left.*make room.*goes on from .*{goes_on}"):
+            training(checkpoint_every=every)
+    assert training(checkpoint_every=every) == whole
+
+
+def test_a_run_that_goes_on_tells_whose_state_it_took(training: Training, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv(RESUMED_FROM, raising=False)
+    monkeypatch.setenv(RUN_ID, "the first")
+    training.killed_after(3)
+    assert RESUMED_FROM not in os.environ
+    monkeypatch.setenv(RUN_ID, "the second")
+    training.killed_after(5)
+    assert os.environ[RESUMED_FROM] == "the first"
+    training()
+    assert os.environ[RESUMED_FROM] == "the second"
+
+
+def test_only_the_first_process_copies_the_optimizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    model, copies = tiny.reward(), []
+    optimizer = Optimizer(model.parameters(), 1e-3, 2)
+    optimizer.step(sum(p.square().sum() for p in model.parameters()))  # pyright: ignore[reportArgumentType]
+    monkeypatch.setattr("ixc.checkpoints.copied", lambda tree: copies.append(tree) or tree)
+    for rank in "10":
+        monkeypatch.setenv("RANK", rank)
+        with Checkpoints(tmp_path / "state", {}) as checkpoints:
+            checkpoints.save(model, optimizer, [{}])
+        assert len(copies) == (rank == "0")

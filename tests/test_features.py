@@ -1,5 +1,6 @@
 """The picture once: through the tower, in memory, on disk, and never another encoder's tokens."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,12 @@ import tiny
 import torch
 
 from ixc.features import Features, Look
+from ixc.media import BadMedia
 from ixc.model import IXCProcessor
 from ixc.params import FeatureParams
 from ixc.samples import Media, Sample
 from ixc.stores import DiskStore
+from ixc.training import compute_in_bf16
 
 
 @pytest.fixture
@@ -91,13 +94,43 @@ def test_what_the_disk_has_is_counted_without_being_read(
     assert second.counts == first.counts
 
 
-def test_nothing_read_ahead_stays_in_memory(tmp_path: Path, shown: list[Sample]):
-    store = features(tmp_path)
+@pytest.mark.parametrize("memory_gb", [0.0, 4.0])
+def test_what_was_read_ahead_goes_with_the_last_row_that_it_was_read_for(
+    tmp_path: Path, shown: list[Sample], memory_gb: float
+):
+    store = features(tmp_path, memory_gb=memory_gb)
+    for _ in range(2):
+        for rows in (shown[:4], shown[4:]):
+            store.load_ahead(rows)
+        assert len(store.waiting) == 3
+        tokens(store, shown[:3])
+        assert len(store.waiting) == 3
+        tokens(store, shown[3:])
+        assert not store.waiting and not store.uses
+
+
+def test_a_picture_that_cannot_be_read_ahead_leaves_nothing_of_its_row(tmp_path: Path, shown: list[Sample]):
+    gone = Media(kind="image", path="gone.png", sha256="0" * 64)
+    store, media = features(tmp_path), [*(s.media[0] for s in shown[:3]), gone]
+    with pytest.raises(BadMedia, match=r"gone\.png"):
+        store.load_ahead([tiny.sample("Which?", media)])
+    assert not store.waiting and not store.uses
+
+
+@pytest.mark.parametrize("place", ["disk", "memory", "file"])
+def test_a_step_finds_at_hand_what_was_read_ahead(
+    tmp_path: Path, shown: list[Sample], monkeypatch: pytest.MonkeyPatch, place: str
+):
+    """Also when memory has lost it by then."""
+    wanted = tokens(features(tmp_path, disk=str(tmp_path / "store")), shown)
+    store = features(tmp_path, disk=str(tmp_path / "store") if place == "disk" else None)
+    if place == "memory":
+        store.prepare(shown)
     store.load_ahead(shown)
-    assert len(store.waiting) == 3
-    tokens(store, shown[:3])
-    store.load_ahead(shown)
-    assert not store.waiting
+    store.memory.kept.clear()
+    monkeypatch.delattr(IXCProcessor, "load")
+    monkeypatch.delattr(DiskStore, "get")
+    assert torch.equal(tokens(store, shown), wanted)
 
 
 def test_a_disk_store_spares_the_next_process_the_tower_and_says_its_size(
@@ -112,13 +145,6 @@ def test_a_disk_store_spares_the_next_process_the_tower_and_says_its_size(
     assert (first.num_encoded, second.num_encoded) == (3, 0)
     features(tmp_path, disk=str(tmp_path / "another")).prepare(shown)
     assert "3 new pictures" in capsys.readouterr().err
-
-
-def test_what_the_disk_has_is_not_read_ahead(tmp_path: Path, shown: list[Sample]):
-    first, second = (features(tmp_path, disk=str(tmp_path / "store")) for _ in range(2))
-    first.prepare(shown[:2])
-    second.load_ahead(shown)
-    assert [key.split("-")[1] for key in second.waiting] == [shown[2].media[0].sha256]
 
 
 def test_a_damaged_entry_is_computed_again(tmp_path: Path, shown: list[Sample]):
@@ -138,6 +164,47 @@ def test_another_encoder_or_geometry_finds_nothing(tmp_path: Path, shown: list[S
         other = Features(model, processor, tmp_path, params)
         other.prepare(shown)
         assert other.num_encoded == 3
+
+
+def test_another_precision_finds_nothing(tmp_path: Path, shown: list[Sample]):
+    """As when a training computes in bfloat16 with the weights, in fp32, that an evaluation reads."""
+    wanted = tokens(features(tmp_path), shown)
+    params = FeatureParams(disk=str(tmp_path / "store"))
+    model = tiny.reward()
+    compute_in_bf16(model)
+    reduced = Features(model, tiny.processor(), tmp_path, params)
+    assert tokens(reduced, shown).dtype == reduced.dtype == torch.bfloat16
+    exact = features(tmp_path, disk=str(tmp_path / "store"))
+    assert torch.equal(tokens(exact, shown), wanted)
+    assert exact.num_encoded == 3
+
+
+def test_a_token_takes_what_it_takes_in_the_precision_it_has(tmp_path: Path, shown: list[Sample]):
+    """Red has 5 tokens of 16 numbers: memory for all three pictures in bfloat16, 2 bytes, is not enough for fp32."""
+    model = tiny.reward()
+    compute_in_bf16(model)
+    store = Features(model, tiny.processor(), tmp_path, FeatureParams(memory_gb=(5 + 5 + 6) * 16 * 2 / 1e9))
+    store.prepare(shown)
+    assert store.num_encoded == 3
+    assert all(key in store.memory for key in store.counts)
+
+
+def test_a_store_full_of_another_encoders_tokens_says_what_to_delete(
+    tmp_path: Path, shown: list[Sample], capsys: pytest.CaptureFixture[str]
+):
+    folder, gb = tmp_path / "the store", 1500e-9
+    params = FeatureParams(disk=str(folder), disk_gb=gb)
+    Features(tiny.causal(), tiny.processor(), tmp_path, params).prepare(shown)
+    kept = {*folder.iterdir()}
+    capsys.readouterr()
+    store = Features(tiny.reward(), tiny.processor(), tmp_path, params)
+    store.prepare(shown)
+    told = capsys.readouterr().err
+    assert kept == {*folder.iterdir()}
+    [command] = [line.partition("any more: ")[2] for line in told.splitlines() if "another encoder's" in line]
+    (folder / f"own{store.suffix}.safetensors").touch()
+    subprocess.run(command, shell=True, check=True)
+    assert [path.name for path in folder.iterdir()] == [f"own{store.suffix}.safetensors"]
 
 
 def test_a_film_and_a_picture_of_the_same_bytes_are_two(tmp_path: Path, shown: list[Sample]):

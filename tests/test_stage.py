@@ -86,6 +86,28 @@ def test_a_stage_can_tell_which_mlflow_run_its_numbers_go_to(project: Path, call
     assert RUN_ID == "MLFLOW_RUN_ID"
 
 
+RESUME = """
+import os
+from ixc.checkpoints import RESUMED_FROM
+from tasks.stage import main
+
+def run(params, data, *, log):
+    os.environ[RESUMED_FROM] = data.read_text()
+    log({"loss": 1.0}, 0)
+    return {}
+
+main("collect", run)
+"""
+
+
+@pytest.mark.parametrize("before", ["the killed run's id", ""])
+def test_a_training_that_goes_on_names_the_run_it_was_begun_in(project: Path, call: Call, client: Any, before: str):
+    (project / "resume.py").write_text(RESUME)
+    (project / "before.txt").write_text(before)
+    assert call(project, "resume.py", "before.txt").returncode == 0
+    assert newest_run(client, "collect").data.tags.get("resumed_from", "") == before
+
+
 DIE_ONCE = """
 import os, signal
 from tasks.stage import main

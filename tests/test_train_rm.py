@@ -1,5 +1,6 @@
 """Bradley-Terry training, from files to files and on a task that can be learned."""
 
+import math
 import random
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 
 from ixc.batches import OverBudget
 from ixc.checkpoints import Checkpoints
-from ixc.contests import NoPairs, Pass, contests, measured, read, split, tree_of
+from ixc.contests import NoPairs, Pass, compare, contests, measured, read, split, tree_of
+from ixc.features import Features
 from ixc.inference import score
 from ixc.losses import bradley_terry_loss
 from ixc.metrics import ignore
@@ -208,6 +210,57 @@ def test_a_loss_that_is_no_number_names_its_pairs(tmp_path: Path):
         history(tmp_path, pairs(tmp_path)[:8], model)
 
 
+def test_of_several_passes_the_one_with_the_bad_loss_is_named_and_no_weight_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model, named = fresh(), []
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def second_is_bad(model: IXCForRewardModel, features: Features, batch: Pass) -> tuple[torch.Tensor, torch.Tensor]:
+        named.append([contest.sample.id for contest in batch.contests])
+        chosen, rejected = compare(model, features, batch)
+        return chosen * (math.nan if len(named) == 2 else 1.0), rejected
+
+    monkeypatch.setattr("ixc.train_rm.compare", second_is_bad)
+    with pytest.raises(Diverged) as caught:
+        history(tmp_path, pairs(tmp_path)[:8], model, pass_tokens=120)
+    assert len(named) > 2
+    assert str(caught.value).startswith(f"{', '.join(named[1])}: the loss is nan")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class BadGradient(torch.autograd.Function):
+    """A number with a gradient that is none."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return gradients[0] * math.nan
+
+
+def test_a_gradient_that_is_no_number_names_the_step_and_changes_no_weight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model, samples = fresh(), pairs(tmp_path)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def bad(*given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        chosen, rejected = compare(*given)
+        return BadGradient.apply(chosen), rejected  # pyright: ignore[reportReturnType]
+
+    monkeypatch.setattr("ixc.train_rm.compare", bad)
+    with pytest.raises(Diverged) as caught:
+        history(tmp_path, samples, model, batch_size=12)
+    names, _, told = str(caught.value).partition(": ")
+    ids = names.split(", ")
+    assert set(ids[:8]) <= {sample.id for sample in samples} and ids[8:] == ["and 4 more"]
+    assert told.startswith("the gradient's norm is nan")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_pairs_of_a_prompt_or_a_picture_are_held_out_together(tmp_path: Path):
     samples = [*rivals(tmp_path), *(tiny.pair(f"{i % 30}?", "good", str(i)) for i in range(90))]
     training, held_out = split(samples, 0.3, seed=0)
@@ -284,12 +337,25 @@ def test_what_is_computed_for_company_and_waited_for_is_told(tmp_path: Path):
             sleep(0.05)
             yield read(features, [rows[i] for i in batch])
 
-    tally = Tally()
-    assert [len(batch.contests) for batch in tally.take(slowly(), Share([[0, 1], [0]], counted=1), lengths)] == [2, 1]
+    tally = Tally(features)
+    coming = features.timed(slowly())
+    assert [len(batch.contests) for batch in tally.take(coming, Share([[0, 1], [0]], counted=1), lengths)] == [2, 1]
     sleep(0.1)
     told = tally.waste()
     assert told.padding == pytest.approx(lengths[0] / (2 * lengths[0] + lengths[1]))
     assert 0.2 < told.waiting < 0.8  # 0.1 s of about 0.2
+
+
+def test_what_a_step_waits_for_a_picture_is_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """0.1 s of about 0.2; the tower's time is none of it."""
+    features, samples = tiny.features(fresh(), tmp_path), pairs(tmp_path)[8:9]
+    load, encode = IXCProcessor.load, features.model.encode_pictures
+    monkeypatch.setattr(IXCProcessor, "load", lambda *given: sleep(0.1) or load(*given))
+    monkeypatch.setattr(features.model, "encode_pictures", lambda given: sleep(0.1) or encode(given))
+    tally = Tally(features)
+    features.together(samples)
+    assert 0.2 < tally.waste().waiting < 0.8
+    assert 0.09 < features.waited < 0.19
 
 
 # What every training loop shares
