@@ -246,8 +246,9 @@ class InternLM2(nn.Module):
             position_ids = default_positions(x, attention_mask, past_key_values)
         padded = forest is None and not isinstance(past_key_values, Branches)
         mask = self.mask(x, attention_mask, past_key_values, position_ids) if padded else None
-        stretched = forest is not None and self.config.rope["rope_type"] == "dynamic"
-        lengths = placed(forest.lengths(), x.device)[None] if stretched else None
+        lengths = None
+        if forest is not None and self.config.rope["rope_type"] == "dynamic":
+            lengths = placed(forest.lengths(), x.device)[None]
         rope = rope_tables(position_ids, self.config, x.dtype, lengths)
         for layer in self.layers:
             x = layer(x, rope, mask, places, past_key_values=past_key_values, forest=forest, **kwargs)
