@@ -2,16 +2,19 @@
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
 from PIL import Image
+from torch import Tensor
 
-from benchmarks.gpu import models, score_7b, train_7b
+from benchmarks.gpu import attention, models, score_7b, train_7b
 from ixc.contests import Pass
 from ixc.model import Tree, collate
+from ixc.model.attention import Forest, segment_attention
 
 IMAGE = tiny.processor().ids["image"]
 BATCH = Pass([], collate([Tree([1, IMAGE], [[50, 60], [70]])]))
@@ -102,3 +105,73 @@ def test_the_share_of_the_peak_by_hand(monkeypatch: pytest.MonkeyPatch):
     assert models.share_of_peak(989e12, 4.0, torch.device("cuda")) == 0.25
     monkeypatch.setattr(models, "device_name", lambda device: "another")
     assert math.isnan(models.share_of_peak(1.0, 1.0, torch.device("cuda")))
+
+
+def test_a_line_for_every_way_of_attention(capsys: pytest.CaptureFixture[str]):
+    attention.main(["--tiny", "--device", "cpu"])
+    found = lines(capsys.readouterr().out)
+    assert [line["way"] for line in found] == ["cascade", "segment"]
+    assert all(float(str(line["error"])) < 0.01 for line in found)
+
+
+def test_operations_of_attention_by_hand():
+    # prefix and first branch 4 (4 + 1) / 2 = 10, second 1 + 2: 13; 4 for each of 3 heads' 5 channels
+    assert attention.operations(Forest(((2, (2, 1)),)), heads=3, channels=5) == 4 * 15 * 13
+
+
+def parts(call: attention.Call) -> list[tuple[slice, slice]]:
+    ends = [list(map(int, x)) for x in (call.query_ends, call.key_ends)]
+    return [(slice(a, b), slice(c, d)) for (a, b), (c, d) in zip(*map(pairwise, ends), strict=True)]
+
+
+def weights_of(q: Tensor, k: Tensor, causal: bool, scaling: float) -> tuple[Tensor, Tensor]:
+    """Logits [H Q K] of grouped heads, and their log-sum-exps."""
+    logits = torch.einsum("qhe,khe->hqk", q, k.repeat_interleave(q.shape[1] // k.shape[1], 1)) * scaling
+    if causal:
+        logits = logits.masked_fill(torch.ones_like(logits, dtype=torch.bool).triu(1), -torch.inf)
+    return logits, logits.logsumexp(-1)
+
+
+def forward(q: Tensor, k: Tensor, v: Tensor, call: attention.Call, scaling: float) -> tuple[Tensor, ...]:
+    """What the flash kernel promises, in plain formulae."""
+    out, lse = torch.empty_like(q), q.new_empty(q.shape[1], len(q))
+    for queries, keys in parts(call):
+        logits, lse[:, queries] = weights_of(q[queries], k[keys], call.causal, scaling)
+        values = v[keys].repeat_interleave(q.shape[1] // v.shape[1], 1)
+        out[queries] = torch.einsum("hqk,khe->qhe", logits.softmax(-1), values)
+    return out, lse
+
+
+def backward(given: tuple[Tensor, ...], call: attention.Call, scaling: float, asked: object) -> tuple[Tensor, ...]:
+    """Its backward pass: weights by the log-sum-exp that it is given, FlashAttention-2, algorithm 2."""
+    grad, q, k, v, out, lse = given
+    totals = tuple(map(torch.zeros_like, (q, k, v)))
+    for queries, keys in parts(call):
+        logits, _ = weights_of(q[queries], k[keys], call.causal, scaling)
+        weights, groups = (logits - lse[:, queries, None]).exp(), q.shape[1] // k.shape[1]
+        wide_k, wide_v = (x[keys].repeat_interleave(groups, 1) for x in (k, v))
+        of_weights = torch.einsum("qhe,khe->hqk", grad[queries], wide_v)
+        own = (grad[queries] * out[queries]).sum(-1).T[..., None]
+        of_logits = weights * (of_weights - own) * scaling
+        totals[0][queries] = torch.einsum("hqk,khe->qhe", of_logits, wide_k)
+        for total, left, right in ((totals[1], of_logits, q), (totals[2], weights, grad)):
+            wide = torch.einsum("hqk,qhe->khe", left, right[queries])
+            total[keys] = wide.unflatten(1, (-1, groups)).sum(2)
+    return totals
+
+
+@pytest.mark.parametrize("shapes", [((5, (3, 4, 2)), (0, (2, 3)), (4, ()), (6, (1, 2))), ((3, (2,)),)])
+def test_two_calls_of_flash_attention_are_branch_after_branch(
+    shapes: tuple[tuple[int, tuple[int, ...]], ...], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(attention, "forward_kernel", forward)
+    monkeypatch.setattr(attention, "backward_kernel", backward)
+    forest, generator = Forest(shapes), torch.Generator().manual_seed(0)
+    size = len(forest.numbers()[0])
+    q, k, v = (torch.randn(1, n, size, 8, generator=generator).requires_grad_() for n in (4, 2, 2))
+    found = []
+    for way in (attention.flash_attention, segment_attention):
+        out = way(q, k, v, forest, 0.3)
+        found.append([out, *torch.autograd.grad(out.tanh().sum(), (q, k, v))])
+    for got, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 
+from benchmarks.gpu.attention import calls, flash_attention
 from ixc.contests import contests, num_pairs, read
 from ixc.inference import sample_tokens, score
 from ixc.model import IXCForRewardModel, Tree, collate
@@ -40,8 +41,8 @@ def fresh() -> Iterator[None]:
     """Nothing is compiled yet."""
     torch._dynamo.reset()
     counters.clear()
-    block_mask.cache_clear()
-    compiled.cache_clear()
+    for kept in (block_mask, compiled, calls):
+        kept.cache_clear()
     yield
 
 
@@ -68,12 +69,15 @@ def error(got: Tensor, wanted: Tensor) -> float:
 
 
 @pytest.mark.parametrize("channels", [64, 128])
-@pytest.mark.parametrize("dtype", TOLERANCES)
-def test_flex_attention_is_branch_after_branch(channels: int, dtype: torch.dtype):
+@pytest.mark.parametrize(
+    ("way", "dtype"),
+    [(flex_attention, torch.float32), (flex_attention, torch.bfloat16), (flash_attention, torch.bfloat16)],
+)
+def test_every_way_is_branch_after_branch(way: Way, channels: int, dtype: torch.dtype):
     for forest in map(Forest, SHAPES):
         given = drawn(forest, channels, dtype)
         exact = out_and_gradients(segment_attention, forest, [x.double() for x in given])
-        got = out_and_gradients(flex_attention, forest, given)
+        got = out_and_gradients(way, forest, given)
         for name, x, wanted in zip(("out", "of q", "of k", "of v"), got, exact, strict=True):
             assert x.dtype == dtype and error(x, wanted) < TOLERANCES[dtype], (forest, name)
 
