@@ -16,8 +16,18 @@ from transformers import DynamicCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ixc.losses import bradley_terry_loss
-from ixc.model import IXCForRewardModel, Tree, collate
-from ixc.model.attention import NAME, Branches, Forest, cascade_attention, merge, segment_attention, visible
+from ixc.model import IXCForRewardModel, Tree, attention, collate
+from ixc.model.attention import (
+    NAME,
+    Branches,
+    Forest,
+    block_mask,
+    cascade_attention,
+    flex_attention,
+    merge,
+    segment_attention,
+    visible,
+)
 
 Ways = Callable[[Tensor, Tensor, Tensor, Forest, float], Tensor]
 Shapes = tuple[tuple[int, tuple[int, ...]], ...]
@@ -76,6 +86,26 @@ def test_flex_attention_is_asked_for_the_dense_mask(shapes: Shapes):
     wanted = dense(forest)
     got = create_mask(visible(forest, "cpu"), None, None, *wanted.shape, device="cpu")[0, 0]
     assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize("shapes", [((3, (2, 4)),), ((70, (30, 40, 5)), (90, (8, 30)), (20, ()))])
+@torch.no_grad()
+def test_what_fills_the_last_block_of_flex_attention_changes_nothing(shapes: Shapes, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(attention, "compiled", lambda function: function)
+    block_mask.cache_clear()
+    q, k, v = inputs(Forest(shapes))
+    got, wanted = (way(q, k, v, Forest(shapes), 0.3) for way in (flex_attention, dense_attention))
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_mask_first_made_for_scoring_serves_training(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(attention, "compiled", lambda function: function)
+    block_mask.cache_clear()
+    with torch.inference_mode():
+        mask = block_mask(Forest(((3, (2, 4)),)), torch.device("cpu"))
+    seen = [cell.cell_contents for cell in mask.mask_mod.__closure__ or ()]
+    assert not any(x.is_inference() for x in (mask.kv_indices, *seen)) and len(seen) == 2
+    assert block_mask(Forest(((3, (2, 4)),)), torch.device("cpu")) is mask
 
 
 @torch.no_grad()

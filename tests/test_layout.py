@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ixc.model import Batch, IXCForCausalLM, IXCForRewardModel, Tree, collate
+from ixc.model.heads import pool
 
 IMAGE = tiny.processor().ids["image"]
 CHAT, REWARD = tiny.causal(), tiny.reward()
@@ -91,6 +92,15 @@ def test_gradients_are_those_of_separate_rows():
         torch.testing.assert_close(gradient, separate[name], rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
     assert from_tree is not None and features.grad is not None
     torch.testing.assert_close(from_tree, features.grad, rtol=1e-3, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_mean_in_half_precision_has_weights_that_sum_to_1():
+    # 1/n in bf16 is off by up to 1/512, and so is a row of more than 256 tokens' n
+    hidden, batch = torch.ones(1, 710, 2, dtype=torch.bfloat16), collate([Tree([1] * 700, [[2] * 3, [3] * 7])])
+    rows = torch.tensor([[1] * 703 + [0] * 7, [1] * 700 + [0] * 3 + [1] * 7])
+    for pooled in (batch.pool(hidden, "mean"), pool(hidden.expand(2, -1, -1), rows, "mean")):
+        torch.testing.assert_close(pooled, torch.ones(2, 2))
 
 
 @torch.no_grad()

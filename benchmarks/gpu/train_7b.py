@@ -1,103 +1,214 @@
-"""Reward training at full size, random bf16 weights: pairs per second, memory, share of the GPU's peak.
+"""Reward training at full size, random weights: pairs per second, memory, share of the GPU's peak; ours beside padding.
 
-Pairs about one picture each, prompt and picture once per pair or, with `--separate`, once per answer. Not yet run.
+`ours`: the steps of the stage `train_rm` (its `learn`, its optimizer, its features): prompt and picture once per pair,
+the picture's tokens made before and kept. `padded`: what others do: both answers whole, in a padded batch, PyTorch's
+attention with a mask, pictures through the frozen tower for each; with the same optimizer. Layers are computed again in
+the backward pass unless `--keep` is given. Weights are
 
-    python -m benchmarks.gpu.train_7b [--separate] [--pairs 2] [--checkpointing] PICTURE [PICTURE ...]
+    bf16    weights, gradients and AdamW's moments in bfloat16: 8 bytes each; loses small updates, hence for its speed
+    fp32    the stage's `precision: bf16`: computed in bfloat16, all the others in fp32: 16 bytes each
+
+The share of the peak is that of the operations which the layout needs, nothing computed again counted,
+
+    mfu = (6 (N T + N' P) + 12 L H E S + 2 V X) / (seconds x peak)
+
+with N weights of the language model, T tokens, N' weights of Partial LoRA, P picture tokens, L layers, H heads of E
+channels, S pairs of a token and one that it looks at, V weights of the tower, and X patches that pass it in the step.
+Each configuration is a line; one that the memory is too small for is a line that says so.
+
+    python -m benchmarks.gpu.train_7b [--weights bf16 fp32] [--pairs 2] [--keep] [--device cuda] [--tiny] PICTURE ...
 """
 
-import argparse
-import json
+import gc
+import hashlib
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from benchmarks.gpu.score_7b import PEAK, PROMPT, build, weights_used
+from benchmarks.gpu.models import (
+    TINY,
+    Found,
+    attempt,
+    build,
+    config_of,
+    device_name,
+    forget_memory,
+    memory_gib,
+    parser,
+    patches,
+    processor_of,
+    share_of_peak,
+    tell,
+    wait_for,
+    weights_used,
+)
+from benchmarks.reward import padded_ids
+from ixc.contests import Pass, contests, read
+from ixc.features import Features
 from ixc.losses import bradley_terry_loss
-from ixc.model import IXCConfig, IXCForRewardModel, Tree, collate
-from ixc.model.pictures import partition, to_tiles
+from ixc.model import IXCConfig, IXCForRewardModel
+from ixc.params import TrainRMParams
+from ixc.samples import Media, Sample, Turn, answer
+from ixc.train_rm import learn, optimizer_of
+from ixc.training import compute_in_bf16
 
-ANSWER = 300
-STEPS = 5
-
-
-def rewards_of(model: IXCForRewardModel, trees: list[Tree], pictures: list[tuple[Tensor, int]]) -> Tensor:
-    """Rewards of all branches; the frozen tower keeps nothing for the backward pass."""
-    batch = collate(trees).to("cuda")
-    hidden = model.model(**batch.inputs(), features=torch.cat(model.encode_pictures(pictures)))
-    return model.scores(batch.pool(hidden, model.config.pooling))
+PROMPT, ANSWER = 64, 300
+"""Tokens of text."""
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def read(model: IXCForRewardModel, path: str) -> tuple[tuple[Tensor, int], list[int]]:
-    """A picture's tiles with their rows, and a prompt about it."""
-    picture = Image.open(path).convert("RGB")
-    place = partition(*picture.size, 9, 560)
-    shown = (to_tiles(picture, place, 560).to("cuda", torch.bfloat16), place.rows)
-    with torch.no_grad():
-        [tokens] = model.encode_pictures([shown])
-    return shown, [1, *[model.config.image_token_id] * len(tokens), *range(1000, 1000 + PROMPT)]
+class Case(NamedTuple):
+    """One configuration."""
+
+    way: str
+    """`ours` or `padded`."""
+    weights: str
+    kept: bool
+    """Activations are kept for the backward pass."""
+    pairs: int
+    steps: int
 
 
-def measure(model: IXCForRewardModel, path: str, pairs: int, separate: bool) -> dict[str, float | str]:
-    """Whole steps: forward, backward, AdamW."""
-    trained = [weights for weights in model.parameters() if weights.requires_grad]
-    optimizer = torch.optim.AdamW(trained, 1e-6, fused=True)
-    shown, prefix = read(model, path)
-    answers = [list(range(start, start + ANSWER)) for start in range(2000, 2000 + 2 * pairs)]
-    both = [Tree(prefix, answers[n : n + 2]) for n in range(0, 2 * pairs, 2)]
-    trees = [Tree(prefix, [answer]) for answer in answers] if separate else both
-    pictures = [shown] * len(trees)
+class Need(NamedTuple):
+    """What a layout has to compute: tokens, those of pictures among them, who looks at whom, patches in the tower."""
 
-    def step() -> None:
-        optimizer.zero_grad()
-        rewards = rewards_of(model, trees, pictures)
-        chosen, rejected = rewards.unflatten(0, (-1, 2)).unbind(1)
-        bradley_terry_loss(chosen, rejected).backward()
-        optimizer.step()
+    tokens: int
+    pictures: int
+    looks: int
+    patches: int
 
-    step()
-    torch.cuda.reset_peak_memory_stats()
-    seconds = _seconds(step)
-    tokens = sum(len(tree.prefix) + sum(map(len, tree.branches)) for tree in trees)
-    language, vision = weights_used(model)
-    operations = 6 * language * tokens + 2 * vision * 1601 * len(shown[0]) * len(trees)
-    name = torch.cuda.get_device_name()
+
+def samples_of(path: Path, pairs: int) -> list[Sample]:
+    """Pairs about one picture; random digits, a token each."""
+    rng = random.Random(0)
+    media = Media(kind="image", path=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+
+    def words(count: int) -> str:
+        return "".join(rng.choices("0123456789", k=count))
+
+    def pair(number: int) -> Sample:
+        prompt, told = (Turn(role="user", content=words(PROMPT)),), {"source": "random", "domain": "general"}
+        answers: dict[str, Any] = {"chosen": answer(words(ANSWER)), "rejected": answer(words(ANSWER))}
+        return Sample(id=str(number), **told, modality="image", prompt=prompt, media=(media,), **answers)
+
+    return [pair(number) for number in range(pairs)]
+
+
+def rows_of(batch: Pass) -> list[Tensor]:
+    """Every answer after its whole prompt: all better ones, then all worse ones."""
+    ids, found = batch.layout.input_ids[0], []
+    for prefix, *branches in batch.layout.forest.trees:
+        found.append([torch.cat([ids[prefix], ids[branch]]) for branch in branches])
+    return [row for column in zip(*found, strict=True) for row in column]
+
+
+def need(way: str, batch: Pass, config: IXCConfig, tiles: int) -> Need:
+    """Of a step; `tiles`: of the picture."""
+    rows = rows_of(batch)
+    if way == "padded":
+        ids, looks = torch.cat(rows), sum(len(row) * (len(row) + 1) // 2 for row in rows)
+    else:
+        ids, looks = batch.layout.input_ids[0], 0
+        for queries, keys, causal in batch.layout.forest.passes:
+            size, seen = queries.stop - queries.start, keys.stop - keys.start
+            looks += size * (size + 1) // 2 if causal else size * seen
+    in_tower = patches(config, tiles * len(rows)) if way == "padded" else 0
+    return Need(len(ids), int((ids == config.image_token_id).sum()), looks, in_tower)
+
+
+def operations(model: IXCForRewardModel, need: Need) -> float:
+    """Of a training step, as the module's text says."""
+    weights, config = weights_used(model), model.config
+    linear = 6 * (weights.language * need.tokens + weights.partial * need.pictures)
+    attention = 12 * config.num_hidden_layers * config.hidden_size * need.looks
+    return linear + attention + 2 * weights.tower * need.patches
+
+
+def stepper(
+    case: Case, model: IXCForRewardModel, features: Features, batch: Pass, tiles: Tensor, rows: int
+) -> Callable[[], float]:
+    """A training step, which returns its loss; `tiles` of the picture, in so many `rows`."""
+    params = TrainRMParams(batch_size=case.pairs, learning_rate=1e-6)
+    optimizer = optimizer_of(params, model, 1000)
+    if case.way == "ours":
+        return lambda: learn(params, model, features, optimizer, [batch], case.pairs, 1)["loss"]
+    columns, times = (len(tiles) - 1) // rows, 2 * case.pairs
+    given = padded_ids(rows_of(batch))
+    given |= {"pixel_values": torch.cat([tiles] * times), "tile_grids": torch.tensor([[rows, columns]] * times)}
+
+    def step() -> float:
+        moved = {name: x.to(model.device) for name, x in given.items()}
+        chosen, rejected = model(**moved).logits[:, 0].chunk(2)
+        loss = bradley_terry_loss(chosen, rejected)
+        optimizer.step(loss)
+        return loss.item()
+
+    return step
+
+
+def ready(case: Case, config: IXCConfig, device: str) -> IXCForRewardModel:
+    """A model that is trained as the case says."""
+    model = build(config, device, DTYPES[case.weights]).train()
+    model.freeze_vision()
+    if case.weights == "fp32":
+        compute_in_bf16(model)
+    if not case.kept:
+        model.gradient_checkpointing_enable()
+    return model
+
+
+def measure(case: Case, sizes: dict[str, Any], device: str, path: Path) -> Found:
+    """Whole steps: forward, backward, clipping, AdamW."""
+    config, processor = config_of(sizes), processor_of(sizes)
+    model = ready(case, config, device)
+    features, samples = Features(model, processor, path.parent), samples_of(path, case.pairs)
+    features.prepare(samples)
+    batch = read(features, contests(samples, False))
+    picture = processor.load(path.parent, *features.looks(samples[:1])[0])
+    step = stepper(case, model, features, batch, picture.tiles, picture.rows)
+    losses = [step(), step()]  # kernels are compiled
+    forget_memory(model.device)
+    wait_for(model.device)
+    start = time.perf_counter()
+    losses += [step() for _ in range(case.steps)]
+    wait_for(model.device)
+    seconds = (time.perf_counter() - start) / case.steps
+    needed = need(case.way, batch, config, len(picture.tiles))
     return {
-        "device": name,
-        "layout": "separate" if separate else "trees",
-        "tokens": tokens,
+        "device": device_name(model.device),
+        "tiles": len(picture.tiles),
+        "tokens": needed.tokens,
         "seconds": seconds,
-        "pairs_per_second": pairs / seconds,
-        "memory_gib": torch.cuda.max_memory_allocated() / 2**30,
-        "mfu": operations / seconds / next((value for key, value in PEAK.items() if key in name), float("nan")),
+        "pairs_per_second": case.pairs / seconds,
+        "memory_gib": memory_gib(model.device),
+        "mfu": share_of_peak(operations(model, needed), seconds, model.device),
+        "first_loss": losses[0],
     }
 
 
-def _seconds(step: Callable[[], None]) -> float:
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    for _ in range(STEPS):
-        step()
-    torch.cuda.synchronize()
-    return (time.perf_counter() - start) / STEPS
-
-
-def main() -> None:
-    """One JSON line per picture."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pictures", nargs="+")
-    parser.add_argument("--pairs", type=int, default=2, help="per step")
-    parser.add_argument("--separate", action="store_true", help="prompt and picture once per answer")
-    parser.add_argument("--checkpointing", action="store_true", help="recompute activations in the backward pass")
-    options = parser.parse_args()
-    model = build(IXCConfig(), "cuda").train()
-    model.freeze_vision()
-    if options.checkpointing:
-        model.gradient_checkpointing_enable()
-    for path in options.pictures:
-        print(json.dumps({"picture": path, **measure(model, path, options.pairs, options.separate)}))
+def main(arguments: Sequence[str] | None = None) -> None:
+    """A line per picture and configuration."""
+    options = parser(__doc__)
+    options.add_argument("pictures", nargs="+", type=Path)
+    options.add_argument("--weights", nargs="+", choices=DTYPES, default=list(DTYPES))
+    options.add_argument("--ways", nargs="+", choices=["ours", "padded"], default=["ours", "padded"])
+    options.add_argument("--pairs", type=int, default=2, help="per step")
+    options.add_argument("--steps", type=int, default=5, help="after two that are not measured")
+    options.add_argument("--keep", action="store_true", help="keep activations, rather than compute them again")
+    given = options.parse_args(arguments)
+    for path, weights, way in product(given.pictures, given.weights, given.ways):
+        case = Case(way, weights, given.keep, given.pairs, given.steps)
+        found = attempt(lambda path=path, case=case: measure(case, TINY if given.tiny else {}, given.device, path))
+        tell(picture=path.name, **case._asdict(), **found)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

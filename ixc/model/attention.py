@@ -10,7 +10,7 @@ Letters in names: T tokens of a packed row, H query heads, G key/value heads, E 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
@@ -20,14 +20,24 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.attention.flex_attention import flex_attention as torch_flex_attention
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 NAME = "shared_prefix"
 """The name under Transformers' attention interface; another function may be registered in its place."""
+BLOCK = 128
+"""Tokens; FlexAttention skips blocks of so many queries and keys."""
 _FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+
+
+def placed(x: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on another device; on its way to a GPU the host does not wait for it."""
+    if torch.device(device).type == "cuda" and x.device.type == "cpu":
+        return x.contiguous().pin_memory().to(device, non_blocking=True)
+    return x.to(device)
 
 
 class Pass(NamedTuple):
@@ -158,27 +168,53 @@ def segment_attention(
 
 
 def flex_attention(
-    module: nn.Module,
     q: Float[Tensor, "1 H T E"],
     k: Float[Tensor, "1 G T E"],
     v: Float[Tensor, "1 G T E"],
     forest: Forest,
     scaling: float,
 ) -> Float[Tensor, "1 T H E"]:
-    """For CUDA: FlexAttention, compiled by Transformers, which skips the blocks that nobody may look at."""
-    return ALL_ATTENTION_FUNCTIONS["flex_attention"](module, q, k, v, block_mask(forest, q.device), scaling=scaling)[0]
+    """For CUDA: FlexAttention, which skips the blocks that nobody may look at.
+
+    The row is filled up to whole blocks, so that one kernel serves rows of all lengths.
+    """
+    length = q.shape[2]
+    q, k, v = (F.pad(x, (0, 0, 0, filled(length) - length)) for x in (q, k, v))
+    mask = block_mask(forest, q.device)
+    out = compiled(torch_flex_attention)(q, k, v, block_mask=mask, scale=scaling, enable_gqa=True)
+    return out[:, :, :length].transpose(1, 2)
+
+
+def filled(length: int) -> int:
+    """Tokens of a row of whole blocks; two at least, for a size of 1 gets a kernel of its own.
+
+    >>> filled(3), filled(257)
+    (256, 384)
+    """
+    return BLOCK * max(2, -(-length // BLOCK))
+
+
+@cache
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, compiled when it is called; for all sizes as soon as it has seen two."""
+    return torch.compile(function)
 
 
 @lru_cache(maxsize=4)
 def block_mask(forest: Forest, device: torch.device) -> BlockMask:
-    """The forest for FlexAttention."""
-    length = sum(prefix + sum(branches) for prefix, branches in forest.shapes)
-    return create_block_mask(visible(forest, device), None, None, length, length, device, _compile=True)
+    """The forest for FlexAttention; its tensors serve training too, whoever asks first."""
+    length = filled(sum(prefix + sum(branches) for prefix, branches in forest.shapes))
+    with torch.inference_mode(False):
+        return compiled(create_block_mask)(visible(forest, device), None, None, length, length, str(device))
 
 
 def visible(forest: Forest, device: torch.device | str) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    """Whether a query may look at a key, as FlexAttention asks it: (row, head, query column, key column)."""
-    tree, branch = (x.to(device) for x in forest.numbers())
+    """Whether a query may look at a key, as FlexAttention asks it: (row, head, query column, key column).
+
+    What fills the row up is a tree of its own.
+    """
+    numbers = (F.pad(x, (0, filled(len(x)) - len(x)), value=-1) for x in forest.numbers())
+    tree, branch = (placed(x, device) for x in numbers)
     return lambda row, head, query, key: (
         (query >= key) & (tree[query] == tree[key]) & ((branch[key] < 0) | (branch[key] == branch[query]))
     )
@@ -195,7 +231,7 @@ class Branches(DynamicCache):
         self.prompts = [[_rows(x, sizes) for x in (layer.keys, layer.values)] for layer in read.layers]  # pyright: ignore
         padding = torch.arange(max(sizes)) >= torch.tensor(sizes)[:, None]
         mask = torch.zeros(padding.shape).masked_fill_(padding, -torch.inf)[:, None, None]
-        self.prompt_mask = mask.to(self.prompts[0][0].device) if padding.any() else None
+        self.prompt_mask = placed(mask, self.prompts[0][0].device) if padding.any() else None
 
     def attend(
         self, layer: int, q: Float[Tensor, "B H 1 E"], k: Float[Tensor, "B G S E"], v: Float[Tensor, "B G S E"]
@@ -239,10 +275,14 @@ def shared_prefix_attention(
     """Under Transformers' attention interface: a packed row the device's way, or one more token of every answer."""
     if isinstance(layout, Branches):
         return layout.attend(module.layer_idx, q, k, v), None  # pyright: ignore[reportArgumentType]
-    if q.device.type == "cuda":
-        return flex_attention(module, q, k, v, layout, scaling), None
-    attend = cascade_attention if q.device.type == "cpu" else segment_attention
-    return attend(q, k, v, layout, scaling), None
+    return way_of(q)(q, k, v, layout, scaling), None
+
+
+def way_of(q: Float[Tensor, "B H T E"]) -> Callable[..., Float[Tensor, "1 T H E"]]:
+    """The function for a packed row on the queries' device; FlexAttention has no heads below 16 channels."""
+    if q.device.type == "cuda" and q.shape[-1] >= 16:
+        return flex_attention
+    return cascade_attention if q.device.type == "cpu" else segment_attention
 
 
 ALL_ATTENTION_FUNCTIONS.register(NAME, shared_prefix_attention)

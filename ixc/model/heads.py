@@ -292,9 +292,10 @@ class IXCForRewardModel(IXCPreTrainedModel):
 
 
 def pool(hidden: Float[Tensor, "B T D"], attention_mask: Int[Tensor, "B T"], pooling: str) -> Float[Tensor, "B D"]:
-    """The state of the last real token (official checkpoint), or the mean over all real ones (paper, section 3)."""
+    """The state of the last real token (official checkpoint), or the mean over all real ones (paper, section 3), which
+    is fp32: half precision has no 1/n whose sum is 1."""
     if pooling == "last_token":
         last = attention_mask.long().cumsum(1).argmax(1)
         return hidden[torch.arange(len(hidden), device=hidden.device), last]
-    weights = attention_mask.to(hidden.dtype)
-    return torch.einsum("bt,btd->bd", weights / weights.sum(1, keepdim=True), hidden)
+    weights = attention_mask.float()
+    return torch.einsum("bt,btd->bd", weights / weights.sum(1, keepdim=True), hidden.float())

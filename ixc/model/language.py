@@ -16,7 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ixc.model.attention import NAME as SHARED_PREFIX
-from ixc.model.attention import Branches, Forest
+from ixc.model.attention import Branches, Forest, placed
 from ixc.model.configuration import IXCConfig
 
 
@@ -71,8 +71,7 @@ def rope_tables(
         lengths: tokens of the sequence that a token is part of; None: a row is one sequence.
     """
     rope, size = config.rope, config.head_dim
-    positions, base = position_ids[:, None, :, None].float(), torch.tensor(float(rope["rope_theta"]))
-    base = base.to(positions.device)
+    positions, base = position_ids[:, None, :, None].float(), float(rope["rope_theta"])
     if rope["rope_type"] == "linear":
         positions = positions / rope["factor"]
     if rope["rope_type"] == "dynamic":
@@ -247,7 +246,9 @@ class InternLM2(nn.Module):
             position_ids = default_positions(x, attention_mask, past_key_values)
         padded = forest is None and not isinstance(past_key_values, Branches)
         mask = self.mask(x, attention_mask, past_key_values, position_ids) if padded else None
-        lengths = None if forest is None else forest.lengths().to(x.device)[None]
+        lengths = None
+        if forest is not None and self.config.rope["rope_type"] == "dynamic":
+            lengths = placed(forest.lengths(), x.device)[None]
         rope = rope_tables(position_ids, self.config, x.dtype, lengths)
         for layer in self.layers:
             x = layer(x, rope, mask, places, past_key_values=past_key_values, forest=forest, **kwargs)

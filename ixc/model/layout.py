@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ixc.model.attention import Forest
+from ixc.model.attention import Forest, placed
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same on another device."""
-        moved = {name: x.to(device) for name, x in vars(self).items() if isinstance(x, Tensor)}
+        moved = {name: placed(x, device) for name, x in vars(self).items() if isinstance(x, Tensor)}
         return replace(self, **moved)
 
     def inputs(self) -> dict[str, Any]:
@@ -53,13 +53,13 @@ class Batch:
         return {"input_ids": self.input_ids, "position_ids": self.position_ids, "forest": self.forest}
 
     def pool(self, hidden: Float[Tensor, "1 T D"], pooling: str) -> Float[Tensor, "R D"]:
-        """The state a branch is scored by: its last token's, or the mean over prefix and branch."""
+        """The state a branch is scored by: its last token's, or the mean over prefix and branch, which is fp32."""
         if pooling == "last_token":
             return hidden[0, self.end_at]
-        tree, branch = (x.to(hidden.device) for x in self.forest.numbers())
+        tree, branch = (placed(x, hidden.device) for x in self.forest.numbers())
         own, prefix = branch == branch[self.end_at, None], branch < 0
-        weights = ((tree == tree[self.end_at, None]) & (own | prefix)).to(hidden.dtype)
-        return weights / weights.sum(1, keepdim=True) @ hidden[0]
+        weights = ((tree == tree[self.end_at, None]) & (own | prefix)).float()
+        return weights / weights.sum(1, keepdim=True) @ hidden[0].float()
 
 
 def collate(trees: Sequence[Tree]) -> Batch:

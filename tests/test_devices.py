@@ -1,0 +1,153 @@
+"""Whatever a model computes with is where the model is, and the host seldom waits for it.
+
+The meta device stands for a GPU: it, too, refuses most tensors of the CPU.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import tiny
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from ixc import inference, train_ppo
+from ixc.contests import contests, num_pairs, read
+from ixc.features import Features
+from ixc.inference import generate, score
+from ixc.model import IXCPreTrainedModel
+from ixc.params import TrainPPOParams, TrainRMParams
+from ixc.samples import Sample
+from ixc.train_ppo import DomainNorm, Models, roll_out, update
+from ixc.train_rm import learn, optimizer_of
+from ixc.training import Optimizer
+
+READ_BY_THE_HOST = [Tensor.tolist, Tensor.item, Tensor.cpu, Tensor.__bool__, Tensor.__int__, Tensor.__float__]
+
+
+class Elsewhere(TorchFunctionMode):
+    """A device without numbers: the host reads ones from it, and how often it does is counted.
+
+    So answers in the making end with their first token.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = 0
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in READ_BY_THE_HOST and args[0].is_meta:
+            self.reads += 1
+            return func(torch.ones_like(args[0], device="cpu"))
+        if func is torch.bincount and args[0].is_meta:  # the size of what comes out is read
+            self.reads += 1
+            return args[0].new_ones((kwargs or {})["minlength"])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[Elsewhere]:
+    adamw, random_numbers = torch.optim.AdamW, torch.Generator()
+    monkeypatch.setattr(torch.optim, "AdamW", lambda *given, **options: adamw(*given, **options | {"fused": False}))
+    for module in (inference, train_ppo):
+        monkeypatch.setattr(module, "sampler", lambda model, seed: random_numbers)
+    with Elsewhere() as mode:
+        yield mode
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    """Pairs: a text, a picture, and two pictures."""
+    red, blue = tiny.picture(tmp_path, "red"), tiny.picture(tmp_path, "blue", (90, 30))
+    return [
+        tiny.pair("Why?", "good", "bad bad", id="text"),
+        tiny.pair("Which?", "red", "not blue", [red], id="one"),
+        tiny.pair("<ImageHere> or <ImageHere>?", "the second", "the first", [red, blue], id="two"),
+    ]
+
+
+def away(model: tiny.Model) -> tiny.Model:
+    """The model without its numbers."""
+    return model.to("meta")
+
+
+def seen(model: IXCPreTrainedModel, samples: Sequence[Sample], root: Path) -> Features:
+    """The pictures' tokens, made on the CPU, for a model elsewhere."""
+    features = tiny.features(tiny.causal(), root)
+    features.prepare(samples)
+    features.model = model
+    return features
+
+
+@pytest.mark.parametrize(
+    ("pooling", "optimizer", "rope", "passes"),
+    [("last_token", "adamw", "default", 2), ("mean", "muon", "default", 1), ("mean", "adamw", "dynamic", 1)],
+)
+def test_a_training_step_reads_once_a_pass_and_twice_in_the_end(
+    pooling: str,
+    optimizer: Literal["adamw", "muon"],
+    rope: str,
+    passes: int,
+    samples: list[Sample],
+    tmp_path: Path,
+    elsewhere: Elsewhere,
+):
+    stretched = {"max_position_embeddings": 8, "rope_scaling": {"type": "dynamic", "factor": 2.0}}
+    model = away(tiny.reward(pooling=pooling, **(stretched if rope == "dynamic" else {}))).train()
+    params, features = TrainRMParams(batch_size=9, optimizer=optimizer), seen(model, samples, tmp_path)
+    rows = contests(samples, False)
+    batches = [read(features, rows) for _ in range(passes)]
+    steps = optimizer_of(params, model, 3)
+    for _ in range(2):
+        before = elsewhere.reads
+        learn(params, model, features, steps, batches, num_pairs(rows) * passes, passes)
+        assert elsewhere.reads - before == passes + 2  # is the loss finite? | the gradient's norm; the step's numbers
+
+
+def test_a_checkpointed_step_reads_no_more(samples: list[Sample], tmp_path: Path, elsewhere: Elsewhere):
+    model = away(tiny.reward()).train()
+    model.gradient_checkpointing_enable()
+    params, features, rows = TrainRMParams(batch_size=3), seen(model, samples, tmp_path), contests(samples, False)
+    learn(params, model, features, optimizer_of(params, model, 3), [read(features, rows)], 3, 1)
+    assert elsewhere.reads == 3
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_scoring_reads_once_a_batch(batch_size: int, samples: list[Sample], tmp_path: Path, elsewhere: Elsewhere):
+    model = away(tiny.reward())
+    rewards = score(model, seen(model, samples, tmp_path), samples, [["a", "b b"], ["c"], ["d"] * 3], batch_size)
+    assert rewards == [[1.0, 1.0], [1.0], [1.0] * 3]
+    assert elsewhere.reads == -(-len(samples) // batch_size)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_answers_in_the_making_are_read_once_at_their_end(
+    count: int, samples: list[Sample], tmp_path: Path, elsewhere: Elsewhere
+):
+    model = away(tiny.causal())
+    rows = generate(model, seen(model, samples, tmp_path), samples, count, 1.0, 5, 3, seed=0)
+    assert [len(row) for row in rows] == [count] * 3
+    assert elsewhere.reads == 2  # have all ended? they have, by the first token; what they are
+
+
+def test_ppo_rolls_out_and_learns(samples: list[Sample], tmp_path: Path, elsewhere: Elsewhere):
+    models = Models(away(tiny.causal()), away(tiny.causal()), away(tiny.reward()), away(tiny.reward()))
+    features = seen(models.reference, samples, tmp_path)
+    params = TrainPPOParams(batch_size=6, minibatch_size=6, answers_per_prompt=2, max_new_tokens=3)
+    actor, critic = (Optimizer(model.parameters(), 1e-3, 4) for model in (models.policy, models.critic))
+    given = params, models, features
+    rollouts = roll_out(*given, samples, DomainNorm(params.reward_clip), torch.Generator())
+    assert [len(rollout.rewards) for rollout in rollouts] == [2] * 3
+    before = elsewhere.reads
+    numbers = update(params, models, actor, critic, features, rollouts, True)
+    assert numbers.keys() == {"policy_loss", "value_loss", "clip_fraction", "grad_norm"}
+    assert elsewhere.reads - before == 7  # of actor and critic: is it finite? the norm; and the three other numbers
+
+
+def test_what_stays_on_the_cpu_is_refused(samples: list[Sample], tmp_path: Path, elsewhere: Elsewhere):
+    model = away(tiny.reward())
+    model.model.norm.to_empty(device="cpu")
+    with pytest.raises(RuntimeError, match="meta"):
+        score(model, seen(model, samples, tmp_path), samples, [["a"]] * 3, 3)
