@@ -42,6 +42,9 @@ class SourceParams:
     """The hub's name of a part of the data set."""
     split: str = "train"
     """Of the hub's data set."""
+    respect_splits: bool = True
+    """Hold out what the set's authors keep for validation and tests, as its rows, its files' names or the hub's split
+    tell; false: train on it all the same, but for `val_fraction` of it."""
     revision: str | None = None
     """A commit of the hub's data set; none: whatever is newest when `collect` runs."""
     options: dict[str, Any] = Field(default_factory=dict)
@@ -85,7 +88,8 @@ class CollectParams:
     """Where the sources' paths start."""
     sources: tuple[SourceParams, ...]
     val_fraction: float = Field(default=0.2, gt=0, lt=1)
-    """Share of prompts held out where a source has no split of its own; a picture's prompts stay together."""
+    """Share of prompts held out where a source has no split of its own; what shares a picture or a prompt, whatever its
+    source, stays together, and with what its authors hold out."""
     licences: Literal["any", "commercial"] = "any"
     """`commercial` leaves out the sources whose licence forbids commercial use, or is unknown."""
     mixture: MixtureParams = MixtureParams()

@@ -15,7 +15,7 @@ from ixc.sources import File, Refused, Row
 from ixc.sources.answers import asked, short
 from ixc.sources.licences import Licence
 from ixc.sources.native import Origin, Unusable, media, take
-from ixc.sources.tables import Entry, each, held_out
+from ixc.sources.tables import Entry, each
 
 LICENCE = Licence(name="GPL-3.0", commercial=True, note="copyleft; the charts were collected from the web")
 
@@ -36,7 +36,6 @@ def _rows(entry: Entry) -> list[Row]:
         prompt=asked(take(record, "question" if stored else "query", str)),
         media=(media(entry.folder, record["image"], "image") if stored else _chart(entry),),
         group="" if stored else str(record["imgname"]),
-        split=held_out(entry.file),
         **answer,
     )
     return [row]

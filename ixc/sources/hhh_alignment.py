@@ -2,7 +2,7 @@
 
 Native: `task.json` of BIG-bench, `{"examples": [{"input", "target_scores": {answer: 0 or 1}}]}`; or the hub's form,
 `{"input", "targets": {"choices": [str, str], "labels": [int, int]}}`, 1 for the better answer.
-An evaluation set: RewardBench's older prior sets contain it.
+An evaluation set, part of RewardBench's older prior sets: all of it is held out.
 
 Source: https://huggingface.co/datasets/HuggingFaceH4/hhh_alignment, arXiv:2112.00861.
 """
@@ -37,14 +37,16 @@ def _task(file: Path, name: str) -> Iterator[Row | Refused]:
         return
     for number, example in enumerate(examples, start=1):
         yield from attempt(
-            lambda record, number: [_row(Entry(record, f"{name}/{number}", None))], example, number, file
+            lambda record, number: [_row(Entry(record, f"{name}/{number}", None))], example, number, file.name
         )
 
 
 def _row(entry: Entry) -> Row:
     prompt, (chosen, rejected) = take(entry.record, "input", str), _answers(entry.record)
     turn = Turn(role="user", content=prompt)
-    return Row(id=entry.id, domain="safety", prompt=(turn,), chosen=chosen, rejected=rejected, group=prompt)
+    return Row(
+        id=entry.id, domain="safety", prompt=(turn,), chosen=chosen, rejected=rejected, group=prompt, split="val"
+    )
 
 
 def _answers(record: Record) -> tuple[str, str]:

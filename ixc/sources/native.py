@@ -7,6 +7,7 @@ import reprlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 
 from ixc.sources import BadSource, File, Refused, Row
 from ixc.sources.hub import Hub, stream
+from ixc.sources.splits import held_out
 
 T = TypeVar("T")
 Record = dict[str, Any]
@@ -93,7 +95,7 @@ def each(origin: Origin, make: Callable[[Entry], Iterable[Row]], *patterns: str)
                 yield item
             else:
                 entry = Entry(item[1], f"{part}/{item[0]}", folder)
-                yield from _attempt(lambda entry=entry: make(entry), f"{name}:{item[0]}")
+                yield from _attempt(lambda entry=entry: make(entry), f"{name}:{item[0]}", name)
 
 
 def _parts(origin: Origin, patterns: Iterable[str]) -> Iterator[tuple[str, Numbered]]:
@@ -108,19 +110,23 @@ def _parts(origin: Origin, patterns: Iterable[str]) -> Iterator[tuple[str, Numbe
 def rows(path: Path, make: Make) -> Iterator[Row | Refused]:
     """What `make` turns the records of a JSON-lines file into."""
     for item in lines(path):
-        yield from [item] if isinstance(item, Refused) else attempt(make, item[1], item[0], path)
+        yield from [item] if isinstance(item, Refused) else attempt(make, item[1], item[0], path.name)
 
 
-def attempt(make: Make, record: Any, number: int, path: Path) -> list[Row | Refused]:
-    """The rows of one record: all of them, or one refusal."""
-    if isinstance(found := _object(record, f"{path.name}:{number}", number), Refused):
+def attempt(make: Make, record: Any, number: int, name: str) -> list[Row | Refused]:
+    """The rows of one record: all of them, or one refusal.
+
+    Args:
+        name: of the file, below the source's folder. Where it says so, rows without a split of their own are held out.
+    """
+    if isinstance(found := _object(record, f"{name}:{number}", number), Refused):
         return [found]
-    return _attempt(lambda: make(record, number), f"{path.name}:{number}")
+    return _attempt(lambda: make(record, number), f"{name}:{number}", name)
 
 
-def _attempt(make: Callable[[], Iterable[Row]], where: str) -> list[Row | Refused]:
+def _attempt(make: Callable[[], Iterable[Row]], where: str, name: str) -> list[Row | Refused]:
     try:
-        return list(make())
+        return [row if row.split else replace(row, split=held_out(name)) for row in make()]
     except Unusable as error:
         return [Refused(where=where, reason=str(error))]
     except (TypeError, AttributeError, ValueError, LookupError) as error:  # a value that `make` did not expect

@@ -15,7 +15,7 @@ from ixc.sources import Refused, Row
 from ixc.sources.answers import choice, lettered, position
 from ixc.sources.licences import Licence
 from ixc.sources.native import Record, home, take
-from ixc.sources.tables import Entry, Locate, each, held_out, locator
+from ixc.sources.tables import Entry, Locate, each, locator
 
 LICENCE = Licence(name="CC BY-SA", commercial=False, note="each figure keeps the licence of its article")
 _LETTERS = "ABCD"
@@ -37,7 +37,6 @@ def _rows(entry: Entry, locate: Locate) -> list[Row]:
         prompt=lettered(take(record, "Question", str), options),
         media=(locate(figure),),
         group=figure,
-        split=held_out(entry.file),
         **choice(options, _right(record, options)),
     )
     return [row]
