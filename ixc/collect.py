@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +37,7 @@ from ixc.samples import (
 from ixc.sources import READERS, BadOption, BadSource, Refused, Row
 from ixc.sources.hub import Hub
 from ixc.sources.licences import Licence
-from ixc.sources.splits import Split, Splits, bonds
+from ixc.sources.splits import Splits, bonds
 
 _JSON = (str, int, float, list, dict, type(None))
 QUARANTINE = pa.schema({"source": pa.string(), "where": pa.string(), "reason": pa.string(), "stage": pa.string()})
@@ -214,13 +214,13 @@ def _take_in(source: Source, params: CollectParams, part: Path, store: Store) ->
         refuse = stack.enter_context(quarantining(folder / REFUSED, QUARANTINE))
         for item in track(source.rows, source.name):
             sample = _sample(item, source.name, params, store, seen)
-            if isinstance(sample, Refused) or isinstance(item, Refused):
+            if isinstance(sample, Refused):
                 refuse((source.name, sample.where, sample.reason, "collect"))
-                continue
-            seen.add(sample.id)
-            put(sample)
-            own = item.split if source.respect_splits else None
-            bind((own or "", " ".join(map(str, bonds(sample, item.group)))))
+            elif isinstance(item, Row):
+                seen.add(sample.id)
+                put(sample)
+                own = item.split if source.respect_splits else None
+                bind((own or "", " ".join(map(str, bonds(sample, item.group)))))
 
 
 def _whole(part: Path, media: Path) -> bool:
@@ -244,7 +244,7 @@ def _decided(parts: Sequence[Path], params: CollectParams) -> tuple[np.ndarray, 
         for sample in read_samples(part / SAMPLES):
             tickets.append(ticket(sample, params.seed))
         for row in _texts(part / BONDS):
-            splits.add(map(int, row["bonds"].split()), cast(Split, row["own"]) or None)
+            splits.add(map(int, row["bonds"].split()), row["own"])
     decided = list(splits.decided(params.val_fraction, params.seed))
     kinds = [each.pile.partition("/")[0] for each in tickets]
     piled = zip(tickets, kinds, decided, strict=True)

@@ -205,6 +205,9 @@ class Streamed(list):
         assert not enable
         return iter(self)
 
+    def skip(self, count: int) -> "Streamed":
+        return Streamed(self[count:])
+
 
 def test_name_config_split_and_revision_reach_datasets(monkeypatch: pytest.MonkeyPatch):
     datasets, asked = pytest.importorskip("datasets"), []
@@ -227,6 +230,43 @@ def test_a_hub_that_cannot_be_reached_says_what_to_do(monkeypatch: pytest.Monkey
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(BadSource, match=r"hub a/b: ConnectionError: no route; check name, config, split"):
         texts(Hub(name="a/b"))
+
+
+def broken_off(monkeypatch: pytest.MonkeyPatch, data: Streamed) -> list[float]:
+    """A hub that gives `data`; returns, as they come, the waits before another try."""
+    datasets, waits = pytest.importorskip("datasets"), []
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: data)
+    monkeypatch.setattr("ixc.sources.hub.time.sleep", waits.append)
+    return waits
+
+
+def test_a_stream_that_breaks_off_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch):
+    rows = [{"text": str(number)} for number in range(5)]
+
+    class Once(Streamed):
+        def decode(self, enable: bool) -> Iterator[Any]:
+            yield from self[:2]
+            raise ConnectionError("reset by peer")
+
+    waits = broken_off(monkeypatch, Once(rows))
+    assert texts(Hub(name="a/b")) == [f"train/{number + 1}: {number}" for number in range(5)]
+    assert waits == [1.0]
+
+
+def test_a_stream_that_breaks_off_for_good_says_where_and_what_to_do(monkeypatch: pytest.MonkeyPatch):
+    class Gone(Streamed):
+        def decode(self, enable: bool) -> Iterator[Any]:
+            yield from self[:1]
+            raise ConnectionError("reset by peer")
+
+        def skip(self, count: int) -> "Gone":
+            return Gone([])
+
+    waits = broken_off(monkeypatch, Gone([HELLO, HELLO]))
+    told = r"hub a/b: ConnectionError at row 2 of train, 4 times: reset by peer; run `collect` again"
+    with pytest.raises(BadSource, match=told):
+        texts(Hub(name="a/b"))
+    assert waits == [1.0, 10.0, 60.0]
 
 
 def test_without_datasets_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):

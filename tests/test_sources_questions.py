@@ -366,6 +366,17 @@ SETS = {
         split="val",
         bad={"answer": ("", "answer: empty"), "image": (None, "neither bytes")},
     ),
+    "chartqa_stored_labels": Set(
+        module="chartqa",
+        write=as_parquet("data/train-00000-of-00003.parquet"),
+        good={"image": STORED, "query": "How many?", "label": ["1,250.5"], "human_or_machine": 0},
+        prompt="How many?",
+        answer="1,250.5.",
+        value="1250.5",
+        check="chart",
+        optional=("human_or_machine",),
+        bad={"label": (["1", "2"], "expected one"), "query": ("", "empty"), "image": (None, "neither bytes")},
+    ),
     "dvqa": Set(
         module="dvqa",
         write=as_list("val_easy_qa.json"),
@@ -743,7 +754,15 @@ def test_geoqa_reads_old_pickles(tmp_path: Path):
     assert refused == [] and row.media[0].data and Image.open(io.BytesIO(row.media[0].data)).size == (6, 4)
 
 
-ON_THE_HUB = ("aokvqa_stored", "ai2d_stored", "iconqa_stored", "chartqa_stored", "scienceqa_stored", "clevr_math")
+ON_THE_HUB = (
+    "aokvqa_stored",
+    "ai2d_stored",
+    "iconqa_stored",
+    "chartqa_stored",
+    "chartqa_stored_labels",
+    "scienceqa_stored",
+    "clevr_math",
+)
 
 
 @pytest.mark.parametrize("name", ON_THE_HUB)

@@ -109,7 +109,7 @@ ROWS = st.lists(
 def decided(rows: list[tuple[list[int], str]]) -> list[str]:
     splits = Splits()
     for bonds, own in rows:
-        splits.add(bonds, own or None)  # pyright: ignore[reportArgumentType]
+        splits.add(bonds, own)
     return list(splits.decided(0.5, seed=0))
 
 

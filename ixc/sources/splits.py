@@ -12,8 +12,6 @@ from typing import Literal
 
 from ixc.samples import Sample
 
-Split = Literal["train", "val"]
-
 
 def held_out(name: str) -> Literal["val"] | None:
     """Never train on what its authors keep for validation and tests; `collect` splits the rest.
@@ -33,7 +31,7 @@ def held_out(name: str) -> Literal["val"] | None:
     return None
 
 
-def split(group: str, val_fraction: float, seed: int) -> Split:
+def split(group: str, val_fraction: float, seed: int) -> str:
     """`val` for a fixed share of the groups, whatever else there is.
 
     >>> 150 < sum(split(f"group {i}", 0.2, seed=0) == "val" for i in range(1000)) < 250
@@ -72,10 +70,10 @@ class Splits:
         """The least bond of the samples below: names them, whatever their order."""
         self._owner: dict[int, int] = {}
         """A sample that has a bond."""
-        self._own: list[Split | None] = []
+        self._own: list[str] = []
 
-    def add(self, bonds: Iterable[int], own: Split | None) -> None:
-        """The next sample; `own` is the split that its source gives it."""
+    def add(self, bonds: Iterable[int], own: str) -> None:
+        """The next sample; `own` is the split that its source gives it, empty for none."""
         bonds, place = list(bonds), len(self._parent)
         self._parent.append(place)
         self._least.append(min(bonds))
@@ -83,10 +81,10 @@ class Splits:
         for bond in bonds:
             self._bind(self._owner.setdefault(bond, place), place)
 
-    def decided(self, val_fraction: float, seed: int) -> Iterator[Split]:
+    def decided(self, val_fraction: float, seed: int) -> Iterator[str]:
         """Of every sample, in order: its own; else `val`, if one that is bound to it is; else their own, or drawn."""
         roots = [self._root(place) for place in range(len(self._parent))]
-        given: dict[int, Split] = {}
+        given: dict[int, str] = {}
         for root, own in zip(roots, self._own, strict=True):
             if own == "val" or (own and root not in given):
                 given[root] = own
