@@ -174,15 +174,33 @@ def _balance(sources: Sequence[Source], counts: Counter[str]) -> str:
 
 
 def _short(mixture: MixtureParams, counts: Counter[str]) -> Counter[str]:
-    """How many samples the sources and domains lack of what the mixture asks for."""
-    short = Counter({f"short/{name}": most - counts[f"kept/{name}"] for name, most in mixture.sources.items()})
-    for domain, most in mixture.domains.items():
-        kept = counts[f"prompts/domain/{domain}"] + counts[f"pairs/domain/{domain}"]
-        short[f"short/domain/{domain}"] = most - kept
-    for name, count in short.items():
-        if count:
-            print(f"{name}: {count:,} samples are lacking; add data, or ask for less in collect.mixture")
+    """How many samples are fewer than the mixture asks for: `short`, they did not come in; `thinned`, they did."""
+    short: Counter[str] = Counter()
+    for key, name, most, kept in _asked(mixture, counts):
+        there = kept + counts[f"left_out/{name}"]
+        lacking, thinned = max(most - there, 0), min(most, there) - kept
+        short[f"short/{name}"], short[f"thinned/{name}"] = lacking, thinned
+        if lacking:
+            print(f"{key}: {most}: {lacking:,} samples are lacking; add data, or ask for less")
+        if thinned:
+            rules = " and ".join(rule for rule in _rules(mixture) if not key.startswith(rule.partition(":")[0]))
+            print(f"{key}: {most}: {thinned:,} samples are there, but left out by {rules}; change one of the two")
     return short
+
+
+def _asked(mixture: MixtureParams, counts: Counter[str]) -> Iterator[tuple[str, str, int, int]]:
+    """Each number of the mixture: its key, what it counts, the number, and how many were kept."""
+    for name, most in mixture.sources.items():
+        yield f"collect.mixture.sources.{name}", name, most, counts[f"kept/{name}"]
+    for name, most in mixture.domains.items():
+        kept = counts[f"prompts/domain/{name}"] + counts[f"pairs/domain/{name}"]
+        yield f"collect.mixture.domains.{name}", f"domain/{name}", most, kept
+
+
+def _rules(mixture: MixtureParams) -> Iterator[str]:
+    for rule in ("sources", "domains", "pictures_per_text"):
+        if value := getattr(mixture, rule):
+            yield f"collect.mixture.{rule}: {value}"
 
 
 _FATES = ("rows", "kept", "quarantined", "left_out")

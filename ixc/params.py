@@ -71,12 +71,12 @@ class MixtureParams:
     """How much of what came in is kept: drawn by seed and id, so that a new source changes no other's draw."""
 
     sources: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
-    """Samples of a source, by its name; all of those that are not named. Official: a list of such numbers."""
+    """Samples of a source at most, by its name; all of those that are not named. Official: a list of such numbers."""
     domains: dict[Domain, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
-    """Samples of a domain, after the sources' numbers."""
+    """Samples of a domain at most, after the sources' numbers."""
     pictures_per_text: int | None = Field(default=None, gt=0)
-    """Samples with a picture or film to each without, in every split; what is too much of one kind is left out, and
-    where the other kind is missing, nothing. Official: 2 (its batches follow a cycle of 2 to 1)."""
+    """Samples with a picture or film to each without, in every split; what is too much of one kind is left out, after
+    all numbers, and where the other kind is missing, nothing. Official: 2 (its batches follow a cycle of 2 to 1)."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

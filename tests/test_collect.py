@@ -410,12 +410,20 @@ def test_the_mixture_is_exact_and_leaves_no_trace_of_the_rest(out: Outputs, feed
 def test_what_the_mixture_lacks_is_reported(out: Outputs, feed, capsys):
     mixture = MixtureParams(sources={"made": 5}, domains={"general": 1, "safety": 2})
     metrics = out.run(feed(row("a"), row("b"), row("c", domain="safety"), mixture=mixture))
-    assert {name: count for name, count in metrics.items() if name.startswith("short/")} == {
-        "short/made": 3,
+    assert {name: count for name, count in metrics.items() if name.startswith(("short/", "thinned/"))} == {
+        "short/made": 2,
         "short/domain/general": 0,
         "short/domain/safety": 1,
+        "thinned/made": 1,
+        "thinned/domain/general": 0,
+        "thinned/domain/safety": 0,
     }
-    assert "short/made: 3 samples are lacking" in capsys.readouterr().out
+    assert capsys.readouterr().out.splitlines()[2:5] == [
+        "collect.mixture.sources.made: 5: 2 samples are lacking; add data, or ask for less",
+        "collect.mixture.sources.made: 5: 1 samples are there, but left out by collect.mixture.domains: "
+        "{'general': 1, 'safety': 2}; change one of the two",
+        "collect.mixture.domains.safety: 2: 1 samples are lacking; add data, or ask for less",
+    ]
 
 
 def test_an_option_or_hub_that_a_reader_does_not_take_names_the_key(out: Outputs, tmp_path: Path):
