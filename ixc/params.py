@@ -94,7 +94,7 @@ class CollectParams:
     """`commercial` leaves out the sources whose licence forbids commercial use, or is unknown."""
     mixture: MixtureParams = MixtureParams()
     max_pixels: int = Field(default=50_000_000, gt=0)
-    """Larger pictures are quarantined: a decompression bomb looks like this."""
+    """Larger pictures and films are quarantined: a decompression bomb looks like this."""
     max_chars: int = Field(default=200_000, gt=0)
     """Rows with a longer prompt or answer are quarantined, characters; the official model reads about 16,000 tokens."""
 
