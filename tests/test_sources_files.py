@@ -178,6 +178,33 @@ def test_a_link_out_of_the_folder_is_refused_and_one_inside_is_followed(tmp_path
             media(folder, name, "image")
 
 
+def test_data_that_are_a_link_out_of_the_folder_are_refused_as_pictures_are(tmp_path: Path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    put(tmp_path / "other.jsonl", json.dumps(HELLO).encode())
+    put(folder / "a.jsonl", json.dumps(HELLO).encode())
+    (folder / "b.jsonl").symlink_to(folder / "a.jsonl")
+    assert len(texts(folder)) == 2
+    (folder / "c.jsonl").symlink_to(tmp_path / "other.jsonl")
+    with pytest.raises(BadSource, match=r"c\.jsonl: a link that leaves the source's folder; copy the file"):
+        texts(folder)
+    assert texts(folder / "c.jsonl") == ["c/1: hello"]  # named by the user
+
+
+def test_the_hubs_cache_links_data_and_pictures_to_its_blobs(tmp_path: Path):
+    snapshot, blobs = tmp_path / "datasets--a--b" / "snapshots" / "0f", tmp_path / "datasets--a--b" / "blobs"
+    for folder in (snapshot / "data", blobs):
+        folder.mkdir(parents=True)
+    for name, content in {"train.jsonl": json.dumps(HELLO).encode(), "a.png": b"picture"}.items():
+        (snapshot / "data" / name).symlink_to(put(blobs / name.encode().hex(), content))
+    for origin in (snapshot, snapshot / "data"):
+        assert len(texts(origin)) == 1
+    assert media(snapshot, "data/a.png", "image").path == snapshot / "data" / "a.png"
+    (snapshot / "b.png").symlink_to(put(tmp_path / "secret.png", b"secret"))
+    with pytest.raises(Unusable, match="leaves the source's folder"):
+        media(snapshot, "b.png", "image")
+
+
 @pytest.mark.parametrize("value", ["", "x" * 5000, "a\0b", "/etc/hostname", "..", None, 7, b"", {"bytes": b""}, []])
 def test_what_names_no_file_is_refused(tmp_path: Path, value: object):
     with pytest.raises(ValueError):  # `attempt` turns it into a refusal

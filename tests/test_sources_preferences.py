@@ -185,6 +185,38 @@ def test_the_binarised_form_of_ultrafeedback_is_read(tmp_path: Path):
     assert (question(row), row.chosen, row.rejected) == ("Do.", "Done.", "No.")
 
 
+@pytest.mark.parametrize(("scores", "kept"), [((7.5, 7.0), 1), ((7.0, 7.0), 0), ((None, 7.0), 1), ((6.0, 7.0), 0)])
+def test_a_binarised_tie_of_ultrafeedback_is_refused(tmp_path: Path, scores: tuple[float | None, float], kept: int):
+    record = {"prompt": "Do.", "chosen": said("Do.", "Done."), "rejected": said("Do.", "No.")}
+    scored = {"score_chosen": scores[0], "score_rejected": scores[1]}
+    rows, refused = read("ultrafeedback", write(tmp_path / "a.jsonl", record | scored))
+    assert (len(rows), len(refused)) == (kept, 1 - kept)
+    assert all("a tie is no pair" in item.reason for item in refused)
+
+
+@pytest.mark.parametrize("name", ["tulu_if", "ultrafeedback"])
+def test_a_set_of_texts_may_talk_of_image_tags(tmp_path: Path, name: str):
+    asked = "What does <image> mean in HTML?"
+    record = {"prompt": asked, "chosen": said(asked, "A tag."), "rejected": said(asked, "No idea.")}
+    [row], refused = read(name, write(tmp_path / "a.jsonl", record))
+    assert (question(row), refused) == (asked, [])
+
+
+def test_your_own_texts_may_talk_of_image_tags_if_you_say_that_they_are_texts(tmp_path: Path):
+    asked = "What does <image> mean in HTML?"
+    path = write(tmp_path / "a.jsonl", {"prompt": asked, "chosen": "A tag.", "rejected": "No idea."})
+    [row], _ = read("preferences", path, columns={"images": "", "videos": ""})
+    assert question(row) == asked
+    assert "marks 1 pictures, the row has 0" in read("preferences", path)[1][0].reason
+
+
+def test_a_text_of_the_official_file_may_talk_of_image_tags(tmp_path: Path):
+    asked = "What does <image> mean?"
+    record = {"conversations_a": shared(asked, "A tag."), "conversations_b": shared(asked, "No idea.")}
+    [row], _ = read("ixc_pairs", write(tmp_path / "a.jsonl", record))
+    assert question(row) == asked
+
+
 def test_pku_by_helpfulness(tmp_path: Path):
     [row], _ = read("pku_saferlhf", write(tmp_path / "a.jsonl", SAFE), label="better")
     assert (row.chosen, row.rejected) == ("So.", "No.")

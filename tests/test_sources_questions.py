@@ -21,7 +21,7 @@ from PIL import Image
 
 from ixc.judging.verifiers import check
 from ixc.media import Store
-from ixc.sources import BadSource, Refused, Row, tables
+from ixc.sources import READERS, BadSource, Refused, Row, tables
 from ixc.sources.answers import choice, short
 from ixc.sources.hub import Hub
 from ixc.sources.licences import Licence
@@ -665,6 +665,25 @@ def test_aokvqa_asks_for_a_short_answer_only_where_there_is_one(tmp_path: Path, 
 def test_pmc_vqa_knows_the_answer_by_letter_or_text(tmp_path: Path, answer: str):
     [row], _ = read("pmc_vqa", folder_of("pmc_vqa", tmp_path, {"Answer": answer, "Answer_label": ""}))
     assert row.gold and row.gold.value == "B. a dog"
+
+
+@pytest.mark.parametrize(
+    ("files", "kept"), [(("test", "test_clean"), 1), (("test_clean",), 1), (("test", "test_2"), 2)]
+)
+def test_pmc_vqa_reads_the_clean_part_of_its_test_once(tmp_path: Path, files: tuple[str, ...], kept: int):
+    folder = folder_of("pmc_vqa", tmp_path, {})
+    for name in files:
+        put(folder / f"{name}.csv", (folder / "train.csv").read_bytes())
+    (folder / "train.csv").unlink()
+    assert len(read("pmc_vqa", folder)[0]) == kept
+
+
+def test_pmc_vqa_as_a_table_of_the_hub_has_its_figures_in_a_column(monkeypatch: pytest.MonkeyPatch):
+    record = SETS["pmc_vqa"].good
+    monkeypatch.setattr(tables, "stream", lambda hub: iter([record | {"image": STORED}, record]))
+    row, refused = READERS["pmc_vqa"](Hub(name="owner/name", split="test"), 0)
+    assert isinstance(row, Row) and (row.media[0].data, row.split) == (png(), "val")
+    assert isinstance(refused, Refused) and refused.reason.startswith("image: None: neither bytes")
 
 
 def test_two_figures_of_one_name_are_not_guessed_between(tmp_path: Path):

@@ -13,14 +13,14 @@ from pathlib import Path
 from ixc.samples import Turn
 from ixc.sources import Refused, Row
 from ixc.sources.licences import Licence
-from ixc.sources.native import Entry, Origin, Record, Unusable, attempt, document, each, home, take
+from ixc.sources.native import Entry, Origin, Record, Unusable, attempt, document, each, home, matching, take
 
 LICENCE = Licence(name="Apache-2.0", commercial=True, note="a public benchmark")
 
 
 def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
     """Ready pairs."""
-    tasks = sorted(home(origin).glob("**/task.json")) if isinstance(origin, Path) else []
+    tasks = matching(home(origin), "**/task.json") if isinstance(origin, Path) else []
     for file in tasks:
         yield from _task(file, file.parent.name)
     if not tasks:
