@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
@@ -114,6 +115,9 @@ def run(
     counts.update(_short(params.mixture, counts))
     store.prune(shown)
     print(_balance(sources, counts))
+    for source in sources:
+        if counts[f"held_out/{source.name}"] == counts[f"kept/{source.name}"] > 0:
+            print(f"{source.name}: all is held out: {_ALL_HELD_OUT}")
     return {name: float(count) for name, count in sorted({**counts, "media": len(shown)}.items())}
 
 
@@ -167,9 +171,10 @@ def _licences(sources: Sequence[Source]) -> str:
 
 
 def _balance(sources: Sequence[Source], counts: Counter[str]) -> str:
-    """What came in and what did not, as a table."""
-    lines = [("source", *_FATES)]
-    lines += [(source.name, *(f"{counts[f'{fate}/{source.name}']:,}" for fate in _FATES)) for source in sources]
+    """What came in and what did not, as a table; `held_out` is a part of `kept`."""
+    columns = (*_FATES, "held_out")
+    lines = [("source", *columns)]
+    lines += [(source.name, *(f"{counts[f'{column}/{source.name}']:,}" for column in columns)) for source in sources]
     return _table(lines)
 
 
@@ -204,6 +209,7 @@ def _rules(mixture: MixtureParams) -> Iterator[str]:
 
 
 _FATES = ("rows", "kept", "quarantined", "left_out")
+_ALL_HELD_OUT = "its authors' test rows, or bound to such; `respect_splits: false` for it trains on them all the same"
 
 
 def _table(lines: Sequence[tuple[str, ...]]) -> str:
@@ -215,7 +221,7 @@ def _table(lines: Sequence[tuple[str, ...]]) -> str:
 def _expected(sources: Sequence[Source]) -> Iterator[str]:
     """Counts that are reported even if they are 0."""
     for source in sources:
-        yield from (f"{fate}/{source.name}" for fate in _FATES)
+        yield from (f"{fate}/{source.name}" for fate in (*_FATES, "held_out"))
     yield from ("prompts/all", "pairs/all", "corpus/all")
 
 
@@ -377,6 +383,8 @@ def _give_out(
                 _count(name, rows, counts)
                 counts.update(f"kept/{source}" for source in rows["source"].to_pylist())
             rows = batch.filter(pa.array(here != "left_out"))
+            held_out = rows.filter(pc.equal(rows["split"], "val"))
+            counts.update(f"held_out/{source}" for source in held_out["source"].to_pylist())
             shown.update(file["path"] for files in rows["media"].to_pylist() for file in files)
             references = _references(rows)
             _count("corpus", references, counts)

@@ -20,6 +20,7 @@ from ixc.metrics import Metrics
 from ixc.params import CollectParams, MixtureParams, SourceParams
 from ixc.samples import Gold, Sample, Turn, Verdict, answer, read_samples
 from ixc.sources import READERS, BadSource, File, Reader, Refused, Row
+from ixc.sources.hub import Hub
 from ixc.sources.licences import Licence
 
 
@@ -197,12 +198,18 @@ def test_what_shares_a_picture_with_held_out_rows_is_held_out(out: Outputs, lay,
     assert set(splits(out, tmp_path, mine, yours, val_fraction=0.01).values()) == {"val"}  # by way of blue, and of lime
 
 
-def test_what_the_authors_keep_for_tests_is_held_out_unless_it_is_told_otherwise(out: Outputs, lay, tmp_path: Path):
+def test_what_the_authors_keep_for_tests_is_held_out_unless_it_is_told_otherwise(
+    out: Outputs, lay, tmp_path: Path, capsys
+):
     rows = [{"prompt": f"What is {i}?"} for i in range(40)]
     strict = lay("strict", *rows, file="test_prefs.jsonl")
     assert set(splits(out, tmp_path, strict, val_fraction=0.2).values()) == {"val"}
+    told = capsys.readouterr().out.splitlines()
+    assert told[-2].split() == ["strict", "40", "40", "0", "0", "40"]
+    assert told[-1].startswith("strict: all is held out") and "`respect_splits: false`" in told[-1]
     found = splits(out, tmp_path, replace(strict, respect_splits=False), val_fraction=0.2)
     assert set(found.values()) == {"train", "val"}
+    assert "all is held out" not in capsys.readouterr().out
     assert set(splits(out, tmp_path, lay("loose", *rows, file="train.jsonl")).values()) == {"train", "val"}
 
 
@@ -263,6 +270,24 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
     for name in ("prompts", "public", "corpus", "quarantine"):
         assert (out.folder / f"{name}.parquet").read_bytes() == (whole.folder / f"{name}.parquet").read_bytes()
     assert not list(out.folder.glob(".*"))
+
+
+def test_a_hub_that_breaks_off_loses_only_its_own_rows(out: Outputs, monkeypatch: pytest.MonkeyPatch):
+    read = []
+
+    def stream(hub: Hub) -> Iterator[dict[str, str]]:
+        read.append(hub.name)
+        yield {"prompt": f"{hub.name}?", "answer": "So."}
+        if hub.name == "b/far" and len(read) == 2:
+            raise BadSource("hub b/far: ConnectionError at row 2")
+
+    monkeypatch.setattr("ixc.sources.native.stream", stream)
+    sources = tuple(SourceParams(reader="preferences", name=name[0], hub=name) for name in ("a/near", "b/far"))
+    params = CollectParams(sources=sources)
+    with pytest.raises(BadSource, match="ConnectionError at row 2"):
+        out.run(params)
+    metrics = out.run(params)
+    assert (read, metrics["kept/a"], metrics["kept/b"]) == (["a/near", "b/far", "b/far"], 1, 1)
 
 
 @pytest.mark.parametrize("change", ["file", "parameter", "media"])
@@ -386,7 +411,7 @@ def test_a_source_that_forbids_commercial_use_is_left_out_and_named(out: Outputs
     told = capsys.readouterr().out.splitlines()
     assert told[1].split(maxsplit=3)[:3] == ["bought", "unknown", "yes"]
     assert told[3].split(maxsplit=3) == ["rlaif_v", "CC-BY-NC-4.0", "no", "left out by collect.licences"]
-    assert told[-1].split() == ["bought", "1", "1", "0", "0"]
+    assert told[-1].split() == ["bought", "1", "1", "0", "0", "0"]
 
 
 def test_if_the_licences_leave_nothing_it_says_so(out: Outputs, tmp_path: Path):
