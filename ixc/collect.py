@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
@@ -383,8 +382,8 @@ def _give_out(
                 _count(name, rows, counts)
                 counts.update(f"kept/{source}" for source in rows["source"].to_pylist())
             rows = batch.filter(pa.array(here != "left_out"))
-            held_out = rows.filter(pc.equal(rows["split"], "val"))
-            counts.update(f"held_out/{source}" for source in held_out["source"].to_pylist())
+            kept = zip(rows["source"].to_pylist(), rows["split"].to_pylist(), strict=True)
+            counts.update(f"held_out/{source}" for source, split in kept if split == "val")
             shown.update(file["path"] for files in rows["media"].to_pylist() for file in files)
             references = _references(rows)
             _count("corpus", references, counts)
