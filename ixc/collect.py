@@ -1,6 +1,7 @@
 """Stage `collect`: rows of every source in; prompts, ready pairs, a corpus and their media out."""
 
 import hashlib
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,18 +15,35 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from ixc.files import replacing, track
+from ixc.files import replacing, replacing_folder, track
 from ixc.media import BadMedia, Store
 from ixc.metrics import Log, Metrics, ignore
-from ixc.mixture import Ticket, draw, ticket
+from ixc.mixture import draw, ticket
 from ixc.params import CollectParams, MixtureParams, SourceParams
-from ixc.samples import PLACEHOLDER, Media, Modality, Sample, Verdict, answer, copying, decoded, read_batches, writing
+from ixc.samples import (
+    PLACEHOLDER,
+    SCHEMA,
+    Media,
+    Modality,
+    Sample,
+    Verdict,
+    answer,
+    copying,
+    decoded,
+    read_batches,
+    read_samples,
+    writing,
+)
 from ixc.sources import READERS, BadOption, BadSource, Refused, Row
 from ixc.sources.hub import Hub
 from ixc.sources.licences import Licence
+from ixc.sources.splits import Splits, bonds
 
 _JSON = (str, int, float, list, dict, type(None))
 QUARANTINE = pa.schema({"source": pa.string(), "where": pa.string(), "reason": pa.string(), "stage": pa.string()})
+_BONDS = pa.schema({"own": pa.string(), "bonds": pa.string()})
+SAMPLES, REFUSED, BONDS = "samples.parquet", "refused.parquet", "bonds.parquet"
+"""What a source gave: in a folder that is whole or absent, so that a run that was stopped need not read it again."""
 
 
 class Source(NamedTuple):
@@ -36,7 +54,10 @@ class Source(NamedTuple):
     commercial: bool
     admitted: bool
     """By `collect.licences`."""
+    respect_splits: bool
     rows: Iterator[Row | Refused]
+    part: str
+    """What its samples are kept under until the run ends: another for everything that they depend on."""
 
 
 def run(
@@ -52,9 +73,8 @@ def run(
     """Sort the rows of every source into prompts, pairs and corpus; what is refused is kept with its reason.
 
     Rows = kept + quarantined + left out by the mixture, for every source; `unread` counts those that
-    `collect.licences` leaves out. The media folder is added to, and then
-    cleared of what no row shows any more: its files never change, and those of a run that was stopped are not
-    checked again.
+    `collect.licences` leaves out. The media folder is added to, and then cleared of what no row shows any more: its
+    files never change. What a run that was stopped had taken in is not checked again: single media, and whole sources.
 
     Raises:
         BadSource: a source is unknown or missing, or no row of any source can be used.
@@ -68,19 +88,35 @@ def run(
     media_out.mkdir(parents=True, exist_ok=True)
     counts.update(dict.fromkeys(_expected(sources), 0))
 
-    with ExitStack() as stack:
-        samples = prompts_out.with_name(".collect.parquet")
-        stack.callback(samples.unlink, missing_ok=True)
-        tickets = _take_in(sources, params, samples, Store(media_out, params.max_pixels), quarantine_out, counts, log)
-        if not tickets:
-            raise BadSource(_nothing(quarantine_out))
-        kept = zip(tickets, draw(tickets, params.mixture), strict=True)
-        fates = np.array([each.pile.partition("/")[0] if keep else "left_out" for each, keep in kept])
-        outputs = {"prompts": prompts_out, "pairs": public_out, "corpus": corpus_out}
-        shown = _give_out(samples, fates, outputs, counts)
+    work = prompts_out.with_name(".collect")
+    parts = [work / source.part for source in sources]
+    for stale in set(work.glob("*")) - set(parts):
+        shutil.rmtree(stale)
+    store = Store(media_out, params.max_pixels)
+    for step, (source, part) in enumerate(zip(sources, parts, strict=True)):
+        if _whole(part, media_out):
+            print(f"{source.name}: read by the run before, which was stopped: taken from {part}")
+        else:
+            _take_in(source, params, part, store)
+        counts[f"quarantined/{source.name}"] = pq.read_metadata(part / REFUSED).num_rows
+        counts[f"rows/{source.name}"] = counts[f"quarantined/{source.name}"] + pq.read_metadata(part / SAMPLES).num_rows
+        log({"rows": float(sum(counts[f"rows/{each.name}"] for each in sources))}, step)
+
+    refused = (tuple(row.values()) for part in parts for row in _texts(part / REFUSED))
+    write_quarantine(refused, quarantine_out, QUARANTINE)
+    splits, fates = _decided(parts, params)
+    if not len(splits):
+        shutil.rmtree(work, ignore_errors=True)
+        raise BadSource(_nothing(quarantine_out))
+    outputs = {"prompts": prompts_out, "pairs": public_out, "corpus": corpus_out}
+    shown = _give_out(parts, splits, fates, outputs, counts)
+    shutil.rmtree(work)
     counts.update(_short(params.mixture, counts))
-    Store(media_out).prune(shown)
+    store.prune(shown)
     print(_balance(sources, counts))
+    for source in sources:
+        if counts[f"held_out/{source.name}"] == counts[f"kept/{source.name}"] > 0:
+            print(f"{source.name}: all is held out: {_ALL_HELD_OUT}")
     return {name: float(count) for name, count in sorted({**counts, "media": len(shown)}.items())}
 
 
@@ -95,7 +131,9 @@ def _source(source: SourceParams, index: int, params: CollectParams) -> Source:
     licence = READERS[source.reader].licence
     commercial = licence.commercial if source.commercial is None else source.commercial
     admitted = commercial or params.licences == "any"
-    return Source(source.called, licence, commercial, admitted, _rows(source, key, params) if admitted else iter(()))
+    rows = _rows(source, key, params) if admitted else iter(())
+    part = _digest(source, params) if source.path or source.hub else str(index)  # without either, nothing is stale
+    return Source(source.called, licence, commercial, admitted, source.respect_splits, rows, part)
 
 
 def _rows(source: SourceParams, key: str, params: CollectParams) -> Iterator[Row | Refused]:
@@ -110,6 +148,17 @@ def _rows(source: SourceParams, key: str, params: CollectParams) -> Iterator[Row
     return islice(rows, source.limit)
 
 
+def _digest(source: SourceParams, params: CollectParams) -> str:
+    """Of the parameters, the code and the files, by name, size and time, that a source's samples depend on."""
+    place = Path(source.hub) if source.hub else Path(params.root) / source.path
+    files = sorted(file for file in (place, *place.rglob("*")) if file.is_file())
+    seen = [(file.as_posix(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    home = Path(__file__).parent
+    code = [file.read_bytes() for name in ("*.py", "sources/**/*.py") for file in sorted(home.glob(name))]
+    told = repr((source, params.seed, params.max_pixels, params.max_chars, seen, code))
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
 def _licences(sources: Sequence[Source]) -> str:
     """What may be done with the sources, as a table."""
     lines = [("source", "licence", "commercial use", "")]
@@ -121,25 +170,45 @@ def _licences(sources: Sequence[Source]) -> str:
 
 
 def _balance(sources: Sequence[Source], counts: Counter[str]) -> str:
-    """What came in and what did not, as a table."""
-    lines = [("source", *_FATES)]
-    lines += [(source.name, *(f"{counts[f'{fate}/{source.name}']:,}" for fate in _FATES)) for source in sources]
+    """What came in and what did not, as a table; `held_out` is a part of `kept`."""
+    columns = (*_FATES, "held_out")
+    lines = [("source", *columns)]
+    lines += [(source.name, *(f"{counts[f'{column}/{source.name}']:,}" for column in columns)) for source in sources]
     return _table(lines)
 
 
 def _short(mixture: MixtureParams, counts: Counter[str]) -> Counter[str]:
-    """How many samples the sources and domains lack of what the mixture asks for."""
-    short = Counter({f"short/{name}": most - counts[f"kept/{name}"] for name, most in mixture.sources.items()})
-    for domain, most in mixture.domains.items():
-        kept = counts[f"prompts/domain/{domain}"] + counts[f"pairs/domain/{domain}"]
-        short[f"short/domain/{domain}"] = most - kept
-    for name, count in short.items():
-        if count:
-            print(f"{name}: {count:,} samples are lacking; add data, or ask for less in collect.mixture")
+    """How many samples are fewer than the mixture asks for: `short`, they did not come in; `thinned`, they did."""
+    short: Counter[str] = Counter()
+    for key, name, most, kept in _asked(mixture, counts):
+        there = kept + counts[f"left_out/{name}"]
+        lacking, thinned = max(most - there, 0), min(most, there) - kept
+        short[f"short/{name}"], short[f"thinned/{name}"] = lacking, thinned
+        if lacking:
+            print(f"{key}: {most}: {lacking:,} samples are lacking; add data, or ask for less")
+        if thinned:
+            rules = " and ".join(rule for rule in _rules(mixture) if not key.startswith(rule.partition(":")[0]))
+            print(f"{key}: {most}: {thinned:,} samples are there, but left out by {rules}; change one of the two")
     return short
 
 
+def _asked(mixture: MixtureParams, counts: Counter[str]) -> Iterator[tuple[str, str, int, int]]:
+    """Each number of the mixture: its key, what it counts, the number, and how many were kept."""
+    for name, most in mixture.sources.items():
+        yield f"collect.mixture.sources.{name}", name, most, counts[f"kept/{name}"]
+    for name, most in mixture.domains.items():
+        kept = counts[f"prompts/domain/{name}"] + counts[f"pairs/domain/{name}"]
+        yield f"collect.mixture.domains.{name}", f"domain/{name}", most, kept
+
+
+def _rules(mixture: MixtureParams) -> Iterator[str]:
+    for rule in ("sources", "domains", "pictures_per_text"):
+        if value := getattr(mixture, rule):
+            yield f"collect.mixture.{rule}: {value}"
+
+
 _FATES = ("rows", "kept", "quarantined", "left_out")
+_ALL_HELD_OUT = "its authors' test rows, or bound to such; `respect_splits: false` for it trains on them all the same"
 
 
 def _table(lines: Sequence[tuple[str, ...]]) -> str:
@@ -151,41 +220,59 @@ def _table(lines: Sequence[tuple[str, ...]]) -> str:
 def _expected(sources: Sequence[Source]) -> Iterator[str]:
     """Counts that are reported even if they are 0."""
     for source in sources:
-        yield from (f"{fate}/{source.name}" for fate in _FATES)
+        yield from (f"{fate}/{source.name}" for fate in (*_FATES, "held_out"))
     yield from ("prompts/all", "pairs/all", "corpus/all")
 
 
 # Rows in
 
 
-def _take_in(
-    sources: Sequence[Source],
-    params: CollectParams,
-    samples_out: Path,
-    store: Store,
-    quarantine_out: Path,
-    counts: Counter[str],
-    log: Log,
-) -> list[Ticket]:
-    """Write the usable rows as samples, and the others to the quarantine; a ticket for each sample."""
+def _take_in(source: Source, params: CollectParams, part: Path, store: Store) -> None:
+    """Write the usable rows of a source as samples, what binds them to others, and the refused rows."""
     seen: set[str] = set()
-    tickets: list[Ticket] = []
     with ExitStack() as stack:
-        put = stack.enter_context(writing(samples_out))
-        refuse = stack.enter_context(quarantining(quarantine_out, QUARANTINE))
-        for step, source in enumerate(sources):
-            for item in track(source.rows, source.name):
-                counts[f"rows/{source.name}"] += 1
-                sample = _sample(item, source.name, params, store, seen)
-                if isinstance(sample, Refused):
-                    counts[f"quarantined/{source.name}"] += 1
-                    refuse((source.name, sample.where, sample.reason, "collect"))
-                else:
-                    seen.add(sample.id)
-                    put(sample)
-                    tickets.append(ticket(sample, params.seed))
-            log({"rows": float(sum(counts[f"rows/{each.name}"] for each in sources))}, step)
-    return tickets
+        folder = stack.enter_context(replacing_folder(part))
+        put = stack.enter_context(writing(folder / SAMPLES))
+        bind = stack.enter_context(quarantining(folder / BONDS, _BONDS))
+        refuse = stack.enter_context(quarantining(folder / REFUSED, QUARANTINE))
+        for item in track(source.rows, source.name):
+            sample = _sample(item, source.name, params, store, seen)
+            if isinstance(sample, Refused):
+                refuse((source.name, sample.where, sample.reason, "collect"))
+            elif isinstance(item, Row):
+                seen.add(sample.id)
+                put(sample)
+                own = item.split if source.respect_splits else None
+                bind((own or "", " ".join(map(str, bonds(sample, item.group)))))
+
+
+def _whole(part: Path, media: Path) -> bool:
+    """Whether a source was read to its end by a run that was stopped, and its media are still there."""
+    if not part.is_dir():
+        return False
+    batches = (batch["media"].to_pylist() for _, batch in read_batches(part / SAMPLES))
+    return all((media / file["path"]).is_file() for batch in batches for files in batch for file in files)
+
+
+def _texts(path: Path) -> Iterator[dict[str, str]]:
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches():
+            yield from batch.to_pylist()
+
+
+def _decided(parts: Sequence[Path], params: CollectParams) -> tuple[np.ndarray, np.ndarray]:
+    """Of every sample, its split and its fate: the output it goes to, or `left_out`."""
+    splits, tickets = Splits(), []
+    for part in parts:
+        for sample in read_samples(part / SAMPLES):
+            tickets.append(ticket(sample, params.seed))
+        for row in _texts(part / BONDS):
+            splits.add(map(int, row["bonds"].split()), row["own"])
+    decided = list(splits.decided(params.val_fraction, params.seed))
+    kinds = [each.pile.partition("/")[0] for each in tickets]
+    piled = zip(tickets, kinds, decided, strict=True)
+    keep = draw([each._replace(pile=f"{kind}/{split}") for each, kind, split in piled], params.mixture)
+    return np.array(decided), np.where(keep, kinds, "left_out")
 
 
 def _nothing(quarantine: Path) -> str:
@@ -203,14 +290,12 @@ def _sample(item: Row | Refused, source: str, params: CollectParams, store: Stor
     if reason := _unreadable(item, params.max_chars) or _objection(item) or repeated:
         return Refused(where=_printable(id[:200]), reason=reason)
     try:
-        sample = _built(item, id, source, tuple(store.add(file) for file in item.media))
+        return _built(item, id, source, tuple(store.add(file) for file in item.media))
     except BadMedia as error:
         return Refused(where=id, reason=str(error))
     except ValidationError as error:
         detail = error.errors()[0]
         return Refused(where=id, reason=f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}")
-    own = item.group or (sample.media[0].sha256 if sample.media else item.id)
-    return replace(sample, split=item.split or split(f"{source}/{own}", params.val_fraction, params.seed))
 
 
 def _built(row: Row, id: str, source: str, media: tuple[Media, ...]) -> Sample:
@@ -267,32 +352,29 @@ def _modality(row: Row) -> Modality:
     return "video" if "video" in kinds else "image" if kinds else "text"
 
 
-def split(group: str, val_fraction: float, seed: int) -> str:
-    """`val` for a fixed share of the groups, whatever else is in the source.
-
-    >>> 150 < sum(split(f"group {i}", 0.2, seed=0) == "val" for i in range(1000)) < 250
-    True
-    """
-    digest = hashlib.sha256(f"{seed}/{group}".encode()).digest()
-    return "val" if int.from_bytes(digest[:4]) / 2**32 < val_fraction else "train"
-
-
 # Samples out
 
 
-def _give_out(samples: Path, fates: np.ndarray, outputs: dict[str, Path], counts: Counter[str]) -> set[str]:
-    """Sort what the draw kept into the outputs, rows as they are; the media that they show.
+def _give_out(
+    parts: Sequence[Path],
+    splits: np.ndarray,
+    fates: np.ndarray,
+    outputs: dict[str, Path],
+    counts: Counter[str],
+) -> set[str]:
+    """Sort what the draw kept into the outputs, rows as they are but for their split; the media that they show.
 
     Args:
+        splits: of every sample.
         fates: of every sample: the output it goes to, or `left_out`.
     """
     shown: set[str] = set()
     with ExitStack() as stack:
-        parts = {name: stack.enter_context(replacing(path)) for name, path in outputs.items()}
-        put = {name: stack.enter_context(copying(parts[name])) for name in ("prompts", "pairs")}
-        refer = stack.enter_context(writing(parts["corpus"]))
-        for first, batch in read_batches(samples):
-            here = fates[first : first + len(batch)]
+        whole = {name: stack.enter_context(replacing(path)) for name, path in outputs.items()}
+        put = {name: stack.enter_context(copying(whole[name])) for name in ("prompts", "pairs")}
+        refer = stack.enter_context(writing(whole["corpus"]))
+        for start, batch in _batches(parts, splits):
+            here = fates[start : start + len(batch)]
             _count_left_out(batch.filter(pa.array(here == "left_out")), counts)
             for name, copy in put.items():
                 rows = batch.filter(pa.array(here == name))
@@ -300,12 +382,24 @@ def _give_out(samples: Path, fates: np.ndarray, outputs: dict[str, Path], counts
                 _count(name, rows, counts)
                 counts.update(f"kept/{source}" for source in rows["source"].to_pylist())
             rows = batch.filter(pa.array(here != "left_out"))
+            kept = zip(rows["source"].to_pylist(), rows["split"].to_pylist(), strict=True)
+            counts.update(f"held_out/{source}" for source, split in kept if split == "val")
             shown.update(file["path"] for files in rows["media"].to_pylist() for file in files)
             references = _references(rows)
             _count("corpus", references, counts)
-            for sample in decoded(references, samples, first):
+            for sample in decoded(references, outputs["corpus"]):
                 refer(_reference(sample))
     return shown
+
+
+def _batches(parts: Sequence[Path], splits: np.ndarray) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The samples of all sources with their splits, each batch with the number of its first."""
+    start, column = 0, SCHEMA.get_field_index("split")
+    for part in parts:
+        for _, batch in read_batches(part / SAMPLES):
+            here = pa.array(splits[start : start + len(batch)], pa.string())
+            yield start, batch.set_column(column, "split", here)
+            start += len(batch)
 
 
 def _references(rows: pa.RecordBatch) -> pa.RecordBatch:

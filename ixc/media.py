@@ -103,9 +103,10 @@ _SUFFIXES = {
 
 
 def _suffix(path: Path, file: File, max_pixels: int) -> str:
-    """What a file is called by: a picture's format, a film's own suffix."""
+    """What a file is called by: a picture's format, a film's own suffix; it must not be too large."""
     named = (file.suffix or path.suffix).lower()
     if file.kind == "video":
+        _check_film_size(path, max_pixels)
         return named
     with _recognised(path, max_pixels) as picture:
         return _SUFFIXES.get(picture.format or "", named)
@@ -144,7 +145,7 @@ def verify(path: Path, kind: str, max_pixels: int = MAX_PIXELS) -> None:
         BadMedia: it is missing, empty, damaged, cut off or too large.
     """
     if kind == "video":
-        _verify_film(_there(path))
+        _verify_film(_there(path), max_pixels)
     else:
         open_picture(_there(path), max_pixels)
 
@@ -167,10 +168,14 @@ def _recognised(path: Path, max_pixels: int) -> Image.Image:
             raise BadMedia(f"{path}: {error}; scale it down, or drop it") from error
         except Exception as error:  # decoders raise what they like: SyntaxError, struct.error, zlib.error ...
             raise BadMedia(f"{path}: not a picture ({error}); fetch it again, or drop its rows") from error
-    if picture.width * picture.height > max_pixels:
-        size = f"{picture.width} x {picture.height} pixels, more than {max_pixels:,}"
-        raise BadMedia(f"{path}: {size}; scale it down, or raise collect.max_pixels")
+    _check_size(path, picture.width, picture.height, max_pixels)
     return picture
+
+
+def _check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        size = f"{width} x {height} pixels, more than {max_pixels:,}"
+        raise BadMedia(f"{path}: {size}; scale it down, or raise collect.max_pixels")
 
 
 def open_picture(path: Path, max_pixels: int) -> Image.Image:
@@ -182,7 +187,14 @@ def open_picture(path: Path, max_pixels: int) -> Image.Image:
     return picture
 
 
-def _verify_film(path: Path) -> None:
+def _check_film_size(path: Path, max_pixels: int) -> None:
+    with _opened(path) as container:
+        stream = container.streams.video[0]
+        _check_size(path, stream.width, stream.height, max_pixels)
+
+
+def _verify_film(path: Path, max_pixels: int) -> None:
+    _check_film_size(path, max_pixels)
     film = survey(path)
     # An edit list may hide a few frames at the ends; a file that was cut off lacks many.
     if film.packets < 0.9 * film.declared:

@@ -46,6 +46,9 @@ class SourceParams:
     """The hub's name of a part of the data set."""
     split: str = "train"
     """Of the hub's data set."""
+    respect_splits: bool = True
+    """Hold out what the set's authors keep for validation and tests, as its rows, its files' names or the hub's split
+    tell; false: train on it all the same, but for `val_fraction` of it."""
     revision: str | None = None
     """A commit of the hub's data set; none: whatever is newest when `collect` runs."""
     options: dict[str, Any] = Field(default_factory=dict)
@@ -72,12 +75,12 @@ class MixtureParams:
     """How much of what came in is kept: drawn by seed and id, so that a new source changes no other's draw."""
 
     sources: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
-    """Samples of a source, by its name; all of those that are not named. Official: a list of such numbers."""
+    """Samples of a source at most, by its name; all of those that are not named. Official: a list of such numbers."""
     domains: dict[Domain, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
-    """Samples of a domain, after the sources' numbers."""
+    """Samples of a domain at most, after the sources' numbers."""
     pictures_per_text: int | None = Field(default=None, gt=0)
-    """Samples with a picture or film to each without, in every split; what is too much of one kind is left out, and
-    where the other kind is missing, nothing. Official: 2 (its batches follow a cycle of 2 to 1)."""
+    """Samples with a picture or film to each without, in every split; what is too much of one kind is left out, after
+    all numbers, and where the other kind is missing, nothing. Official: 2 (its batches follow a cycle of 2 to 1)."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -89,12 +92,13 @@ class CollectParams:
     """Where the sources' paths start."""
     sources: tuple[SourceParams, ...]
     val_fraction: float = Field(default=0.2, gt=0, lt=1)
-    """Share of prompts held out where a source has no split of its own; a picture's prompts stay together."""
+    """Share of prompts held out where a source has no split of its own; what shares a picture or a prompt, whatever its
+    source, stays together, and with what its authors hold out."""
     licences: Literal["any", "commercial"] = "any"
     """`commercial` leaves out the sources whose licence forbids commercial use, or is unknown."""
     mixture: MixtureParams = MixtureParams()
     max_pixels: int = Field(default=50_000_000, gt=0)
-    """Larger pictures are quarantined: a decompression bomb looks like this."""
+    """Larger pictures and films are quarantined: a decompression bomb looks like this."""
     max_chars: int = Field(default=200_000, gt=0)
     """Rows with a longer prompt or answer are quarantined, characters; the official model reads about 16,000 tokens."""
 

@@ -20,6 +20,7 @@ from ixc.metrics import Metrics
 from ixc.params import CollectParams, MixtureParams, SourceParams
 from ixc.samples import Gold, Sample, Turn, Verdict, answer, read_samples
 from ixc.sources import READERS, BadSource, File, Reader, Refused, Row
+from ixc.sources.hub import Hub
 from ixc.sources.licences import Licence
 
 
@@ -148,6 +149,164 @@ def test_rows_of_the_same_picture_are_held_out_together_even_without_a_group(out
     assert len(out.media()) == 1
 
 
+@pytest.fixture
+def lay(tmp_path: Path):
+    """Lay records, each a prompt with an answer, into a file of a source; returns the source's parameters."""
+
+    def build(name: str, *records: dict[str, Any], file: str = "a.jsonl", **changes: Any) -> SourceParams:
+        (tmp_path / name).mkdir(exist_ok=True)
+        lines = ({"prompt": "What is it?", "answer": "So.", **record} for record in records)
+        (tmp_path / name / file).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return SourceParams(reader="preferences", name=name, path=name, **changes)
+
+    return build
+
+
+def splits(out: Outputs, tmp_path: Path, *sources: SourceParams, **changes: Any) -> dict[str, str]:
+    """The split of every prompt, by its id."""
+    out.run(CollectParams(root=str(tmp_path), sources=sources, **changes))
+    return {sample.id: sample.split for sample in out.samples("prompts")}
+
+
+def test_a_picture_is_in_one_split_whatever_sources_show_it(out: Outputs, lay, tmp_path: Path):
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        for i in range(40):  # under another name in each source
+            picture(tmp_path / name / f"{name}{i}.png", f"#0000{i:02x}")
+    records = {n: [{"images": f"{n}{i}.png", "prompt": f"{n} {i}?"} for i in range(40)] for n in ("here", "there")}
+    found = splits(out, tmp_path, *(lay(name, *each) for name, each in records.items()), val_fraction=0.5)
+    assert [found[f"here/a/{i}"] for i in range(1, 41)] == [found[f"there/a/{i}"] for i in range(1, 41)]
+    assert len(set(found.values())) == 2
+
+
+def test_a_prompt_is_in_one_split_whatever_sources_ask_it(out: Outputs, lay, tmp_path: Path):
+    one = lay("one", *({"prompt": f"What is {i}?"} for i in range(40)))
+    other = lay("other", *({"prompt": f"what is  {i}?\n"} for i in range(40)))
+    found = splits(out, tmp_path, one, other, val_fraction=0.5)
+    assert [found[f"one/a/{i}"] for i in range(1, 41)] == [found[f"other/a/{i}"] for i in range(1, 41)]
+    assert len(set(found.values())) == 2
+
+
+def test_what_shares_a_picture_with_held_out_rows_is_held_out(out: Outputs, lay, tmp_path: Path):
+    for name in ("mine", "yours"):
+        (tmp_path / name).mkdir()
+        for colour in ("red", "blue", "lime"):
+            picture(tmp_path / name / f"{colour}.png", colour)
+    two = {"prompt": "<image> or <image>?", "images": ["blue.png", "lime.png"]}
+    mine = lay("mine", {"images": ["red.png"]}, {**two, "images": ["red.png", "blue.png"]}, two)
+    yours = lay("yours", {"images": ["lime.png"]}, file="test.jsonl")
+    assert set(splits(out, tmp_path, mine, yours, val_fraction=0.01).values()) == {"val"}  # by way of blue, and of lime
+
+
+def test_what_the_authors_keep_for_tests_is_held_out_unless_it_is_told_otherwise(
+    out: Outputs, lay, tmp_path: Path, capsys
+):
+    rows = [{"prompt": f"What is {i}?"} for i in range(40)]
+    strict = lay("strict", *rows, file="test_prefs.jsonl")
+    assert set(splits(out, tmp_path, strict, val_fraction=0.2).values()) == {"val"}
+    told = capsys.readouterr().out.splitlines()
+    assert told[-2].split() == ["strict", "40", "40", "0", "0", "40"]
+    assert told[-1].startswith("strict: all is held out") and "`respect_splits: false`" in told[-1]
+    found = splits(out, tmp_path, replace(strict, respect_splits=False), val_fraction=0.2)
+    assert set(found.values()) == {"train", "val"}
+    assert "all is held out" not in capsys.readouterr().out
+    assert set(splits(out, tmp_path, lay("loose", *rows, file="train.jsonl")).values()) == {"train", "val"}
+
+
+def test_a_new_source_changes_no_split_of_another_that_it_shares_nothing_with(out: Outputs, lay, tmp_path: Path):
+    one = lay("one", *({"prompt": f"What is {i}?"} for i in range(40)))
+    other = lay("other", *({"prompt": f"Who is {i}?"} for i in range(40)))
+    alone = splits(out, tmp_path, one)
+    assert alone.items() <= splits(out, tmp_path, other, one).items()
+
+
+# A run that is stopped
+
+
+def stop(monkeypatch: pytest.MonkeyPatch, reader: str) -> list[str]:
+    """Let a reader be killed in the middle; returns, as they come, the paths that readers are asked to read."""
+    read, asked = Reader.__call__, []
+
+    def call(self: Reader, origin: Any, seed: int, /, **options: Any) -> Iterator[Row | Refused]:
+        asked_now = read(self, origin, seed, **options)
+
+        def rows() -> Iterator[Row | Refused]:
+            asked.append(Path(origin).name)
+            for item in asked_now:
+                yield item
+                if self.module.endswith(reader):
+                    raise KeyboardInterrupt
+
+        return rows()
+
+    monkeypatch.setattr(Reader, "__call__", call)
+    return asked
+
+
+@pytest.fixture
+def stopped(out: Outputs, lay, tmp_path: Path) -> CollectParams:
+    """The parameters of a run that read the source `mine`, and was stopped in `late`."""
+    for name in ("mine", "late"):
+        (tmp_path / name).mkdir()
+    picture(tmp_path / "mine" / "red.png", "red")
+    mine = lay("mine", {"images": "red.png"}, {"images": "gone.png"})
+    item = {"key": 1, "prompt": "Write.", "instruction_id_list": ["a"], "kwargs": [{}]}
+    (tmp_path / "late" / "a.jsonl").write_text(json.dumps(item))
+    params = CollectParams(root=str(tmp_path), sources=(mine, SourceParams(reader="ifeval", path="late")))
+    with pytest.MonkeyPatch.context() as patch:
+        stop(patch, "ifeval")
+        with pytest.raises(KeyboardInterrupt):
+            out.run(params)
+    return params
+
+
+def test_a_run_that_was_stopped_goes_on_where_it_was(
+    out: Outputs, stopped: CollectParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked, whole = stop(monkeypatch, "none"), Outputs(tmp_path / "whole")
+    metrics = out.run(stopped)
+    assert asked == ["late"]
+    assert whole.run(stopped) == metrics
+    for name in ("prompts", "public", "corpus", "quarantine"):
+        assert (out.folder / f"{name}.parquet").read_bytes() == (whole.folder / f"{name}.parquet").read_bytes()
+    assert not list(out.folder.glob(".*"))
+
+
+def test_a_hub_that_breaks_off_loses_only_its_own_rows(out: Outputs, monkeypatch: pytest.MonkeyPatch):
+    read = []
+
+    def stream(hub: Hub) -> Iterator[dict[str, str]]:
+        read.append(hub.name)
+        yield {"prompt": f"{hub.name}?", "answer": "So."}
+        if hub.name == "b/far" and len(read) == 2:
+            raise BadSource("hub b/far: ConnectionError at row 2")
+
+    monkeypatch.setattr("ixc.sources.native.stream", stream)
+    sources = tuple(SourceParams(reader="preferences", name=name[0], hub=name) for name in ("a/near", "b/far"))
+    params = CollectParams(sources=sources)
+    with pytest.raises(BadSource, match="ConnectionError at row 2"):
+        out.run(params)
+    metrics = out.run(params)
+    assert (read, metrics["kept/a"], metrics["kept/b"]) == (["a/near", "b/far", "b/far"], 1, 1)
+
+
+@pytest.mark.parametrize("change", ["file", "parameter", "media"])
+def test_what_has_changed_since_is_read_again(
+    out: Outputs, stopped: CollectParams, lay, monkeypatch: pytest.MonkeyPatch, change: str
+):
+    if change == "file":
+        lay("mine", {"images": "red.png"}, {"prompt": "Another?"}, {"prompt": "One more?"})
+    elif change == "media":
+        (out.folder / "media" / out.media()[0]).unlink()
+    else:
+        stopped = replace(stopped, max_chars=1000)
+    asked = stop(monkeypatch, "none")
+    metrics = out.run(stopped)
+    assert asked == ["mine", "late"]
+    assert metrics["rows/mine"] == (3 if change == "file" else 2)
+    assert len(out.media()) == 1
+
+
 def test_the_same_run_twice_gives_the_same_files(out: Outputs, feed, tmp_path: Path):
     params = feed(row("a"), row("b", media=(picture(tmp_path / "x.png", "red"),)))
     out.run(params)
@@ -252,7 +411,7 @@ def test_a_source_that_forbids_commercial_use_is_left_out_and_named(out: Outputs
     told = capsys.readouterr().out.splitlines()
     assert told[1].split(maxsplit=3)[:3] == ["bought", "unknown", "yes"]
     assert told[3].split(maxsplit=3) == ["rlaif_v", "CC-BY-NC-4.0", "no", "left out by collect.licences"]
-    assert told[-1].split() == ["bought", "1", "1", "0", "0"]
+    assert told[-1].split() == ["bought", "1", "1", "0", "0", "0"]
 
 
 def test_if_the_licences_leave_nothing_it_says_so(out: Outputs, tmp_path: Path):
@@ -276,12 +435,20 @@ def test_the_mixture_is_exact_and_leaves_no_trace_of_the_rest(out: Outputs, feed
 def test_what_the_mixture_lacks_is_reported(out: Outputs, feed, capsys):
     mixture = MixtureParams(sources={"made": 5}, domains={"general": 1, "safety": 2})
     metrics = out.run(feed(row("a"), row("b"), row("c", domain="safety"), mixture=mixture))
-    assert {name: count for name, count in metrics.items() if name.startswith("short/")} == {
-        "short/made": 3,
+    assert {name: count for name, count in metrics.items() if name.startswith(("short/", "thinned/"))} == {
+        "short/made": 2,
         "short/domain/general": 0,
         "short/domain/safety": 1,
+        "thinned/made": 1,
+        "thinned/domain/general": 0,
+        "thinned/domain/safety": 0,
     }
-    assert "short/made: 3 samples are lacking" in capsys.readouterr().out
+    assert capsys.readouterr().out.splitlines()[2:5] == [
+        "collect.mixture.sources.made: 5: 2 samples are lacking; add data, or ask for less",
+        "collect.mixture.sources.made: 5: 1 samples are there, but left out by collect.mixture.domains: "
+        "{'general': 1, 'safety': 2}; change one of the two",
+        "collect.mixture.domains.safety: 2: 1 samples are lacking; add data, or ask for less",
+    ]
 
 
 def test_an_option_or_hub_that_a_reader_does_not_take_names_the_key(out: Outputs, tmp_path: Path):

@@ -80,6 +80,20 @@ def test_a_picture_may_be_as_large_as_the_limit_and_no_larger(tmp_path: Path, pi
         verify(picture, "image", max_pixels=40 * 30 - 1)
 
 
+def test_a_film_may_be_as_large_as_the_limit_and_no_larger_in_the_store_or_not(tmp_path: Path):
+    path = film(tmp_path / "a.mp4", 3)
+    verify(path, "video", max_pixels=64 * 32)
+    for limit in (64 * 32 - 1, 64 * 32, 64 * 32 - 1):
+        store = Store(tmp_path / "media", max_pixels=limit)
+        if limit == 64 * 32:
+            store.add(File(kind="video", path=path))
+            continue
+        with pytest.raises(BadMedia, match=r"a\.mp4: 64 x 32 pixels, more than 2,047; .*max_pixels"):
+            store.add(File(kind="video", path=path))
+        with pytest.raises(BadMedia, match="64 x 32 pixels"):
+            verify(path, "video", max_pixels=limit)
+
+
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path):
     path = tmp_path / "bomb.png"
     Image.new("1", (20000, 20000)).save(path)  # 400 million pixels in 50 kB

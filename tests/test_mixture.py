@@ -2,10 +2,11 @@
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ixc.mixture import Ticket, draw, ticket
+from ixc.mixture import BadMixture, Ticket, draw, ticket
 from ixc.params import MixtureParams
 from ixc.samples import Media, Sample, Turn
 
@@ -55,6 +56,33 @@ def test_two_pictures_to_a_text_by_hand():
 
 def test_where_one_kind_is_missing_the_other_is_kept_whole():
     assert len(kept(MANY, MixtureParams(pictures_per_text=2))) == 150
+
+
+TEXTS = [sample(f"t{i}", "t") for i in range(300)]
+PICTURES = [sample(f"p{i}", "p", pictured=True) for i in range(300)]
+
+
+def test_numbers_that_contradict_the_pictures_to_a_text_are_refused_by_name():
+    numbers = MixtureParams(sources={"t": 200, "p": 60}, pictures_per_text=2)
+    told = r"pictures_per_text: 2: .* 60 samples .*\(p: 60\) and 200 without \(t: 200\): ask for 400 with, or for 30 wi"
+    with pytest.raises(BadMixture, match=told):
+        kept(TEXTS + PICTURES, numbers)
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [{"t": 100, "p": 200}, {"t": 100, "p": 190}, {"t": 200}, {"p": 60}, {"t": 0, "p": 60}],
+    ids=["agree", "nearly", "one is free", "the other is free", "one kind only"],
+)
+def test_numbers_that_leave_the_ratio_something_to_decide_are_not(sources: dict[str, int]):
+    found = Counter(id[0] for id in kept(TEXTS + PICTURES, MixtureParams(sources=sources, pictures_per_text=2)))
+    assert found["p"] == 2 * found["t"] or sources == {"t": 0, "p": 60}
+
+
+def test_a_source_of_both_kinds_can_be_thinned():
+    both = [sample(f"t{i}") for i in range(20)] + [sample(f"p{i}", pictured=True) for i in range(8)]
+    found = Counter(id[0] for id in kept(both, MixtureParams(sources={"a": 25}, pictures_per_text=2)))
+    assert found["p"] == 2 * found["t"] > 0
 
 
 TICKETS = st.lists(

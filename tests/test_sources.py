@@ -10,8 +10,11 @@ import pytest
 from PIL import Image
 from real import REAL, needs_real
 
+from ixc.judging.agreement import wildvision
 from ixc.samples import Gold
 from ixc.sources import READERS, BadSource, Refused, Row
+from ixc.validation.benchmarks import Benchmarks
+from ixc.validation.texts import Words
 
 USER = "\n\nHuman: "
 ASSISTANT = "\n\nAssistant: "
@@ -360,3 +363,18 @@ def test_every_real_row_is_read_or_refused(name: str):
 @pytest.mark.parametrize("name", COUNTS)
 def test_reading_twice_gives_the_same_rows(name: str):
     assert read(READER.get(name, name), REAL / name) == read(READER.get(name, name), REAL / name)
+
+
+@needs_real
+def test_every_real_row_of_the_benchmark_is_read():
+    benchmarks, files = Benchmarks([REAL / "rm_bench"], 13, 6), sorted((REAL / "rm_bench").glob("*.json"))
+    rows = [row for file in files for row in json.loads(file.read_text(encoding="utf-8"))]
+    found = [benchmarks.text_overlap(map(Words.of, (row["prompt"], *row["chosen"], *row["rejected"]))) for row in rows]
+    assert (len(rows), sum(map(bool, found))) == (337, 337)  # as the README of the data says
+
+
+@needs_real
+def test_every_real_verdict_is_read():
+    marked = list(wildvision(REAL))
+    assert len(marked) == len({one.id for one in marked}) == 60  # as the README of the data says
+    assert all(one.answer.strip() and one.ours == one.theirs for one in marked)

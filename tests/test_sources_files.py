@@ -178,6 +178,33 @@ def test_a_link_out_of_the_folder_is_refused_and_one_inside_is_followed(tmp_path
             media(folder, name, "image")
 
 
+def test_data_that_are_a_link_out_of_the_folder_are_refused_as_pictures_are(tmp_path: Path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    put(tmp_path / "other.jsonl", json.dumps(HELLO).encode())
+    put(folder / "a.jsonl", json.dumps(HELLO).encode())
+    (folder / "b.jsonl").symlink_to(folder / "a.jsonl")
+    assert len(texts(folder)) == 2
+    (folder / "c.jsonl").symlink_to(tmp_path / "other.jsonl")
+    with pytest.raises(BadSource, match=r"c\.jsonl: a link that leaves the source's folder; copy the file"):
+        texts(folder)
+    assert texts(folder / "c.jsonl") == ["c/1: hello"]  # named by the user
+
+
+def test_the_hubs_cache_links_data_and_pictures_to_its_blobs(tmp_path: Path):
+    snapshot, blobs = tmp_path / "datasets--a--b" / "snapshots" / "0f", tmp_path / "datasets--a--b" / "blobs"
+    for folder in (snapshot / "data", blobs):
+        folder.mkdir(parents=True)
+    for name, content in {"train.jsonl": json.dumps(HELLO).encode(), "a.png": b"picture"}.items():
+        (snapshot / "data" / name).symlink_to(put(blobs / name.encode().hex(), content))
+    for origin in (snapshot, snapshot / "data"):
+        assert len(texts(origin)) == 1
+    assert media(snapshot, "data/a.png", "image").path == snapshot / "data" / "a.png"
+    (snapshot / "b.png").symlink_to(put(tmp_path / "secret.png", b"secret"))
+    with pytest.raises(Unusable, match="leaves the source's folder"):
+        media(snapshot, "b.png", "image")
+
+
 @pytest.mark.parametrize("value", ["", "x" * 5000, "a\0b", "/etc/hostname", "..", None, 7, b"", {"bytes": b""}, []])
 def test_what_names_no_file_is_refused(tmp_path: Path, value: object):
     with pytest.raises(ValueError):  # `attempt` turns it into a refusal
@@ -205,6 +232,9 @@ class Streamed(list):
         assert not enable
         return iter(self)
 
+    def skip(self, count: int) -> "Streamed":
+        return Streamed(self[count:])
+
 
 def test_name_config_split_and_revision_reach_datasets(monkeypatch: pytest.MonkeyPatch):
     datasets, asked = pytest.importorskip("datasets"), []
@@ -227,6 +257,43 @@ def test_a_hub_that_cannot_be_reached_says_what_to_do(monkeypatch: pytest.Monkey
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(BadSource, match=r"hub a/b: ConnectionError: no route; check name, config, split"):
         texts(Hub(name="a/b"))
+
+
+def broken_off(monkeypatch: pytest.MonkeyPatch, data: Streamed) -> list[float]:
+    """A hub that gives `data`; returns, as they come, the waits before another try."""
+    datasets, waits = pytest.importorskip("datasets"), []
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: data)
+    monkeypatch.setattr("ixc.sources.hub.time.sleep", waits.append)
+    return waits
+
+
+def test_a_stream_that_breaks_off_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch):
+    rows = [{"text": str(number)} for number in range(5)]
+
+    class Once(Streamed):
+        def decode(self, enable: bool) -> Iterator[Any]:
+            yield from self[:2]
+            raise ConnectionError("reset by peer")
+
+    waits = broken_off(monkeypatch, Once(rows))
+    assert texts(Hub(name="a/b")) == [f"train/{number + 1}: {number}" for number in range(5)]
+    assert waits == [1.0]
+
+
+def test_a_stream_that_breaks_off_for_good_says_where_and_what_to_do(monkeypatch: pytest.MonkeyPatch):
+    class Gone(Streamed):
+        def decode(self, enable: bool) -> Iterator[Any]:
+            yield from self[:1]
+            raise ConnectionError("reset by peer")
+
+        def skip(self, count: int) -> "Gone":
+            return Gone([])
+
+    waits = broken_off(monkeypatch, Gone([HELLO, HELLO]))
+    told = r"hub a/b: ConnectionError at row 2 of train, 4 times: reset by peer; run `collect` again"
+    with pytest.raises(BadSource, match=told):
+        texts(Hub(name="a/b"))
+    assert waits == [1.0, 10.0, 60.0]
 
 
 def test_without_datasets_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):

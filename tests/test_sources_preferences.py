@@ -185,6 +185,38 @@ def test_the_binarised_form_of_ultrafeedback_is_read(tmp_path: Path):
     assert (question(row), row.chosen, row.rejected) == ("Do.", "Done.", "No.")
 
 
+@pytest.mark.parametrize(("scores", "kept"), [((7.5, 7.0), 1), ((7.0, 7.0), 0), ((None, 7.0), 1), ((6.0, 7.0), 0)])
+def test_a_binarised_tie_of_ultrafeedback_is_refused(tmp_path: Path, scores: tuple[float | None, float], kept: int):
+    record = {"prompt": "Do.", "chosen": said("Do.", "Done."), "rejected": said("Do.", "No.")}
+    scored = {"score_chosen": scores[0], "score_rejected": scores[1]}
+    rows, refused = read("ultrafeedback", write(tmp_path / "a.jsonl", record | scored))
+    assert (len(rows), len(refused)) == (kept, 1 - kept)
+    assert all("a tie is no pair" in item.reason for item in refused)
+
+
+@pytest.mark.parametrize("name", ["tulu_if", "ultrafeedback"])
+def test_a_set_of_texts_may_talk_of_image_tags(tmp_path: Path, name: str):
+    asked = "What does <image> mean in HTML?"
+    record = {"prompt": asked, "chosen": said(asked, "A tag."), "rejected": said(asked, "No idea.")}
+    [row], refused = read(name, write(tmp_path / "a.jsonl", record))
+    assert (question(row), refused) == (asked, [])
+
+
+def test_your_own_texts_may_talk_of_image_tags_if_you_say_that_they_are_texts(tmp_path: Path):
+    asked = "What does <image> mean in HTML?"
+    path = write(tmp_path / "a.jsonl", {"prompt": asked, "chosen": "A tag.", "rejected": "No idea."})
+    [row], _ = read("preferences", path, columns={"images": "", "videos": ""})
+    assert question(row) == asked
+    assert "marks 1 pictures, the row has 0" in read("preferences", path)[1][0].reason
+
+
+def test_a_text_of_the_official_file_may_talk_of_image_tags(tmp_path: Path):
+    asked = "What does <image> mean?"
+    record = {"conversations_a": shared(asked, "A tag."), "conversations_b": shared(asked, "No idea.")}
+    [row], _ = read("ixc_pairs", write(tmp_path / "a.jsonl", record))
+    assert question(row) == asked
+
+
 def test_pku_by_helpfulness(tmp_path: Path):
     [row], _ = read("pku_saferlhf", write(tmp_path / "a.jsonl", SAFE), label="better")
     assert (row.chosen, row.rejected) == ("So.", "No.")
@@ -272,6 +304,20 @@ def test_the_official_training_file_has_texts_pictures_and_films(tmp_path: Path)
         ("Both are fluent. However, the second response is slightly better.", "second"),
         ("Compared to the first response, the second answer is inferior.", "first"),
         ("If the first response were right it would win. The second response is far superior.", "second"),
+        ("The second response is better since it is not vague.", "second"),
+        ("Although it is not perfect, the first response is better, if a bit long.", "first"),
+        ("Response 1 is better.", "first"),
+        ("Overall, response 2 is worse than response 1.", "first"),
+        ("The first one is clearly the better response.", "first"),
+        ("Compared to the first response the second is better.", "second"),
+        ("The better response is the second one.", "second"),
+        ("The second response is more detailed and accurate.", "second"),
+        ("The first response is less helpful.", "second"),
+        ("The first response is more accurate. The second response is better overall.", "second"),
+        ("The second response is better. The first response is more comprehensive.", "second"),
+        ("The first response is better at colours. All in all, the second response is better.", "second"),
+        ("At first sight the first response is better. In the end, the second response is better.", "second"),
+        ("The first response isn't better, the second response is.\nResponse 2 is preferred.", "second"),
     ],
 )
 def test_a_judgement_names_the_better_response(judgement: str, winner: str):
@@ -283,7 +329,13 @@ def test_a_judgement_names_the_better_response(judgement: str, winner: str):
     [
         "Neither the first response nor the second response is better.",
         "The first response is not better.",
-        "The first response is better. The second response is better.",
+        "The first response is better and the second response is better.",
+        "The first response is more accurate but the second response is more helpful.",
+        "The first response is better at naming colours.",
+        "The second response is better in terms of style.",
+        "It is hard to say whether the first response is better.",
+        "The first response isn't better.",
+        "Both are equally good. The first response is no better.",
         "",
     ],
 )

@@ -21,7 +21,7 @@ from PIL import Image
 
 from ixc.judging.verifiers import check
 from ixc.media import Store
-from ixc.sources import BadSource, Refused, Row, tables
+from ixc.sources import READERS, BadSource, Refused, Row, tables
 from ixc.sources.answers import choice, short
 from ixc.sources.hub import Hub
 from ixc.sources.licences import Licence
@@ -366,6 +366,17 @@ SETS = {
         split="val",
         bad={"answer": ("", "answer: empty"), "image": (None, "neither bytes")},
     ),
+    "chartqa_stored_labels": Set(
+        module="chartqa",
+        write=as_parquet("data/train-00000-of-00003.parquet"),
+        good={"image": STORED, "query": "How many?", "label": ["1,250.5"], "human_or_machine": 0},
+        prompt="How many?",
+        answer="1,250.5.",
+        value="1250.5",
+        check="chart",
+        optional=("human_or_machine",),
+        bad={"label": (["1", "2"], "expected one"), "query": ("", "empty"), "image": (None, "neither bytes")},
+    ),
     "dvqa": Set(
         module="dvqa",
         write=as_list("val_easy_qa.json"),
@@ -656,6 +667,25 @@ def test_pmc_vqa_knows_the_answer_by_letter_or_text(tmp_path: Path, answer: str)
     assert row.gold and row.gold.value == "B. a dog"
 
 
+@pytest.mark.parametrize(
+    ("files", "kept"), [(("test", "test_clean"), 1), (("test_clean",), 1), (("test", "test_2"), 2)]
+)
+def test_pmc_vqa_reads_the_clean_part_of_its_test_once(tmp_path: Path, files: tuple[str, ...], kept: int):
+    folder = folder_of("pmc_vqa", tmp_path, {})
+    for name in files:
+        put(folder / f"{name}.csv", (folder / "train.csv").read_bytes())
+    (folder / "train.csv").unlink()
+    assert len(read("pmc_vqa", folder)[0]) == kept
+
+
+def test_pmc_vqa_as_a_table_of_the_hub_has_its_figures_in_a_column(monkeypatch: pytest.MonkeyPatch):
+    record = SETS["pmc_vqa"].good
+    monkeypatch.setattr(tables, "stream", lambda hub: iter([record | {"image": STORED}, record]))
+    row, refused = READERS["pmc_vqa"](Hub(name="owner/name", split="test"), 0)
+    assert isinstance(row, Row) and (row.media[0].data, row.split) == (png(), "val")
+    assert isinstance(refused, Refused) and refused.reason.startswith("image: None: neither bytes")
+
+
 def test_two_figures_of_one_name_are_not_guessed_between(tmp_path: Path):
     folder = folder_of("pmc_vqa", tmp_path, {})
     put(folder / "other/PMC1_Fig1.jpg", png("blue"))
@@ -743,7 +773,15 @@ def test_geoqa_reads_old_pickles(tmp_path: Path):
     assert refused == [] and row.media[0].data and Image.open(io.BytesIO(row.media[0].data)).size == (6, 4)
 
 
-ON_THE_HUB = ("aokvqa_stored", "ai2d_stored", "iconqa_stored", "chartqa_stored", "scienceqa_stored", "clevr_math")
+ON_THE_HUB = (
+    "aokvqa_stored",
+    "ai2d_stored",
+    "iconqa_stored",
+    "chartqa_stored",
+    "chartqa_stored_labels",
+    "scienceqa_stored",
+    "clevr_math",
+)
 
 
 @pytest.mark.parametrize("name", ON_THE_HUB)

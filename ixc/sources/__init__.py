@@ -39,9 +39,9 @@ class Row:
     wrong: tuple[str, ...] = ()
     """Answers in full words that the source knows to be wrong: what a hallucination would say."""
     split: Literal["train", "val"] | None = None
-    """None: `collect` decides, by `group`."""
+    """None: `val` if its file's name says that it is for tests, else `collect` decides."""
     group: str = ""
-    """Rows of one group, say of one picture, are held out together; empty: the row stands alone."""
+    """Rows of one group are held out together, as those of one picture or prompt always are; empty: of none."""
     meta: dict[str, Any] = field(default_factory=dict)
 
 

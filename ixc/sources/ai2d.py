@@ -15,7 +15,7 @@ from ixc.sources import Refused, Row
 from ixc.sources.answers import choice, lettered
 from ixc.sources.licences import Licence
 from ixc.sources.native import Origin, Record, Unusable, media, take
-from ixc.sources.tables import Entry, each, held_out, texts
+from ixc.sources.tables import Entry, each, texts
 
 LICENCE = Licence(name="CC BY-SA", commercial=True, note="the pictures were collected from the web")
 
@@ -64,6 +64,5 @@ def _stored(entry: Entry) -> Row:
         domain="text_rich",
         prompt=lettered(take(record, "question", str), options),
         media=(media(entry.folder, record["image"], "image"),),
-        split=held_out(entry.file),
         **choice(options, int(index)),
     )

@@ -19,7 +19,7 @@ from ixc.sources.answers import asked, choice, lettered
 from ixc.sources.licences import Licence
 from ixc.sources.native import Origin, Record, Unusable, media, take
 from ixc.sources.phrases import sentence
-from ixc.sources.tables import Entry, each, held_out, texts
+from ixc.sources.tables import Entry, each, texts
 
 LICENCE = Licence(name="Apache-2.0", commercial=True, note="the pictures, COCO's, keep their Flickr licences")
 SHORT = "Answer in a word or a short phrase."
@@ -36,8 +36,7 @@ def _rows(entry: Entry) -> Iterator[Row]:
     options = texts(record, "choices")
     answer = choice(options, take(record, "correct_choice_idx", int), reason=_rationale(record))
     image = media(entry.folder, record["image"] if "image" in record else _coco(record), "image")
-    split = held_out(entry.file)
-    common = {"domain": "general", "media": (image,), "group": str(record.get("image_id") or ""), "split": split}
+    common = {"domain": "general", "media": (image,), "group": str(record.get("image_id") or "")}
 
     direct = _direct_answers(record)
     yield Row(id=id, prompt=lettered(question, options), **common, **answer)

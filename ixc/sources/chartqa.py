@@ -1,8 +1,8 @@
 """ChartQA: questions on charts, by people and by machine. GPL-3.0; commercial use allowed.
 
 Native: `<split>/<split>_{human,augmented}.json`, a list of `{"imgname", "query", "label"}`, the charts in
-`<split>/png/`; or Parquet, `image`, `question`, `answer`, `type`. By the set's own measure a number may be off by
-5 %.
+`<split>/png/`; or Parquet, the chart in `image`, with `query` and `label` (HuggingFaceM4/ChartQA, which has all splits)
+or `question` and `answer` (lmms-lab's test split). By the set's own measure a number may be off by 5 %.
 
 Source: https://github.com/vis-nlp/ChartQA, arXiv:2203.10244.
 """
@@ -15,7 +15,7 @@ from ixc.sources import File, Refused, Row
 from ixc.sources.answers import asked, short
 from ixc.sources.licences import Licence
 from ixc.sources.native import Origin, Unusable, media, take
-from ixc.sources.tables import Entry, each, held_out
+from ixc.sources.tables import Entry, each
 
 LICENCE = Licence(name="GPL-3.0", commercial=True, note="copyleft; the charts were collected from the web")
 
@@ -27,16 +27,16 @@ def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
 
 def _rows(entry: Entry) -> list[Row]:
     record, stored = entry.record, "image" in entry.record
-    answer = short(_label(take(record, "answer" if stored else "label", object)))
+    asks, answers = ("question", "answer") if "question" in record else ("query", "label")
+    answer = short(_label(take(record, answers, object)))
     if answer["gold"].check == "number":
         answer["gold"] = replace(answer["gold"], check="chart")
     row = Row(
         id=entry.id,
         domain="text_rich",
-        prompt=asked(take(record, "question" if stored else "query", str)),
+        prompt=asked(take(record, asks, str)),
         media=(media(entry.folder, record["image"], "image") if stored else _chart(entry),),
         group="" if stored else str(record["imgname"]),
-        split=held_out(entry.file),
         **answer,
     )
     return [row]
@@ -52,5 +52,5 @@ def _label(value: object) -> object:
     if not isinstance(value, list):
         return value
     if len(value) != 1:
-        raise Unusable(f"answer: {value!r}: expected one; remove the row")
+        raise Unusable(f"label: {value!r}: expected one; remove the row")
     return value[0]

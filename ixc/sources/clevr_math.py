@@ -11,7 +11,7 @@ from ixc.sources import Refused, Row
 from ixc.sources.answers import asked, short
 from ixc.sources.licences import Licence
 from ixc.sources.native import Origin, media, take
-from ixc.sources.tables import Entry, each, held_out
+from ixc.sources.tables import Entry, each
 
 LICENCE = Licence(name="CC BY 4.0", commercial=True)
 
@@ -28,7 +28,6 @@ def _rows(entry: Entry) -> list[Row]:
         domain="reasoning",
         prompt=asked(take(record, "question", str)),
         media=(media(entry.folder, take(record, "image", object), "image"),),
-        split=held_out(entry.file),
         meta={"template": record.get("template")},
         **short(take(record, "label", int)),
     )

@@ -14,7 +14,7 @@ from ixc.sources import Refused, Row
 from ixc.sources.answers import asked, short
 from ixc.sources.licences import Licence
 from ixc.sources.native import home, take
-from ixc.sources.tables import Entry, Locate, each, held_out, locator
+from ixc.sources.tables import Entry, Locate, each, locator
 
 LICENCE = Licence(name="CC BY-NC 4.0", commercial=False)
 HINT = "Write a value in digits and a count in words."
@@ -33,7 +33,6 @@ def _rows(entry: Entry, locate: Locate) -> list[Row]:
         prompt=asked(f"{take(record, 'question', str)}\n{HINT}"),
         media=(locate(chart),),
         group=chart,
-        split=held_out(entry.file),
         meta={"kind": record.get("question_type")},
         **short(take(record, "answer", object)),
     )

@@ -14,7 +14,7 @@ from ixc.sources import Refused, Row
 from ixc.sources.answers import asked, reference
 from ixc.sources.licences import Licence
 from ixc.sources.native import home, take
-from ixc.sources.tables import Entry, Locate, each, held_out, locator
+from ixc.sources.tables import Entry, Locate, each, locator
 
 LICENCE = Licence(name="CC BY-NC-SA 4.0", commercial=False)
 
@@ -32,7 +32,6 @@ def _rows(entry: Entry, locate: Locate) -> list[Row]:
         prompt=asked(take(record, "instruction", str)),
         media=(locate(film),),
         group=film,
-        split=held_out(entry.file),
         meta={"task": take(record, "task", str)},
         **reference(take(record, "output", str)),
     )

@@ -22,7 +22,7 @@ from ixc.sources import File, Refused, Row
 from ixc.sources.answers import choice, lettered
 from ixc.sources.licences import Licence
 from ixc.sources.native import Record, Unusable, attempt, find, home, take
-from ixc.sources.tables import held_out, texts
+from ixc.sources.tables import texts
 
 LICENCE = Licence(name="not stated", commercial=False, note="ask the authors")
 
@@ -36,7 +36,7 @@ def read(path: Path, seed: int) -> Iterator[Row | Refused]:
             yield problems
             continue
         for number, record in enumerate(problems, start=1):
-            yield from attempt(lambda record, n, name=name: [_row(record, name, n)], record, number, file)
+            yield from attempt(lambda record, n, name=name: [_row(record, name, n)], record, number, name)
 
 
 class _Plain(pickle.Unpickler):
@@ -79,7 +79,6 @@ def _row(record: Record, name: str, number: int) -> Row:
         prompt=lettered(_question(record), options),
         media=(File(kind="image", data=_png(take(record, "image", np.ndarray)), suffix=".png"),),
         group=str(take(record, "id", object)),
-        split=held_out(name),
         meta={"points": record.get("formal_point")},
         **choice(options, index(label)),
     )

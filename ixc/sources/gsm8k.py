@@ -15,7 +15,7 @@ from pathlib import Path
 from ixc.samples import Gold, Turn
 from ixc.sources import Refused, Row
 from ixc.sources.licences import Licence
-from ixc.sources.native import Record, Unusable, find, home, rows, take
+from ixc.sources.native import Record, Unusable, find, home, matching, rows, take
 
 LICENCE = Licence(name="MIT", commercial=True, note="a public benchmark")
 
@@ -27,7 +27,7 @@ def read(path: Path, seed: int) -> Iterator[Row | Refused]:
 
     In turn, for `limit` is to leave some of each.
     """
-    solved = sorted(home(path).glob("example_model_solutions*.jsonl"))
+    solved = matching(home(path), "example_model_solutions*.jsonl")
     for each in zip_longest(_all(find(path, "test*.jsonl", "train*.jsonl"), _problem), _all(solved, _pair)):
         yield from (item for item in each if item is not None)
 

@@ -2,7 +2,7 @@
 
 Native: `task.json` of BIG-bench, `{"examples": [{"input", "target_scores": {answer: 0 or 1}}]}`; or the hub's form,
 `{"input", "targets": {"choices": [str, str], "labels": [int, int]}}`, 1 for the better answer.
-An evaluation set: RewardBench's older prior sets contain it.
+An evaluation set, part of RewardBench's older prior sets: all of it is held out.
 
 Source: https://huggingface.co/datasets/HuggingFaceH4/hhh_alignment, arXiv:2112.00861.
 """
@@ -13,14 +13,14 @@ from pathlib import Path
 from ixc.samples import Turn
 from ixc.sources import Refused, Row
 from ixc.sources.licences import Licence
-from ixc.sources.native import Entry, Origin, Record, Unusable, attempt, document, each, home, take
+from ixc.sources.native import Entry, Origin, Record, Unusable, attempt, document, each, home, matching, take
 
 LICENCE = Licence(name="Apache-2.0", commercial=True, note="a public benchmark")
 
 
 def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
     """Ready pairs."""
-    tasks = sorted(home(origin).glob("**/task.json")) if isinstance(origin, Path) else []
+    tasks = matching(home(origin), "**/task.json") if isinstance(origin, Path) else []
     for file in tasks:
         yield from _task(file, file.parent.name)
     if not tasks:
@@ -37,14 +37,16 @@ def _task(file: Path, name: str) -> Iterator[Row | Refused]:
         return
     for number, example in enumerate(examples, start=1):
         yield from attempt(
-            lambda record, number: [_row(Entry(record, f"{name}/{number}", None))], example, number, file
+            lambda record, number: [_row(Entry(record, f"{name}/{number}", None))], example, number, file.name
         )
 
 
 def _row(entry: Entry) -> Row:
     prompt, (chosen, rejected) = take(entry.record, "input", str), _answers(entry.record)
     turn = Turn(role="user", content=prompt)
-    return Row(id=entry.id, domain="safety", prompt=(turn,), chosen=chosen, rejected=rejected, group=prompt)
+    return Row(
+        id=entry.id, domain="safety", prompt=(turn,), chosen=chosen, rejected=rejected, group=prompt, split="val"
+    )
 
 
 def _answers(record: Record) -> tuple[str, str]:

@@ -15,7 +15,8 @@ from ixc.sources import File, Refused, Row
 from ixc.sources.answers import asked, choice, lettered, position, short
 from ixc.sources.licences import Licence
 from ixc.sources.native import Origin, Record, Unusable, media, take
-from ixc.sources.tables import Entry, each, held_out, texts
+from ixc.sources.splits import held_out
+from ixc.sources.tables import Entry, each, texts
 
 LICENCE = Licence(name="CC BY-NC-SA 4.0", commercial=False)
 MAX_PICTURES = 5
@@ -48,7 +49,7 @@ def _rows(entry: Entry) -> list[Row]:
         prompt=prompt,
         media=_stored(entry, len(names)) if stored else _native(entry, kind, names),
         group="" if stored else entry.key,
-        split=held_out(entry.file if stored else take(record, "split", str)),
+        split=None if stored else held_out(take(record, "split", str)),
         meta={"kind": kind},
         **answer,
     )

@@ -31,7 +31,7 @@ def _row(entry: Entry, domain: Domain) -> Row:
     return Row(
         id=entry.id,
         domain=domain,
-        prompt=place(prompt, files),
+        prompt=place(prompt, files) if files else prompt,
         media=files,
         chosen=chosen,
         rejected=rejected,

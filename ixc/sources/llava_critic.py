@@ -21,12 +21,22 @@ _TASK = re.compile(
     r"Question: ?\[(.*)\]\s*The first response: ?\[(.*)\]\s*The second response: ?\[(.*)\]\s*(?:ASSISTANT:\s*)?$",
     re.DOTALL,
 )
-_VERDICT = re.compile(
-    r"\b(first|second) (?:response|answer)\b[^;,]{0,20}?\b(?:is|was|are) (?:\w+ly |much |far |a bit |the )?"
-    r"(?:(better|superior|preferable|preferred|stronger)|worse|inferior|weaker)\b",
-    re.IGNORECASE,
-)
-_HEDGED = re.compile(r"\b(?:neither|equally|not|if|whether)\b", re.IGNORECASE)
+_NOUN = r"(?:response|answer|one|choice|option)"
+_FIRST = rf"(?:the (?:first|former)|first {_NOUN}|(?:response|answer) (?:1|one|a))\b"
+_SECOND = rf"(?:the (?:second|latter)|second {_NOUN}|(?:response|answer) (?:2|two|b))\b"
+_WHICH = rf"\b(?:(?P<first>{_FIRST})|{_SECOND})"
+_ADVERBS = r"(?:(?:\w+ly|much|far|a bit|a little|still|even|the) ){0,2}"
+_IS = rf"(?:(?!{_FIRST}|{_SECOND})[^;,]){{0,25}}?\b(?:is|was|are) {_ADVERBS}"
+# Better in one respect is no verdict on the whole.
+_WHOLE = rf"(?!(?: {_NOUN})? (?:at|on|regarding|in terms of|with respect to|with regard to|in its|in the|in how)\b)"
+_WORTH = "accurate|helpful|correct|relevant|informative|comprehensive|complete|appropriate|faithful|reliable|useful"
+_STATED = rf"{_WHICH}{_IS}(?:(?P<better>better|superior|preferable|preferred|stronger)|worse|inferior|weaker)\b{_WHOLE}"
+_TURNED = rf"\b(?:(?P<better>better|superior|preferred)|worse|inferior|weaker) {_NOUN} is {_WHICH}"
+_WEIGHED = rf"{_WHICH}{_IS}(?:(?P<better>more)|less) (?:\w+ and )?(?:{_WORTH})\b{_WHOLE}"
+_VERDICTS = [[re.compile(form, re.IGNORECASE) for form in forms] for forms in ((_STATED, _TURNED), (_WEIGHED,))]
+"""In plain words, and, where there are none, by what makes an answer worth more."""
+_HEDGED = re.compile(r"\b(?:neither|nor|equally|not|no|if|whether)\b|n't\b", re.IGNORECASE)
+_CLAUSE = re.compile(r"[;,:]|\b(?:because|since|as|but|while|whereas|although|though|so)\b", re.IGNORECASE)
 
 
 def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
@@ -53,7 +63,7 @@ def _row(entry: Entry) -> Row:
 
 
 def better(judgement: str) -> str:
-    """Which response a judgement prefers: first or second.
+    """Which response a judgement prefers, by the last sentence that says so: first or second.
 
     >>> better("The second response is slightly worse: it overlooks the dog.")
     'first'
@@ -61,12 +71,23 @@ def better(judgement: str) -> str:
     Raises:
         Unusable: it prefers none, or says both.
     """
-    sentences = [text for text in re.split(r"[.!?\n]", judgement) if not _HEDGED.search(text)]
-    named = {_winner(*said) for text in sentences for said in _VERDICT.findall(text)}
+    sentences = re.split(r"[.!?\n]", judgement)[::-1]
+    found = (_preferred(sentence, forms) for forms in _VERDICTS for sentence in sentences)
+    named = next(filter(None, found), set())
     if len(named) != 1:
         raise Unusable(f"a judgement that prefers {'both' if named else 'neither'}: {judgement[:60]!r}; remove the row")
     return named.pop()
 
 
-def _winner(which: str, better: str) -> str:
-    return "first" if (which.lower() == "first") == bool(better) else "second"
+def _preferred(sentence: str, forms: list[re.Pattern[str]]) -> set[str]:
+    """What the clauses of a sentence prefer; a hedge counts in its own clause, before the verdict."""
+    verdicts = [verdict for form in forms for verdict in form.finditer(sentence)]
+    return {_winner(verdict) for verdict in verdicts if not _HEDGED.search(_so_far(sentence, verdict.end()))}
+
+
+def _so_far(sentence: str, end: int) -> str:
+    return _CLAUSE.split(sentence[:end])[-1]
+
+
+def _winner(verdict: re.Match[str]) -> str:
+    return "first" if bool(verdict["first"]) == bool(verdict["better"]) else "second"

@@ -18,7 +18,7 @@ from string import ascii_uppercase
 from ixc.samples import Gold, Turn
 from ixc.sources import Refused, Row
 from ixc.sources.licences import Licence
-from ixc.sources.native import Record, Unusable, find, home, lines, media, rows, take
+from ixc.sources.native import Record, Unusable, find, home, lines, matching, media, rows, take
 
 LICENCE = Licence(name="MIT", commercial=True, note="a public benchmark")
 
@@ -28,7 +28,7 @@ _MARK = re.compile(r"<image(\d+)>")
 def read(path: Path, seed: int) -> Iterator[Row | Refused]:
     """A prompt per problem, and a pair where some model is right and some wrong."""
     folder, answers = home(path), defaultdict(list)
-    for file in sorted(folder.glob("outputs/*.jsonl")):
+    for file in matching(folder, "outputs/*.jsonl"):
         for item in lines(file):
             if isinstance(item, Refused):
                 yield item

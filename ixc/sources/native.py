@@ -7,6 +7,7 @@ import reprlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 
 from ixc.sources import BadSource, File, Refused, Row
 from ixc.sources.hub import Hub, stream
+from ixc.sources.splits import held_out
 
 T = TypeVar("T")
 Record = dict[str, Any]
@@ -61,21 +63,41 @@ def find(path: Origin, *patterns: str) -> list[Path]:
     """The files of a source: `path` itself, or what matches below the folder, sorted.
 
     Raises:
-        BadSource: there is none.
+        BadSource: there is none, or one is a link out of the folder.
     """
     if isinstance(path, Hub):
         raise BadSource(f"hub {path.name}: this reader reads files only; download the data set and set `path`")
     if path.is_file():
         return [path]
-    found = sorted({file for pattern in patterns for file in path.glob(pattern) if _is_data(file, path)})
+    found = matching(path, *patterns)
     if not found:
         raise BadSource(f"{path}: no file {' or '.join(patterns)}; set `path` to the data set's own folder")
+    return found
+
+
+def matching(folder: Path, *patterns: str) -> list[Path]:
+    """The data files below a folder that match, sorted; perhaps none.
+
+    Raises:
+        BadSource: one is a link out of the folder.
+    """
+    found = sorted({file for pattern in patterns for file in folder.glob(pattern) if _is_data(file, folder)})
+    if astray := [file for file in found if not _inside(file, folder)]:
+        remedy = "copy the file, or set `path` to its folder"
+        raise BadSource(f"{astray[0]}: a link that leaves the source's folder; {remedy}")
     return found
 
 
 def _is_data(file: Path, folder: Path) -> bool:
     hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
     return file.is_file() and not hidden and file.name not in _ABOUT
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    """Whether a file is below a folder, links followed; the hub's cache keeps what its snapshots link to in `blobs`."""
+    real, top = path.resolve(), folder.resolve()
+    snapshots = next((place for place in top.parents if place.name == "snapshots"), None)
+    return real.is_relative_to(top) or (snapshots is not None and real.is_relative_to(snapshots.parent / "blobs"))
 
 
 def home(path: Path) -> Path:
@@ -93,7 +115,7 @@ def each(origin: Origin, make: Callable[[Entry], Iterable[Row]], *patterns: str)
                 yield item
             else:
                 entry = Entry(item[1], f"{part}/{item[0]}", folder)
-                yield from _attempt(lambda entry=entry: make(entry), f"{name}:{item[0]}")
+                yield from _attempt(lambda entry=entry: make(entry), f"{name}:{item[0]}", name)
 
 
 def _parts(origin: Origin, patterns: Iterable[str]) -> Iterator[tuple[str, Numbered]]:
@@ -108,19 +130,23 @@ def _parts(origin: Origin, patterns: Iterable[str]) -> Iterator[tuple[str, Numbe
 def rows(path: Path, make: Make) -> Iterator[Row | Refused]:
     """What `make` turns the records of a JSON-lines file into."""
     for item in lines(path):
-        yield from [item] if isinstance(item, Refused) else attempt(make, item[1], item[0], path)
+        yield from [item] if isinstance(item, Refused) else attempt(make, item[1], item[0], path.name)
 
 
-def attempt(make: Make, record: Any, number: int, path: Path) -> list[Row | Refused]:
-    """The rows of one record: all of them, or one refusal."""
-    if isinstance(found := _object(record, f"{path.name}:{number}", number), Refused):
+def attempt(make: Make, record: Any, number: int, name: str) -> list[Row | Refused]:
+    """The rows of one record: all of them, or one refusal.
+
+    Args:
+        name: of the file, below the source's folder. Where it says so, rows without a split of their own are held out.
+    """
+    if isinstance(found := _object(record, f"{name}:{number}", number), Refused):
         return [found]
-    return _attempt(lambda: make(record, number), f"{path.name}:{number}")
+    return _attempt(lambda: make(record, number), f"{name}:{number}", name)
 
 
-def _attempt(make: Callable[[], Iterable[Row]], where: str) -> list[Row | Refused]:
+def _attempt(make: Callable[[], Iterable[Row]], where: str, name: str) -> list[Row | Refused]:
     try:
-        return list(make())
+        return [row if row.split else replace(row, split=held_out(name)) for row in make()]
     except Unusable as error:
         return [Refused(where=where, reason=str(error))]
     except (TypeError, AttributeError, ValueError, LookupError) as error:  # a value that `make` did not expect
@@ -361,7 +387,7 @@ def media(folder: Path | None, value: Any, kind: Literal["image", "video"]) -> F
 def _below(folder: Path, name: str) -> Path:
     path, shown = folder / name, reprlib.repr(name) if len(name) > 200 else repr(name)
     try:
-        inside, there = path.resolve().is_relative_to(folder.resolve()), path.is_file()
+        inside, there = _inside(path, folder), path.is_file()
     except (OSError, RuntimeError) as error:  # a name of a thousand letters, a link to itself
         raise Unusable(f"{shown}: cannot be a file's name ({type(error).__name__}); correct it") from error
     if not inside:

@@ -1,43 +1,48 @@
 """PMC-VQA: choices on figures of medical articles. CC BY-SA; treated as closed to commercial use.
 
 Native: `{train,test}*.csv` with `Figure_path`, `Question`, `Choice A` to `Choice D` (`" A:text "`), `Answer`
-(letter or text) and in some files `Answer_label` (letter); the figures anywhere below the folder.
+(letter or text) and in some files `Answer_label` (letter); the figures anywhere below the folder. `test_clean.csv` is a
+part of `test.csv` and read only without it. Or a table of the hub with the same columns and the figure in `image`.
 
 Source: https://github.com/xiaoman-zhang/PMC-VQA, arXiv:2305.10415.
 """
 
 import re
 from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
 
-from ixc.sources import Refused, Row
+from ixc.sources import File, Refused, Row
 from ixc.sources.answers import choice, lettered, position
+from ixc.sources.hub import Hub
 from ixc.sources.licences import Licence
-from ixc.sources.native import Record, home, take
-from ixc.sources.tables import Entry, Locate, each, held_out, locator
+from ixc.sources.native import Origin, Record, home, media, take
+from ixc.sources.tables import Entry, each, locator
 
 LICENCE = Licence(name="CC BY-SA", commercial=False, note="each figure keeps the licence of its article")
 _LETTERS = "ABCD"
 
 
-def read(path: Path, seed: int) -> Iterator[Row | Refused]:
+def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
     """A choice per question."""
-    locate = locator(home(path), "image", ".jpg", ".jpeg", ".png")
-    yield from each(path, partial(_rows, locate=locate), "train*.csv", "test*.csv")
+    if isinstance(origin, Hub):
+        yield from each(origin, lambda entry: _rows(entry, media(None, entry.record.get("image"), "image")))
+        return
+    locate, whole = locator(home(origin), "image", ".jpg", ".jpeg", ".png"), (home(origin) / "test.csv").is_file()
+    tests = ("test.csv", "test_[!c]*.csv") if whole else ("test*.csv",)
+    yield from each(origin, lambda entry: _rows(entry, locate(_figure(entry))), "train*.csv", *tests)
 
 
-def _rows(entry: Entry, locate: Locate) -> list[Row]:
+def _figure(entry: Entry) -> str:
+    return take(entry.record, "Figure_path", str).strip()
+
+
+def _rows(entry: Entry, figure: File) -> list[Row]:
     record = entry.record
-    figure = take(record, "Figure_path", str).strip()
     options = [_option(take(record, f"Choice {letter}", str), letter) for letter in _LETTERS]
     row = Row(
         id=entry.id,
         domain="general",
         prompt=lettered(take(record, "Question", str), options),
-        media=(locate(figure),),
-        group=figure,
-        split=held_out(entry.file),
+        media=(figure,),
         **choice(options, _right(record, options)),
     )
     return [row]

@@ -5,7 +5,8 @@ or `{"from", "value"}`; missing: what the two answers begin with), and either `c
 a text, a turn, or a conversation that ends with it) or `answer` (a reference; a prompt whose answers a judge
 compares). Optional: `id`, `domain` (of `ixc.samples.Domain`, else `general`), `images` and `videos` (names below
 the source's folder, or bytes, one or a list). It is TRL's preference format, implicit prompts included, and sharegpt's.
-Where there are several pictures, `<ImageHere>` or `<image>` in the prompt marks the place of each.
+Where there are several pictures, `<ImageHere>` or `<image>` in the prompt marks the place of each. A set that has none
+at all says so, `columns: {images: "", videos: ""}`: then `<image>` in a prompt is a word like any other.
 
 Licence and commercial use are what you know of them: say so in `collect.sources[].commercial`.
 """
@@ -42,6 +43,8 @@ class Columns:
 
 
 PLAIN = Columns()
+TEXTS = Columns(images="", videos="")
+"""Of a set without pictures and films."""
 
 
 def read(origin: Origin, seed: int, columns: Columns = PLAIN, domain: Domain = "general") -> Iterator[Row | Refused]:
@@ -63,7 +66,7 @@ def row(entry: Entry, columns: Columns, domain: Domain) -> Row:
     return Row(
         id=entry.id if id is None else str(id),
         domain=_domain(record.get(columns.domain) or domain),
-        prompt=place(found.prompt, files),
+        prompt=place(found.prompt, files) if columns.images or columns.videos else found.prompt,
         media=files,
         gold=Gold(check="open", value=answer, answer=answer) if answer else None,
         chosen=found.chosen,

@@ -13,7 +13,8 @@ from ixc.sources import File, Refused, Row
 from ixc.sources.answers import choice, lettered
 from ixc.sources.licences import Licence
 from ixc.sources.native import Origin, media, take
-from ixc.sources.tables import Entry, each, held_out, texts
+from ixc.sources.splits import held_out
+from ixc.sources.tables import Entry, each, texts
 
 LICENCE = Licence(name="CC BY-NC-SA 4.0", commercial=False)
 
@@ -32,7 +33,7 @@ def _rows(entry: Entry) -> list[Row]:
         domain="text_rich",
         prompt=lettered(f"{hint}\n{question}", options),
         media=_pictures(entry, native),
-        split=held_out(take(record, "split", str) if native else entry.file),
+        split=held_out(take(record, "split", str)) if native else None,
         meta={"subject": record.get("subject")},
         **choice(options, take(record, "answer", int), reason=str(record.get("solution") or "")),
     )

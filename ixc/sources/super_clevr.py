@@ -1,7 +1,8 @@
 """Super-CLEVR: questions on rendered vehicles. Questions CC-BY-4.0, pictures BSD; commercial use allowed.
 
 Native: `superCLEVR_questions*.json`, `{"questions": [{"image_filename", "question", "answer"}]}`, true or
-false, a number or a word for an answer; the pictures are in `images/`.
+false, a number or a word for an answer; the pictures are in `images/`. By `image_index`, the first 20,000 pictures are
+for training, the next 5,000 for validation, the last 5,000 for tests.
 
 Source: https://github.com/Lizw14/Super-CLEVR; Z. Li et al., CVPR 2023.
 """
@@ -15,6 +16,7 @@ from ixc.sources import Refused, Row
 from ixc.sources.licences import Licence
 from ixc.sources.native import Record, Unusable, attempt, document, find, home, media, take
 from ixc.sources.phrases import opposite, sentence
+from ixc.sources.splits import held_out
 
 LICENCE = Licence(name="CC-BY-4.0", commercial=True, note="pictures: BSD")
 
@@ -24,6 +26,9 @@ _KINDS = (
     {"gray", "red", "blue", "green", "brown", "purple", "cyan", "yellow"},
 )
 """Answers to questions about size, material and colour; what is left names parts or vehicles."""
+
+FOR_TRAINING = 20_000
+"""Pictures."""
 
 
 def read(path: Path, seed: int) -> Iterator[Row | Refused]:
@@ -47,7 +52,7 @@ def _rows(questions: list[Record], file: Path, folder: Path, seed: int) -> Itera
         return [_row(record, f"{part.strip('_')}/{number}", folder, names, random.Random(f"{seed}/{part}/{number}"))]
 
     for number, record in enumerate(questions, start=1):
-        yield from attempt(make, record, number, file)
+        yield from attempt(make, record, number, file.name)
 
 
 def _row(record: Record, id: str, folder: Path, names: set[str], rng: random.Random) -> Row:
@@ -60,8 +65,15 @@ def _row(record: Record, id: str, folder: Path, names: set[str], rng: random.Ran
         media=(media(folder, f"images/{picture}", "image"),),
         gold=gold,
         wrong=wrong,
+        split="val" if _index(record) >= FOR_TRAINING else held_out(str(record.get("split"))),
         group=picture,
     )
+
+
+def _index(record: Record) -> int:
+    """Of the picture; of those that do not say, -1."""
+    index = record.get("image_index")
+    return index if isinstance(index, int) else -1
 
 
 def _gold(value: object, names: set[str], rng: random.Random) -> tuple[Gold, tuple[str, ...]]:

@@ -83,7 +83,7 @@ def each(
         if isinstance(entry, Refused):
             yield entry
             continue
-        for item in attempt(lambda *_, entry=entry: make(entry), entry.record, 0, Path(entry.file)):
+        for item in attempt(lambda *_, entry=entry: make(entry), entry.record, 0, entry.file):
             yield item if isinstance(item, Row) else replace(item, where=entry.where)
 
 
@@ -298,21 +298,3 @@ def texts(record: Record, name: str) -> list[str]:
     if len(found) < len(values) or not all(found):
         raise Unusable(f"{name}: {reprlib.repr(values)}: expected texts, none of them empty; correct it")
     return found
-
-
-def held_out(split: str) -> Literal["val"] | None:
-    """Never train on what its authors keep for validation and tests; `collect` splits the rest.
-
-    Args:
-        split: a split's name, or a file that has it in its own name or, failing that, its folder's.
-
-    >>> [held_out(name) for name in ("tqa_train_val_test/train/a.json", "aokvqa_v1p0_val.json", "data.json")]
-    [None, 'val', None]
-    """
-    for part in reversed(Path(split).parts):
-        words = set(re.findall("[a-z]+", part.lower()))
-        if words & {"train", "trainval", "minitrain"}:
-            return None
-        if words & {"val", "valid", "validation", "dev", "test", "minival", "minitest"}:
-            return "val"
-    return None

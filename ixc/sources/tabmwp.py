@@ -13,7 +13,8 @@ from ixc.sources import Refused, Row
 from ixc.sources.answers import asked, choice, lettered, position, short
 from ixc.sources.licences import Licence
 from ixc.sources.native import media, take
-from ixc.sources.tables import Entry, each, held_out, texts
+from ixc.sources.splits import held_out
+from ixc.sources.tables import Entry, each, texts
 
 LICENCE = Licence(name="CC BY-NC-SA 4.0", commercial=False)
 

@@ -16,7 +16,7 @@ from ixc.sources import Refused, Row
 from ixc.sources.answers import choice, lettered, position
 from ixc.sources.licences import Licence
 from ixc.sources.native import Record, media, take
-from ixc.sources.tables import Entry, each, held_out
+from ixc.sources.tables import Entry, each
 
 LICENCE = Licence(name="CC BY-NC 3.0", commercial=False)
 
@@ -41,7 +41,6 @@ def _rows(entry: Entry) -> list[Row]:
         prompt=lettered(_text(record, "beingAsked"), options),
         media=(media(entry.folder, f"{PurePosixPath(entry.file).parent}/{name}", "image"),),
         group=name,
-        split=held_out(entry.file),
         **choice(options, right),
     )
     return [row]

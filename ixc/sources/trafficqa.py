@@ -15,7 +15,7 @@ from ixc.sources import Refused, Row
 from ixc.sources.answers import choice, lettered
 from ixc.sources.licences import Licence
 from ixc.sources.native import Unusable, home, take
-from ixc.sources.tables import Entry, Locate, each, held_out, locator
+from ixc.sources.tables import Entry, Locate, each, locator
 
 LICENCE = Licence(name="research only", commercial=False, note="films on request from the authors")
 
@@ -40,7 +40,6 @@ def _rows(entry: Entry, locate: Locate) -> list[Row]:
         prompt=lettered(take(record, "q_body", str), listed),
         media=(locate(film),),
         group=film,
-        split=held_out(entry.file),
         meta={"kind": record.get("q_type"), "perspective": record.get("perspective")},
         **choice(listed, given.index(right)),
     )

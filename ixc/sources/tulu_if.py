@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from ixc.sources import Refused, Row
 from ixc.sources.licences import Licence
 from ixc.sources.native import Origin, each
-from ixc.sources.preferences import PLAIN, row
+from ixc.sources.preferences import TEXTS, row
 
 LICENCE = Licence(name="ODC-BY-1.0", commercial=False, note="parts were written by models with non-commercial terms")
 
 
 def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
     """Ready pairs."""
-    yield from each(origin, lambda entry: [row(entry, PLAIN, "instruction")])
+    yield from each(origin, lambda entry: [row(entry, TEXTS, "instruction")])

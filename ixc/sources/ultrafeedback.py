@@ -2,7 +2,7 @@
 
 Native: JSON lines or Parquet, `{"source", "instruction", "completions": [{"model", "response", "annotations":
 {respect: {"Rating": str, ...}}}]}`. The binarised form, `{"prompt", "chosen": [{"role", "content"}], "rejected"}`, is
-read too (`split: train_prefs` on the hub).
+read too (`split: train_prefs` on the hub), but for ties, by `score_chosen` and `score_rejected`.
 
 Source: https://github.com/OpenBMB/UltraFeedback, arXiv:2310.01377.
 """
@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from ixc.samples import Turn
 from ixc.sources import Refused, Row
 from ixc.sources.licences import Licence
-from ixc.sources.native import Entry, Origin, each, take
-from ixc.sources.preferences import PLAIN, row
+from ixc.sources.native import Entry, Origin, Unusable, each, take
+from ixc.sources.preferences import TEXTS, row
 from ixc.sources.ratings import Rule, best_and_other
 
 LICENCE = Licence(name="MIT", commercial=True)
@@ -27,7 +27,7 @@ def read(origin: Origin, seed: int, rejected: Rule = "random") -> Iterator[Row |
 
 def _row(entry: Entry, rule: Rule, seed: int) -> Row:
     if "completions" not in entry.record:
-        return row(entry, PLAIN, "general")
+        return _binarised(entry)
     prompt = take(entry.record, "instruction", str)
     best, other = best_and_other(entry.record, rule, random.Random(f"{seed}/{entry.id}"))
     return Row(
@@ -39,3 +39,12 @@ def _row(entry: Entry, rule: Rule, seed: int) -> Row:
         group=prompt,
         meta={"ratings": [best.score, other.score], "source": entry.record.get("source")},
     )
+
+
+def _binarised(entry: Entry) -> Row:
+    chosen, rejected = (entry.record.get(f"score_{name}") for name in ("chosen", "rejected"))
+    if chosen is not None and rejected is not None and not chosen > rejected:
+        raise Unusable(
+            f"score_chosen: {chosen}: not above score_rejected, {rejected}: a tie is no pair; remove the row"
+        )
+    return row(entry, TEXTS, "general")
