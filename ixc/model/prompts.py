@@ -76,7 +76,7 @@ def media_apart(messages: Sequence[Message]) -> tuple[list[Message], dict[str, l
     found: dict[str, list[Any]] = {"image": [], "video": []}
 
     def place(part: Any) -> Any:
-        kind = part.get("type") if isinstance(part, Mapping) else None
+        kind = str(part.get("type")) if isinstance(part, Mapping) else ""
         named = [name for name in (kind, "path", "url") if name in part] if kind in ("image", "video") else []
         if len(named) != 1 or len(part) != 2:
             return part
