@@ -114,9 +114,11 @@ def test_frames_lie_on_the_official_canvas(frame: tuple[int, int], count: int, c
     assert film_strip([Image.new("RGB", frame)] * count, 560).size == canvas
 
 
-def test_a_film_of_an_official_model_has_the_official_lengths_whatever_its_tile():
+def test_a_film_of_an_official_model_has_the_official_lengths_whatever_its_tile(tmp_path: Path):
     frames = [Image.new("RGB", (1920, 1080))] * 2
-    official = IXCProcessor(PROCESSOR.tokenizer, 56, 14, 4, film_lengths="official")
+    (tmp_path / "config.json").write_text(json.dumps({"vision": {"image_size": 56}}))
+    PROCESSOR.tokenizer.save(str(tmp_path / "tokenizer.json"))
+    official = IXCProcessor.from_official(tmp_path)
     assert official.composite(frames).size == film_strip(frames, 560).size == (1120, 1360)
     assert IXCProcessor(PROCESSOR.tokenizer, 56, 14, 4).composite(frames).size == (112, 2 * (4 + 63 + 1))
 
@@ -627,6 +629,7 @@ def test_a_chat_template_shows_people_the_prompt():
         ("Which?", {}, "'Which\\?': give a list of messages"),
         (ASKED, {"continue_final_message": True}, "continue_final_message: not done here"),
         (asking({"type": "image", "image": 1, "text": 2}), GENERATE, "message 0, part 0: .*: give"),
+        (asking({"type": "image", "image": RED}), {"images": [RED]}, "images: in the parts and beside them"),
         (asking({"type": "image", "image": RED}), {}, "ends with 'user': nothing to score"),
     ],
 )

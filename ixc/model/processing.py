@@ -409,6 +409,8 @@ class IXCProcessor:
         chats, options = [messages for messages, _ in apart], {**options, **(processor_kwargs or {})}
         for name, kind in (("images", "image"), ("videos", "video")):
             if any(media[kind] for _, media in apart):
+                if options.get(name) is not None:
+                    raise BadConversation(f"{name}: in the parts and beside them; give them in one place")
                 options[name] = [media[kind] for _, media in apart]
             elif not several:
                 options[name] = [options.get(name)]
