@@ -169,7 +169,10 @@ def test_the_vision_tower_is_clip_without_its_last_norm(told: dict[str, Any], re
 
 # Layers
 
+with_layers = pytest.mark.skipif(not described("plora"), reason="no plora.json in the golden folder")
 
+
+@with_layers
 @torch.no_grad()
 def test_partial_lora_is_the_official_one(reward: IXCForRewardModel):
     z, told = arrays("plora"), described("plora")
@@ -190,6 +193,7 @@ def places_of(mask: Tensor) -> Tensor:
     return mask.flatten().nonzero().squeeze(1)
 
 
+@with_layers
 @torch.no_grad()
 def test_an_attention_and_a_feed_forward_block_are_the_official_ones(reward: IXCForRewardModel):
     z = arrays("plora")
