@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from ixc.model import IXCProcessor
 
 DEFAULT = Path(__file__).parents[2] / "shared" / "golden"
 GOLDEN = Path(os.environ.get("IXC_GOLDEN", DEFAULT)).resolve()
@@ -50,12 +53,32 @@ SIDE = TILE // PATCH // 2
 
 @cache
 def official_folder() -> Path:
-    """Config and tokenizer; the weights come later. The vocabulary is the same in every folder of this form."""
+    """Config and tokenizer; the weights come later. A folder without a tokenizer of its own has that of the 7B."""
     folder = Path(tempfile.mkdtemp(prefix="ixc-golden-"))
-    own = GOLDEN / "tokenizer.model"
-    shutil.copy(GOLDEN / "config.json", folder / "config.json")
-    shutil.copy(own if own.is_file() else DEFAULT / "tokenizer.model", folder / "tokenizer.model")
+    own = [path for path in (GOLDEN / "tokenizer.model", GOLDEN / "tokenizer.json") if path.is_file()]
+    for path in (GOLDEN / "config.json", *(own or [DEFAULT / "tokenizer.model"])):
+        shutil.copy(path, folder / path.name)
     return folder
+
+
+@cache
+def ids() -> dict[str, int]:
+    """Ids of the control tokens in this folder's vocabulary."""
+    return IXCProcessor.from_official(official_folder()).ids
+
+
+def with_pictures(text_ids: Sequence[int], after: Sequence[int], lengths: Sequence[int]) -> list[int]:
+    """Ids with our marker in the places of picture tokens.
+
+    Args:
+        after: how many of the text's ids stand before each picture.
+        lengths: tokens of each picture.
+    """
+    ends = [*after, len(text_ids)]
+    whole = list(text_ids[: ends[0]])
+    for length, start, end in zip(lengths, after, ends[1:], strict=True):
+        whole += [ids()["image"]] * length + list(text_ids[start:end])
+    return whole
 
 
 def derived(name: str) -> Tensor:

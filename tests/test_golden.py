@@ -4,6 +4,7 @@
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from golden import GOLDEN, SIDE, TILE, arrays, cases, derived, described, official_folder
+from golden import GOLDEN, SIDE, TILE, arrays, cases, derived, described, ids, official_folder, with_pictures
 from golden_processing import *  # noqa: F403  its tests are collected here
+from golden_processing import ids_of
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
@@ -21,7 +23,6 @@ from torch import Tensor
 from ixc.compat import OfficialRewardModel
 from ixc.losses import bradley_terry_loss
 from ixc.model import (
-    IXCConfig,
     IXCForCausalLM,
     IXCForRewardModel,
     IXCPreTrainedModel,
@@ -35,8 +36,9 @@ from ixc.model.language import PLoRALinear, rope_tables
 from ixc.model.pictures import Geometry, Picture, num_tokens, partition, to_tiles
 from ixc.model.vision import merge_patches, picture_sequence
 
-IMAGE = IXCConfig.image_token_id
 PLACEHOLDER = "<ImageHere>"
+POOLINGS = {"last_token": "last", "mean": "mean"}
+"""Ours, and what the stored numbers call them."""
 pytestmark = [
     pytest.mark.real,
     pytest.mark.skipif(not (GOLDEN / "config.json").is_file(), reason=f"{GOLDEN}: no golden data"),
@@ -77,7 +79,9 @@ def tokenizer() -> Tokenizer:
 
 
 def loaded(folder: Path, kind: type[IXCPreTrainedModel], attention: str = "sdpa") -> Any:
-    return from_official(folder, torch.float32, attention, model_class=kind)
+    model = from_official(folder, torch.float32, attention, model_class=kind)
+    model.config.image_token_id = ids()["image"]  # the marker is ours: no official config tells it
+    return model
 
 
 @pytest.fixture(scope="session", params=["sdpa", "eager"])
@@ -122,6 +126,13 @@ def flat(rows: Sequence[Sequence[Picture]]) -> list[Picture]:
     return [picture for row in rows for picture in row]
 
 
+def of_global_view(whole: Tensor, view: str, wanted: Tensor) -> Tensor:
+    """What the view's name says: one row of it, or means over as many blocks as are stored."""
+    if row := re.search(r"_row(\d+)$", view):
+        return whole[0, :, int(row[1])]
+    return torch.nn.functional.adaptive_avg_pool2d(whole, (wanted.shape[-2], wanted.shape[-1]))
+
+
 SEEN = cases("vision", "images")
 
 
@@ -130,8 +141,8 @@ SEEN = cases("vision", "images")
 def test_picture_tokens_are_the_official_ones(told: dict[str, Any], reward: IXCForRewardModel):
     picture, name, stored = shown_in(told), told["image"], arrays("vision")
     whole = picture.tiles[:1]
-    close(torch.nn.functional.adaptive_avg_pool2d(whole, 8), stored[f"{name}|global_view_8x8"], 1e-5)
-    close(whole[0, :, 300], stored[f"{name}|global_view_row300"], 1e-5)
+    for view, wanted in ((key, stored[key]) for key in stored if key.startswith(f"{name}|global_view_")):
+        close(of_global_view(whole, view, wanted), wanted, 1e-5)
     merged = merge_patches(reward.vit(picture.tiles))
     sequence = picture_sequence(merged, picture.rows, reward.plora_sub_GN, reward.plora_glb_GN)
     [projected] = reward.encode_pictures([picture])
@@ -158,7 +169,10 @@ def test_the_vision_tower_is_clip_without_its_last_norm(told: dict[str, Any], re
 
 # Layers
 
+with_layers = pytest.mark.skipif(not described("plora"), reason="no plora.json in the golden folder")
 
+
+@with_layers
 @torch.no_grad()
 def test_partial_lora_is_the_official_one(reward: IXCForRewardModel):
     z, told = arrays("plora"), described("plora")
@@ -179,6 +193,7 @@ def places_of(mask: Tensor) -> Tensor:
     return mask.flatten().nonzero().squeeze(1)
 
 
+@with_layers
 @torch.no_grad()
 def test_an_attention_and_a_feed_forward_block_are_the_official_ones(reward: IXCForRewardModel):
     z = arrays("plora")
@@ -194,78 +209,102 @@ def test_an_attention_and_a_feed_forward_block_are_the_official_ones(reward: IXC
 
 STORED = {told["key"]: told for told in cases("forward")}
 TEXTS = dict(cases("text"))
-FORWARD = [key for key in STORED if key.split("|")[0] in TEXTS]
+ALONE = [key for key in STORED if not key.startswith("padded_")]
+FORWARD = [key for key in ALONE if key.split("|")[0] in TEXTS]
 
 
 def parts(key: str) -> tuple[list[int], int]:
     """Ids of a stored conversation, our marker where its picture is; and where the tail begins."""
     case, mode, tail, *_ = key.split("|")
     told = TEXTS[case][f"reward_{mode}"][tail]
-    ids: list[int] = []
-    for segment in told["segments"]:
-        ids += segment["ids"] if segment["type"] == "text" else [IMAGE] * segment["length"]
-    assert len(ids) == told["total_length"]
-    return ids, len(ids) - len(told["tail_ids"])
+    row = ids_of(told["segments"])
+    assert len(row) == told["total_length"]
+    return row, len(row) - len(told["tail_ids"])
 
 
 def pictures(key: str) -> list[Picture]:
-    """A conversation's pictures."""
-    case, mode, *_ = key.split("|")
+    """A conversation's pictures, in reading order."""
+    case, mode, tail, *_ = key.split("|")
     told = TEXTS[case][f"reward_{mode}"]
     hd_num = told["hd_num" if mode == "train" else "hd_num_used"]
-    return [cut(name, told["transform"], hd_num) for name in TEXTS[case]["images"]]
+    order = [segment["image_index"] for segment in told[tail]["segments"] if segment["type"] == "image"]
+    return [cut(TEXTS[case]["images"][i], told["transform"], hd_num) for i in order]
 
 
-def hold_against(hidden: Tensor, key: str) -> None:
-    """A row's hidden states, its two pooled states and the sums, against the stored ones."""
+def laid_out(key: str) -> tuple[list[int], list[Picture]]:
+    """Ids and pictures of a stored row that stands alone: a conversation, the question, or a variant of one."""
+    if key in FORWARD:
+        return parts(key)[0], pictures(key)
+    if key.startswith("chat_prompt"):
+        return asked()
+    assert key.startswith("variant_single_image_before_bos"), f"{key}: a layout that nothing here builds"
+    usual, image = varied(key), ids()["image"]
+    row, _ = parts(usual)
+    return [i for i in row if i == image] + [i for i in row if i != image], pictures(usual)
+
+
+def varied(key: str) -> str:
+    """The conversation that a variant is of: with one picture, at the start; best the one that its name names."""
+    of_tail = [k for k in FORWARD if k.split("|")[2] == tail_of(key)]
+    fitting = [k for k in of_tail if shows_one_at_the_start(k) and STORED[k]["length"] == STORED[key]["length"]]
+    assert fitting, f"{key}: no conversation of one picture that this is a variant of"
+    return min(fitting, key=lambda k: (k.split("|")[0] not in key, k.split("|")[1] != "train"))
+
+
+def tail_of(key: str) -> str:
+    """The tail that a row's source tells."""
+    [tail] = re.findall(r"\btail (\w+)", STORED[key]["source"])
+    return tail
+
+
+def shows_one_at_the_start(key: str) -> bool:
+    case, mode, tail, *_ = key.split("|")
+    ranges = TEXTS[case][f"reward_{mode}"][tail]["im_mask_true_ranges"]
+    return [start for start, _ in ranges] == [1]
+
+
+def hold_against(hidden: Tensor, key: str, reward: IXCForRewardModel) -> None:
+    """A row's hidden states, its two pooled states, its two scores and the sums, against the stored ones."""
     stored, told = arrays("forward"), STORED[key]
     if f"{key}|hidden" in stored:
         close_states(hidden[stored[f"{key}|rows"]], stored[f"{key}|hidden"])
-    hold_pooled(hidden, key)
+    hold_pooled(hidden, key, told, reward)
     close_sum(hidden, told["hidden_sum"], told["hidden_abs_sum"])
 
 
-def hold_pooled(hidden: Tensor, key: str) -> None:
+def hold_pooled(hidden: Tensor, key: str, told: dict[str, Any], reward: IXCForRewardModel) -> None:
     everyone = torch.ones(1, len(hidden), dtype=torch.long)
-    for pooling, name in (("last_token", "last"), ("mean", "mean")):
-        close_states(pool(hidden[None], everyone, pooling)[0], arrays("forward")[f"{key}|hidden_{name}"])
+    for pooling, name in POOLINGS.items():
+        pooled = pool(hidden[None], everyone, pooling)
+        close_states(pooled[0], arrays("forward")[f"{key}|hidden_{name}"])
+        close_scores(reward.scores(pooled), [told[f"score_{name}"]])
 
 
-@pytest.mark.parametrize("key", FORWARD)
+def score_of(told: dict[str, Any], reward: IXCForRewardModel) -> float:
+    """The stored score of the model's own pooling."""
+    return told[f"score_{POOLINGS[reward.config.pooling]}"]
+
+
+@pytest.mark.parametrize("key", ALONE)
 @torch.no_grad()
 def test_hidden_states_and_both_scores_are_the_official_ones(key: str, reward: IXCForRewardModel):
-    ids, _ = parts(key)
-    out = reward(torch.tensor([ids]), features=features(reward, pictures(key)), output_hidden_states=True)
-    hold_against(out.last_hidden_state[0], key)
+    row, shown = laid_out(key)
+    out = reward(torch.tensor([row]), features=features(reward, shown), output_hidden_states=True)
+    hold_against(out.last_hidden_state[0], key, reward)
     if f"{key}|layers_at_last" in arrays("forward"):
         layers = torch.stack([states[0, -1] for states in out.hidden_states])
         close_states(layers, arrays("forward")[f"{key}|layers_at_last"])
-    close_scores(out.logits, [STORED[key]["score_last"]])
+    close_scores(out.logits, [score_of(STORED[key], reward)])
 
 
 @pytest.mark.parametrize("key", FORWARD)
 @torch.no_grad()
 def test_the_tree_layout_gives_both_scores_too(key: str, reward: IXCForRewardModel):
-    ids, split = parts(key)
-    batch = collate([Tree(ids[:split], [ids[split:]])])
+    row, split = parts(key)
+    batch = collate([Tree(row[:split], [row[split:]])])
     hidden = reward.model(**batch.inputs(), features=features(reward, pictures(key)))
-    for pooling, name in (("last_token", "last"), ("mean", "mean")):
+    for pooling, name in POOLINGS.items():
         close_scores(reward.scores(batch.pool(hidden, pooling)), [STORED[key][f"score_{name}"]])
-
-
-@pytest.mark.parametrize("key", [key for key in STORED if key.startswith("variant_single_image_before_bos")])
-@torch.no_grad()
-def test_the_picture_before_the_first_token_is_another_sequence(key: str, reward: IXCForRewardModel):
-    usual = next(k for k in FORWARD if "|train|nl|" in k and len(pictures(k)) == 1 and same_length(k, key))
-    ids, _ = parts(usual)
-    turned = [i for i in ids if i == IMAGE] + [i for i in ids if i != IMAGE]
-    out = reward(torch.tensor([turned]), features=features(reward, pictures(usual)))
-    hold_against(out.last_hidden_state[0], key)
-    close_scores(out.logits, [STORED[key]["score_last"]])
-
-
-def same_length(key: str, other: str) -> bool:
-    return STORED[key]["length"] == STORED[other]["length"]
 
 
 @pytest.mark.parametrize("told", cases("forward", "rope_scaling_extras"), ids=lambda told: told["name"])
@@ -274,12 +313,14 @@ def test_scaled_rotary_positions_are_the_official_ones(told: dict[str, Any], che
     config = described("config")
     changed = {name: told[name] for name in ("rope_scaling", "max_position_embeddings")}
     (tmp_path / "config.json").write_text(json.dumps(config | {"llm": config.get("llm", {}) | changed}))
-    (tmp_path / "model.safetensors").symlink_to(checkpoint / "model.safetensors")
+    for path in checkpoint.iterdir():
+        if path.name != "config.json":
+            (tmp_path / path.name).symlink_to(path)
     model = loaded(tmp_path, IXCForRewardModel)
-    ids, _ = parts(told["input"])
-    out = model(torch.tensor([ids]), features=features(model, pictures(told["input"])))
-    hold_pooled(out.last_hidden_state[0], f"rope_{told['name']}")
-    close_scores(out.logits, [told["score_last"]])
+    row, _ = parts(told["input"])
+    out = model(torch.tensor([row]), features=features(model, pictures(told["input"])))
+    hold_pooled(out.last_hidden_state[0], f"rope_{told['name']}", told, model)
+    close_scores(out.logits, [score_of(told, model)])
 
 
 @pytest.mark.parametrize("tail", sorted(cases("forward", "api")))
@@ -289,36 +330,55 @@ def test_the_official_calls_give_the_official_answers(tail: str, checkpoint: Pat
     chats = [one["reward_infer"]["messages"] for one in known]
     images = [[str(GOLDEN / "images" / name) for name in one["images"]] for one in known]
     processor = IXCProcessor.from_official(checkpoint, tail_newline=tail == "nl")
-    model, most = OfficialRewardModel(loaded(checkpoint, IXCForRewardModel), processor), told["hd_num"]
+    reward = loaded(checkpoint, IXCForRewardModel)
+    reward.config.pooling = pooling_of(told, tail)
+    model, most = OfficialRewardModel(reward, processor), told["hd_num"]
     alone = [model.get_score(chat, shown, hd_num=most) for chat, shown in zip(chats, images, strict=True)]
     close_scores(torch.tensor(alone), told["get_score"])
     close_scores(torch.tensor(model.get_scores(chats, images, hd_num=most)), told["get_scores"])
     assert model.rank(chats, images, hd_num=most) == told["rank"]
-    assert model.compare(chats[0], images[0], chats[1], images[1], hd_num=most) is told["compare_0_vs_1"]
+    for i, j, better in compared(told):
+        assert model.compare(chats[i], images[i], chats[j], images[j], hd_num=most) is better
     assert model.get_scores(chats[:1], images[:1], hd_num=most) == pytest.approx(
         told["get_scores_single_element_list"], abs=2e-5
     )
+
+
+def pooling_of(told: dict[str, Any], tail: str) -> str:
+    """The pooling whose scores the calls answered with: the official one, unless they say the other's."""
+    name, score = told["conversations"][0], told["get_score"][0]
+    stored = STORED.get(f"{name}|infer|{tail}|0", {"score_last": score, "score_mean": math.inf})
+    return min(POOLINGS, key=lambda pooling: abs(stored[f"score_{POOLINGS[pooling]}"] - score))
+
+
+def compared(told: dict[str, Any]) -> Iterator[tuple[int, int, bool]]:
+    for name, better in told.items():
+        if numbers := re.fullmatch(r"compare_(\d+)_vs_(\d+)", name):
+            yield int(numbers[1]), int(numbers[2]), better
 
 
 # The chat model
 
 
 def asked() -> tuple[list[int], list[Picture]]:
-    """The stored question, and its picture."""
+    """The stored question, and its pictures."""
     told = described("generation")
-    picture = shown_in(told)
-    first, *rest = (part["ids"] for part in told["prompt_parts"])
-    ids = first + [IMAGE] * length(picture) + [i for part in rest for i in part]
-    assert len(ids) == told["prompt_length"]
-    return ids, [picture]
+    named = told.get("images", told.get("image")) or []
+    shown = [cut(name, told["transform"], told["hd_num"]) for name in ([named] if isinstance(named, str) else named)]
+    text = [i for part in told["prompt_parts"] for i in part["ids"]]
+    lengths = [end - start for start, end in told["im_mask_true_ranges"]]
+    before = [start - sum(lengths[:i]) for i, (start, _) in enumerate(told["im_mask_true_ranges"])]
+    row = with_pictures(text, before, [length(picture) for picture in shown])
+    assert len(row) == told["prompt_length"]
+    return row, shown
 
 
-@pytest.mark.parametrize("key", [key for key in STORED if f"{key}|logits_ids" in arrays("forward")])
+@pytest.mark.parametrize("key", [key for key in ALONE if f"{key}|logits_ids" in arrays("forward")])
 @torch.no_grad()
 def test_logits_of_the_chat_model_are_the_official_ones(key: str, chat: IXCForCausalLM):
     stored, told = arrays("forward"), STORED[key]
-    ids, shown = (parts(key)[0], pictures(key)) if key in FORWARD else asked()
-    logits = chat(torch.tensor([ids]), features=features(chat, shown), logits_to_keep=1).logits[0, 0]
+    row, shown = laid_out(key)
+    logits = chat(torch.tensor([row]), features=features(chat, shown), logits_to_keep=1).logits[0, 0]
     close_states(logits[stored[f"{key}|logits_ids"]], stored[f"{key}|logits_at_ids"])
     close_states(logits.topk(20).values, stored[f"{key}|logits_top20"])
     close_states(logits[stored[f"{key}|logits_top20_ids"]], stored[f"{key}|logits_top20"])
@@ -326,67 +386,81 @@ def test_logits_of_the_chat_model_are_the_official_ones(key: str, chat: IXCForCa
     assert logits.mean().item() == pytest.approx(told["logits_mean"], abs=1e-6)
 
 
+def pixels(shown: Sequence[Picture]) -> dict[str, Tensor]:
+    """Pictures as a processor hands them over."""
+    if not shown:
+        return {}
+    grids = [[picture.rows, columns(picture)] for picture in shown]
+    return {"pixel_values": torch.cat([picture.tiles for picture in shown]), "tile_grids": torch.tensor(grids)}
+
+
 @pytest.mark.parametrize("run", range(len(cases("generation", "runs"))))
 def test_greedy_answers_are_the_official_ones(run: int, chat: IXCForCausalLM):
     wanted = described("generation")["runs"][run]
-    ids, [picture] = asked()
+    row, shown = asked()
     out = chat.generate(
-        torch.tensor([ids]),
-        pixel_values=picture.tiles,
-        tile_grids=torch.tensor([[picture.rows, columns(picture)]]),
-        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+        torch.tensor([row]),
+        **pixels(shown),
+        attention_mask=torch.ones(1, len(row), dtype=torch.long),
         max_new_tokens=len(wanted["new_ids"]),
         do_sample=False,
         repetition_penalty=wanted["repetition_penalty"],
     )
-    assert out[0, len(ids) :].tolist() == wanted["new_ids"]
+    assert out[0, len(row) :].tolist() == wanted["new_ids"]
 
 
 @pytest.mark.parametrize("told", cases("sft"), ids=lambda told: told["case"])
 @torch.no_grad()
-def test_supervised_loss_is_the_official_one(told: dict[str, Any], chat: IXCForCausalLM):
-    shown = [cut(name, "reward_train", told["hd_num"]) for name in told["images"]]
-    before = sum(map(length, shown))  # the chat class puts a picture before the first token
-    ids = torch.tensor([[IMAGE] * before + told["text_ids"]])
-    learned = torch.zeros_like(ids, dtype=torch.bool)
+def test_supervised_loss_is_the_official_one(told: dict[str, Any], chat: IXCForCausalLM, tokenizer: Tokenizer):
+    shown = [cut(name, told.get("transform", "reward_train"), told["hd_num"]) for name in told["images"]]
+    _, marked = spelled(tokenizer, told["prompt"])
+    before = marked or [0] * len(shown)  # the chat class puts a picture without a place before the first token
+    row = torch.tensor([with_pictures(told["text_ids"], before, [length(picture) for picture in shown])])
+    assert row.shape[1] == told["length"]
+    learned = torch.zeros_like(row, dtype=torch.bool)
     for start, end in told["target_positions"]:
         learned[0, start:end] = True
-    assert ids[learned].tolist() == told["target_ids"]
-    marks = ids.where(learned, -100)
-    assert chat(ids, labels=marks, features=features(chat, shown)).loss.item() == pytest.approx(told["loss"], abs=2e-5)
+    assert row[learned].tolist() == told["target_ids"]
+    marks = row.where(learned, -100)
+    assert chat(row, labels=marks, features=features(chat, shown)).loss.item() == pytest.approx(told["loss"], abs=2e-5)
 
 
 # Batches of pairs
 
 
-def encoded(tokenizer: Tokenizer, prompt: str, shown: Sequence[Picture]) -> list[int]:
-    """Ids of a stored prompt, in which control tokens are spelled out; a picture without a place comes first."""
-    left, ids = list(shown), [IXCConfig.bos_token_id]
-    if PLACEHOLDER not in prompt:
-        ids += [IMAGE] * sum(map(length, left))
+def spelled(tokenizer: Tokenizer, prompt: str) -> tuple[list[int], list[int]]:
+    """Ids of a stored prompt's text, in which control tokens are spelled out; and how many stand before each picture's
+    place."""
+    row, marked = [ids()["bos"]], []
     for piece in re.split(rf"(\[UNUSED_TOKEN_\d+\]|</s>|{PLACEHOLDER})", prompt):
         if piece == PLACEHOLDER:
-            ids += [IMAGE] * length(left.pop(0))
+            marked.append(len(row))
         elif (control := tokenizer.token_to_id(piece)) is not None and re.match(r"\[UNUSED_TOKEN_\d+\]|</s>", piece):
-            ids.append(control)
+            row.append(control)
         else:
-            ids += tokenizer.encode(piece, add_special_tokens=False).ids
-    return ids
+            row += tokenizer.encode(piece, add_special_tokens=False).ids
+    return row, marked
+
+
+def encoded(tokenizer: Tokenizer, prompt: str, shown: Sequence[Picture]) -> list[int]:
+    """Ids of a stored prompt; a picture without a place comes after `<s>`."""
+    row, marked = spelled(tokenizer, prompt)
+    return with_pictures(row, marked or [1] * len(shown), [length(picture) for picture in shown])
 
 
 def batch_of(told: dict[str, Any], tokenizer: Tokenizer, side: str) -> tuple[Tensor, Tensor, list[list[Picture]]]:
     """Ids, mask and each row's pictures of a stored batch of pairs, padded on one side."""
     pairs = told["images_per_pair"] or [[]] * (len(told["prompts"]) // 2)
-    shown = [[cut(name, told["transform"], told["hd_num"]) for name in names] for names in pairs for _ in "ab"]
+    shown = [[cut(name, told["transform"], told["hd_num"]) for name in names or ()] for names in pairs for _ in "ab"]
     tail = "</s>" if told["tail"] == "nonl" else "\n</s>"
     prompts = [prompt.replace("\n</s>", tail) for prompt in told["prompts"]]
     rows = [encoded(tokenizer, prompt, seen) for prompt, seen in zip(prompts, shown, strict=True)]
     longest = max(map(len, rows))
-    ids, mask = torch.full((len(rows), longest), 2), torch.zeros(len(rows), longest, dtype=torch.long)
+    padded, mask = torch.full((len(rows), longest), ids()["eos"]), torch.zeros(len(rows), longest, dtype=torch.long)
     for row, given in enumerate(rows):
         at = slice(0, len(given)) if side == "right" else slice(longest - len(given), longest)
-        ids[row, at], mask[row, at] = torch.tensor(given), 1
-    return ids, mask, shown
+        padded[row, at], mask[row, at] = torch.tensor(given), 1
+    return padded, mask, shown
 
 
 BATCHES = cases("rm_loss", "batches")
@@ -397,15 +471,15 @@ PADDED = sorted({key.split("|")[0].removeprefix("padded_") for key in STORED if 
 @pytest.mark.parametrize("side", ["right", "left"])
 @torch.no_grad()
 def test_padded_batches_give_the_official_states(kind: str, side: str, reward: IXCForRewardModel, tokenizer: Tokenizer):
-    told = next(b for b in BATCHES if b["kind"] == kind and b["tail"] == "nl")
-    ids, mask, shown = batch_of(told, tokenizer, side)
-    out = reward(ids, mask, features=features(reward, flat(shown)))
+    told = next(b for b in BATCHES if b["kind"] == kind and b["tail"] == tail_of(f"padded_{kind}|0"))
+    rows, mask, shown = batch_of(told, tokenizer, side)
+    out = reward(rows, mask, features=features(reward, flat(shown)))
     for row, real in enumerate(mask.bool()):
         hidden, left = out.last_hidden_state[row, real], f"left_padded_{kind}|{row}|hidden_real_tokens"
-        hold_against(hidden, f"padded_{kind}|{row}")
+        hold_against(hidden, f"padded_{kind}|{row}", reward)
         if side == "left" and left in arrays("forward"):
             close_states(hidden, arrays("forward")[left])
-    close_scores(out.logits, [STORED[f"padded_{kind}|{row}"]["score_last"] for row in range(len(ids))])
+    close_scores(out.logits, [score_of(STORED[f"padded_{kind}|{row}"], reward) for row in range(len(rows))])
 
 
 def of_batch(told: dict[str, Any]) -> str:
@@ -417,14 +491,14 @@ def of_batch(told: dict[str, Any]) -> str:
 def test_loss_and_gradients_are_the_official_ones(
     told: dict[str, Any], layout: str, reward: IXCForRewardModel, tokenizer: Tokenizer
 ):
-    ids, mask, shown = batch_of(told, tokenizer, "right")
-    pooling = {"last": "last_token", "mean": "mean"}[told["pooling"]]
+    padded, mask, shown = batch_of(told, tokenizer, "right")
+    [pooling] = (ours for ours, name in POOLINGS.items() if name == told["pooling"])
     reward.zero_grad()
     if layout == "padded":
-        hidden = reward(ids, mask, features=features(reward, flat(shown))).last_hidden_state
+        hidden = reward(padded, mask, features=features(reward, flat(shown))).last_hidden_state
         pooled = pool(hidden, mask, pooling)
     else:
-        rows = [row[real].tolist() for row, real in zip(ids, mask.bool(), strict=True)]
+        rows = [row[real].tolist() for row, real in zip(padded, mask.bool(), strict=True)]
         trees = [shared(chosen, rejected) for chosen, rejected in zip(rows[::2], rows[1::2], strict=True)]
         batch = collate(trees)
         hidden = reward.model(**batch.inputs(), features=features(reward, flat(shown[::2])))

@@ -112,6 +112,15 @@ def test_any_bytes_are_read_or_refused(data: bytes, headed: bool):
 # Films
 
 
+def test_a_film_of_huge_frames_is_refused_before_one_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    large = encode([Image.new("RGB", (128, 96), "red")] * 8)
+    monkeypatch.setattr("ixc.model.inputs.picked", lambda *_: pytest.fail("decoded"))
+    (tmp_path / "film.mp4").write_bytes(large)
+    for source, name in ((large, "bytes"), (tmp_path / "film.mp4", r"film\.mp4")):
+        with pytest.raises(BadMedia, match=rf"{name}: frames of 128 x 96 pixels, more than 10,000; scale the film"):
+            frames(source)
+
+
 def film(num_frames: int) -> bytes:
     return encode([Image.new("RGB", (64, 32), "red")] * num_frames)
 

@@ -114,6 +114,15 @@ def test_frames_lie_on_the_official_canvas(frame: tuple[int, int], count: int, c
     assert film_strip([Image.new("RGB", frame)] * count, 560).size == canvas
 
 
+def test_a_film_of_an_official_model_has_the_official_lengths_whatever_its_tile(tmp_path: Path):
+    frames = [Image.new("RGB", (1920, 1080))] * 2
+    (tmp_path / "config.json").write_text(json.dumps({"vision": {"image_size": 56}}))
+    PROCESSOR.tokenizer.save(str(tmp_path / "tokenizer.json"))
+    official = IXCProcessor.from_official(tmp_path)
+    assert official.composite(frames).size == film_strip(frames, 560).size == (1120, 1360)
+    assert IXCProcessor(PROCESSOR.tokenizer, 56, 14, 4).composite(frames).size == (112, 2 * (4 + 63 + 1))
+
+
 def test_every_frame_stands_below_its_label():
     colours = ["red", "lime", "blue"]
     canvas = film_strip([Image.new("RGB", (40, 20), c) for c in colours], 56)
@@ -234,6 +243,9 @@ def test_an_answer_can_neither_end_itself_nor_show_a_picture():
     assert [i for i in ids if i in set(IDS.values())] == [IDS["turn_end"], IDS["eos"], IDS["reward"]]
 
 
+LITERAL = "to write <ImageHere> as text, give the content as parts"
+
+
 @pytest.mark.parametrize(
     ("text", "pictures", "message"),
     [
@@ -242,8 +254,12 @@ def test_an_answer_can_neither_end_itself_nor_show_a_picture():
             2,
             "2 pictures but 0 placeholders; the prompt needs: Image1 <ImageHere>; Image2 <ImageHere>",
         ),
-        ("<ImageHere>?", 0, "0 pictures but 1 placeholders; the prompt needs: no placeholder"),
-        ("<ImageHere><ImageHere>", 1, "1 pictures but 2 placeholders; the prompt needs: Image1 <ImageHere>"),
+        ("<ImageHere>?", 0, f"0 pictures but 1 placeholders; the prompt needs: no placeholder; {LITERAL}"),
+        (
+            "<ImageHere><ImageHere>",
+            1,
+            f"1 pictures but 2 placeholders; the prompt needs: Image1 <ImageHere>; {LITERAL}",
+        ),
     ],
 )
 def test_a_mismatch_of_pictures_and_placeholders_shows_the_right_form(text: str, pictures: int, message: str):
@@ -409,11 +425,34 @@ TURNS = ("one", "two", "three <ImageHere>", "four", "five", "six")
 def test_a_conversation_that_is_too_long_is_refused_by_default():
     [ids] = PROCESSOR(said("a", "b"), return_tensors=None)["input_ids"]
     assert row(PROCESSOR(said("a", "b"), max_length=len(ids))) == ids
-    message = (
-        rf"{len(ids)} tokens, more than max_length {len(ids) - 1} .*; raise max_length, lower hd_num, or set on_over"
-    )
+    message = rf"{len(ids)} tokens, more than max_length {len(ids) - 1} \(0 are pictures'\); raise max_length$"
     with pytest.raises(TooLong, match=message):
         PROCESSOR(said("a", "b"), max_length=len(ids) - 1)
+
+
+SHRINK, FEWER = "lower hd_num or set on_overflow to shrink_images", "lower max_frames .*"
+OLDEST = "set on_overflow to drop_oldest_turns"
+
+
+@pytest.mark.parametrize(
+    ("texts", "shown", "policy", "ways"),
+    [
+        (("a", "b"), {"images": WIDE}, "error", ["raise max_length", SHRINK]),
+        (("a", "b"), {"images": WIDE}, "shrink_images", ["raise max_length"]),
+        (("a", "b"), {"videos": [[RED] * 3]}, "shrink_images", ["raise max_length", FEWER]),
+        (("a", "b", "c", "d"), {"videos": [[RED] * 3]}, "error", ["raise max_length", FEWER, OLDEST]),
+        (("a", "b", "c", "d"), {}, "drop_oldest_turns", ["raise max_length"]),
+    ],
+)
+def test_what_is_too_long_is_told_only_ways_that_help(texts: Any, shown: Any, policy: Any, ways: list[str]):
+    with pytest.raises(TooLong, match=f"; {', or '.join(ways)}$"):
+        PROCESSOR(said(*texts), **shown, max_length=5, on_overflow=policy)
+
+
+def test_fewer_frames_make_a_film_shorter():
+    few = IXCProcessor(PROCESSOR.tokenizer, 28, 14, 4, max_frames=1)
+    film = [[RED] * 5]
+    assert len(row(few(said("a", "b"), videos=film))) < len(row(PROCESSOR(said("a", "b"), videos=film)))
 
 
 def test_the_oldest_exchanges_go_with_their_pictures_and_the_result_says_so():
@@ -535,6 +574,68 @@ def test_no_text_steers_the_model_or_shows_a_picture(question: str, answer: str)
     ids, wanted = row(PROCESSOR(chat, images=RED)), row(PROCESSOR(quiet, images=RED))
     assert [i for i in ids if i in special] == [i for i in wanted if i in special]
     assert PROCESSOR.decode(ids[:-2]).count(question) >= 1
+
+
+def test_in_parts_the_placeholder_is_text_everywhere():
+    parts = [{"type": "image"}, {"type": "text", "text": "?"}]
+    chat = [{"role": "user", "content": parts}, *said("", "b", "what is <ImageHere>?", "text")[1:]]
+    ids = row(PROCESSOR(chat, images=RED))
+    assert ids.count(IDS["image"]) == row(PROCESSOR(said("", "b"), images=RED)).count(IDS["image"])
+    assert "what is <ImageHere>?" in PROCESSOR.decode(ids)
+    text = [{"role": "user", "content": [{"type": "text", "text": "what is <ImageHere>?"}]}]
+    assert row(PROCESSOR(text, images=RED, for_reward=False))[1] == IDS["image"]  # no place: at the start
+
+
+# As Transformers calls it
+
+
+def asking(*parts: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": "Which?"}]}]
+
+
+def test_a_chat_template_is_the_call_with_the_pictures_in_the_parts():
+    chat = asking({"type": "image", "image": WIDE}, {"type": "video", "video": [RED, RED]})
+    got = PROCESSOR.apply_chat_template(chat, add_generation_prompt=True)
+    plain = asking({"type": "image"}, {"type": "video"})
+    wanted = PROCESSOR(text=plain, images=[WIDE], videos=[[RED, RED]], for_reward=False)
+    assert set(got) == set(PROCESSOR.model_input_names)
+    assert all(torch.equal(got[name], wanted[name]) for name in wanted)
+    ids = PROCESSOR.apply_chat_template(plain, images=[WIDE], videos=[[RED, RED]], return_dict=False, **GENERATE)
+    assert torch.equal(ids, wanted["input_ids"])
+
+
+GENERATE: dict[str, Any] = {"add_generation_prompt": True}
+
+
+def test_several_chats_are_a_batch_and_an_answered_one_is_scored():
+    chats = [[*asking({"type": "image", "image": RED}), *said("", "b")[1:]], said("a", "b")]
+    got = PROCESSOR.apply_chat_template(chats, processor_kwargs={"padding_side": "left"})
+    wanted = PROCESSOR([[*asking({"type": "image"}), *said("", "b")[1:]], chats[1]], images=[[RED], []])
+    assert [row(got, i) for i in range(2)] == [row(wanted, i) for i in range(2)]
+    assert got["attention_mask"][1, 0] == 0
+
+
+def test_a_chat_template_shows_people_the_prompt():
+    start, end = "[UNUSED_TOKEN_146]", "[UNUSED_TOKEN_145]\n"
+    read = f"<s>{start}user\n<ImageHere>Which?{end}{start}assistant\n"
+    assert PROCESSOR.apply_chat_template(asking({"type": "image"}), tokenize=False, **GENERATE) == read
+    scored = f"<s><ImageHere>{start}user\na{end}{start}assistant\nb[UNUSED_TOKEN_145]</s>[UNUSED_TOKEN_130]"
+    assert PROCESSOR.apply_chat_template([said("a", "b")], tokenize=False, images=[RED]) == [scored]
+
+
+@pytest.mark.parametrize(
+    ("chat", "options", "message"),
+    [
+        ("Which?", {}, "'Which\\?': give a list of messages"),
+        (ASKED, {"continue_final_message": True}, "continue_final_message: not done here"),
+        (asking({"type": "image", "image": 1, "text": 2}), GENERATE, "message 0, part 0: .*: give"),
+        (asking({"type": "image", "image": RED}), {"images": [RED]}, "images: in the parts and beside them"),
+        (asking({"type": "image", "image": RED}), {}, "ends with 'user': nothing to score"),
+    ],
+)
+def test_a_chat_template_refuses_what_it_cannot_do(chat: Any, options: Any, message: str):
+    with pytest.raises(BadConversation, match=message):
+        PROCESSOR.apply_chat_template(chat, **options)
 
 
 # Files

@@ -9,6 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal
 
+import av
 import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -89,13 +90,14 @@ def read_film(
     Args:
         source: a `FilmSource`.
         include_last: see `frames_seen`.
+        max_pixels: of a frame; a film of larger ones is refused before any is decoded.
 
     Raises:
-        BadMedia: the film is missing, damaged, an address, or has no frame.
+        BadMedia: the film is missing, damaged, an address, has no frame, or its frames are too large.
     """
     if isinstance(source, str | PathLike | bytes):
         with _as_file(source) as path:
-            return _frames(path, max_frames, include_last)
+            return _frames(path, max_frames, include_last, max_pixels)
     if not isinstance(source, Sequence):
         raise BadMedia(f"{type(source).__name__}: no film; give a path, bytes or a list of frames")
     if not source:
@@ -124,14 +126,24 @@ def frames_seen(num_frames: int, rate: Fraction | float, max_frames: int, includ
     return [every[(len(every) - 1) * i // (max_frames - 1)] for i in range(max_frames)] if max_frames > 1 else [last]
 
 
-def _frames(path: Path, max_frames: int, include_last: bool) -> list[Image.Image]:
+def _frames(path: Path, max_frames: int, include_last: bool, max_pixels: int) -> list[Image.Image]:
     film = survey(path)
+    _check_size(path, max_pixels)
     frames, count = picked(path, frames_seen(film.packets, film.rate, max_frames, include_last))
     if count != film.packets:  # not every packet is a frame; the rule counts frames
         frames, _ = picked(path, frames_seen(count, film.rate, max_frames, include_last))
     if not frames:
         raise BadMedia(f"{path}: no frame can be decoded; fetch the film again")
     return frames
+
+
+def _check_size(path: Path, max_pixels: int) -> None:
+    """By the header: no frame is decoded."""
+    with av.open(str(path)) as film:
+        width, height = film.streams.video[0].width, film.streams.video[0].height
+    if width * height > max_pixels:
+        form = f"frames of {width} x {height} pixels, more than {max_pixels:,}"
+        raise BadMedia(f"{path}: {form}; scale the film down, or raise max_pixels")
 
 
 @contextmanager

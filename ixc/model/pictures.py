@@ -1,6 +1,7 @@
 """Pictures and films as the vision tower reads them: geometry, film strips, tiles.
 
-Every length in pixels scales with the tile size (official: 560), so that a tiny model sees the same layout.
+Every length in pixels scales with the tile size (official: 560), so that a tiny model sees the same layout; a film's
+lengths may also be the official ones whatever the tile is, see `ProcessorOptions.film_lengths`.
 """
 
 import math
@@ -113,8 +114,9 @@ def _resized(picture: Image.Image, width: int, height: int) -> Image.Image:
 def film_strip(frames: Sequence[Image.Image], tile: int) -> Image.Image:
     """Frames on one labelled canvas: side by side, or below each other when the last one is wider than high.
 
-    Official lengths at tile 560: long side 1120, label band 40, gap 10. The official labels are set in SimHei, which is
-    neither free nor at hand; here in the font that Pillow brings along (Aileron, CC0).
+    Official lengths: long side of a frame 1120 pixels, label band 40, gap 10, line 2; here times `tile` / 560. The
+    official labels are set in SimHei, which is neither free nor at hand; here in the font that Pillow brings along
+    (Aileron, CC0).
     """
     unit = tile / 560
     band, gap, long = round(40 * unit), round(10 * unit), 2 * tile

@@ -24,7 +24,17 @@ from ixc.media import MAX_PIXELS, BadMedia, picture_size
 from ixc.model.configuration import IXCConfig
 from ixc.model.inputs import Kind, Transparency, is_film, read_film, read_picture
 from ixc.model.pictures import Geometry, Partition, Picture, film_strip, num_tokens, partition, strip, to_tiles
-from ixc.model.prompts import PLACEHOLDER, BadConversation, Layout, Message, Template, parse
+from ixc.model.prompts import (
+    PLACEHOLDER,
+    BadConversation,
+    Layout,
+    Message,
+    Said,
+    Slot,
+    Template,
+    media_apart,
+    parse,
+)
 from ixc.model.tokenizers import SPECIAL, BadTokenizer, official_tokenizer, special_ids, train_tokenizer, words_of
 from ixc.samples import Media, Turn
 
@@ -76,7 +86,8 @@ class ProcessorOptions:
     geometry: Geometry = "official"
     """How pictures are cut; the official code differs between inference and training, see `pictures.partition`."""
     transparency: Transparency = "white"
-    """What stands behind transparent pixels; `official`: the colour that the file happens to hold there."""
+    """What stands behind transparent pixels; `official`: the colour that the file happens to hold there. Either way a
+    photograph stands upright as its EXIF data says; what the official code does with these is not known."""
     strip_turns: bool = False
     """Take white space off the ends of messages: the official training does, its inference does not."""
     tail_newline: bool = False
@@ -84,10 +95,14 @@ class ProcessorOptions:
     keep it. The released scores of the 7B, or its tokenizer's config, decide."""
     max_frames: int = Field(default=32, gt=0)
     """Frames of a film at most."""
+    film_lengths: Literal["tile", "official"] = "tile"
+    """Pixels of a film's composite: in proportion to the tile, or `official`: 1120 for a frame's long side, 40 for its
+    label, 10 between frames, which are constants of the official code (its tile's 560 is one of its own). At 560 both
+    are the same."""
     include_last: bool = False
     """Show the last frame of every film, which the official rule does not; see `inputs.frames_seen`."""
     max_pixels: int = Field(default=MAX_PIXELS, gt=0)
-    """Larger pictures are refused: a decompression bomb looks like this."""
+    """Larger pictures, and films of larger frames, are refused: a decompression bomb looks like this."""
     max_length: int = Field(default=16384, gt=0)
     """Tokens of a conversation at most. Official default: 16384."""
     on_overflow: OnOverflow = "error"
@@ -168,8 +183,11 @@ class IXCProcessor:
 
     Called as a processor of transformers is, with its file names (`processor_config.json`, `tokenizer.json`), and known
     to `AutoProcessor`. It does not inherit from `ProcessorMixin`, which writes a prompt as one string with the control
-    tokens in it and tokenizes that; here a prompt is built from ids, so that no text becomes a control token.
+    tokens in it and tokenizes that; here a prompt is built from ids, so that no text becomes a control token. Text that
+    strangers wrote may still hold `<ImageHere>`: give it as parts, see `prompts`.
     """
+
+    model_input_names = ["input_ids", "attention_mask", "pixel_values", "tile_grids"]
 
     def __init__(
         self, tokenizer: Tokenizer, tile_size: int = 560, patch_size: int = 14, hd_num: int = 9, **options: Any
@@ -237,8 +255,8 @@ class IXCProcessor:
     def from_official(cls, folder: str | Path, **options: Any) -> "IXCProcessor":
         """The processor of an official checkpoint: `config.json` and `tokenizer.model`, or else `tokenizer.json`.
 
-        As official inference: at most 6 tiles per picture where there are several, transparency dropped. What official
-        training does is `geometry="official_train", strip_turns=True`.
+        As official inference: at most 6 tiles per picture where there are several, transparency dropped, a film's
+        composite in official pixels. What official training does is `geometry="official_train", strip_turns=True`.
 
         Args:
             options: fields of `ProcessorOptions` that shall differ.
@@ -252,17 +270,18 @@ class IXCProcessor:
             raise BadProcessor(f"{Path(folder) / 'config.json'}: vision: {vision!r:.80}: not an object; fetch it again")
         sizes = {"tile_size": vision.get("image_size", 560), "patch_size": vision.get("patch_size", 14)}
         several = 6 if options.get("geometry", "official") == "official" else None
-        official = {"transparency": "official", "hd_num_several": several}
+        official = {"transparency": "official", "hd_num_several": several, "film_lengths": "official"}
         return cls(_official_tokenizer(Path(folder)), **(sizes | official | options))
 
     # A batch of conversations
 
     def __call__(
         self,
-        conversations: Any,
+        conversations: Any = None,
         images: Any = None,
         videos: Any = None,
         *,
+        text: Any = None,
         for_reward: bool = True,
         hd_num: int | None = None,
         max_length: int | None = None,
@@ -274,10 +293,11 @@ class IXCProcessor:
 
         Args:
             conversations: messages (`prompts.Message`), oldest first, or a list of such lists; see `prompts` for
-                pictures' places.
+                pictures' places, and for text that strangers wrote.
             images: pictures of the conversation, or for several conversations a list of such lists; see
                 `inputs.PictureSource`. A file with a film's suffix is a film.
             videos: likewise films, `inputs.FilmSource`; they come after the images.
+            text: another name for `conversations`, as other processors have it.
             for_reward: conversations end in an answer, and the tail that the score is read from is added; else they
                 end before an answer, and its opening is added.
             hd_num: tiles per picture at most, whatever the options say.
@@ -294,7 +314,7 @@ class IXCProcessor:
         if hd_num is not None:
             changes["hd_num_several"] = None
         options = _options(asdict(self.options) | changes)
-        chats = _chats(conversations, images, videos)
+        chats = _chats(conversations if text is None else text, images, videos)
         seen: dict[Any, _Shown] = {}
         drafts: list[_Draft] = []
         for number, (messages, media) in enumerate(chats):
@@ -318,12 +338,16 @@ class IXCProcessor:
         options: ProcessorOptions,
         seen: dict[Any, _Shown],
     ) -> _Draft:
-        said = parse(messages, options.strip_turns)
-        _check_end(said[-1].role, for_reward)
-        plain = self.template.layout(said, [kind for kind, _ in media])
-        answered = self.template.to_score(plain, options.tail_newline) if for_reward else self.template.to_answer(plain)
+        layout = self._layout(parse(messages, options.strip_turns), [kind for kind, _ in media], for_reward)
         shown = [self._show(kind, source, seen) for kind, source in media]
-        return self._fit(answered, shown, options.hd_num_of(len(media)), options)
+        return self._fit(layout, shown, options.hd_num_of(len(media)), options)
+
+    def _layout(self, said: Sequence[Said], kinds: Sequence[str], for_reward: bool) -> Layout:
+        _check_end(said[-1].role, for_reward)
+        plain = self.template.layout(said, kinds)
+        return (
+            self.template.to_score(plain, self.options.tail_newline) if for_reward else self.template.to_answer(plain)
+        )
 
     def _fit(self, layout: Layout, shown: list[_Shown], hd_num: int, options: ProcessorOptions) -> _Draft:
         """Shorten as the policy says until the conversation fits; the last exchange and the tail always stay."""
@@ -338,7 +362,7 @@ class IXCProcessor:
                 least -= 1
                 counts = self._counts(shown, least)
         if layout.length(counts) > limit:
-            raise TooLong(_too_long(tokens, layout.length(counts), whole, counts, options))
+            raise TooLong(_too_long(tokens, layout, [one.kind for one in shown], counts, options))
         gone = tuple(sorted(set(whole.pictures()) - set(layout.pictures())))
         turns = len(whole.blocks) - len(layout.blocks)
         return _Draft(layout, shown, least, counts, Dropped(turns, gone, least if least < hd_num else None))
@@ -352,7 +376,62 @@ class IXCProcessor:
         ids[mask.bool()] = torch.tensor([i for row in rows for i in row])
         return {"input_ids": ids, "attention_mask": mask}
 
+    def apply_chat_template(
+        self,
+        conversation: Any,
+        chat_template: None = None,
+        *,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        tokenize: bool = True,
+        return_dict: bool = True,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """What `__call__` does, by the name and with the form of parts that Transformers' pipelines use.
+
+        Args:
+            conversation: as in `__call__`; a part may also hold its picture or film, `{"type": "image", "image": ...}`.
+            add_generation_prompt: the opening of an answer follows; else what the score is read from.
+            tokenize: False: a text for people to read, a list of them for several conversations. The model must not be
+                given that: what a user wrote and what steers the model look alike in it.
+            return_dict: False: only `input_ids`.
+            processor_kwargs, options: of `__call__`.
+
+        Raises:
+            BadConversation: as in `__call__`; or another template or an answer begun is asked for.
+        """
+        if chat_template is not None or continue_final_message:
+            raise BadConversation("chat_template, continue_final_message: not done here; leave them out")
+        _check_list(conversation)
+        several = isinstance(conversation[0], list | tuple)
+        apart = [media_apart(chat) for chat in (conversation if several else [conversation])]
+        chats, options = [messages for messages, _ in apart], {**options, **(processor_kwargs or {})}
+        for name, kind in (("images", "image"), ("videos", "video")):
+            if any(media[kind] for _, media in apart):
+                if options.get(name) is not None:
+                    raise BadConversation(f"{name}: in the parts and beside them; give them in one place")
+                options[name] = [media[kind] for _, media in apart]
+            elif not several:
+                options[name] = [options.get(name)]
+        if not tokenize:
+            media = (options.get("images"), options.get("videos"))
+            texts = [self._readable(*chat, not add_generation_prompt) for chat in _chats(chats, *media)]
+            return texts if several else texts[0]
+        batch = self(chats, for_reward=not add_generation_prompt, **options)
+        return batch if return_dict else batch["input_ids"]
+
+    def _readable(self, messages: Conversation, media: Sequence[tuple[Kind, Any]], for_reward: bool) -> str:
+        said = parse(messages, self.options.strip_turns)
+        kinds = [kind for kind, _ in media] or [p.kind for one in said for p in one.parts if isinstance(p, Slot)]
+        pieces = self._layout(said, kinds, for_reward).pieces()
+        return "".join(PLACEHOLDER if isinstance(p, int) else self.decode(p, skip_special_tokens=False) for p in pieces)
+
     # Pictures
+
+    def composite(self, frames: Sequence[Image.Image]) -> Image.Image:
+        """A film's frames on one canvas."""
+        return film_strip(frames, self.tile_size if self.options.film_lengths == "tile" else 560)
 
     def load(self, root: Path, media: Media, hd_num: int) -> Picture:
         """A stored picture or film as `hd_num` tiles at most; see `hd_num_of`."""
@@ -382,7 +461,7 @@ class IXCProcessor:
             reading = self.options.transparency, self.options.max_pixels
             if kind == "video":
                 frames = read_film(source, self.options.max_frames, self.options.include_last, *reading)
-                seen[key] = _Shown(film_strip(frames, self.tile_size), kind)
+                seen[key] = _Shown(self.composite(frames), kind)
             else:
                 seen[key] = _Shown(read_picture(source, *reading), kind)
         return seen[key]
@@ -491,12 +570,16 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _chats(conversations: Any, images: Any, videos: Any) -> list[tuple[Conversation, list[tuple[Kind, Any]]]]:
     """Every conversation with its media."""
-    if not isinstance(conversations, Sequence) or isinstance(conversations, str | bytes) or not conversations:
-        raise BadConversation(f"{conversations!r:.80}: give a list of messages, or a list of such lists")
+    _check_list(conversations)
     if isinstance(conversations[0], Mapping | Turn):
         conversations, images, videos = [conversations], [images], [videos]
     shown = [_spread(media, len(conversations), name) for media, name in ((images, "images"), (videos, "videos"))]
     return [(chat, _media(*media)) for chat, *media in zip(conversations, *shown, strict=True)]
+
+
+def _check_list(conversations: Any) -> None:
+    if not isinstance(conversations, Sequence) or isinstance(conversations, str | bytes) or not conversations:
+        raise BadConversation(f"{conversations!r:.80}: give a list of messages, or a list of such lists")
 
 
 def _spread(media: Any, count: int, name: str) -> Sequence[Any]:
@@ -529,11 +612,22 @@ def _unpadded(rows: Sequence[list[int]]) -> dict[str, Any]:
     return {"input_ids": list(rows), "attention_mask": [[1] * len(row) for row in rows]}
 
 
-def _too_long(tokens: int, least: int, layout: Layout, counts: Sequence[int], options: ProcessorOptions) -> str:
-    shown = sum(counts[i] for i in layout.pictures())
+def _too_long(
+    tokens: int, layout: Layout, kinds: Sequence[Kind], counts: Sequence[int], options: ProcessorOptions
+) -> str:
+    """`layout` and `counts`: after the policy has done what it can."""
+    shown, least = layout.pictures(), layout.length(counts)
     tried = "" if least == tokens else f", {least:,} after {options.on_overflow}"
-    remedy = "raise max_length, lower hd_num, or set on_overflow to drop_oldest_turns or shrink_images"
-    return f"{tokens:,} tokens{tried}, more than max_length {options.max_length:,} ({shown:,} are pictures'); {remedy}"
+    ways = ["raise max_length"]
+    if any(kinds[i] == "image" for i in shown) and options.on_overflow != "shrink_images":
+        ways.append("lower hd_num or set on_overflow to shrink_images")
+    if any(kinds[i] == "video" for i in shown):
+        ways.append("lower max_frames (a film has as many tokens as its frames need, whatever hd_num is)")
+    if layout.without_oldest() is not None:
+        ways.append("set on_overflow to drop_oldest_turns")
+    pictures = sum(counts[i] for i in shown)
+    found = f"{tokens:,} tokens{tried}, more than max_length {options.max_length:,} ({pictures:,} are pictures')"
+    return f"{found}; {', or '.join(ways)}"
 
 
 AutoProcessor.register(IXCConfig, IXCProcessor)

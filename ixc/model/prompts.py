@@ -1,8 +1,12 @@
 """Conversations as blocks of ids with places for pictures: the official template, built from ids.
 
 Because every text is encoded on its own, with control tokens only between texts, no text can become a control token.
-A picture's place comes from `<ImageHere>` in a plain string of the user's or the system's (the official form), or from
-a content of parts, `[{"type": "image"}, {"type": "text", "text": ...}]`, in whose texts `<ImageHere>` is text.
+
+TEXT THAT STRANGERS WROTE belongs into a content of parts, `[{"type": "image"}, {"type": "text", "text": ...}]`: places
+are then where the parts say, and `<ImageHere>` is text everywhere in the conversation, in its plain strings too. In a
+conversation of plain strings alone, `<ImageHere>` in a user's or a system's is a picture's place: that is the official
+form, which stored data has, so that "What does <ImageHere> mean?" beside one picture shows it there. As many places as
+pictures are needed, or the conversation is refused. An assistant's string never holds a place.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +40,8 @@ class Said(NamedTuple):
 def parse(messages: Sequence[Message], strip: bool = False) -> list[Said]:
     """Read the messages of one conversation.
 
+    `<ImageHere>` in a string is a place only where no content is given as parts.
+
     Args:
         strip: take white space off both ends of every message, as the official training code does.
 
@@ -44,11 +50,12 @@ def parse(messages: Sequence[Message], strip: bool = False) -> list[Said]:
     """
     if not messages:
         raise BadConversation('no message; give at least {"role": "user", "content": "..."}')
-    said = [_parse(message, f"message {i}") for i, message in enumerate(messages)]
+    places = not any(isinstance(m, Mapping) and isinstance(m.get("content"), list | tuple) for m in messages)
+    said = [_parse(message, f"message {i}", places) for i, message in enumerate(messages)]
     return [_stripped(one) for one in said] if strip else said
 
 
-def _parse(message: Message, where: str) -> Said:
+def _parse(message: Message, where: str, places: bool) -> Said:
     if isinstance(message, Turn):
         message = {"role": message.role, "content": message.content}
     if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
@@ -57,10 +64,32 @@ def _parse(message: Message, where: str) -> Said:
     if role not in ROLES:
         raise BadConversation(f"{where}: role {role!r}: one of {', '.join(ROLES)}")
     if isinstance(content, str):
-        return Said(role, (content,) if role == "assistant" else _split(content))
-    if isinstance(content, Sequence) and not isinstance(content, bytes):
+        return Said(role, _split(content) if places and role != "assistant" else (content,))
+    if isinstance(content, list | tuple):
         return Said(role, tuple(_part(part, f"{where}, part {i}") for i, part in enumerate(content)))
     raise BadConversation(f"{where}: content of type {type(content).__name__}: give a string or a list of parts")
+
+
+def media_apart(messages: Sequence[Message]) -> tuple[list[Message], dict[str, list[Any]]]:
+    """Parts as Transformers' chat templates take them, `{"type": "image", "image": ...}` or with `path` or `url`, as
+    ours: places in the messages, and beside them the images and videos in reading order."""
+    found: dict[str, list[Any]] = {"image": [], "video": []}
+
+    def place(part: Any) -> Any:
+        kind = str(part.get("type")) if isinstance(part, Mapping) else ""
+        named = [name for name in (kind, "path", "url") if name in part] if kind in ("image", "video") else []
+        if len(named) != 1 or len(part) != 2:
+            return part
+        found[kind].append(part[named[0]])
+        return {"type": kind}
+
+    apart = [
+        {**m, "content": [place(part) for part in m["content"]]}
+        if isinstance(m, Mapping) and isinstance(m.get("content"), list | tuple)
+        else m
+        for m in messages
+    ]
+    return apart, found
 
 
 def _split(text: str) -> tuple[str | Slot, ...]:
@@ -108,7 +137,9 @@ def assign(messages: Sequence[Said], kinds: Sequence[str]) -> list[int] | None:
         left = [i for i in left if i not in chosen]
     if len(kinds) != len(slots):
         form = "; ".join(f"Image{i + 1} {PLACEHOLDER}" for i in range(len(kinds))) or "no placeholder"
-        raise BadConversation(f"{len(kinds)} pictures but {len(slots)} placeholders; the prompt needs: {form}")
+        literal = f"; to write {PLACEHOLDER} as text, give the content as parts" if len(slots) > len(kinds) else ""
+        found = f"{len(kinds)} pictures but {len(slots)} placeholders"
+        raise BadConversation(f"{found}; the prompt needs: {form}{literal}")
     if left:
         found = f"{', '.join(slot.kind for slot in slots)} for {', '.join(kinds)}"
         raise BadConversation(f"placeholders of other kinds than the pictures: {found}; name the kinds alike")
@@ -144,12 +175,15 @@ class Layout:
 
     def pictures(self) -> list[int]:
         """The pictures in it, in reading order."""
-        return [number for block in self.blocks for number in block.pictures()]
+        return [piece for piece in self.pieces() if isinstance(piece, int)]
+
+    def pieces(self) -> list[list[int] | int]:
+        """Ids, and the numbers of pictures."""
+        return [piece for block in self.blocks for piece in block.pieces]
 
     def ids(self, counts: Sequence[int], image_id: int) -> list[int]:
         """All ids, the image token in every place of a picture token."""
-        pieces = [piece for block in self.blocks for piece in block.pieces]
-        return [i for p in pieces for i in ([image_id] * counts[p] if isinstance(p, int) else p)]
+        return [i for p in self.pieces() for i in ([image_id] * counts[p] if isinstance(p, int) else p)]
 
     def without_oldest(self) -> "Layout | None":
         """The same without its oldest exchange; None when only the last one is left.

@@ -1,14 +1,17 @@
 """The picture's way into the language model: CLIP ViT, 2x2 merge, newline and separator, projector.
 
-Letters in names: N tiles, L patches and the class token, C vision channels, T picture tokens, D hidden channels.
+Letters in names: N tiles, L patches and the class token, C vision channels, H heads, E channels of a head, T picture
+tokens, D hidden channels.
 Parameter names are the official checkpoint's.
 """
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ixc.model.configuration import IXCConfig
 
@@ -30,13 +33,30 @@ class VisionEmbeddings(nn.Module):
         return torch.cat([classes, patches], 1) + self.position_embedding.weight
 
 
+def eager_attention(
+    module: nn.Module,
+    q: Float[Tensor, "N H L E"],
+    k: Float[Tensor, "N H L E"],
+    v: Float[Tensor, "N H L E"],
+    attention_mask: None,
+    scaling: float,
+    **kwargs: Any,
+) -> tuple[Float[Tensor, "N L H E"], Float[Tensor, "N H L L"]]:
+    """Attention in plain formulae, softmax in fp32, nothing masked; under Transformers' attention interface."""
+    weights = (q @ k.transpose(2, 3) * scaling).softmax(-1, dtype=torch.float32).to(v.dtype)
+    return (weights @ v).transpose(1, 2), weights
+
+
 class VisionAttention(nn.Module):
-    """Plain multi-head attention over the patches of one tile."""
+    """Plain multi-head attention over the patches of one tile, by the implementation that the model is told."""
+
+    is_causal = False
 
     def __init__(self, config: IXCConfig) -> None:
         super().__init__()
         width = config.vision_hidden_size
-        self.num_heads = config.vision_num_attention_heads
+        self.config, self.num_heads = config, config.vision_num_attention_heads
+        self.scaling = (width // self.num_heads) ** -0.5
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, x: Float[Tensor, "N L C"]) -> Float[Tensor, "N L C"]:
@@ -44,7 +64,9 @@ class VisionAttention(nn.Module):
         q, k, v = (
             p(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj)
         )
-        return self.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation or "eager", eager_attention)
+        out, _ = attend(self, q, k, v, None, scaling=self.scaling, is_causal=self.is_causal)
+        return self.out_proj(out.flatten(2))
 
 
 class VisionMLP(nn.Module):
