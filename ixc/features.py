@@ -38,6 +38,7 @@ GEOMETRY = (
     "transparency",
     "max_frames",
     "include_last",
+    "film_lengths",
 )
 """The processor's options that a picture's tokens depend on, beside the number of tiles, which is in the key."""
 T = TypeVar("T")
