@@ -1,8 +1,8 @@
 """Ways of attention over packed trees beside each other, at the 7B's sizes: forward, and forward with backward.
 
-`flex` is what models use on a GPU. `flash` are the passes of the CPU's way in two calls of PyTorch's flash attention,
-for sequences of many lengths: all causal runs; then all further branches, which look at their prefixes. It takes half
-precision only. The error is that of the output against fp64, relative, by the norm.
+`flex` is what models use on a GPU. `flash` are the passes of the CPU's way as two calls of PyTorch's flash attention:
+all causal runs; then all further branches, which look at their prefixes. It takes half precision only. The error is
+that of the output against fp64, relative, by the norm.
 
     python -m benchmarks.gpu.attention [--device cuda] [--tiny]
 """
