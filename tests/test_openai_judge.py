@@ -7,8 +7,10 @@ import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import av
@@ -16,6 +18,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY, Call
 from fake_openai import KEY, FakeOpenAI, serving
+from openai import RateLimitError
 from PIL import Image
 
 from ixc.judge import run
@@ -24,7 +27,7 @@ from ixc.judging.openai_judge import ask
 from ixc.judging.questions import parse, questions, verdict
 from ixc.judging.store import Judgement, VerdictStore, Winner
 from ixc.params import BadParams, JudgeParams, LLMJudgeParams, load_params
-from ixc.remote import ServerFailed, ServerRefused, without
+from ixc.remote import MAX_PAUSE_S, ServerFailed, ServerRefused, pause_s, without
 from ixc.samples import Domain, Gold, Media, Sample, Turn, read_samples, write_samples
 
 LAPTOP = REPOSITORY / "infra" / "params" / "laptop.yaml"
@@ -364,6 +367,46 @@ def test_every_try_counts_as_a_request(tmp_path: Path, server: Any, concurrency:
 def test_tries_are_told_in_the_numbers(tmp_path: Path, server: Any) -> None:
     metrics, _ = judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("busy", "Bad."), sample("x", "Bad."))
     assert metrics["llm/requests"] == server.asked.total() == 6
+
+
+@pytest.mark.parametrize(
+    ("status", "told", "tries"), [(400, {}, 1), (500, {}, 5), (500, {"x-should-retry": "false"}, 1)]
+)
+def test_only_what_may_pass_is_tried_again(
+    tmp_path: Path, server: Any, status: int, told: dict[str, str], tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    came = []
+
+    def chat(self: Any, body: Any) -> None:
+        came.append(body)
+        self.reply(status, {"error": {"message": "no"}})
+
+    def end_headers(self: Any) -> None:
+        for name, value in told.items():
+            self.send_header(name, value)
+        BaseHTTPRequestHandler.end_headers(self)
+
+    monkeypatch.setattr(server, "chat", chat)
+    monkeypatch.setattr(server, "end_headers", end_headers)
+    with pytest.raises(ServerFailed, match=str(status)):
+        judge(tmp_path, JudgeParams(judges=(llm(server, concurrency=1),)), sample("x", "Bad."))
+    assert len(came) == 2 * tries
+
+
+@pytest.mark.parametrize(
+    ("headers", "least", "most"),
+    [
+        ({"retry-after-ms": "5"}, 0.005, 0.005),
+        ({"retry-after": "7"}, 7, 7),
+        ({"retry-after": "86400"}, MAX_PAUSE_S, MAX_PAUSE_S),
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, 1.5, 2),  # as without: 0.5 s doubled twice, less a quarter
+        ({"retry-after": "nan"}, 1.5, 2),
+        ({}, 1.5, 2),
+    ],
+)
+def test_a_pause_is_as_long_as_the_server_asks(headers: dict[str, str], least: float, most: float) -> None:
+    response: Any = SimpleNamespace(headers=headers, status_code=429, request=None)
+    assert least <= pause_s(RateLimitError("slow", response=response, body=None), 2) <= most
 
 
 def test_a_first_batch_without_a_known_price_is_a_small_one(tmp_path: Path, server: Any) -> None:

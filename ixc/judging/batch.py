@@ -138,7 +138,8 @@ class _Batches:
             asked = self.write(todo)
             if asked:
                 self.finish(self.submit(asked))
-            self.forget()
+            else:
+                self.forget()
             batches += 1
             self.check(batches)
         return self.outcome(given_up)
@@ -164,9 +165,10 @@ class _Batches:
     def next(self) -> list[Question]:
         """The questions of the next batch, as far as the budget goes; a few, while no price is known."""
         room = min(self.params.batch_size, self.params.max_requests - self.usage.requests)
-        if self.params.max_cost is not None:
-            rest = self.params.max_cost - self.usage.spent
-            room = min(room, int(rest / self.dearest) if self.dearest else self.params.concurrency)
+        if self.params.max_cost is not None and self.dearest:
+            room = min(room, int((self.params.max_cost - self.usage.spent) / self.dearest))
+        elif self.params.max_cost is not None and not self.replies:
+            room = min(room, self.params.concurrency)
         todo = sorted(filter(self.open, self.questions), key=lambda question: self.tried[question.key])
         return todo[: max(room, 0)]
 
