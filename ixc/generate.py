@@ -1,7 +1,9 @@
 """N sampled answers per prompt, from the base model or from a server; a killed run goes on where it was.
 
 Beside the output lies a journal while the work lasts: batches of the base model with the state of the random
-numbers after them, so that going on gives what an undisturbed run gives; or single answers of the server.
+numbers after them, so that going on gives what an undisturbed run gives; or single answers of the server. What the
+server was asked three times in vain, and paid for, is a line with `"text": null` and not asked again: the journal then
+stays. To have it asked again, remove those lines: `sed -i '/"text": null/d' data/.candidates.parquet.server.jsonl`.
 """
 
 import base64
@@ -55,7 +57,7 @@ def run(
     else:
         answered, taken = remotely(params, params.server, samples, media, journal)
     write_samples((each.sample for each in answered), candidates)
-    if not any(taken.get(f"server/{name}") for name in ("left", "unreadable", "unreachable")):
+    if not any(taken.get(f"server/{name}") for name in ("left", "unreadable", "unreachable", "unusable_media")):
         journal.remove()
     return metrics(answered) | taken
 
@@ -160,23 +162,39 @@ def remotely(
 ) -> tuple[list[Answered], Metrics]:
     """The server's answers, one request each, and what they took; prompts left without an answer are left out."""
     wanted = [[one_of(params, server, sample, k) for k in range(params.num_candidates)] for sample in samples]
-    known: dict[str, dict[str, Any]] = {line["key"]: line for line in map(json.loads, journal)}
-
-    def request(one: Wanted) -> dict[str, Any]:
-        settings = {"seed": one.seed, "temperature": params.temperature, "max_tokens": params.max_new_tokens}
-        return {"messages": messages(one.sample, media, server), **settings}
-
-    def keep(one: Wanted, text: str | None, paid: Paid) -> bool:
-        if text is None:
-            return False
-        known[one.key] = {"key": one.key, "text": text.strip(), "tokens": paid.output_tokens, "cost": paid.cost}
-        journal.append(known[one.key])
-        return True
-
-    missing = [one for row in wanted for one in row if one.key not in known]
-    usage = ask_all("generate.server", server, missing, request, keep)
-    rows = [answered_remotely(server.model, *each, known) for each in zip(samples, wanted, strict=True)]
+    answers = _Answers(params, server, media, journal)
+    usage = ask_all("generate.server", server, chain.from_iterable(wanted), answers)
+    rows = [answered_remotely(server.model, *each, answers) for each in zip(samples, wanted, strict=True)]
     return [row for row in rows if row.lengths], {f"server/{name}": n for name, n in usage.metrics().items()}
+
+
+class _Answers:
+    """How an answer is asked for, and what is written down about it."""
+
+    def __init__(self, params: GenerateParams, server: ServerParams, media: Path, journal: Journal) -> None:
+        self.params, self.server, self.media, self.journal = params, server, media, journal
+        self.lines: dict[str, dict[str, Any]] = {line["key"]: line for line in map(json.loads, journal)}
+
+    def request(self, one: Wanted) -> dict[str, Any]:
+        """The conversation, and how to sample."""
+        sampling = {"temperature": self.params.temperature, "max_tokens": self.params.max_new_tokens}
+        return {"messages": messages(one.sample, self.media, self.server), "seed": one.seed, **sampling}
+
+    def answered(self, one: Wanted) -> bool:
+        """Whether there is a text."""
+        return self.lines.get(one.key, {}).get("text") is not None
+
+    def paid(self, one: Wanted) -> Paid:
+        """What the journal says that its replies took."""
+        line = self.lines.get(one.key, {})
+        return Paid(**{name: line[name] for name in Paid._fields if name in line})
+
+    def keep(self, one: Wanted, text: str | None, paid: Paid) -> bool:
+        """Write down the text, or only what it took."""
+        said = {"text": text and text.strip(), "tokens": paid.output_tokens - self.paid(one).output_tokens}
+        self.lines[one.key] = {"key": one.key, **said, **paid._asdict()}
+        self.journal.append(self.lines[one.key])
+        return text is not None
 
 
 def one_of(params: GenerateParams, server: ServerParams, sample: Sample, k: int) -> Wanted:
@@ -187,11 +205,9 @@ def one_of(params: GenerateParams, server: ServerParams, sample: Sample, k: int)
     return Wanted(hashlib.sha256(json.dumps([*settings, *shown]).encode()).hexdigest(), sample, seed)
 
 
-def answered_remotely(
-    model: str, sample: Sample, wanted: Sequence[Wanted], known: dict[str, dict[str, Any]]
-) -> Answered:
+def answered_remotely(model: str, sample: Sample, wanted: Sequence[Wanted], answers: _Answers) -> Answered:
     """A prompt with the answers there are; `meta.generate` says whose they are, and from which seeds."""
-    found = [(one.seed, known[one.key]) for one in wanted if one.key in known]
+    found = [(one.seed, answers.lines[one.key]) for one in wanted if answers.answered(one)]
     meta = sample.meta | {"generate": {"model": model, "seeds": [seed for seed, _ in found]}}
     texts = tuple(line["text"] for _, line in found)
     return Answered(replace(sample, candidates=texts, meta=meta), [line["tokens"] for _, line in found])

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ixc.judging.openai_judge import ask
-from ixc.judging.panel import Opinion, agreement, biases, majority
+from ixc.judging.panel import Opinion, agreement, biases, majority, pairwise
 from ixc.judging.questions import Question, questions
-from ixc.judging.store import VerdictStore
+from ixc.judging.store import VerdictStore, slug
 from ixc.judging.verifiers import check
 from ixc.metrics import Log, Metrics, ignore
 from ixc.params import JudgeParams
@@ -42,7 +42,8 @@ def run(
     ]
     tally: Counter[str] = Counter()
     write_samples(pairs(params, candidates, panel, tally), judged)
-    return metrics(tally, usages) | panel.metrics()
+    spent = {f"llm/{slug(j.model)}/spent": u.spent for j, u in zip(params.judges, usages, strict=True)}
+    return metrics(tally, usages) | panel.metrics() | spent
 
 
 class Panel:
@@ -69,11 +70,14 @@ class Panel:
         first, second = (self.stores[model].get(q.key) for q in questions(model, sample, reference, other))
         words = len(reference.split()), len(other.split())
         longer = (words[0] > words[1]) - (words[0] < words[1])
-        return Opinion(first, second, longer) if first and second else None
+        known = first and second and first.winner and second.winner
+        return Opinion(first, second, longer) if first and second and known else None
 
     def metrics(self) -> Metrics:
         """How far the judges agree, and what each is biased by."""
-        return agreement(self.verdicts, len(self.stores)) | biases(self.opinions)
+        agreements = agreement(self.verdicts, len(self.stores)) | pairwise(self.verdicts, list(self.stores))
+        pairs: Metrics = {f"llm/{slug(model)}/pairs": len(found) for model, found in self.opinions.items()}
+        return agreements | biases(self.opinions) | pairs
 
 
 def asked(params: JudgeParams, model: str, candidates: Path) -> Iterator[Question]:

@@ -184,10 +184,13 @@ class ServerParams:
     """Requests in flight."""
     timeout_s: float = Field(default=60.0, gt=0)
     max_requests: int = Field(default=10_000, gt=0)
-    """Stop asking after this many in one run; the next goes on from what is stored."""
+    """Stop asking after this many in one run, every try of a request that failed among them; the next run goes on from
+    what is stored. In batches, each question of a batch is one."""
     max_cost: float | None = Field(default=None, gt=0)
-    """US dollars; stop asking before one run costs more, likewise. Only what is in flight at the very start,
-    before any price is known, can exceed it."""
+    """US dollars for all that a run wants answered, by this model: what earlier runs have paid for the same questions
+    counts, unreadable replies too; what they paid for others does not. Asking stops before it would cost more; raise it
+    and run again to go on. It is reckoned with the dearest reply so far, so only the first `concurrency` requests,
+    before any price is known, and replies dearer than all before, can exceed it."""
     max_side: int = Field(default=1024, gt=0)
     """Larger pictures are scaled down to this many pixels before they are sent."""
     video_frames: int = Field(default=4, gt=0)
@@ -246,7 +249,8 @@ class LLMJudgeParams(ServerParams):
     batch: bool = False
     """Ask through OpenAI's Batch API: half the price (give the prices so), within a day."""
     batch_size: int = Field(default=1000, gt=0, le=50_000)
-    """Requests per batch, one batch at a time; `max_cost` is looked at between batches. OpenAI: 50,000."""
+    """Requests per batch, one batch at a time; `max_cost` is looked at between batches, and while no price is known, a
+    batch is one of `concurrency` requests. OpenAI: 50,000."""
     poll_s: float = Field(default=30.0, gt=0)
     """Seconds between two looks at a batch."""
 

@@ -20,9 +20,9 @@ class FakeOpenAI(BaseHTTPRequestHandler):
     Asked for nothing structured it answers: the model, the seed and the last word of the prompt.
 
     The first request about a prompt naming a fault fails: `busy` 429, `down` 500, `cut` half a JSON in the
-    message, `torn` half a JSON body. Others always do: `mute` no JSON, `locked` 401, `dead` 500. `echo` tells
-    the key. Besides, a share `flaky` of all requests fails in one of these ways, is answered too late (after `late_s`),
-    or after requests that came later. Every reply takes `thinks_s`.
+    message, `torn` half a JSON body. Others always do: `mute` no JSON, `speechless` no text, `locked` 401, `dead`
+    500. `echo` tells the key. Besides, a share `flaky` of all requests fails in one of these ways, is answered too late
+    (after `late_s`), or after requests that came later. Every reply takes `thinks_s`.
     """
 
     protocol_version = "HTTP/1.1"
@@ -87,7 +87,8 @@ class FakeOpenAI(BaseHTTPRequestHandler):
 
     def completion(self, body: dict[str, Any], key: str, cut: bool = False) -> dict[str, Any]:
         said = self.judgement(body, key) if "response_format" in body else self.answer(body)
-        message = {"role": "assistant", "content": said[: len(said) // 2] if cut else said}
+        content = None if "speechless" in self.text(body) else said[: len(said) // 2] if cut else said
+        message = {"role": "assistant", "content": content}
         return {
             "id": "1",
             "object": "chat.completion",

@@ -164,6 +164,56 @@ def test_what_a_server_could_not_answer_is_asked_again_and_nothing_else(
     assert [len(sample.candidates) for sample in got] == [3, 3] and server.asked.total() == 7
 
 
+def test_what_a_server_was_asked_in_vain_is_paid_for_once(tmp_path: Path, server: Any, samples: list[Sample]) -> None:
+    both = [samples[0], tiny.sample("Be speechless")]
+    metrics, got = answer(tmp_path, tmp_path, remote(server), both)
+    assert [len(sample.candidates) for sample in got] == [3]
+    assert (metrics["server/unreadable"], metrics["server/requests"]) == (3, 3 + 3 * 3)
+    assert metrics["server/cost"] == pytest.approx(12 * 0.003)
+    metrics, again = answer(tmp_path, tmp_path, remote(server), both)
+    assert again == got and (metrics["server/unreadable"], metrics["server/requests"]) == (3, 0)
+    journal = tmp_path / "out" / ".candidates.parquet.server.jsonl"
+    journal.write_text("".join(line for line in journal.open() if '"text": null' not in line))
+    assert answer(tmp_path, tmp_path, remote(server), both)[0]["server/requests"] == 9
+
+
+def test_a_length_is_that_of_the_answer_and_not_of_what_was_asked_in_vain(
+    tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = iter((None, "Hi."))
+    completion = server.completion
+
+    def changed(self: Any, *arguments: Any) -> dict[str, Any]:
+        body = completion(self, *arguments)
+        body["choices"][0]["message"]["content"] = next(said)
+        return body
+
+    monkeypatch.setattr(server, "completion", changed)
+    metrics, [got] = answer(tmp_path, tmp_path, replace(remote(server), num_candidates=1), [tiny.sample("Hello")])
+    assert (got.candidates, metrics["length"]) == (("Hi.",), 100)
+
+
+def test_a_missing_picture_spoils_its_own_prompt_only(
+    tmp_path: Path, server: Any, samples: list[Sample], capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / samples[-2].media[0].path).rename(tmp_path / "away")
+    metrics, got = answer(tmp_path, tmp_path, remote(server), samples)
+    assert [sample.id for sample in got] == [sample.id for sample in samples[:-2]]
+    assert (metrics["server/unusable_media"], metrics["server/requests"]) == (6, 15)
+    assert "6 not asked: " in capfd.readouterr().err
+    (tmp_path / "away").rename(tmp_path / samples[-2].media[0].path)
+    metrics, got = answer(tmp_path, tmp_path, remote(server), samples)
+    assert len(got) == 7 and metrics["server/requests"] == 6
+
+
+def test_a_key_that_is_a_word_changes_no_answer(
+    tmp_path: Path, server: Any, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVER_KEY", "m")
+    _, got = answer(tmp_path, tmp_path, remote(server), samples[:1])
+    assert all(text.startswith("m ") for text in got[0].candidates)
+
+
 def test_a_server_that_is_not_there_is_an_error(
     tmp_path: Path, server: Any, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:

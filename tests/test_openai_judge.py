@@ -7,8 +7,10 @@ import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import av
@@ -16,6 +18,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY, Call
 from fake_openai import KEY, FakeOpenAI, serving
+from openai import RateLimitError
 from PIL import Image
 
 from ixc.judge import run
@@ -24,7 +27,7 @@ from ixc.judging.openai_judge import ask
 from ixc.judging.questions import parse, questions, verdict
 from ixc.judging.store import Judgement, VerdictStore, Winner
 from ixc.params import BadParams, JudgeParams, LLMJudgeParams, load_params
-from ixc.remote import ServerFailed, ServerRefused
+from ixc.remote import MAX_PAUSE_S, ServerFailed, ServerRefused, pause_s, without
 from ixc.samples import Domain, Gold, Media, Sample, Turn, read_samples, write_samples
 
 LAPTOP = REPOSITORY / "infra" / "params" / "laptop.yaml"
@@ -133,15 +136,33 @@ def test_the_key_stays_out_of_files_messages_and_logs(
     tmp_path: Path, server: Any, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("echo busy", "Bad."))
+    metrics, _ = judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("echo busy", "Bad."))
+    assert metrics["llm/unreadable"] == 2  # what tells the key is not kept
     with pytest.raises(ServerRefused, match="401: check \\$JUDGE_KEY") as caught:
         judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("locked", "Bad."))
     assert caught.value.__context__ is None
-    assert b"***" in (tmp_path / "verdicts" / "org-judge-1.jsonl").read_bytes()
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert KEY.encode() not in b"".join(written)
     said = str(caught.value) + "".join(capfd.readouterr())
     assert KEY not in said + caplog.text
+
+
+@pytest.mark.parametrize("key", ["e", "good", "is", "It", "not-needed", "something"])
+def test_a_key_that_is_a_word_changes_no_reply(
+    tmp_path: Path, server: Any, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", key)
+    said = json.dumps({"reason": f"It is good: {key}, something not-needed.", "winner": "first"})
+    monkeypatch.setattr(server, "judgement", lambda *_: said)
+    judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("x", "Bad."))
+    lines = (tmp_path / "verdicts" / "org-judge-1.jsonl").read_text().splitlines()
+    assert [json.loads(line)["reason"] for line in lines] == [f"It is good: {key}, something not-needed."] * 2
+
+
+def test_a_short_key_is_taken_out_of_an_error_as_a_word() -> None:
+    assert without("e", "bad key e, see here") == "bad key ***, see here"
+    assert without("hunter2", "Bearer hunter2!") == "Bearer ***!"
+    assert without(KEY, f"x{KEY}x") == "x***x"
 
 
 @pytest.mark.parametrize(
@@ -276,6 +297,7 @@ def test_the_majority_of_the_judges_decides(tmp_path: Path, server: Any) -> None
     assert (metrics["llm/requests"], metrics["llm/agreement"]) == (6, 0.0)
     assert metrics["llm/fleiss_kappa"] == pytest.approx(-0.5)  # observed 1/3, by chance (2/3)^2 + (1/3)^2 = 5/9
     assert metrics["llm/one/position_bias"] == 0 and metrics["llm/one/consistency"] == 1
+    assert metrics["llm/one/pairs"] == 1 and metrics["llm/one/spent"] == pytest.approx(0.006)
 
     metrics, pairs = judge(tmp_path, JudgeParams(judges=three[1:]), sample("x", "Bad."))
     assert (metrics["llm/requests"], pairs, metrics["without_pair/reference_not_better"]) == (0, [], 1)
@@ -320,6 +342,175 @@ def test_parameters_that_cannot_be_meant_are_refused() -> None:
         LLMJudgeParams(model="m", max_cost=1.0)
     with pytest.raises(ValueError, match=r"judges: \['m'\] more than once"):
         JudgeParams(judges=(LLMJudgeParams(model="m"), LLMJudgeParams(model="m", temperature=None)))
+
+
+def test_a_budget_holds_over_the_runs_for_the_same_verdicts(tmp_path: Path, server: Any) -> None:
+    samples = [sample(f"topic{i}", "Bad.") for i in range(5)]
+    poor = llm(server, max_cost=0.0125, concurrency=1)
+    spent = []
+    for _ in range(2):
+        metrics, _ = judge(tmp_path, JudgeParams(judges=(poor,)), *samples)
+        spent.append((metrics["llm/requests"], metrics["llm/left"], metrics["llm/org-judge-1/spent"]))
+    assert spent == [(4, 6, pytest.approx(0.012)), (0, 6, pytest.approx(0.012))]
+    metrics, _ = judge(tmp_path, JudgeParams(judges=(poor,)), sample("other", "Bad."))
+    assert metrics["llm/requests"] == 2  # what other questions cost is not reckoned
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_every_try_counts_as_a_request(tmp_path: Path, server: Any, concurrency: int) -> None:
+    samples = [sample(f"dead{i}", "Bad.") for i in range(8)]
+    with pytest.raises(ServerFailed, match="no request came through"):
+        judge(tmp_path, JudgeParams(judges=(llm(server, max_requests=4, concurrency=concurrency),)), *samples)
+    assert server.asked.total() == 4
+
+
+def test_tries_are_told_in_the_numbers(tmp_path: Path, server: Any) -> None:
+    metrics, _ = judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("busy", "Bad."), sample("x", "Bad."))
+    assert metrics["llm/requests"] == server.asked.total() == 6
+
+
+@pytest.mark.parametrize(
+    ("status", "told", "tries"), [(400, {}, 1), (500, {}, 5), (500, {"x-should-retry": "false"}, 1)]
+)
+def test_only_what_may_pass_is_tried_again(
+    tmp_path: Path, server: Any, status: int, told: dict[str, str], tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    came = []
+
+    def chat(self: Any, body: Any) -> None:
+        came.append(body)
+        self.reply(status, {"error": {"message": "no"}})
+
+    def end_headers(self: Any) -> None:
+        for name, value in told.items():
+            self.send_header(name, value)
+        BaseHTTPRequestHandler.end_headers(self)
+
+    monkeypatch.setattr(server, "chat", chat)
+    monkeypatch.setattr(server, "end_headers", end_headers)
+    with pytest.raises(ServerFailed, match=str(status)):
+        judge(tmp_path, JudgeParams(judges=(llm(server, concurrency=1),)), sample("x", "Bad."))
+    assert len(came) == 2 * tries
+
+
+@pytest.mark.parametrize(
+    ("headers", "least", "most"),
+    [
+        ({"retry-after-ms": "5"}, 0.005, 0.005),
+        ({"retry-after": "7"}, 7, 7),
+        ({"retry-after": "86400"}, MAX_PAUSE_S, MAX_PAUSE_S),
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, 1.5, 2),  # as without: 0.5 s doubled twice, less a quarter
+        ({"retry-after": "nan"}, 1.5, 2),
+        ({}, 1.5, 2),
+    ],
+)
+def test_a_pause_is_as_long_as_the_server_asks(headers: dict[str, str], least: float, most: float) -> None:
+    response: Any = SimpleNamespace(headers=headers, status_code=429, request=None)
+    assert least <= pause_s(RateLimitError("slow", response=response, body=None), 2) <= most
+
+
+def test_a_first_batch_without_a_known_price_is_a_small_one(tmp_path: Path, server: Any) -> None:
+    samples = [sample(f"topic{i}", "Bad.") for i in range(20)]
+    metrics, _ = judge(tmp_path, batched(server, max_cost=0.02, concurrency=2), *samples)
+    # 2 to learn that a reply costs 0.003 $, then as many as 0.02 $ - 0.006 $ buys: 4
+    assert [len(server.files[batch["input_file_id"]].splitlines()) for batch in server.batches] == [2, 4]
+    assert (metrics["llm/requests"], metrics["llm/left"]) == (6, 34)
+
+
+@pytest.mark.parametrize("batch", [False, True])
+@pytest.mark.parametrize("word", ["mute", "speechless"])
+def test_what_cannot_be_read_is_paid_for_once(tmp_path: Path, server: Any, word: str, batch: bool) -> None:
+    params = JudgeParams(judges=(llm(server, batch=batch, poll_s=0.01),))
+    metrics, pairs = judge(tmp_path, params, sample(word, "Bad."), sample("x", "Bad."))
+    assert (metrics["llm/unreadable"], metrics["llm/requests"], len(pairs)) == (2, 8, 1)
+    path = tmp_path / "verdicts" / "org-judge-1.jsonl"
+    last = {line["key"]: line for line in map(json.loads, path.read_text().splitlines())}
+    assert sum(line["cost"] for line in last.values()) == pytest.approx(metrics["llm/cost"]) == pytest.approx(8 * 0.003)
+    vain = [(line["attempts"], line["output_tokens"]) for line in last.values() if line["winner"] is None]
+    assert vain == [(3, 300)] * 2
+
+    metrics, again = judge(tmp_path, params, sample(word, "Bad."), sample("x", "Bad."))
+    assert (metrics["llm/unreadable"], metrics["llm/requests"], again) == (2, 0, pairs)
+    path.write_text("".join(line + "\n" for line in path.read_text().splitlines() if '"winner": null' not in line))
+    metrics, _ = judge(tmp_path, params, sample(word, "Bad."), sample("x", "Bad."))
+    assert metrics["llm/requests"] == 6  # the lines are gone: asked again
+
+
+def test_a_question_goes_on_with_the_replies_it_had(tmp_path: Path, server: Any) -> None:
+    short = JudgeParams(judges=(llm(server, max_requests=2, concurrency=1),))
+    metrics, _ = judge(tmp_path, short, sample("mute", "Bad."))
+    assert (metrics["llm/unreadable"], metrics["llm/left"]) == (0, 2)
+    metrics, _ = judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("mute", "Bad."))
+    assert (metrics["llm/unreadable"], metrics["llm/left"]) == (2, 0)
+    assert list(server.asked.values()) == [3, 3]
+    # 0.003 $ each, of which the second run paid four
+    assert (metrics["llm/cost"], metrics["llm/org-judge-1/spent"]) == pytest.approx((4 * 0.003, 6 * 0.003))
+
+
+def test_a_page_that_is_no_completion_is_no_verdict(
+    tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ixc.remote.MAX_RETRIES", 1)
+    monkeypatch.setattr("ixc.remote.pause_s", lambda *_: 0.0)
+    monkeypatch.setattr(server, "reply", lambda self, *_: self.send(200, b"<html>Please log in.</html>"))
+    with pytest.raises(ServerFailed, match=r"no JSON|no chat completion"):
+        judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("x", "Bad."))
+    assert len(VerdictStore(tmp_path / "verdicts", "org/judge:1")) == 0
+
+
+@pytest.mark.parametrize("message", [None, {}, {"content": ["first"]}])
+def test_a_completion_without_the_usual_fields_is_unreadable(
+    tmp_path: Path, server: Any, message: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = {"id": "1", "object": "chat.completion", "choices": [{"index": 0, "message": message}], "usage": {}}
+    monkeypatch.setattr(server, "completion", lambda *_: odd)
+    metrics, _ = judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("x", "Bad."))
+    assert (metrics["llm/unreadable"], metrics["llm/cost"]) == (2, 0)
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_picture_that_cannot_be_used_spoils_its_own_prompt_only(
+    tmp_path: Path, server: Any, batch: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (30, 10), "red").save(tmp_path / "good.png")
+    (tmp_path / "damaged.png").write_bytes((tmp_path / "good.png").read_bytes()[:40])
+    samples = [
+        sample(name, "Bad.", media=(Media(kind="image", path=f"{name}.png", sha256=name),))
+        for name in ("missing", "damaged", "good")
+    ]
+    params = JudgeParams(judges=(llm(server, batch=batch, poll_s=0.01, concurrency=2),))
+    metrics, pairs = judge(tmp_path, params, *samples)
+    assert [pair.id for pair in pairs] == ["good#0"]
+    assert (metrics["llm/unusable_media"], metrics["llm/left"], metrics["llm/requests"]) == (4, 0, 2)
+    said = capfd.readouterr().err
+    assert "2 not asked: " in said and "missing.png: not in the store" in said and "damaged.png: not a pict" in said
+    assert not list((tmp_path / "verdicts").glob("*.batch*"))
+
+    metrics, pairs = judge(tmp_path, params, *samples[:2])
+    assert (metrics["llm/unusable_media"], metrics["llm/requests"], pairs) == (4, 0, [])
+    for name in ("missing", "damaged"):
+        Image.new("RGB", (30, 10), "blue").save(tmp_path / f"{name}.png")
+    assert len(judge(tmp_path, params, *samples)[1]) == 3
+
+
+def test_replies_of_a_batch_that_are_read_twice_are_counted_once(
+    tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        kill_at(patched, "forget")
+        with pytest.raises(KeyboardInterrupt):
+            judge(tmp_path, batched(server), sample("mute", "Bad."), sample("x", "Bad."))
+    judge(tmp_path, batched(server), sample("mute", "Bad."), sample("x", "Bad."))
+    store = VerdictStore(tmp_path / "verdicts", "org/judge:1")
+    keys = [q.key for name in ("mute", "x") for q in questions("org/judge:1", sample(name), "A good answer.", "Bad.")]
+    found = [store.get(key) for key in keys]
+    assert [one and (one.attempts, round(one.cost, 6)) for one in found] == [(3, 0.009)] * 2 + [(1, 0.003)] * 2
+
+
+def test_a_failing_question_does_not_keep_the_others_from_a_small_first_batch(tmp_path: Path, server: Any) -> None:
+    samples = [sample(name, "Bad.") for name in ("dead", "x", "y")]
+    metrics, pairs = judge(tmp_path, batched(server, max_cost=1.0, concurrency=2), *samples)
+    assert [pair.id for pair in pairs] == ["x#0", "y#0"] and metrics["llm/unreachable"] == 2
 
 
 def batched(server: Any, **changes: Any) -> JudgeParams:
@@ -397,7 +588,7 @@ def test_what_a_batch_could_not_answer_is_sent_again_or_given_up(tmp_path: Path,
     names = ("cut", "mute", "dead", "x")
     metrics, pairs = judge(tmp_path, batched(server), *(sample(name, "Bad.") for name in names))
     assert [pair.id for pair in pairs] == ["cut#0", "x#0"]
-    assert metrics["llm/unreadable"] == 4 and len(server.batches) == 3
+    assert (metrics["llm/unreadable"], metrics["llm/unreachable"], len(server.batches)) == (2, 2, 3)
     assert sorted(server.asked.values()) == [1, 1, 2, 2, 3, 3, 3, 3]
 
 
@@ -452,8 +643,9 @@ def test_a_flaky_server_and_three_kills_lose_nothing_and_pay_nothing_twice(
         process.kill()
         process.wait()
     assert judging(tmp_path, server, concurrency, timeout_s).wait() == 0
-    keys = [json.loads(line)["key"] for line in stored.read_text().splitlines()]
-    assert len(keys) == len(set(keys)) == 2 * num_pairs
+    lines = [json.loads(line) for line in stored.read_text().splitlines()]
+    keys = [line["key"] for line in lines if line["winner"] is not None]
+    assert len(keys) == len(set(keys)) == len({line["key"] for line in lines}) == 2 * num_pairs
     assert len(list(read_samples(tmp_path / "j.parquet"))) == num_pairs
     # paid for again: only what was in flight at a kill
     assert server.paid.total() <= 2 * num_pairs + 3 * concurrency

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ixc.judging.panel import Opinion, agreement, biases, cohen_kappa, fleiss_kappa, majority
+from ixc.judging.panel import Opinion, agreement, biases, cohen_kappa, fleiss_kappa, majority, pairwise
 from ixc.judging.store import Judgement, Winner
 from ixc.samples import Verdict
 
@@ -100,6 +100,20 @@ def test_agreement_counts_what_all_have_judged() -> None:
     three = [[vote("chosen")] * 3, [vote("rejected")] * 3]
     assert agreement(three, 3) == {"llm/agreement": 1.0, "llm/fleiss_kappa": pytest.approx(1.0)}
     assert agreement([[vote("chosen")]], 1) == {}
+
+
+def test_the_odd_judge_is_told_by_pairs_of_judges() -> None:
+    said = {"org/a": "crcr", "b": "crcr", "odd": "rcrc"}
+    names = {"c": "chosen", "r": "rejected"}
+    rows = [[vote(names[words[i]], judge) for judge, words in said.items()] for i in range(4)]
+    found = pairwise([*rows, [vote("tie", "b"), vote("tie", "odd")]], list(said))
+    # b and odd, all five: observed 1/5, by chance 2 * (2/5)^2 + (1/5)^2 = 9/25; (0.2 - 0.36) / 0.64 = -0.25
+    assert found == {
+        "llm/cohen_kappa/org-a/b": pytest.approx(1),
+        "llm/cohen_kappa/org-a/odd": pytest.approx(-1),
+        "llm/cohen_kappa/b/odd": pytest.approx(-0.25),
+    }
+    assert pairwise(rows, ["org/a", "b"]) == {}
 
 
 def test_biases_by_hand() -> None:

@@ -175,6 +175,32 @@ def test_what_came_in_and_what_was_left_out_is_shown_by_source(tmp_path: Path) -
     assert "web, quarantined: 200" in found.text and "web, left out by the mixture: 300" in found.text
 
 
+ONE_JUDGE = {"consistency": 0.8, "position_bias": 0.25, "length_bias": -0.5, "pairs": 1200, "spent": 3.456}
+
+
+def test_what_the_judges_are_worth_is_shown_where_models_judged(tmp_path: Path) -> None:
+    judged = {f"llm/{name}/{key}": value for name in ("gpt", "qwen", "odd") for key, value in ONE_JUDGE.items()}
+    kappas = {"gpt/qwen": 0.71, "gpt/odd": 0.02, "qwen/odd": -0.03}
+    pairs = {f"llm/cohen_kappa/{names}": kappa for names, kappa in kappas.items()}
+    together = {"llm/agreement": 0.5, "llm/fleiss_kappa": 0.23, "llm/cost": 1.0, "pairs/all": 9.0}
+    write_metrics(tmp_path, {"judge": {**judged, **pairs, **together}})
+    found = page(tmp_path)
+    assert sections(found) == ["judges", "reading"]
+    text = "".join(found.text.split())
+    assert "gpt1,20080.0%+0.25-0.503.46" in text and text.count("1,200") == 3
+    assert "all:Fleiss'kappa0.23" in text and "gptandodd:Cohen'skappa0.02" in text
+
+
+def test_a_judge_that_has_not_judged_yet_has_dashes(tmp_path: Path) -> None:
+    write_metrics(tmp_path, {"judge": {"llm/gpt/pairs": 0.0, "llm/gpt/spent": 0.0, "pairs/all": 0.0}})
+    assert "gpt0–––0.00" in page(tmp_path).text
+
+
+def test_verifiers_alone_need_no_section_on_judges(tmp_path: Path) -> None:
+    write_metrics(tmp_path, {"judge": {"llm/requests": 0.0, "llm/cost": 0.0, "pairs/all": 90.0}})
+    assert "judges" not in sections(page(tmp_path))
+
+
 def test_the_page_needs_nothing_but_itself(root: Path) -> None:
     found = page(root)
     addresses = [

@@ -200,6 +200,68 @@ def test_mixed_numbers_units_and_sets_are_read(value: str, answer: str) -> None:
 @pytest.mark.parametrize(
     ("value", "answer", "right"),
     [
+        ("1,2", r"\boxed{1,2}", 1.0),
+        ("1,2", r"\boxed{2,1}", 1.0),
+        ("1,2", r"\boxed{12}", 0.0),  # a comma separates thousands only before three digits
+        ("1,2", "The answer is 2, 1", 1.0),
+        ("1,2", "The answer is 2 and 1.", 1.0),
+        ("1,2", "2, 1.", 1.0),
+        ("1,2", "For x it holds 1,2 or nothing.", 1.0),
+        ("1,2", "1.2", 0.0),
+        ("1,2", "2", 0.0),
+        ("1, 2, 3", "3, 1 and 2", 1.0),
+        ("2", "The answer is 1, 2", 0.0),
+        ("2", "1, 2", 0.0),
+        ("12", "1,2", 0.0),
+        ("1,234", "1234", 1.0),
+        ("1234567", "1,234,567", 1.0),
+        ("1,200", "200, 1", 0.0),
+        (r"\sqrt{2}", "√2", 1.0),
+        (r"\sqrt{2}", "The answer is √(2).", 1.0),
+        ("√2", r"\boxed{\sqrt{2}}", 1.0),
+        (r"3\sqrt{2}", "It is 3√2 cm.", 1.0),
+        ("2", "It is √2", 0.0),
+        ("1e6", "1000000", 1.0),
+        ("1000000", "1e6", 1.0),
+        ("1000000", "The answer is 1E+6.", 1.0),
+        ("1e6", "1,000,000", 1.0),
+        ("1e6", r"$1 \times 10^6$", 1.0),
+        ("0.0015", "1.5e-3", 1.0),
+        ("1e6", "6", 0.0),
+        ("1e99", "1e98", 0.0),
+    ],
+)
+def test_lists_roots_and_powers_of_ten_are_read(value: str, answer: str, right: float) -> None:
+    assert check(gold("number", value), answer) == right
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "right"),
+    [
+        ("chart", "Blue, Red", 1.0),
+        ("chart", "[red, blue]", 1.0),
+        ("chart", "The answer is Red and Blue.", 1.0),
+        ("chart", "Blue", 0.0),
+        ("chart", "Blue, Blue", 0.0),
+        ("chart", "Blue, Red, Green", 0.0),
+        ("match", "Blue and red.", 1.0),
+        ("match", "[Blue, Red]", 1.0),
+        ("match", "Only blue.", 0.0),
+        ("match", "Blue, red or green", 0.0),  # names the contradiction
+    ],
+)
+def test_a_list_of_words_is_right_when_each_is_named(kind: Check, answer: str, right: float) -> None:
+    assert check(gold(kind, "[Blue, Red]", "green"), answer) == right
+
+
+def test_numbers_in_a_list_may_be_five_percent_away() -> None:
+    assert check(gold("chart", "[Spain, 1,000]"), "1,040 and Spain") == 1.0
+    assert check(gold("chart", "[Spain, 1,000]"), "1,060 and Spain") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("value", "answer", "right"),
+    [
         ("100", "105", 1.0),  # 5 % is within, a hair more is not
         ("100", "105.1", 0.0),
         ("-40", "-41", 1.0),

@@ -8,10 +8,10 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import openai
 from openai import OpenAI
@@ -22,17 +22,21 @@ from pydantic.dataclasses import dataclass
 
 from ixc.files import replacing
 from ixc.judging.questions import Question
-from ixc.judging.store import Asked, VerdictStore
+from ixc.judging.store import Asked
+from ixc.media import BadMedia
 from ixc.params import LLMJudgeParams
 from ixc.remote import (
     MAX_REASKS,
+    MAX_RETRIES,
+    Due,
+    Ledger,
     Paid,
-    Request,
     ServerFailed,
     Usage,
     address,
     api_key,
     client_options,
+    due,
     hopeless,
     read,
     refusal,
@@ -43,7 +47,15 @@ MAX_BYTES = 100_000_000
 """Of a batch's file; OpenAI takes 200 MB."""
 ENDPOINT = "/v1/chat/completions"
 OVER = ("completed", "expired", "cancelled")
-KeepAsked = Callable[[Asked, str | None, Paid], bool]
+
+
+@runtime_checkable
+class BatchLedger(Ledger[Question], Protocol):
+    """A ledger that can also be written when only the short form of a question is left, after a kill."""
+
+    def keep_asked(self, asked: Asked, text: str | None, paid: Paid, /) -> bool:
+        """As `keep`."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -55,6 +67,8 @@ class Pending:
     batch: str | None = None
     """Its id; None until the server has told it."""
     asked: list[Asked] = field(default_factory=list)
+    paid: dict[str, Paid] = field(default_factory=dict)
+    """What earlier replies to the same questions took, by key; so its replies may be read, and stored, twice."""
 
 
 _PENDING = TypeAdapter(Pending)
@@ -63,25 +77,28 @@ _PENDING = TypeAdapter(Pending)
 def ask_in_batches(
     section: str,
     params: LLMJudgeParams,
-    questions: Sequence[Question],
-    request: Request[Question],
-    keep: KeepAsked,
-    store: VerdictStore,
+    questions: Iterable[Question],
+    ledger: BatchLedger,
+    verdicts: Path,
 ) -> Usage:
-    """Ask every question, `batch_size` at a time, after reading a batch that an earlier run has left.
+    """Ask every question that is due, `batch_size` at a time, after reading a batch that an earlier run has left.
+
+    Args:
+        section: where `params` stands in `params.yaml`, for messages.
+        verdicts: the file beside which is noted what is under way.
 
     Raises:
         ServerRefused: key, address or model is missing or wrong.
         ServerFailed: the server cannot be reached, refused a file, or answered a whole batch with errors.
     """
-    state = store.path.with_suffix(".batch.json")
-    if not questions and not state.exists():
-        return Usage()
+    state, todo = verdicts.with_suffix(".batch.json"), due(questions, ledger)
+    if not todo.jobs and not state.exists():
+        return todo.usage()
     key = api_key(section, params)
     failure: Exception
     try:
-        with OpenAI(**client_options(params, key)) as client:
-            return _Batches(section, params, key, client, state, request, keep).all(questions, store)
+        with OpenAI(**client_options(params, key, MAX_RETRIES)) as client:
+            return _Batches(section, params, key, client, state, ledger, todo).all()
     except openai.APIError as error:
         said = without(key, f"{type(error).__name__}: {error.message}")
         failure = ServerFailed(f"{address(section, params)}: {said}")
@@ -99,44 +116,74 @@ class _Batches:
         key: str,
         client: OpenAI,
         state: Path,
-        request: Request[Question],
-        keep: KeepAsked,
+        ledger: BatchLedger,
+        todo: Due[Question],
     ) -> None:
         self.where, self.params, self.key, self.client = address(section, params), params, key, client
         self.state, self.requests = state, state.with_suffix(".jsonl")
-        self.request, self.keep = request, keep
-        self.usage, self.dearest = Usage(), 0.0
+        self.ledger, self.questions = ledger, todo.jobs
+        self.usage, self.dearest = todo.usage(), todo.dearest
+        self.replies = 0
+        self.tried: Counter[str] = Counter()
+        """How often a question was sent in this run."""
+        self.unusable: set[str] = set()
+        """Questions whose pictures cannot be shown."""
 
-    def all(self, questions: Sequence[Question], store: VerdictStore) -> Usage:
+    def all(self) -> Usage:
         """Everything that the budget allows."""
-        tried: Counter[str] = Counter()
+        given_up, batches = self.usage.unreadable, 0
         if self.state.exists():
             self.finish(_PENDING.validate_json(self.state.read_bytes()))
-        while todo := self.next(questions, store, tried):
-            pending = self.submit(todo)
-            tried.update(asked.key for asked in pending.asked)
-            self.finish(pending)
-            if not self.usage.done and self.usage.last_error:
-                raise ServerFailed(f"{self.where}: no request came through ({self.usage.last_error})")
-        unanswered = [question.key for question in questions if store.get(question.key) is None]
-        self.usage.unreadable = sum(tried[key] > MAX_REASKS for key in unanswered)
-        self.usage.left = len(unanswered) - self.usage.unreadable
+        while todo := self.next():
+            asked = self.write(todo)
+            if asked:
+                self.finish(self.submit(asked))
+            else:
+                self.forget()
+            batches += 1
+            self.check(batches)
+        return self.outcome(given_up)
+
+    def check(self, batches: int) -> None:
+        """Stop a run whose first batches brought nothing but errors, or all of whose batches did."""
+        if self.replies or not self.usage.last_error:
+            return
+        if batches > MAX_REASKS or not self.next():
+            raise ServerFailed(f"{self.where}: no request came through ({self.usage.last_error})")
+
+    def outcome(self, given_up: int) -> Usage:
+        """What became of the questions; so many had been given up before."""
+        unanswered = [question for question in self.questions if not self.ledger.answered(question)]
+        vain = [self.ledger.paid(question).given_up for question in unanswered]
+        failed = [self.tried[question.key] > MAX_REASKS for question in unanswered]
+        self.usage.unreadable = given_up + sum(vain)
+        self.usage.unreachable = sum(failure and not done for failure, done in zip(failed, vain, strict=True))
+        self.usage.left = len(unanswered) - sum(vain) - self.usage.unreachable - self.usage.unusable_media
+        self.usage.tell_media(self.where)
         return self.usage
 
-    def next(self, questions: Sequence[Question], store: VerdictStore, tried: Counter[str]) -> list[Question]:
-        """The questions of the next batch, as far as the budget goes."""
+    def next(self) -> list[Question]:
+        """The questions of the next batch, as far as the budget goes; a few, while no price is known."""
         room = min(self.params.batch_size, self.params.max_requests - self.usage.requests)
-        if self.params.max_cost is not None:
-            rest = self.params.max_cost - self.usage.cost
-            room = min(room, int(rest / self.dearest) if self.dearest else room)
-        todo = (q for q in questions if store.get(q.key) is None and tried[q.key] <= MAX_REASKS)
-        return [question for question, _ in zip(todo, range(max(room, 0)), strict=False)]
+        if self.params.max_cost is not None and self.dearest:
+            room = min(room, int((self.params.max_cost - self.usage.spent) / self.dearest))
+        elif self.params.max_cost is not None and not self.replies:
+            room = min(room, self.params.concurrency)
+        todo = sorted(filter(self.open, self.questions), key=lambda question: self.tried[question.key])
+        return todo[: max(room, 0)]
+
+    def open(self, question: Question) -> bool:
+        """Whether it is worth another request."""
+        vain = self.tried[question.key] > MAX_REASKS or self.ledger.paid(question).given_up
+        return not vain and question.key not in self.unusable and not self.ledger.answered(question)
 
     def submit(self, questions: Sequence[Question]) -> Pending:
-        """Send as many of the questions as fit into a file."""
-        asked = self.write(questions)
-        pending = Pending(digest=hashlib.sha256(self.requests.read_bytes()).hexdigest(), asked=asked)
-        self.remember(pending)
+        """Send the requests that were written."""
+        asked = [question.asked for question in questions]
+        paid = {question.key: paid for question in questions if (paid := self.ledger.paid(question)).attempts}
+        digest = hashlib.sha256(self.requests.read_bytes()).hexdigest()
+        self.tried.update(one.key for one in asked)
+        pending = self.remember(Pending(digest=digest, asked=asked, paid=paid))
         uploaded = self.client.files.create(file=self.requests, purpose="batch")
         batch = self.client.batches.create(
             input_file_id=uploaded.id,
@@ -144,21 +191,30 @@ class _Batches:
             completion_window="24h",
             metadata={"digest": pending.digest},
         )
-        return self.remember(Pending(digest=pending.digest, batch=batch.id, asked=asked))
+        return self.remember(replace(pending, batch=batch.id))
 
-    def write(self, questions: Sequence[Question]) -> list[Asked]:
-        """The requests as a JSONL file of at most `MAX_BYTES`, but at least one; what it asks."""
-        asked: list[Asked] = []
+    def write(self, questions: Sequence[Question]) -> list[Question]:
+        """The requests as a JSONL file of at most `MAX_BYTES`, but at least one that can be made; what it asks."""
+        asked: list[Question] = []
         with self.requests.open("wb") as file:
             for question in questions:
-                body = {"model": self.params.model, **self.request(question)}
-                line = {"custom_id": question.key, "method": "POST", "url": ENDPOINT, "body": body}
-                data = json.dumps(line).encode() + b"\n"
+                data = self.line(question)
                 if asked and file.tell() + len(data) > MAX_BYTES:
                     break
                 file.write(data)
-                asked.append(question.asked)
+                asked += [question] if data else []
         return asked
+
+    def line(self, question: Question) -> bytes:
+        """A request; none if its pictures cannot be used, which is noted."""
+        try:
+            body = {"model": self.params.model, **self.ledger.request(question)}
+        except BadMedia as error:
+            self.unusable.add(question.key)
+            self.usage.media[str(error)] += 1
+            return b""
+        line = {"custom_id": question.key, "method": "POST", "url": ENDPOINT, "body": body}
+        return json.dumps(line).encode() + b"\n"
 
     def remember(self, pending: Pending) -> Pending:
         """Write down what is under way."""
@@ -207,7 +263,7 @@ class _Batches:
         for line in self.lines(batch):
             one = asked.pop(line.get("custom_id", ""), None)
             if one is not None:
-                self.usage.done += self.keep_line(one, line)
+                self.usage.done += self.keep_line(one, pending.paid.get(one.key, Paid()), line)
         self.usage.requests += len(pending.asked)
 
     def lines(self, batch: Batch) -> Iterator[dict[str, Any]]:
@@ -216,14 +272,17 @@ class _Batches:
             text = self.client.files.content(id).text if id else ""
             yield from (json.loads(line) for line in text.split("\n") if line)
 
-    def keep_line(self, asked: Asked, line: dict[str, Any]) -> bool:
+    def keep_line(self, asked: Asked, before: Paid, line: dict[str, Any]) -> bool:
         """Keep one reply, if it can be read."""
         body = (line.get("response") or {}).get("body") or {}
         try:
-            text, paid = read(self.params, ChatCompletion.model_validate(body), Paid())
+            text, paid = read(self.params, self.key, ChatCompletion.model_validate(body), before)
         except ValidationError:
             self.usage.last_error = without(self.key, json.dumps(line.get("error") or body))[:500]
             return False
-        self.usage.cost += paid.cost
-        self.dearest = max(self.dearest, paid.cost)
-        return self.keep(asked, None if text is None else without(self.key, text), paid)
+        self.replies += 1
+        cost = paid.cost - before.cost
+        self.usage.cost += cost
+        self.usage.spent += cost
+        self.dearest = max(self.dearest, cost)
+        return self.ledger.keep_asked(asked, text, paid)

@@ -1,6 +1,7 @@
 """A model as judge of pairs, over any OpenAI-compatible server: request by request, or in batches."""
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ from ixc.judging.questions import Preference, Question, parse
 from ixc.judging.store import Asked, Judgement, VerdictStore, slug
 from ixc.metrics import Log, ignore
 from ixc.params import LLMJudgeParams
-from ixc.remote import Paid, Usage, ask_all, picture_parts, text_part
+from ixc.remote import Paid, Usage, address, ask_all, picture_parts, text_part
 
 SECTION = "judge.judges"
 SCHEMA = {"name": "preference", "strict": True, "schema": Preference.model_json_schema()}
+MAX_KEPT = 500
+"""Characters of a reply that cannot be read."""
 
 
 def ask(
@@ -24,15 +27,28 @@ def ask(
         ServerRefused: key, address or model is missing or wrong.
         ServerFailed: no request came through.
     """
-    unanswered = {question.key: question for question in asked if store.get(question.key) is None}
-    judge, open_questions = _Judge(params, media_root, store, log), list(unanswered.values())
+    judge, questions = _Judge(params, media_root, store, log), _distinct(asked)
     if params.batch:
-        return ask_in_batches(SECTION, params, open_questions, judge.request, judge.keep, store)
-    return ask_all(SECTION, params, open_questions, judge.request, lambda q, *reply: judge.keep(q.asked, *reply))
+        usage = ask_in_batches(SECTION, params, questions, judge, store.path)
+    else:
+        usage = ask_all(SECTION, params, questions, judge)
+    if usage.unreadable:
+        said = f"{usage.unreadable} questions without a readable reply; they are not asked again"
+        remedy = f'to ask them again, remove the lines of {store.path} with "winner": null'
+        print(f"{address(SECTION, params)}: {said}; {remedy}", file=sys.stderr)
+    return usage
+
+
+def _distinct(asked: Iterable[Question]) -> Iterator[Question]:
+    seen: set[str] = set()
+    for question in asked:
+        if question.key not in seen:
+            seen.add(question.key)
+            yield question
 
 
 class _Judge:
-    """How a question is put, and what is kept of the reply."""
+    """How a question is put, and what is kept of the replies."""
 
     def __init__(self, params: LLMJudgeParams, media_root: Path, store: VerdictStore, log: Log) -> None:
         self.params, self.media_root, self.store, self.log = params, media_root, store, log
@@ -46,14 +62,31 @@ class _Judge:
         form = {"type": "json_schema", "json_schema": SCHEMA}
         return {"messages": [{"role": "user", "content": content}], "response_format": form, **extra}
 
-    def keep(self, asked: Asked, text: str | None, paid: Paid) -> bool:
-        """Store the judgement and report progress; False if there is none in the reply."""
-        preference = parse(text)
-        if preference is None:
+    def answered(self, question: Question) -> bool:
+        """Whether the store knows a winner."""
+        found = self.store.get(question.key)
+        return found is not None and found.winner is not None
+
+    def paid(self, question: Question) -> Paid:
+        """What the store says that its replies took."""
+        return self._paid(question.key)
+
+    def _paid(self, key: str) -> Paid:
+        found = self.store.get(key)
+        return Paid() if found is None else Paid(*(getattr(found, name) for name in Paid._fields))
+
+    def keep(self, question: Question, text: str | None, paid: Paid) -> bool:
+        """Store what was replied and report progress; False if there is no judgement in it."""
+        return self.keep_asked(question.asked, text, paid)
+
+    def keep_asked(self, asked: Asked, text: str | None, paid: Paid) -> bool:
+        """The same for a question of which only this much is known."""
+        found = parse(text)
+        said = {"winner": found and found.winner, "reason": found.reason if found else (text or "")[:MAX_KEPT]}
+        self.cost += paid.cost - self._paid(asked.key).cost
+        self.store.add(Judgement(**asked._asdict(), model=self.params.model, **said, **paid._asdict()))
+        if found is None:
             return False
-        said = {"model": self.params.model, "winner": preference.winner, "reason": preference.reason}
-        self.store.add(Judgement(**asked._asdict(), **said, **paid._asdict()))
         self.judgements += 1
-        self.cost += paid.cost
         self.log({f"llm/{slug(self.params.model)}/cost": self.cost}, self.judgements)
         return True

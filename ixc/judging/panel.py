@@ -1,11 +1,12 @@
 """Several judges as one: the majority, how far they agree, and what each is biased by."""
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ixc.judging.questions import verdict
-from ixc.judging.store import Judgement, slug
+from ixc.judging.store import Judgement, Winner, slug
 from ixc.metrics import Metrics
 from ixc.samples import Verdict
 
@@ -94,6 +95,20 @@ def agreement(verdicts: Iterable[Sequence[Verdict]], judges: int) -> Metrics:
     return found if kappa is None else found | {f"llm/{name}": kappa}
 
 
+def pairwise(verdicts: Iterable[Sequence[Verdict]], judges: Sequence[str]) -> Metrics:
+    """Cohen's kappa of every two of three or more judges, on the pairs that both have judged: it tells the odd one."""
+    if len(judges) < 3:
+        return {}
+    rows = [{one.judge: one.winner for one in row} for row in verdicts]
+    found: Metrics = {}
+    for a, b in itertools.combinations(judges, 2):
+        both = [(row[a], row[b]) for row in rows if a in row and b in row]
+        kappa = cohen_kappa([first for first, _ in both], [second for _, second in both])
+        if kappa is not None:
+            found[f"llm/cohen_kappa/{slug(a)}/{slug(b)}"] = kappa
+    return found
+
+
 def biases(opinions: Mapping[str, Sequence[Opinion]]) -> Metrics:
     """For each judge, by name: `consistency`, `position_bias` and `length_bias`.
 
@@ -119,7 +134,7 @@ def _consistency(rows: Sequence[Opinion]) -> float | None:
 
 
 def _position_bias(rows: Sequence[Opinion]) -> float | None:
-    sign = {"first": 1, "second": -1, "tie": 0}
+    sign: dict[Winner | None, int] = {"first": 1, "second": -1, "tie": 0}
     return _mean([sign[said.winner] for row in rows for said in (row.reference_first, row.reference_second)])
 
 

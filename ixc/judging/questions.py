@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ixc.judging.store import Asked, Judgement, Order
+from ixc.judging.store import Asked, Judgement, Order, Winner
 from ixc.samples import Sample, Verdict
 
 PROMPTS = Path(__file__).parent / "prompts"
@@ -80,8 +80,8 @@ def fill(template: str, **values: str) -> str:
 
 def verdict(model: str, chosen_first: Judgement, rejected_first: Judgement) -> Verdict:
     """Both orders as one verdict: a win counts only if it does not depend on the order."""
-    by_position = {"first": "chosen", "second": "rejected", "tie": "tie"}
-    swapped = {"first": "rejected", "second": "chosen", "tie": "tie"}
+    by_position: dict[Winner | None, str] = {"first": "chosen", "second": "rejected", "tie": "tie"}
+    swapped: dict[Winner | None, str] = {"first": "rejected", "second": "chosen", "tie": "tie"}
     orders = (by_position[chosen_first.winner], swapped[rejected_first.winner])
     winner: Any = orders[0] if orders[0] == orders[1] else "tie"
     cost = chosen_first.cost + rejected_first.cost

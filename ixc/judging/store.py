@@ -1,4 +1,9 @@
-"""Verdicts are paid for: one JSON line each, on disk before the next is asked for, never asked for twice."""
+"""Verdicts are paid for: one JSON line each, on disk before the next is asked for, never asked for twice.
+
+A reply that cannot be read is paid for, too: it is a line with `"winner": null`, and what was asked three times in
+vain is not asked again. To have it asked again, remove those lines:
+`sed -i '/"winner": null/d' data/verdicts/<model>.jsonl`.
+"""
 
 import re
 from pathlib import Path
@@ -33,12 +38,16 @@ class Judgement:
     model: str
     sample: str
     order: Order
-    winner: Winner
+    winner: Winner | None
+    """None while no reply could be read."""
     reason: str
+    """Without a winner, how the last reply began."""
     input_tokens: int = 0
     output_tokens: int = 0
     cost: float = 0.0
-    """US dollars, re-asking included."""
+    """US dollars; like the tokens, of all replies."""
+    attempts: int = 1
+    """Replies that it took, those that could not be read among them."""
 
 
 _LINE = TypeAdapter(Judgement)
@@ -54,7 +63,7 @@ def slug(model: str) -> str:
 
 
 class VerdictStore:
-    """One judge's judgements: a JSONL file that only grows, and its lines by key."""
+    """One judge's judgements: a JSONL file that only grows, and its lines by key, of which the last one counts."""
 
     def __init__(self, folder: Path, model: str) -> None:
         """Open `<folder>/<model>.jsonl`.
@@ -82,10 +91,12 @@ class VerdictStore:
         return len(self._judgements)
 
     def get(self, key: str) -> Judgement | None:
-        """The judgement under a key, if it was ever made."""
+        """The judgement under a key, if there was ever a reply; it may have no winner."""
         return self._judgements.get(key)
 
     def add(self, judgement: Judgement) -> None:
-        """Keep a judgement; it is on the disk when this returns."""
+        """Keep a judgement, in place of an older one; it is on the disk when this returns."""
+        if self._judgements.get(judgement.key) == judgement:
+            return
         self._journal.append(_LINE.dump_python(judgement))
         self._judgements[judgement.key] = judgement

@@ -8,6 +8,7 @@ import math
 import re
 import threading
 from dataclasses import replace
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -28,7 +29,9 @@ def check(gold: Gold, answer: str) -> float | None:
 
 
 def matches(gold: Gold, answer: str) -> bool:
-    """`value` occurs as whole words, whatever the case, and none of `others` does."""
+    """`value` occurs as whole words, whatever the case, and none of `others` does; of a list of words, each one."""
+    if items := listed(gold.value):
+        return all(matches(replace(gold, value=item), answer) for item in items)
     if not gold.value.strip():
         return False
     named = {" ".join(text.split()) for text in _words(gold.value, gold.others).findall(answer.lower())}
@@ -47,6 +50,24 @@ def _plain(text: str) -> str:
     return " ".join(text.lower().split())
 
 
+_SEPARATOR = re.compile(r",\s+|,(?!\d{3}(?!\d))|;|\s+and\s+|\s*&\s*")
+
+
+def listed(text: str) -> list[str]:
+    """The items of a list in brackets, as ChartQA writes several words; none where it is no list of words.
+
+    >>> listed("[Blue, Red]"), listed("blue, red"), listed("[0, 1]")
+    (['Blue', 'Red'], [], [])
+    """
+    found = re.fullmatch(r"\s*\[([^\[\]]*[^\W\d_][^\[\]]*)\]\s*", text)
+    return _items(found.group(1)) if found else []
+
+
+def _items(text: str) -> list[str]:
+    items = (item.strip(" \t\n\"'") for item in _SEPARATOR.split(text))
+    return [item for item in items if item]
+
+
 def follows(gold: Gold, answer: str) -> bool:
     """All instructions hold."""
     return all(holds(constraint, answer) for constraint in _constraints(gold.value))
@@ -54,7 +75,9 @@ def follows(gold: Gold, answer: str) -> bool:
 
 _constraints = lru_cache(maxsize=65536)(parse_constraints)
 
-_NUMBER = re.compile(r"(?:(?<![\w)}])[-+−])?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
+_NUMBER = re.compile(r"(?:(?<![\w)}])[-+−])?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)")
+_SEVERAL = re.compile(rf"{_NUMBER.pattern}(?:\s*(?:,|,?\s+and\b)\s*{_NUMBER.pattern})+")
+_ONLY_SEVERAL = re.compile(rf"\A\s*{_SEVERAL.pattern}(?=\s*\.?\s*\Z)")
 _MARK = re.compile(r"####|^\s*A:|\banswer\s*(?:is\s*:?|:)", re.IGNORECASE | re.MULTILINE)
 _MATHEMATICS = re.compile(r"\\|\d\s*[/^:]\s*\d|\d\s*%|√|π|²|³")
 
@@ -64,21 +87,40 @@ _MIXED = re.compile(r"(\d+)\s+(\d+)\s*/\s*(\d+)")
 
 
 def equals(gold: Gold, answer: str) -> bool:
-    """The answer's final value equals the known one as mathematics; units are not compared."""
-    value, final = _MIXED.sub(r"(\1+\2/\3)", _unmarked(gold.value)), _MIXED.sub(r"(\1+\2/\3)", final_value(answer))
+    """The answer's final value equals the known one as mathematics; units are not compared, nor is a list's order."""
+    known = _unmarked(spelt(gold.value))
+    final = final_value(answer, several=_SEVERAL.fullmatch(known) is not None)
+    value, final = (_MIXED.sub(r"(\1+\2/\3)", text) for text in (known, final))
     value = _COMPOUND_UNIT.sub(r"\1", value)
-    if _MATHEMATICS.search(final) or _number(value) is None:
+    if _MATHEMATICS.search(final) or _SEVERAL.fullmatch(final) or _number(value) is None:
         return _equal_mathematics(value, final)
     found = _NUMBER.search(final)
     return found is not None and _same(_number(value), _number(found.group()))
 
 
-def final_value(answer: str) -> str:
+_ROOT = re.compile(r"√\s*(?:(\d+(?:\.\d+)?|[A-Za-z])|\(([^()]*)\)|\{([^{}]*)\})")
+_SCIENTIFIC = re.compile(r"(?<![\w.,])(\d+(?:\.\d+)?[eE][-+]?\d{1,2})(?!\w)")
+
+
+def spelt(text: str) -> str:
+    r"""Roots as LaTeX writes them, and powers of ten as digits.
+
+    >>> spelt("2√3"), spelt("1.5e-3")
+    ('2\\sqrt{3}', '0.0015')
+    """
+    text = _ROOT.sub(lambda root: rf"\sqrt{{{next(filter(None, root.groups()), '')}}}", text)
+    return _SCIENTIFIC.sub(lambda number: format(Decimal(number.group()), "f"), text)
+
+
+def final_value(answer: str, several: bool = False) -> str:
     r"""The part of an answer that states its result: a box, what follows the last marker, or the last number.
+
+    Where `several` numbers are wanted, the last list of them counts before the last number.
 
     >>> [final_value(text) for text in (r"It is \boxed{\frac{1}{2}}.", "3 * 4\nA: 12 eggs", "4 is 2 + 2")]
     ['\\frac{1}{2}', '12 eggs', '2']
     """
+    answer = spelt(answer)
     box = boxed(answer)
     if box is not None and re.search(r"\w", box):
         return _unmarked(box)
@@ -86,7 +128,8 @@ def final_value(answer: str) -> str:
         stated = answer[marks[-1].end() :].strip().split("\n")[0]
         if re.search(r"\d|\\|π", stated):
             return _unmarked(stated)
-    return _last_value(answer)
+    lists = list((_SEVERAL if several else _ONLY_SEVERAL).finditer(answer))
+    return lists[-1].group().strip() if lists else _last_value(answer)
 
 
 def boxed(answer: str) -> str | None:
@@ -104,8 +147,9 @@ def boxed(answer: str) -> str | None:
 
 _VALUE = re.compile(
     rf"\$[^$\n]*[\d\\][^$\n]*\$|\\\(.*?\\\)"
+    rf"|(?:{_NUMBER.pattern}\s*)?\\sqrt\{{[^{{}}]*\}}"
     rf"|{_NUMBER.pattern}(?:\s+\d+\s*/\s*\d+|\s*[/^:]\s*{_NUMBER.pattern})?\s*%?"
-    r"|\\[dt]?frac\{[^{}]*\}\{[^{}]*\}|\\sqrt\{[^{}]*\}"
+    r"|\\[dt]?frac\{[^{}]*\}\{[^{}]*\}"
 )
 
 
@@ -213,11 +257,24 @@ def read_off(gold: Gold, answer: str) -> bool:
 
     Source: ChartQA, arXiv:2203.10244, section 5.1.
     """
-    known = _quantities(_unmarked(gold.value))
+    if items := listed(gold.value):
+        return _read_off_each(gold, items, _items(stated(answer).strip("[]")))
+    known = _quantities(_unmarked(spelt(gold.value)))
     if not known:
         return _plain(stated(answer)) == _plain(gold.value)
     found = _quantities(final_value(answer))
     return any(abs(a - b) <= TOLERANCE * abs(a) for a in known for b in found)
+
+
+def _read_off_each(gold: Gold, known: list[str], found: list[str]) -> bool:
+    """As many items, and each one is right, in any order."""
+    left = list(found)
+    for item in known:
+        right = next((said for said in left if read_off(replace(gold, value=item), said)), None)
+        if right is None:
+            return False
+        left.remove(right)
+    return not left
 
 
 def _quantities(text: str) -> list[float]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ixc.report.blocks import Block, Figure, Figures, Table, Tile, Tiles
 from ixc.report.galleries import picks, removed_gallery, right_examples, wrong_examples
+from ixc.report.judges import judges, judges_agree
 from ixc.report.record import MODALITIES, NONE_PLANTED, Record, kinds, metas, pair_rewards
 from ixc.report.svg import Mark, Row, bars, dots, histogram, lines, number, percent, whole_percent
 
@@ -302,6 +303,12 @@ SECTIONS = (
         (sources_plot, sources_table, data_counts, data_table),
     ),
     Section("base", "Base model", "What every later stage starts from.", (base_curves,)),
+    Section(
+        "judges",
+        "Judges",
+        "Models judged the pairs that no rule can decide, each pair in both orders; a win counts if it is won twice.",
+        (judges, judges_agree),
+    ),
     Section(
         "reward",
         "Reward model training",
