@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ixc import distributed
-from ixc.batches import ahead
+from ixc.batches import ahead, within
 from ixc.files import track
 from ixc.model import IXCPreTrainedModel, IXCProcessor
 from ixc.model.pictures import num_tokens
@@ -143,7 +143,9 @@ class Features:
             at_hand = {key: self._take(key, look) for key, look in {self.key(look): look for look in looks}.items()}
             self._release(self._shown(rows))
         found = {key: value for key, value in at_hand.items() if isinstance(value, Tensor)}
-        found |= self._encode({key: value for key, value in at_hand.items() if not isinstance(value, Tensor)})
+        new = [(key, value) for key, value in at_hand.items() if not isinstance(value, Tensor)]
+        for places in within(range(len(new)), [len(picture.tiles) for _, picture in new], TILES_AT_ONCE):
+            found |= self._encode(dict(new[i] for i in places))
         return [found[self.key(look)] for look in looks]
 
     def prompt(self, sample: Sample) -> list[int]:

@@ -54,6 +54,17 @@ def test_pictures_of_a_batch_pass_the_tower_together(
     assert [size for size in sizes if size] == [3]
 
 
+def test_no_more_tiles_pass_the_tower_than_memory_is_meant_for(
+    tmp_path: Path, shown: list[Sample], monkeypatch: pytest.MonkeyPatch
+):
+    wanted, store, sizes = tokens(features(tmp_path), shown), features(tmp_path), []
+    encode = store.model.encode_pictures
+    monkeypatch.setattr("ixc.features.TILES_AT_ONCE", 5)  # of 2, 3 and 2
+    monkeypatch.setattr(store.model, "encode_pictures", lambda p: sizes.append(len(p)) or encode(p))
+    torch.testing.assert_close(tokens(store, shown), wanted)
+    assert sizes == [2, 1]
+
+
 @pytest.mark.parametrize("memory_gb", [0.0, 500e-9, 4.0])
 def test_memory_bounds_what_is_kept_and_changes_no_token(tmp_path: Path, shown: list[Sample], memory_gb: float):
     wanted = tokens(features(tmp_path), shown)
