@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -116,7 +117,7 @@ def test_a_killed_call_goes_on_with_the_shard_that_it_had_not_finished(
     ("change", "message"), [({"shard_rows": 5}, "shard_rows was 4, is 5"), ({"table": 1}, "table was '")]
 )
 def test_shards_of_another_call_are_refused(
-    tmp_path: Path, samples: list[Sample], killed_after_3: list[int], change: dict[str, int], message: str
+    tmp_path: Path, samples: list[Sample], killed_after_3: list[int], change: dict[str, Any], message: str
 ):
     with pytest.raises(KeyboardInterrupt):
         scored(tmp_path, samples)

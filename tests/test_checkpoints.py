@@ -228,7 +228,7 @@ def test_a_kill_amid_the_tidying_leaves_a_state_to_go_on_from(
 ):
     """Step 4: of the state before, when there is a new one; the last step: of all, when the run is done."""
     whole = training(name="whole")
-    every = {"checkpoint_every": 2 if when == 4 else 7}
+    every: dict[str, Any] = {"checkpoint_every": 2 if when == 4 else 7}
     training.killed_after(3 if when == 4 else 8, **every)
     with monkeypatch.context() as patch:
         killed_while_it_deletes(patch, gone)
