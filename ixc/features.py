@@ -55,7 +55,8 @@ class Features:
     """Projected picture tokens by content hash, for a model whose vision tower no longer changes.
 
     The base, the reward model, the policy and the critic share the frozen tower, hence one store serves them all.
-    Memory is bounded: a picture that has gone from it is read from the disk store, or encoded again.
+    Memory is bounded: a picture that has gone from it is read from the disk store, or encoded again. What
+    rows that are read ahead show is read from the disk, or decoded, before a step asks for it.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Features:
         self.uses: Counter[str] = Counter()
         """Such rows, by picture."""
         self.lock = Lock()
-        self.suffix = f"-{geometry_of(processor)}-{encoder_of(model)}-{str(self.dtype)[6:]}" if self.disk else ""
+        self.suffix = self._suffix() if self.disk else ""
 
     @cached_property
     @torch.no_grad()
@@ -88,6 +89,10 @@ class Features:
         side = self.processor.tile_size
         [tokens] = self.model.encode_pictures([Picture(torch.zeros(2, 3, side, side), 1)])
         return tokens.dtype
+
+    def _suffix(self) -> str:
+        precision = str(self.dtype).removeprefix("torch.")
+        return f"-{geometry_of(self.processor)}-{encoder_of(self.model)}-{precision}"
 
     def looks(self, samples: Iterable[Sample]) -> list[Look]:
         """What the samples show, in reading order."""
@@ -139,7 +144,7 @@ class Features:
         """Tokens of each picture, in reading order; those that are not kept pass the tower together."""
         rows = list(samples)
         looks = self.looks(rows)
-        with self._waiting():
+        with self._stopwatch():
             at_hand = {key: self._take(key, look) for key, look in {self.key(look): look for look in looks}.items()}
             self._release(self._shown(rows))
         found = {key: value for key, value in at_hand.items() if isinstance(value, Tensor)}
@@ -157,7 +162,7 @@ class Features:
     def together(self, samples: Iterable[Sample]) -> Float[Tensor, "P D"] | None:
         """The picture tokens of a batch, in reading order, where the model is; None when there is no picture."""
         found = self.of(samples)
-        with self._waiting():
+        with self._stopwatch():
             tokens = torch.cat(found) if found else None
         return None if tokens is None else tokens.to(self.model.device)
 
@@ -165,14 +170,14 @@ class Features:
         """What is read ahead, and how long it was waited for."""
         rest = iter(coming)
         while True:
-            with self._waiting():
+            with self._stopwatch():
                 each = next(rest, None)
             if each is None:
                 return
             yield each
 
     @contextmanager
-    def _waiting(self) -> Iterator[None]:
+    def _stopwatch(self) -> Iterator[None]:
         start = perf_counter()
         try:
             yield
@@ -290,7 +295,7 @@ class Features:
         """Let pictures pass the tower together, and keep what comes out."""
         tokens = self.model.encode_pictures(list(pictures.values()))
         encoded = {key: value.cpu().clone() for key, value in zip(pictures, tokens, strict=True)}
-        with self._waiting():
+        with self._stopwatch():
             for key, value in encoded.items():
                 self.memory.put(key, value)
                 if self.disk is not None:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import Call
 
-from ixc.checkpoints import RUN_ID
+from ixc.checkpoints import RESUMED_FROM, RUN_ID
 from ixc.params import BadParams, load_params
 from tasks.promote import NotPromoted, promote
 from tasks.stage import StageFailed, failure, foreseen, outcome
@@ -88,11 +88,10 @@ def test_a_stage_can_tell_which_mlflow_run_its_numbers_go_to(project: Path, call
 
 RESUME = """
 import os
-from ixc.checkpoints import RESUMED_FROM
 from tasks.stage import main
 
 def run(params, data, *, log):
-    os.environ[RESUMED_FROM] = data.read_text()
+    os.environ["IXC_RESUMED_FROM"] = data.read_text()
     log({"loss": 1.0}, 0)
     return {}
 
@@ -106,6 +105,7 @@ def test_a_training_that_goes_on_names_the_run_it_was_begun_in(project: Path, ca
     (project / "before.txt").write_text(before)
     assert call(project, "resume.py", "before.txt").returncode == 0
     assert newest_run(client, "collect").data.tags.get("resumed_from", "") == before
+    assert RESUMED_FROM == "IXC_RESUMED_FROM"
 
 
 DIE_ONCE = """
