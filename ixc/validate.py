@@ -1,7 +1,7 @@
 """Stage `validate`: only pairs that nothing speaks against are trained on; the others leave with a reason."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cache
@@ -84,7 +84,7 @@ def run(
             _object(facts, _to_repeats(facts))
             _object(facts, _to_near_repeats(facts, signatures, params))
             del signatures
-            _object(facts, _to_leaks(facts, seen, params))
+            _object(facts, _to_leaks(facts, _unseen(facts, asked), seen, params))
             _write((judged, public), facts, parts)
             written = _facts(team, *parts.values())
 
@@ -200,28 +200,38 @@ def _to_near_repeats(facts: pd.DataFrame, signatures: Signatures, params: Valida
             yield place, Objection("near duplicate" if split == other else "held out", f"nearly the same as {id}")
 
 
-def _to_leaks(facts: pd.DataFrame, seen: Mapping[str, Seen], params: ValidateParams) -> Found:
-    """A train pair whose prompt or media is in val goes: val must stay unseen, and train has more."""
-    rows = list(_kept(facts, "id", "split", "prompt", "media"))
-    prompts = {prompt: id for _, id, split, prompt, _ in rows if split == "val"}
-    media = {one.path: id for _, id, split, _, shown in rows if split == "val" for one in shown}
-    looks = {path: one.look for path, one in seen.items() if one.look is not None}
-    shown_in_val = [path for path in media if path in looks and params.near_pictures is not None]
-    unseen = Looks([looks[path] for path in shown_in_val])
+def _unseen(facts: pd.DataFrame, asked: pd.DataFrame) -> pd.DataFrame:
+    """What val asks and shows: the prompts held out, whether or not a pair is about them, and the pairs kept for it."""
+    pairs = facts.loc[facts["reason"].isna() & (facts["split"] == "val"), TABLED]
+    return pd.concat([asked.loc[asked["split"] == "val"], pairs])
 
-    @cache
-    def owner(path: str) -> str | None:
-        """The val pair that shows a file, or a picture that looks like it."""
-        if path in media or path not in looks or not shown_in_val:
-            return media.get(path)
-        alike = unseen.like(looks[path], params.near_pictures or 0)
-        return media[shown_in_val[alike[0]]] if alike else None
 
-    for place, _, split, prompt, shown in rows:
+def _to_leaks(facts: pd.DataFrame, unseen: pd.DataFrame, seen: Mapping[str, Seen], params: ValidateParams) -> Found:
+    """A train pair whose prompt or media are in val goes: val must stay unseen, and train has more."""
+    prompts = dict(zip(unseen["prompt"], unseen["id"], strict=True))
+    owner = _owner(unseen, seen, params.near_pictures)
+    for place, split, prompt, shown in _kept(facts, "split", "prompt", "media"):
         if split == "train" and prompt in prompts:
             yield place, Objection("held out", f"prompt of {prompts[prompt]}")
         elif split == "train" and (found := next(filter(None, (owner(one.path) for one in shown)), None)):
             yield place, Objection("held out", f"picture or film of {found}")
+
+
+def _owner(unseen: pd.DataFrame, seen: Mapping[str, Seen], distance: int | None) -> Callable[[str], str | None]:
+    """What tells which row of val shows a file, or a picture of which at most `distance` bits differ."""
+    media = {one.path: id for id, shown in zip(unseen["id"], unseen["media"], strict=True) for one in shown}
+    looks = {path: one.look for path, one in seen.items() if one.look is not None and distance is not None}
+    shown_in_val = [path for path in media if path in looks]
+    gallery = Looks([looks[path] for path in shown_in_val])
+
+    @cache
+    def owner(path: str) -> str | None:
+        if path in media or path not in looks:
+            return media.get(path)
+        alike = gallery.like(looks[path], distance or 0)
+        return media[shown_in_val[alike[0]]] if alike else None
+
+    return owner
 
 
 # What comes of it
@@ -244,13 +254,15 @@ def _tables(
     came: Mapping[Suite, pd.DataFrame], num_judged: int, media: Path, spoilt: Collection[str]
 ) -> Iterator[tuple[str, Suite, pd.DataFrame]]:
     """What came in, and the pairs that go out; one after another, for a million rows take 300 MB."""
-    yield "Prompts", "prompts", table_of(came["prompts"], media, spoilt)
+    asked = came["prompts"]
+    held_out = asked.loc[asked["split"] == "val"]
+    yield "Prompts", "prompts", table_of(asked, media, spoilt)
     yield "Candidates", "candidates", table_of(came["candidates"], media, spoilt)
-    pairs = table_of(came["pairs"], media, spoilt)
+    pairs = table_of(came["pairs"], media, spoilt, held_out)
     yield "Judged pairs", "pairs", pairs.iloc[:num_judged]
     yield "Ready pairs", "pairs", pairs.iloc[num_judged:]
     del pairs
-    yield "Pairs that are written", "kept", table_of(came["kept"], media, spoilt)
+    yield "Pairs that are written", "kept", table_of(came["kept"], media, spoilt, held_out)
 
 
 def _check(params: ValidateParams, tables: Iterable[tuple[str, Suite, pd.DataFrame]]) -> dict[str, list[Check]]:

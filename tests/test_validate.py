@@ -199,6 +199,33 @@ def test_a_train_pair_that_shares_prompt_or_picture_with_val_goes(stage: Stage):
     assert metrics["dropped/held out"] == 2
 
 
+def test_what_a_prompt_holds_out_is_not_trained_on_though_no_pair_of_val_is_about_it(stage: Stage):
+    red, blue = stage.picture("red"), stage.picture("blue")
+    Image.open(stage.folder / "media" / red.path).resize((40, 40)).save(stage.folder / "copy.jpg", quality=90)
+    copy = stage.stored(stage.folder / "copy.jpg")
+    shows = pair("shows", split="val", modality="image", media=(red,))
+    free = pair("free", modality="image", media=(blue,))
+    prompts = [replace(one, chosen=(), rejected=(), verdict=None) for one in (shows, pair("asks", split="val"), free)]
+    pairs = [pair("same", modality="image", media=(red,)), pair("alike", modality="image", media=(copy,)), free]
+    pairs.append(pair("again", prompt=prompts[1].prompt))
+    stage.run([TRAIN, VAL, *pairs], prompts=prompts)
+    assert details(stage) == {
+        "same": ("held out", "picture or film of shows"),
+        "alike": ("held out", "picture or film of shows"),
+        "again": ("held out", "prompt of asks"),
+    }
+    assert stage.kept("train") == ["good", "free"]
+
+
+def test_the_expectations_see_a_leak_from_the_prompts_that_the_rules_missed(stage: Stage):
+    red = stage.picture("red")
+    held = [pair("asks", prompt=TRAIN.prompt, split="val"), pair("shows", media=(red,), split="val")]
+    written = frame(map(OBSERVER.facts, [TRAIN, pair("t", modality="image", media=(red,))]))
+    leak = table_of(written, stage.folder / "media", held_out=frame(map(OBSERVER.facts, held)))
+    failed = {check.says for check in run_checks(leak, suite("kept", LENIENT)) if check.status == "failed"}
+    assert failed == {"No prompt is in train and in val", "No picture or film is in train and in val"}
+
+
 def test_too_many_dropped_fails_with_the_page_and_leaves_the_last_outputs(stage: Stage):
     stage.run([TRAIN, VAL])
     ties = [pair(f"tie {i}", verdict=Verdict(winner="tie", judge="m")) for i in range(3)]

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cache, lru_cache
 from pathlib import Path
@@ -190,12 +190,16 @@ TABLED = [field.name for field in fields(Facts) if field.name in COLUMNS]
 """The facts that the table is made of."""
 
 
-def table_of(facts: pd.DataFrame, root: Path, spoilt: Collection[str] = ()) -> pd.DataFrame:
+def table_of(
+    facts: pd.DataFrame, root: Path, spoilt: Collection[str] = (), held_out: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """The facts, and what follows from all of them together and from the media store at `root`.
 
     Args:
         spoilt: paths of the media that cannot be used.
+        held_out: facts of the prompts of val, which no pair of train may share anything with.
     """
+    apart = frame([]) if held_out is None else held_out
     shown = facts["media"]
     more = {
         "prompt": [digest.hex() if num else None for digest, num in zip(facts.prompt, facts.prompt_words, strict=True)],
@@ -203,8 +207,8 @@ def table_of(facts: pd.DataFrame, root: Path, spoilt: Collection[str] = ()) -> p
         "num_media": [len(row) for row in shown],
         "media_stored": _all_of(shown, lambda media: (root / media.path).is_file()),
         "media_sound": _all_of(shown, lambda media: media.path not in spoilt),
-        "prompt_in_one_split": _in_one_split(([digest] for digest in facts["prompt"]), facts["split"]),
-        "media_in_one_split": _in_one_split(([media.sha256 for media in row] for row in shown), facts["split"]),
+        "prompt_in_one_split": _in_one_split(_prompts(facts), facts["split"], _prompts(apart)),
+        "media_in_one_split": _in_one_split(_digests(facts), facts["split"], _digests(apart)),
         "length_ratio": facts["chosen_length"] / facts["rejected_length"].clip(lower=1),
         "chosen_longer": (1 + np.sign(facts["chosen_length"] - facts["rejected_length"])) / 2,
     }
@@ -221,9 +225,20 @@ def _all_of(shown: Iterable[tuple[Media, ...]], good: Callable[[Media], bool]) -
     return np.array([all(map(ask, row)) for row in shown], bool)
 
 
-def _in_one_split(keys: Iterable[Sequence[object]], splits: Iterable[str]) -> np.ndarray:
-    """Of each row, whether none of its keys is also in the other split."""
-    rows, first, torn = list(keys), dict[object, str](), set[object]()
+def _prompts(facts: pd.DataFrame) -> Iterator[list[bytes]]:
+    return ([digest] for digest in facts["prompt"])
+
+
+def _digests(facts: pd.DataFrame) -> Iterator[list[str]]:
+    return ([media.sha256 for media in row] for row in facts["media"])
+
+
+def _in_one_split(
+    keys: Iterable[Sequence[object]], splits: Iterable[str], held_out: Iterable[Sequence[object]]
+) -> np.ndarray:
+    """Of each row, whether none of its keys is also in the other split; `held_out`: keys of val in any case."""
+    rows, torn = list(keys), set[object]()
+    first = {key: "val" for row in held_out for key in row}
     for row, split in zip(rows, splits, strict=True):
         torn.update(key for key in row if first.setdefault(key, split) != split)
     return np.array([torn.isdisjoint(row) for row in rows], bool)

@@ -34,7 +34,7 @@ ADVICE: dict[Reason, str] = {
     "duplicate": "The same pair again; the first one is kept.",
     "near duplicate": "Nearly the same pair; the first one is kept. If both matter, raise validate.near_duplicates.",
     "contradiction": "An earlier pair prefers the other answer and is kept; judge both again, or drop both.",
-    "held out": "Its prompt or media are in val too; the val pair is kept.",
+    "held out": "Its prompt or media are in val, or held out among the prompts; val stays as it is.",
 }
 
 
