@@ -269,7 +269,8 @@ class ValidateParams:
     overlap_words: int = Field(default=13, ge=8)
     """Consecutive words in common that are an overlap. GPT-3, arXiv:2005.14165, appendix C: 13."""
     languages: tuple[str, ...] = ()
-    """ISO 639-1 codes that nearly all pairs must be in; none given: the page tells which they are in."""
+    """ISO 639-1 codes: pairs in another language are dropped, by a guess from the beginnings of prompt and chosen
+    answer; those with fewer than eight words there are kept. None given: the page tells which they are in."""
     max_rejected_share: float = Field(default=0.5, gt=0, le=1)
     """More quarantined than this fails the stage: the data, not the pair, is at fault."""
     max_share: dict[Reason, float] = Field(default_factory=dict)

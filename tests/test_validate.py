@@ -276,9 +276,11 @@ def test_each_broken_column_breaks_its_own_expectation(tmp_path: Path):
         ("chosen_length", 0, "Chosen answers say something"),
         ("scores_finite", False, "Costs and rewards are numbers"),
         ("overlap", "benchmark.jsonl:1", "No pair shares a text with a benchmark"),
-        ("language", "de", "95% of the pairs are in en"),
+        ("language", "de", "Every pair with text enough to tell is in en"),
+        ("language", None, "Every pair with text enough to tell is in en"),
     ):
-        checks = run_checks(sound.assign(**{column: value}), suite("kept", replace(LENIENT, languages=("en",))))
+        told = sound.assign(**{"language": "en", column: value})
+        checks = run_checks(told, suite("kept", replace(LENIENT, languages=("en",))))
         assert [check.says for check in checks if check.status == "failed" and check.critical] == [says]
 
 
@@ -297,6 +299,34 @@ def test_length_as_a_giveaway_warns_but_does_not_stop(stage: Stage):
 
 
 SAID = "there is a dog on the left who looks at a ball and on the right a child who is about to throw it far away"
+
+
+GERMAN = "Auf dem Bild sieht man einen Hund, der links neben einem Kind steht und auf den Ball schaut."
+ENGLISH = replace(LENIENT, languages=("en",))
+
+
+def test_every_pair_in_another_language_goes_if_it_has_text_enough_to_tell(stage: Stage):
+    english, german = (
+        [pair(f"{name} {i}", said, f"{said} no") for i in range(20)] for name, said in (("e", SAID), ("d", GERMAN))
+    )
+    short = [pair("short", "Ja, das ist so."), pair("sum", "12 + 30 - 4 = 38, 38 - 3 = 35 and 35 * 2 = 70", "12 " * 16)]
+    stage.run([VAL, *english, *german, *short], ENGLISH)
+    assert stage.kept("train") == [one.id for one in (*english, *short)]
+    assert details(stage) == {one.id: ("language", "de, not en") for one in german}
+    assert "en 20." in stage.page() and "3 have too little text to tell" in stage.page()
+    stage.run([VAL, *english, *german, *short])
+    assert details(stage) == {}
+
+
+def test_languages_that_no_pair_has_text_enough_for_are_not_passed(stage: Stage):
+    with pytest.raises(
+        ValidationFailed, match=r"enough to tell is in en; no pair has .*; leave out validate\.languages"
+    ):
+        stage.run([TRAIN, VAL], ENGLISH)
+    assert "2 have too little text to tell" in stage.page()
+    stage.run([TRAIN, VAL, *(pair(f"{i}") for i in range(3)), pair("long", SAID, f"{SAID} no")], ENGLISH)
+    check = next(row for row in stage.page().split("<tr>") if "50% of the pairs have text enough" in row)
+    assert 'class="warning"' in check and "5 of 6 do not" in check
 
 
 def details(stage: Stage) -> dict[str, tuple[str, str]]:

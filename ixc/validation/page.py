@@ -74,6 +74,7 @@ def write_page(
         lengths=list(_lengths(facts)),
         lengths_plot=_lengths_plot(facts, kept),
         languages=Counter(kept["language"].dropna()).most_common(8),
+        untold=kept["language"].isna().sum(),
         benchmarks=benchmarks,
         tables=checks,
     )
