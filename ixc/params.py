@@ -264,8 +264,9 @@ class ValidateParams:
     """Bits of 64 in which the difference hashes of two pictures may differ for them to be compared, so that
     no picture is in train and, scaled or recompressed, in val; none: only the same file is the same picture."""
     benchmarks: str | None = None
-    """A folder, or one file, of what the model will be tested on (jsonl, json, parquet, txt, pictures): pairs that
-    share a text or a picture with it are not trained on. DVC watches it: what changes there is looked for again."""
+    """A folder, or one file, of what the model will be tested on (jsonl, json, csv, tsv, txt, all also as .gz; parquet;
+    pictures, films): pairs that share a text, a picture or a film's very file with it are not trained on. The page
+    lists files of other kinds. DVC watches the folder: what changes there is looked for again."""
     overlap_words: int = Field(default=13, ge=8)
     """Consecutive words in common that are an overlap. GPT-3, arXiv:2005.14165, appendix C: 13."""
     languages: tuple[str, ...] = ()

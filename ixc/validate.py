@@ -142,7 +142,8 @@ def _see(root: Path, media: Media, benchmarks: Benchmarks) -> Seen:
     except BadMedia as error:
         return Seen(Objection("media damaged", str(error).replace(str(path), media.path)))
     if media.kind == "video":
-        return Seen(None)
+        place = benchmarks.film_overlap(media.sha256)
+        return Seen(Objection("in benchmark", f"{media.path} is {place}") if place else None)
     seen = look(path)
     place = benchmarks.picture_overlap(seen)
     return Seen(Objection("in benchmark", f"{media.path} looks like {place}") if place else None, seen)

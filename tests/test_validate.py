@@ -1,5 +1,6 @@
 """The stage `validate`: which pairs go, why, and when the stage itself must fail."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from test_media import film
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from ixc import validate
@@ -393,6 +395,18 @@ def test_what_a_benchmark_asks_or_shows_is_not_trained_on(stage: Stage):
     assert {id: reason for id, (reason, _) in found.items()} == {"asks": "in benchmark", "shows": "in benchmark"}
     assert "bench/asked.jsonl:1: 'there is a dog" in found["asks"][1] and "one.png" in found["shows"][1]
     assert stage.kept("train") == ["good"] and "bench" in stage.page()
+
+
+def test_a_film_of_a_benchmark_is_not_trained_on_and_files_not_read_are_listed(stage: Stage):
+    (stage.folder / "bench" / "films").mkdir(parents=True)
+    film(stage.folder / "new.mp4", 3)
+    shutil.copy(stage.folder / "new.mp4", stage.folder / "bench" / "films" / "a.mp4")
+    (stage.folder / "bench" / "films" / "notes.pkl").write_bytes(b"x")
+    shown = replace(stage.stored(stage.folder / "new.mp4"), kind="video")
+    params = replace(LENIENT, benchmarks=str(stage.folder / "bench"))
+    stage.run([TRAIN, VAL, pair("shows", modality="video", media=(shown,))], params)
+    assert details(stage) == {"shows": ("in benchmark", f"{shown.path} is {stage.folder}/bench/films/a.mp4:1")}
+    assert "films/notes.pkl" in stage.page()
 
 
 def test_a_benchmark_that_is_not_there_stops_the_stage(stage: Stage):
