@@ -211,11 +211,10 @@ def test_what_a_prompt_holds_out_is_not_trained_on_though_no_pair_of_val_is_abou
     pairs = [pair("same", modality="image", media=(red,)), pair("alike", modality="image", media=(copy,)), free]
     pairs.append(pair("again", prompt=prompts[1].prompt))
     stage.run([TRAIN, VAL, *pairs], prompts=prompts)
-    assert details(stage) == {
-        "same": ("held out", "picture or film of shows"),
-        "alike": ("held out", "picture or film of shows"),
-        "again": ("held out", "prompt of asks"),
-    }
+    same = {"same": ("held out", "picture or film of shows"), "again": ("held out", "prompt of asks")}
+    assert details(stage) == same
+    stage.run([TRAIN, VAL, *pairs], replace(LENIENT, near_held_out=True), prompts=prompts)
+    assert details(stage) == same | {"alike": ("held out", "picture or film of shows")}
     assert stage.kept("train") == ["good", "free"]
 
 
@@ -370,6 +369,37 @@ def test_near_repeats_go_and_val_comes_before_train(stage: Stage):
     assert details(stage) == {"train": ("held out", "nearly the same as val")}
     stage.run([TRAIN, *pairs[:2], VAL], replace(LENIENT, near_duplicates=None))
     assert details(stage) == {}
+
+
+def test_a_prompt_of_train_that_is_nearly_one_of_val_is_a_leak_whatever_is_answered(stage: Stage):
+    def asks(id: str, question: str, split: str = "train") -> Sample:
+        return pair(id, f"Yes, {id}.", f"No, {id}.", prompt=(Turn(role="user", content=question),), split=split)
+
+    held = asks("held", f"Is it so that {SAID} now?", "val")
+    alone = replace(asks("alone", f"Who said: {SAID[::-1]}?", "val"), chosen=(), rejected=(), verdict=None)
+    pairs = [asks("near held", f"Is it so that {SAID} then?"), asks("near alone", f"Who says: {SAID[::-1]}?")]
+    pairs += [asks("other", f"{SAID.replace('dog', 'man').replace('on', 'at')}"), asks("short", "Is it so that it is?")]
+    leaks = {
+        "near held": ("held out", "prompt nearly that of held"),
+        "near alone": ("held out", "prompt nearly that of alone"),
+    }
+    stage.run([TRAIN, held, *pairs], prompts=[alone])
+    assert details(stage) == leaks
+    stage.run([TRAIN, held, *pairs], replace(LENIENT, near_duplicates=None), prompts=[alone])
+    assert details(stage) == {}
+    stage.run([TRAIN, held, *pairs], replace(LENIENT, near_prompt_words=40), prompts=[alone])
+    assert details(stage) == {}
+
+
+def test_a_template_is_no_leak_but_its_very_words_are(stage: Stage):
+    prompts = [(Turn(role="user", content=f"Tell me whether {SAID} {number}"),) for number in range(12)]
+    train = [pair(f"{i}", f"Yes {i}", f"No {i}", prompt=prompts[i + 1]) for i in range(11)]
+    held = pair("held", split="val", prompt=prompts[0])
+    stage.run([*train, pair("again", "Sure.", prompt=prompts[0]), held])
+    assert details(stage) == {"again": ("held out", "prompt of held")}
+    near = ("held out", "prompt nearly that of held")
+    stage.run([TRAIN, *train[:3], held])
+    assert details(stage) == {"0": near, "1": near, "2": near}
 
 
 def test_a_picture_of_val_in_another_format_is_a_leak(stage: Stage):
