@@ -285,6 +285,17 @@ def test_each_broken_column_breaks_its_own_expectation(tmp_path: Path):
         assert [check.says for check in checks if check.status == "failed" and check.critical] == [says]
 
 
+@pytest.mark.parametrize(
+    ("ratings", "sound"),
+    [(None, True), ([5, 3.5], True), ([3, 5], False), ([4, 4], False), ([5], False), ([5, "3"], False), ("5 3", False)],
+)
+def test_ratings_that_do_not_prefer_the_chosen_answer_are_a_warning(tmp_path: Path, ratings: object, sound: bool):
+    rated = table(tmp_path, replace(TRAIN, meta={"ratings": ratings} if ratings is not None else {}))
+    checks = {check.says: check for check in run_checks(rated, suite("pairs", LENIENT))}
+    found = checks["Where a source rates both answers, the chosen one is rated higher"]
+    assert (found.status == "passed", found.critical) == (sound, False)
+
+
 def test_an_expectation_that_cannot_be_computed_is_errored_not_failed(tmp_path: Path):
     broken = table(tmp_path, TRAIN, VAL).drop(columns="domain")
     statuses = {check.says: check.status for check in run_checks(broken, suite("kept", LENIENT))}

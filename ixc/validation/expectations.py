@@ -94,6 +94,7 @@ def _pairs(severity: str) -> list[Any]:
         *(_present(column, what, severity) for column, what in columns.items()),
         _unique("id", "Ids are unique", severity),
         *(_true(column, says, severity) for column, says in flags.items()),
+        _true("ratings_sound", "Where a source rates both answers, the chosen one is rated higher", "warning"),
         _between("chosen_length", "Chosen answers say something", severity, min_value=1),
         _between("rejected_length", "Rejected answers say something", severity, min_value=1),
     ]

@@ -43,6 +43,8 @@ class Facts:
     """Whether a judge that was asked in both orders said the same; True if it was not."""
     scores_finite: bool
     """Whether cost and rewards are numbers, and the cost is not negative."""
+    ratings_sound: bool
+    """Whether the source, where it rates both answers (`meta.ratings`), rates the chosen one higher."""
     prompt: bytes
     """Digest of its words and media: "Describe the picture." is asked of every picture."""
     media: tuple[Media, ...]
@@ -127,6 +129,7 @@ class Observer:
             winner=intern(verdict.winner) if verdict else None,
             orders_agree=len(set(verdict.orders)) <= 1 if verdict else True,
             scores_finite=_scores_finite(sample),
+            ratings_sound=_ratings_sound(sample.meta.get("ratings")),
             prompt=_digest(words[0].spoken, digests),
             media=sample.media,
             pair=_joined(start, *ends),
@@ -163,6 +166,15 @@ def _scores_finite(sample: Sample) -> bool:
     return all(map(math.isfinite, (cost, *sample.rewards))) and cost >= 0
 
 
+def _ratings_sound(ratings: Any) -> bool:
+    """Whether ratings of chosen and rejected, if there are any, are numbers in this order."""
+    if ratings is None:
+        return True
+    if not isinstance(ratings, list) or not all(isinstance(one, int | float) and math.isfinite(one) for one in ratings):
+        return False
+    return len(ratings) == 2 and ratings[0] > ratings[1]
+
+
 def _language(*texts: str) -> str | None:
     """The language of texts by their beginnings; None if these are too short to tell."""
     said = " ".join(part[:LANGUAGE_CHARACTERS] for part in texts)
@@ -192,8 +204,8 @@ def frame(facts: Iterable[Facts]) -> pd.DataFrame:
 
 COLUMNS = tuple(
     """id source domain modality split judge winner prompt media language overlap orders_agree scores_finite
-    answers_differ prompt_words chosen_length rejected_length num_candidates distinct_candidates num_media media_stored
-    media_sound prompt_in_one_split media_in_one_split length_ratio chosen_longer""".split()
+    ratings_sound answers_differ prompt_words chosen_length rejected_length num_candidates distinct_candidates num_media
+    media_stored media_sound prompt_in_one_split media_in_one_split length_ratio chosen_longer""".split()
 )
 """Of the table that Great Expectations looks at. `prompt`: a digest, none of a prompt without words; `media`: digests,
 joined by spaces; `media_sound`: nothing speaks against one of them; `length_ratio`: chosen over rejected;
