@@ -287,16 +287,26 @@ class ValidateParams:
     near_duplicates: float | None = Field(default=0.75, gt=0.5, le=1)
     """Jaccard similarity of prompts, and of answers, from which pairs about the same media count as one;
     none: only exact repeats do. FineWeb, arXiv:2406.17557: 0.75. It is estimated, give or take 0.04."""
+    near_prompt_words: int = Field(default=16, ge=16)
+    """Words from which a prompt without media leaks by being nearly one of val's, by `near_duplicates`, whatever the
+    answers are: the train pair goes. Shorter prompts leak only word for word, for there each word matters. So do those
+    of a template: those that, with more than ten others of train, are nearly the same prompt of val."""
     near_pictures: int | None = Field(default=6, ge=0, le=10)
     """Bits of 64 in which the difference hashes of two pictures may differ for them to be compared, so that
     no picture is in train and, scaled or recompressed, in val; none: only the same file is the same picture."""
+    near_held_out: bool = False
+    """Whether that goes for pictures, too, that a held-out prompt shows and no val pair; of these, otherwise, only the
+    same file is the same picture. Best-of-n and PPO are measured on them: set it, unless results must stay comparable
+    with earlier ones (the embedded corpus has 12 such pictures, in 49 train pairs)."""
     benchmarks: str | None = None
-    """A folder, or one file, of what the model will be tested on (jsonl, json, parquet, txt, pictures): pairs that
-    share a text or a picture with it are not trained on. DVC watches it: what changes there is looked for again."""
+    """A folder, or one file, of what the model will be tested on (jsonl, json, csv, tsv, txt, all also as .gz; parquet;
+    pictures, films): pairs that share a text, a picture or a film's very file with it are not trained on. The page
+    lists files of other kinds. DVC watches the folder: what changes there is looked for again."""
     overlap_words: int = Field(default=13, ge=8)
     """Consecutive words in common that are an overlap. GPT-3, arXiv:2005.14165, appendix C: 13."""
     languages: tuple[str, ...] = ()
-    """ISO 639-1 codes that nearly all pairs must be in; none given: the page tells which they are in."""
+    """ISO 639-1 codes: pairs in another language are dropped, by a guess from the beginnings of prompt and chosen
+    answer; those with fewer than eight words there are kept. None given: the page tells which they are in."""
     max_rejected_share: float = Field(default=0.5, gt=0, le=1)
     """More quarantined than this fails the stage: the data, not the pair, is at fault."""
     max_share: dict[Reason, float] = Field(default_factory=dict)

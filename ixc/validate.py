@@ -1,7 +1,7 @@
 """Stage `validate`: only pairs that nothing speaks against are trained on; the others leave with a reason."""
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cache
@@ -18,8 +18,8 @@ from ixc.media import BadMedia, check
 from ixc.metrics import Log, Metrics, ignore
 from ixc.params import ValidateParams
 from ixc.samples import Media, copying, open_table, read_batches
-from ixc.validation.benchmarks import Benchmarks, entries
-from ixc.validation.duplicates import MINIMA, Signatures, near_duplicates
+from ixc.validation.benchmarks import COMMON, Benchmarks, entries
+from ixc.validation.duplicates import MINIMA, PromptSignatures, Signatures, near_duplicates, near_prompts
 from ixc.validation.expectations import Check, Suite, run_checks, suite
 from ixc.validation.facts import TABLED, frame, table_of
 from ixc.validation.page import write_page
@@ -77,14 +77,16 @@ def run(
     with ExitStack() as stack:
         parts = {"train": stack.enter_context(replacing(train_out)), "val": stack.enter_context(replacing(val_out))}
         with workers(params, benchmarks, num_pairs) as team:
-            asked, answered = _facts(team, prompts), _facts(team, candidates)
-            facts, signatures = _facts_and_signatures(team, (judged, public), num_pairs)
+            asked, told = _facts_and_signatures(team, (prompts,))
+            answered = _facts(team, candidates)
+            facts, signatures = _facts_and_signatures(team, (judged, public))
             seen = _see_all(_media_of(facts, asked, answered), media, benchmarks)
             _object(facts, _to_media(facts, seen))
             _object(facts, _to_repeats(facts))
             _object(facts, _to_near_repeats(facts, signatures, params))
-            del signatures
-            _object(facts, _to_leaks(facts, seen, params))
+            _object(facts, _to_leaks(facts, _unseen(facts, asked), seen, params))
+            _object(facts, _to_near_prompts(facts, signatures, asked, told[:, :1], params))
+            del signatures, told
             _write((judged, public), facts, parts)
             written = _facts(team, *parts.values())
 
@@ -111,8 +113,9 @@ def _facts(team: Workers, *tables: Path) -> pd.DataFrame:
     return pd.concat([part.loc[:, TABLED] for part in (frame([]), *parts)], ignore_index=True)
 
 
-def _facts_and_signatures(team: Workers, tables: Sequence[Path], num_rows: int) -> tuple[pd.DataFrame, Signatures]:
-    """Every pair in small, with what speaks against it by itself; and what near duplicates are found by."""
+def _facts_and_signatures(team: Workers, tables: Sequence[Path]) -> tuple[pd.DataFrame, Signatures]:
+    """Every row in small, with what speaks against it by itself; and what near duplicates are found by."""
+    num_rows = sum(open_table(path).metadata.num_rows for path in tables)
     found, signatures, done = [frame([])], np.empty((num_rows, 2, MINIMA), np.uint16), 0
     for part in track(team.parts(tables, sign=True), "validate"):
         signatures[done : done + len(part.facts)] = part.signatures
@@ -142,7 +145,8 @@ def _see(root: Path, media: Media, benchmarks: Benchmarks) -> Seen:
     except BadMedia as error:
         return Seen(Objection("media damaged", str(error).replace(str(path), media.path)))
     if media.kind == "video":
-        return Seen(None)
+        place = benchmarks.film_overlap(media.sha256)
+        return Seen(Objection("in benchmark", f"{media.path} is {place}") if place else None)
     seen = look(path)
     place = benchmarks.picture_overlap(seen)
     return Seen(Objection("in benchmark", f"{media.path} looks like {place}") if place else None, seen)
@@ -200,28 +204,76 @@ def _to_near_repeats(facts: pd.DataFrame, signatures: Signatures, params: Valida
             yield place, Objection("near duplicate" if split == other else "held out", f"nearly the same as {id}")
 
 
-def _to_leaks(facts: pd.DataFrame, seen: Mapping[str, Seen], params: ValidateParams) -> Found:
-    """A train pair whose prompt or media is in val goes: val must stay unseen, and train has more."""
-    rows = list(_kept(facts, "id", "split", "prompt", "media"))
-    prompts = {prompt: id for _, id, split, prompt, _ in rows if split == "val"}
-    media = {one.path: id for _, id, split, _, shown in rows if split == "val" for one in shown}
-    looks = {path: one.look for path, one in seen.items() if one.look is not None}
-    shown_in_val = [path for path in media if path in looks and params.near_pictures is not None]
-    unseen = Looks([looks[path] for path in shown_in_val])
+def _to_near_prompts(
+    facts: pd.DataFrame, signatures: Signatures, asked: pd.DataFrame, told: PromptSignatures, params: ValidateParams
+) -> Found:
+    """A train pair without media whose prompt is nearly one of val's goes, whatever its answers are."""
+    if params.near_duplicates is None:
+        return
+    left = facts["reason"].isna()
+    train = np.flatnonzero(_asks(facts, "train", params) & left)
+    pairs = np.flatnonzero(_asks(facts, "val", params) & left)
+    prompts = np.flatnonzero(_asks(asked, "val", params))
+    ids = [*asked["id"].iloc[prompts], *facts["id"].iloc[pairs]]
+    unseen = np.concatenate([told[prompts], signatures[pairs, :1]])
+    near = near_prompts(signatures[train, :1], unseen, params.near_duplicates).tolist()
+    hits = [(place, of) for place, of in zip(train.tolist(), near, strict=True) if of >= 0]
 
-    @cache
-    def owner(path: str) -> str | None:
-        """The val pair that shows a file, or a picture that looks like it."""
-        if path in media or path not in looks or not shown_in_val:
-            return media.get(path)
-        alike = unseen.like(looks[path], params.near_pictures or 0)
-        return media[shown_in_val[alike[0]]] if alike else None
+    # Many prompts that are nearly one are a template: the few words that differ are what is asked.
+    first = near_duplicates(unseen, np.zeros(len(unseen), np.uint64), params.near_duplicates)
+    variants: dict[int, set[bytes]] = defaultdict(set)
+    for place, of in hits:
+        variants[int(first[of])].add(facts["prompt"].iat[place])
+    for place, of in hits:
+        if len(variants[int(first[of])]) <= COMMON:
+            yield place, Objection("held out", f"prompt nearly that of {ids[of]}")
 
-    for place, _, split, prompt, shown in rows:
+
+def _asks(facts: pd.DataFrame, split: str, params: ValidateParams) -> np.ndarray:
+    """Which rows of a split ask without media, in words enough to be compared."""
+    asked = (facts["split"] == split) & (facts["prompt_words"] >= params.near_prompt_words)
+    return asked.to_numpy() & ~facts["media"].astype(bool).to_numpy()
+
+
+def _unseen(facts: pd.DataFrame, asked: pd.DataFrame) -> pd.DataFrame:
+    """What val asks and shows: the prompts held out, whether or not a pair is about them, and the pairs kept for it."""
+    pairs = facts.loc[facts["reason"].isna() & (facts["split"] == "val"), TABLED]
+    return pd.concat([asked.loc[asked["split"] == "val"], pairs])
+
+
+def _to_leaks(facts: pd.DataFrame, unseen: pd.DataFrame, seen: Mapping[str, Seen], params: ValidateParams) -> Found:
+    """A train pair whose prompt or media are in val goes: val must stay unseen, and train has more."""
+    prompts = dict(zip(unseen["prompt"], unseen["id"], strict=True))
+    alike = unseen if params.near_held_out else unseen.loc[unseen["winner"].notna()]
+    owner = _owner(unseen, alike, seen, params.near_pictures)
+    for place, split, prompt, shown in _kept(facts, "split", "prompt", "media"):
         if split == "train" and prompt in prompts:
             yield place, Objection("held out", f"prompt of {prompts[prompt]}")
         elif split == "train" and (found := next(filter(None, (owner(one.path) for one in shown)), None)):
             yield place, Objection("held out", f"picture or film of {found}")
+
+
+def _owner(
+    unseen: pd.DataFrame, near: pd.DataFrame, seen: Mapping[str, Seen], distance: int | None
+) -> Callable[[str], str | None]:
+    """What tells which row of val shows a file, or a picture that looks like it.
+
+    Args:
+        near: those of the rows whose look-alikes count; at most `distance` bits differ, and none: no look-alike does.
+    """
+    media = {one.path: id for id, shown in zip(unseen["id"], unseen["media"], strict=True) for one in shown}
+    looks = {path: one.look for path, one in seen.items() if one.look is not None and distance is not None}
+    shown_in_val = [path for path in dict.fromkeys(one.path for row in near["media"] for one in row) if path in looks]
+    gallery = Looks([looks[path] for path in shown_in_val])
+
+    @cache
+    def owner(path: str) -> str | None:
+        if path in media or path not in looks:
+            return media.get(path)
+        alike = gallery.like(looks[path], distance or 0)
+        return media[shown_in_val[alike[0]]] if alike else None
+
+    return owner
 
 
 # What comes of it
@@ -244,13 +296,15 @@ def _tables(
     came: Mapping[Suite, pd.DataFrame], num_judged: int, media: Path, spoilt: Collection[str]
 ) -> Iterator[tuple[str, Suite, pd.DataFrame]]:
     """What came in, and the pairs that go out; one after another, for a million rows take 300 MB."""
-    yield "Prompts", "prompts", table_of(came["prompts"], media, spoilt)
+    asked = came["prompts"]
+    held_out = asked.loc[asked["split"] == "val"]
+    yield "Prompts", "prompts", table_of(asked, media, spoilt)
     yield "Candidates", "candidates", table_of(came["candidates"], media, spoilt)
-    pairs = table_of(came["pairs"], media, spoilt)
+    pairs = table_of(came["pairs"], media, spoilt, held_out)
     yield "Judged pairs", "pairs", pairs.iloc[:num_judged]
     yield "Ready pairs", "pairs", pairs.iloc[num_judged:]
     del pairs
-    yield "Pairs that are written", "kept", table_of(came["kept"], media, spoilt)
+    yield "Pairs that are written", "kept", table_of(came["kept"], media, spoilt, held_out)
 
 
 def _check(params: ValidateParams, tables: Iterable[tuple[str, Suite, pd.DataFrame]]) -> dict[str, list[Check]]:

@@ -1,8 +1,12 @@
 """Overlap with what the model will be tested on: texts in any file, pictures in any size."""
 
+import base64
+import csv
+import gzip
 import io
 import json
 import random
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +42,10 @@ def encoded(picture: Image.Image, form: str = "PNG", **options: int) -> bytes:
     return buffer.getvalue()
 
 
+def written(path: Path, content: str) -> None:
+    path.write_bytes(gzip.compress(content.encode()) if path.suffix == ".gz" else content.encode())
+
+
 def overlap(benchmarks: Benchmarks, text: str) -> str:
     return benchmarks.text_overlap([Words.of(text)])
 
@@ -53,16 +61,21 @@ def test_each_entry_of_the_folder_is_a_benchmark_but_for_notes_about_it(tmp_path
         entries("nowhere")
 
 
-@pytest.mark.parametrize("name", ["b.jsonl", "b.json", "b.txt", "b.parquet"])
+@pytest.mark.parametrize(
+    "name", ["b.jsonl", "b.json", "b.txt", "b.parquet", "b.tsv", "b.CSV", "b.jsonl.gz", "b.csv.gz"]
+)
 def test_texts_are_found_in_every_kind_of_file(tmp_path: Path, name: str):
     rows = [{"id": 1, "turns": [{"content": "Hello there."}]}, {"id": 2, "turns": [{"content": QUESTION}]}]
-    match Path(name).suffix:
+    match Path(name.removesuffix(".gz")).suffix.lower():
         case ".jsonl":
-            (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))
+            written(tmp_path / name, "\n".join(map(json.dumps, rows)))
         case ".json":
             (tmp_path / name).write_text(json.dumps(rows))
         case ".txt":
             (tmp_path / name).write_text(f"Hello there.\n\n{QUESTION}\n")
+        case ".csv" | ".tsv":
+            comma = "\t" if name.endswith("tsv") else ","
+            written(tmp_path / name, f'id{comma}question\n1{comma}Hello\n2{comma}"{QUESTION}"\n')
         case _:
             pq.write_table(pa.Table.from_pylist(rows), tmp_path / name)
     found = overlap(Benchmarks([tmp_path], 13, 6), f"Look! {QUESTION.upper()} Think first.")
@@ -117,6 +130,82 @@ def test_pictures_are_found_in_folders_and_in_parquet(tmp_path: Path):
     assert benchmarks.picture_overlap(look(encoded(scene(3)))) == ""
 
 
+def in_text(picture: Image.Image, form: str = "PNG") -> str:
+    return base64.b64encode(encoded(picture, form)).decode()
+
+
+def test_pictures_in_base64_are_found_in_tables_and_in_lists_of_them(tmp_path: Path):
+    cells = [in_text(scene(1)), f"data:image/jpeg;base64,{in_text(scene(2), 'JPEG')}"]
+    cells.append(str([in_text(scene(3), "WEBP"), in_text(scene(4), "GIF")]))
+    with (tmp_path / "b.tsv").open("w", newline="") as stream:
+        table = csv.writer(stream, delimiter="\t")
+        table.writerows([("index", "image", "question"), *((i, cell, "What?") for i, cell in enumerate(cells))])
+    written(tmp_path / "b.jsonl.gz", json.dumps({"image": base64.encodebytes(encoded(scene(5))).decode()}))
+    benchmarks = Benchmarks([tmp_path], 13, 6)
+    assert [(row.texts, row.pictures, row.films) for row in benchmarks.read] == [(0, 5, 0)]
+    places = [benchmarks.picture_overlap(look(encoded(scene(seed), "JPEG", quality=80))) for seed in range(1, 6)]
+    assert [place.rpartition("/")[2] for place in places] == [
+        "b.tsv:1",
+        "b.tsv:2",
+        "b.tsv:3",
+        "b.tsv:3",
+        "b.jsonl.gz:1",
+    ]
+
+
+def test_films_and_other_bytes_are_the_same_only_to_the_last_byte(tmp_path: Path):
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "one.mp4").write_bytes(b"a film")
+    pq.write_table(pa.table({"video": [b"another film", b""]}), tmp_path / "films" / "b.parquet")
+    benchmarks = Benchmarks([tmp_path / "films"], 13, 6)
+    assert benchmarks.read[0].films == 2
+    assert benchmarks.film_overlap(sha256(b"a film").hexdigest()).endswith("films/one.mp4:1")
+    assert benchmarks.film_overlap(sha256(b"another film").hexdigest()).endswith("b.parquet:1")
+    assert (
+        benchmarks.film_overlap(sha256(b"a third").hexdigest())
+        == benchmarks.film_overlap(sha256(b"").hexdigest())
+        == ""
+    )
+
+
+def test_files_that_are_not_read_are_named(tmp_path: Path):
+    for name in ("b.txt", "b.pkl", "deep/b.zip", "README.md", "LICENSE", ".cache/b.lock", "b.parquet.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(QUESTION)
+    (tmp_path / "linked").symlink_to(tmp_path / "deep")
+    names = [Path(file).relative_to(tmp_path).as_posix() for file in Benchmarks([tmp_path], 13, 6).read[0].unread]
+    assert names == ["b.parquet.gz", "b.pkl", "deep/b.zip", "linked"]
+
+
+PICTURE = encoded(scene(1))
+DAMAGED = {"cut off": PICTURE[: len(PICTURE) // 2], "junk": b"no picture at all"}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+@pytest.mark.parametrize("suffix", [".png", ".JPG"])
+def test_a_picture_that_cannot_be_read_is_refused(tmp_path: Path, damage: str, suffix: str):
+    (tmp_path / "b.txt").write_text(QUESTION)
+    (tmp_path / f"hurt{suffix}").write_bytes(DAMAGED[damage])
+    says = rf"validate\.benchmarks: {tmp_path}/hurt{suffix}:1: a picture that cannot be read .*; fetch it again"
+    with pytest.raises(BadBenchmark, match=says):
+        Benchmarks([tmp_path], 13, 6)
+
+
+def test_a_picture_in_a_row_that_is_cut_off_is_refused(tmp_path: Path):
+    pq.write_table(pa.table({"image": [PICTURE, PICTURE[:40]]}), tmp_path / "b.parquet")
+    written(tmp_path / "b.tsv", f"index\timage\n0\t{base64.b64encode(PICTURE)[:301].decode()}\n")
+    for name, row in (("b.parquet", 2), ("b.tsv", 1)):
+        with pytest.raises(BadBenchmark, match=rf"{tmp_path}/{name}:{row}: a picture that cannot be read"):
+            Benchmarks([tmp_path / name], 13, 6)
+
+
+def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "bomb.png").write_bytes(PICTURE)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(BadBenchmark, match=rf"{tmp_path}/bomb\.png:1: .*decompression bomb.*; .*scale it down"):
+        Benchmarks([tmp_path / "bomb.png"], 13, 6)
+
+
 def test_pictures_scaled_and_recompressed_are_the_same_and_others_are_not():
     seen = [look(encoded(scene(seed))) for seed in range(20)]
     gallery = Looks(seen)
@@ -148,7 +237,9 @@ def test_a_changed_digit_is_another_picture():
         ("b.jsonl", b"{", "cannot be read"),
         ("b.json", b"\xff\xfe", "cannot be read"),
         ("b.parquet", b"PAR", "cannot be read"),
-        ("b.txt", b"Too short.", "no text of 8 words and no picture"),
+        ("b.txt", b"Too short.", "no text of 8 words, no picture and no film"),
+        ("b.jsonl.gz", gzip.compress(b"{}")[:-4], "cannot be read"),
+        ("b.csv.gz", b"no archive", "cannot be read"),
     ],
 )
 def test_a_benchmark_that_cannot_be_read_is_refused(tmp_path: Path, name: str, content: bytes | None, says: str):

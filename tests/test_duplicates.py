@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ixc.validation.duplicates import near_duplicates, signature, stacked
+from ixc.validation.duplicates import near_duplicates, near_prompts, signature, stacked
 from ixc.validation.texts import Words
 
 Pair = tuple[str, str, str]
@@ -75,6 +75,21 @@ def test_how_often_a_word_is_said_matters():
 def test_pairs_about_other_pictures_are_no_repeat():
     same = (LONG, SAID, "A cat.")
     assert found([same, same, same], groups=[1, 2, 1]) == [0, 1, 0]
+
+
+def test_prompts_near_unseen_ones_are_found_whatever_is_answered():
+    rng = random.Random(0)
+    unseen = [text(rng, 40) for _ in range(300)]
+    near = [edited_text(rng, one, 0.025) for one in unseen]
+    far = [edited_text(rng, one, 0.3) for one in unseen]
+    asked, held = (
+        stacked([signature(Words.of(one), Words.of(text(rng, 9)), Words.of("")) for one in texts])[:, :1]
+        for texts in ([*near, *far], unseen)
+    )
+    found = near_prompts(asked, held, 0.75).tolist()
+    assert sum(found[place] == place for place in range(300)) >= 0.98 * 300
+    assert sum(place >= 0 for place in found[300:]) <= 0.02 * 300
+    assert near_prompts(asked[:0], held, 0.75).tolist() == []
 
 
 def test_no_pair_and_empty_texts():

@@ -1,5 +1,6 @@
 """The stage `validate`: which pairs go, why, and when the stage itself must fail."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from test_media import film
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from ixc import validate
@@ -199,6 +201,32 @@ def test_a_train_pair_that_shares_prompt_or_picture_with_val_goes(stage: Stage):
     assert metrics["dropped/held out"] == 2
 
 
+def test_what_a_prompt_holds_out_is_not_trained_on_though_no_pair_of_val_is_about_it(stage: Stage):
+    red, blue = stage.picture("red"), stage.picture("blue")
+    Image.open(stage.folder / "media" / red.path).resize((40, 40)).save(stage.folder / "copy.jpg", quality=90)
+    copy = stage.stored(stage.folder / "copy.jpg")
+    shows = pair("shows", split="val", modality="image", media=(red,))
+    free = pair("free", modality="image", media=(blue,))
+    prompts = [replace(one, chosen=(), rejected=(), verdict=None) for one in (shows, pair("asks", split="val"), free)]
+    pairs = [pair("same", modality="image", media=(red,)), pair("alike", modality="image", media=(copy,)), free]
+    pairs.append(pair("again", prompt=prompts[1].prompt))
+    stage.run([TRAIN, VAL, *pairs], prompts=prompts)
+    same = {"same": ("held out", "picture or film of shows"), "again": ("held out", "prompt of asks")}
+    assert details(stage) == same
+    stage.run([TRAIN, VAL, *pairs], replace(LENIENT, near_held_out=True), prompts=prompts)
+    assert details(stage) == same | {"alike": ("held out", "picture or film of shows")}
+    assert stage.kept("train") == ["good", "free"]
+
+
+def test_the_expectations_see_a_leak_from_the_prompts_that_the_rules_missed(stage: Stage):
+    red = stage.picture("red")
+    held = [pair("asks", prompt=TRAIN.prompt, split="val"), pair("shows", media=(red,), split="val")]
+    written = frame(map(OBSERVER.facts, [TRAIN, pair("t", modality="image", media=(red,))]))
+    leak = table_of(written, stage.folder / "media", held_out=frame(map(OBSERVER.facts, held)))
+    failed = {check.says for check in run_checks(leak, suite("kept", LENIENT)) if check.status == "failed"}
+    assert failed == {"No prompt is in train and in val", "No picture or film is in train and in val"}
+
+
 def test_too_many_dropped_fails_with_the_page_and_leaves_the_last_outputs(stage: Stage):
     stage.run([TRAIN, VAL])
     ties = [pair(f"tie {i}", verdict=Verdict(winner="tie", judge="m")) for i in range(3)]
@@ -249,10 +277,23 @@ def test_each_broken_column_breaks_its_own_expectation(tmp_path: Path):
         ("chosen_length", 0, "Chosen answers say something"),
         ("scores_finite", False, "Costs and rewards are numbers"),
         ("overlap", "benchmark.jsonl:1", "No pair shares a text with a benchmark"),
-        ("language", "de", "95% of the pairs are in en"),
+        ("language", "de", "Every pair with text enough to tell is in en"),
+        ("language", None, "Every pair with text enough to tell is in en"),
     ):
-        checks = run_checks(sound.assign(**{column: value}), suite("kept", replace(LENIENT, languages=("en",))))
+        told = sound.assign(**{"language": "en", column: value})
+        checks = run_checks(told, suite("kept", replace(LENIENT, languages=("en",))))
         assert [check.says for check in checks if check.status == "failed" and check.critical] == [says]
+
+
+@pytest.mark.parametrize(
+    ("ratings", "sound"),
+    [(None, True), ([5, 3.5], True), ([3, 5], False), ([4, 4], False), ([5], False), ([5, "3"], False), ("5 3", False)],
+)
+def test_ratings_that_do_not_prefer_the_chosen_answer_are_a_warning(tmp_path: Path, ratings: object, sound: bool):
+    rated = table(tmp_path, replace(TRAIN, meta={"ratings": ratings} if ratings is not None else {}))
+    checks = {check.says: check for check in run_checks(rated, suite("pairs", LENIENT))}
+    found = checks["Where a source rates both answers, the chosen one is rated higher"]
+    assert (found.status == "passed", found.critical) == (sound, False)
 
 
 def test_an_expectation_that_cannot_be_computed_is_errored_not_failed(tmp_path: Path):
@@ -270,6 +311,34 @@ def test_length_as_a_giveaway_warns_but_does_not_stop(stage: Stage):
 
 
 SAID = "there is a dog on the left who looks at a ball and on the right a child who is about to throw it far away"
+
+
+GERMAN = "Auf dem Bild sieht man einen Hund, der links neben einem Kind steht und auf den Ball schaut."
+ENGLISH = replace(LENIENT, languages=("en",))
+
+
+def test_every_pair_in_another_language_goes_if_it_has_text_enough_to_tell(stage: Stage):
+    english, german = (
+        [pair(f"{name} {i}", said, f"{said} no") for i in range(20)] for name, said in (("e", SAID), ("d", GERMAN))
+    )
+    short = [pair("short", "Ja, das ist so."), pair("sum", "12 + 30 - 4 = 38, 38 - 3 = 35 and 35 * 2 = 70", "12 " * 16)]
+    stage.run([VAL, *english, *german, *short], ENGLISH)
+    assert stage.kept("train") == [one.id for one in (*english, *short)]
+    assert details(stage) == {one.id: ("language", "de, not en") for one in german}
+    assert "en 20." in stage.page() and "3 have too little text to tell" in stage.page()
+    stage.run([VAL, *english, *german, *short])
+    assert details(stage) == {}
+
+
+def test_languages_that_no_pair_has_text_enough_for_are_not_passed(stage: Stage):
+    with pytest.raises(
+        ValidationFailed, match=r"enough to tell is in en; no pair has .*; leave out validate\.languages"
+    ):
+        stage.run([TRAIN, VAL], ENGLISH)
+    assert "2 have too little text to tell" in stage.page()
+    stage.run([TRAIN, VAL, *(pair(f"{i}") for i in range(3)), pair("long", SAID, f"{SAID} no")], ENGLISH)
+    check = next(row for row in stage.page().split("<tr>") if "50% of the pairs have text enough" in row)
+    assert 'class="warning"' in check and "5 of 6 do not" in check
 
 
 def details(stage: Stage) -> dict[str, tuple[str, str]]:
@@ -313,6 +382,37 @@ def test_near_repeats_go_and_val_comes_before_train(stage: Stage):
     assert details(stage) == {}
 
 
+def test_a_prompt_of_train_that_is_nearly_one_of_val_is_a_leak_whatever_is_answered(stage: Stage):
+    def asks(id: str, question: str, split: str = "train") -> Sample:
+        return pair(id, f"Yes, {id}.", f"No, {id}.", prompt=(Turn(role="user", content=question),), split=split)
+
+    held = asks("held", f"Is it so that {SAID} now?", "val")
+    alone = replace(asks("alone", f"Who said: {SAID[::-1]}?", "val"), chosen=(), rejected=(), verdict=None)
+    pairs = [asks("near held", f"Is it so that {SAID} then?"), asks("near alone", f"Who says: {SAID[::-1]}?")]
+    pairs += [asks("other", f"{SAID.replace('dog', 'man').replace('on', 'at')}"), asks("short", "Is it so that it is?")]
+    leaks = {
+        "near held": ("held out", "prompt nearly that of held"),
+        "near alone": ("held out", "prompt nearly that of alone"),
+    }
+    stage.run([TRAIN, held, *pairs], prompts=[alone])
+    assert details(stage) == leaks
+    stage.run([TRAIN, held, *pairs], replace(LENIENT, near_duplicates=None), prompts=[alone])
+    assert details(stage) == {}
+    stage.run([TRAIN, held, *pairs], replace(LENIENT, near_prompt_words=40), prompts=[alone])
+    assert details(stage) == {}
+
+
+def test_a_template_is_no_leak_but_its_very_words_are(stage: Stage):
+    prompts = [(Turn(role="user", content=f"Tell me whether {SAID} {number}"),) for number in range(12)]
+    train = [pair(f"{i}", f"Yes {i}", f"No {i}", prompt=prompts[i + 1]) for i in range(11)]
+    held = pair("held", split="val", prompt=prompts[0])
+    stage.run([*train, pair("again", "Sure.", prompt=prompts[0]), held])
+    assert details(stage) == {"again": ("held out", "prompt of held")}
+    near = ("held out", "prompt nearly that of held")
+    stage.run([TRAIN, *train[:3], held])
+    assert details(stage) == {"0": near, "1": near, "2": near}
+
+
 def test_a_picture_of_val_in_another_format_is_a_leak(stage: Stage):
     red = stage.picture("red")
     Image.open(stage.folder / "media" / red.path).resize((40, 40)).save(stage.folder / "copy.jpg", quality=90)
@@ -336,6 +436,18 @@ def test_what_a_benchmark_asks_or_shows_is_not_trained_on(stage: Stage):
     assert {id: reason for id, (reason, _) in found.items()} == {"asks": "in benchmark", "shows": "in benchmark"}
     assert "bench/asked.jsonl:1: 'there is a dog" in found["asks"][1] and "one.png" in found["shows"][1]
     assert stage.kept("train") == ["good"] and "bench" in stage.page()
+
+
+def test_a_film_of_a_benchmark_is_not_trained_on_and_files_not_read_are_listed(stage: Stage):
+    (stage.folder / "bench" / "films").mkdir(parents=True)
+    film(stage.folder / "new.mp4", 3)
+    shutil.copy(stage.folder / "new.mp4", stage.folder / "bench" / "films" / "a.mp4")
+    (stage.folder / "bench" / "films" / "notes.pkl").write_bytes(b"x")
+    shown = replace(stage.stored(stage.folder / "new.mp4"), kind="video")
+    params = replace(LENIENT, benchmarks=str(stage.folder / "bench"))
+    stage.run([TRAIN, VAL, pair("shows", modality="video", media=(shown,))], params)
+    assert details(stage) == {"shows": ("in benchmark", f"{shown.path} is {stage.folder}/bench/films/a.mp4:1")}
+    assert "films/notes.pkl" in stage.page()
 
 
 def test_a_benchmark_that_is_not_there_stops_the_stage(stage: Stage):

@@ -22,6 +22,8 @@ MINIMA = BANDS * ROWS
 
 Signature = UInt16[np.ndarray, "2 minima"]
 Signatures = UInt16[np.ndarray, "pairs 2 minima"]
+PromptSignatures = UInt16[np.ndarray, "_ 1 minima"]
+"""The first half of a signature."""
 
 _PERMUTATIONS = np.random.default_rng(0).integers(1, 2**63, (2, MINIMA), np.uint64) | np.array([[1], [0]], np.uint64)
 """Factors, which are odd, and shifts."""
@@ -34,7 +36,9 @@ def signature(prompt: Words, chosen: Words, rejected: Words) -> Signature:
     return np.stack([_minima(_shingles(prompt)), _minima(both)])
 
 
-def near_duplicates(signatures: Signatures, groups: Hashes, threshold: float) -> Int[np.ndarray, " pairs"]:
+def near_duplicates(
+    signatures: Signatures | PromptSignatures, groups: Hashes, threshold: float
+) -> Int[np.ndarray, " pairs"]:
     """For each pair the first pair that it nearly repeats, or its own place if there is none.
 
     Args:
@@ -51,6 +55,40 @@ def near_duplicates(signatures: Signatures, groups: Hashes, threshold: float) ->
         if first[later] == later and (root == earlier or _alike(signatures, later, root, threshold)):
             first[later] = root
     return first
+
+
+def near_prompts(prompts: PromptSignatures, unseen: PromptSignatures, threshold: float) -> Int[np.ndarray, " _"]:
+    """For each prompt the place of one of the unseen ones that it nearly repeats, or -1; all are of one group.
+
+    Args:
+        threshold: Jaccard similarity, estimated.
+    """
+    if not len(unseen):
+        return np.full(len(prompts), -1)
+    index = [_sorted(keys) for keys in _bands(unseen, np.zeros(len(unseen), np.uint64))]
+    found = [
+        _nearly(prompts[start : start + 65536], unseen, index, threshold) for start in range(0, len(prompts), 65536)
+    ]
+    return np.concatenate([np.zeros(0, np.int64), *found])
+
+
+def _nearly(
+    prompts: PromptSignatures, unseen: PromptSignatures, index: Sequence[tuple[Hashes, np.ndarray]], threshold: float
+) -> Int[np.ndarray, " _"]:
+    """`near_prompts` by the keys of the unseen ones, in order and with their places, for each band."""
+    found = np.full(len(prompts), -1)
+    for keys, (known, places) in zip(_bands(prompts, np.zeros(len(prompts), np.uint64)), index, strict=True):
+        at = np.searchsorted(known, keys).clip(max=len(known) - 1)
+        rows = np.flatnonzero((known[at] == keys) & (found < 0))
+        others = places[at[rows]]
+        alike = (prompts[rows, 0] == unseen[others, 0]).mean(axis=1) >= threshold
+        found[rows[alike]] = others[alike]
+    return found
+
+
+def _sorted(keys: Hashes) -> tuple[Hashes, np.ndarray]:
+    order = np.argsort(keys, kind="stable")
+    return keys[order], order
 
 
 def _shingles(text: Words) -> Hashes:
@@ -72,17 +110,19 @@ def _minima(shingles: Hashes) -> UInt16[np.ndarray, " minima"]:
     return (mixed(least) >> np.uint64(48)).astype(np.uint16)
 
 
-def _bands(signatures: Signatures, groups: Hashes) -> Iterator[Hashes]:
+def _bands(signatures: Signatures | PromptSignatures, groups: Hashes) -> Iterator[Hashes]:
     """For every band one key a pair: equal keys are compared."""
     for start in range(0, MINIMA, ROWS):
         keys = groups
         for row in range(start, start + ROWS):
-            for part in range(2):
+            for part in range(signatures.shape[1]):
                 keys = mixed(keys * np.uint64(31) + signatures[:, part, row])
         yield keys
 
 
-def _alike_edges(signatures: Signatures, keys: Hashes, threshold: float) -> Int[np.ndarray, "edges 2"]:
+def _alike_edges(
+    signatures: Signatures | PromptSignatures, keys: Hashes, threshold: float
+) -> Int[np.ndarray, "edges 2"]:
     """(later, earlier) of the alike pairs: each pair against the first and the previous one of its key."""
     order = np.argsort(keys, kind="stable")
     starts = np.flatnonzero(np.diff(keys[order], prepend=keys[order[:1]] + np.uint64(1)))
@@ -94,7 +134,9 @@ def _alike_edges(signatures: Signatures, keys: Hashes, threshold: float) -> Int[
     return edges[_similar(signatures, edges, threshold)]
 
 
-def _similar(signatures: Signatures, edges: Int[np.ndarray, "edges 2"], threshold: float) -> Bool[np.ndarray, " edges"]:
+def _similar(
+    signatures: Signatures | PromptSignatures, edges: Int[np.ndarray, "edges 2"], threshold: float
+) -> Bool[np.ndarray, " edges"]:
     found = np.zeros(len(edges), bool)
     for start in range(0, len(edges), 65536):
         a, b = edges[start : start + 65536].T
@@ -103,7 +145,7 @@ def _similar(signatures: Signatures, edges: Int[np.ndarray, "edges 2"], threshol
     return found
 
 
-def _alike(signatures: Signatures, one: int, other: int, threshold: float) -> bool:
+def _alike(signatures: Signatures | PromptSignatures, one: int, other: int, threshold: float) -> bool:
     return bool(((signatures[one] == signatures[other]).mean(axis=1) >= threshold).all())
 
 

@@ -18,8 +18,10 @@ from ixc.validation.facts import COLUMNS
 
 Suite = Literal["prompts", "candidates", "pairs", "kept"]
 
-MOSTLY = 0.95
-"""Share of pairs that must be in one of `languages`: a guess of a language is sometimes wrong."""
+TOLD = 0.5
+"""Share of pairs that should have text enough to tell their language."""
+_NOTHING = "nothing_told"
+"""Key of what an expectation says if no row has a value; without it, it passes."""
 
 
 class Check(NamedTuple):
@@ -92,6 +94,7 @@ def _pairs(severity: str) -> list[Any]:
         *(_present(column, what, severity) for column, what in columns.items()),
         _unique("id", "Ids are unique", severity),
         *(_true(column, says, severity) for column, says in flags.items()),
+        _true("ratings_sound", "Where a source rates both answers, the chosen one is rated higher", "warning"),
         _between("chosen_length", "Chosen answers say something", severity, min_value=1),
         _between("rejected_length", "Rejected answers say something", severity, min_value=1),
     ]
@@ -118,10 +121,25 @@ def _kept(params: ValidateParams) -> list[Any]:
     enough = gxe.ExpectTableRowCountToBeBetween(min_value=2 * params.min_pairs, description="There are enough pairs")
     overlap = gxe.ExpectColumnValuesToBeNull(column="overlap", description="No pair shares a text with a benchmark")
     rules = [enough, overlap, _one_of("winner", ("chosen",), "The verdict is for the chosen answer")]
-    if params.languages:
-        says = f"{MOSTLY:.0%} of the pairs are in {', '.join(params.languages)}"
-        rules.append(_one_of("language", params.languages, says, mostly=MOSTLY))
-    return rules
+    return [*rules, *(_languages(params.languages) if params.languages else ())]
+
+
+def _languages(languages: Sequence[str]) -> list[Any]:
+    gxe = _expectations()
+    return [
+        gxe.ExpectColumnValuesToBeInSet(
+            column="language",
+            value_set=list(languages),
+            description=f"Every pair with text enough to tell is in {', '.join(languages)}",
+            meta={_NOTHING: "no pair has text enough to tell; leave out validate.languages"},
+        ),
+        gxe.ExpectColumnValuesToNotBeNull(
+            column="language",
+            mostly=TOLD,
+            severity="warning",
+            description=f"{TOLD:.0%} of the pairs have text enough to tell their language",
+        ),
+    ]
 
 
 def _lengths() -> list[Any]:
@@ -159,10 +177,8 @@ def _true(column: str, says: str, severity: str = "critical", mostly: float = 1.
     )
 
 
-def _one_of(column: str, values: Sequence[str], says: str, mostly: float = 1.0) -> Any:
-    return _expectations().ExpectColumnValuesToBeInSet(
-        column=column, value_set=list(values), mostly=mostly, description=says
-    )
+def _one_of(column: str, values: Sequence[str], says: str) -> Any:
+    return _expectations().ExpectColumnValuesToBeInSet(column=column, value_set=list(values), description=says)
 
 
 def _between(column: str, says: str, severity: str, min_value: int) -> Any:
@@ -198,7 +214,10 @@ def _check(result: Any) -> Check:
     says = config.description or config.type
     if error := _raised(result.exception_info or {}):
         return Check(says, "errored", critical, error)
-    return Check(says, "passed" if result.success else "failed", critical, _detail(result.result or {}))
+    found = result.result or {}
+    if _NOTHING in (config.meta or {}) and found.get("missing_count") == found.get("element_count"):
+        return Check(says, "failed", critical, config.meta[_NOTHING])
+    return Check(says, "passed" if result.success else "failed", critical, _detail(found))
 
 
 def _raised(info: dict[Any, Any]) -> str:

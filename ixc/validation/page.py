@@ -21,6 +21,9 @@ MAX_RATIO = 4.0
 EXAMPLES = 3
 """Pairs named for a reason."""
 
+UNREAD = 20
+"""Files named that were not read of a benchmark."""
+
 
 class Reason(NamedTuple):
     """A line of the table of reasons."""
@@ -74,7 +77,9 @@ def write_page(
         lengths=list(_lengths(facts)),
         lengths_plot=_lengths_plot(facts, kept),
         languages=Counter(kept["language"].dropna()).most_common(8),
+        untold=kept["language"].isna().sum(),
         benchmarks=benchmarks,
+        num_unread=UNREAD,
         tables=checks,
     )
     with replacing(path) as part:

@@ -9,6 +9,7 @@ Reason = Literal[
     "tie",
     "rejected wins",
     "chosen too long",
+    "language",
     "in benchmark",
     "media missing",
     "media damaged",
@@ -27,6 +28,7 @@ ADVICE: dict[Reason, str] = {
     "tie": "The judge saw no difference; nothing to do.",
     "rejected wins": "Chosen and rejected are exchanged at the source; exchange them back.",
     "chosen too long": "The paper's length constraint; raise validate.max_length_ratio if length is quality.",
+    "language": "Drop or translate it at its source; if the language is welcome, add it to validate.languages.",
     "in benchmark": "The model will be tested on it; nothing to do, unless validate.benchmarks names the wrong file.",
     "media missing": "Run `dvc repro collect`, or `dvc pull data/media`.",
     "media damaged": "Delete the stored file and run `dvc repro collect`.",
@@ -34,7 +36,7 @@ ADVICE: dict[Reason, str] = {
     "duplicate": "The same pair again; the first one is kept.",
     "near duplicate": "Nearly the same pair; the first one is kept. If both matter, raise validate.near_duplicates.",
     "contradiction": "An earlier pair prefers the other answer and is kept; judge both again, or drop both.",
-    "held out": "Its prompt or media are in val too; the val pair is kept.",
+    "held out": "Its prompt or media are in val, or held out among the prompts; val stays as it is.",
 }
 
 
