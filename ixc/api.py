@@ -10,7 +10,7 @@ import json
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -18,11 +18,12 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ixc.batches import passes, within
 from ixc.media import BadMedia
 from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor, Tree, collate
-from ixc.model.folder import load, processor_of, save
+from ixc.model.folder import is_ours, load, processor_of, save
 from ixc.model.official import from_official, to_official
 from ixc.model.processing import BadConversation, IXCBatch, Picture
 
@@ -76,7 +77,11 @@ class Asked:
 
 
 class RewardModel:
-    """A reward model with its processor. Chats that share prompt and media are read as one: the prompt once."""
+    """A reward model with its processor.
+
+    Chats that share prompt and media are read as one, the prompt once, by an attention of our own (`shared_prefix`);
+    one loaded with `attn_implementation="eager"` reads every chat whole, in plain formulae: slow, and the reference.
+    """
 
     def __init__(
         self,
@@ -138,20 +143,31 @@ class RewardModel:
         groups: dict[Any, list[int]] = defaultdict(list)
         pictures = [_listed(shown) for shown in media]
         for i, (chat, shown) in enumerate(zip(chats, pictures, strict=True)):
-            groups[repr(_messages(chat, i)[:-1]), tuple(map(_key, shown))].append(i)
+            alone = i if _shows(_messages(chat, i)[-1:]) else None  # its pictures are not the prompt's
+            groups[repr(chat[:-1]), tuple(map(_key, shown)), alone].append(i)
         for same in groups.values():
             yield from self._trees([chats[i] for i in same], pictures[same[0]], same)
 
     def _trees(self, chats: Sequence[Chat], shown: Sequence[Any], numbers: Sequence[int]) -> Iterator[Asked]:
-        """One tree; several where the length policy shortened the chats differently."""
+        """One tree; several where the length policy shortened the chats differently, or they cannot share a prompt."""
         read = self._read(chats, shown, numbers)
         rest = iter(read.pictures)
         pictures = [list(islice(rest, len(shown) - len(dropped.pictures))) for dropped in read.dropped]
         groups: dict[Any, dict[tuple[int, ...], list[int]]] = defaultdict(lambda: defaultdict(list))
         for ids, dropped, number in zip(read["input_ids"], read.dropped, numbers, strict=True):
-            groups[dropped][tuple(ids)].append(number)
-        for dropped, rows in groups.items():
+            groups[dropped, self._apart(ids)][tuple(ids)].append(number)
+        for (dropped, _), rows in groups.items():
             yield Asked(branched(list(rows)), pictures[read.dropped.index(dropped)], list(rows.values()))
+
+    def _apart(self, ids: Sequence[int]) -> Any:
+        """What sequences must have in common to be read as one tree.
+
+        Dynamic rotary scaling turns the whole of a sequence by its length. `eager` shares nothing: it is the reference.
+        """
+        config = self.model.config
+        if config._attn_implementation == "eager":
+            return tuple(ids)
+        return max(len(ids), config.max_position_embeddings) if config.rope["rope_type"] == "dynamic" else None
 
     def _read(self, chats: Sequence[Chat], shown: Sequence[Any], numbers: Sequence[int]) -> IXCBatch:
         given: dict[str, Any] = {"hd_num": self.hd_num, "max_length": self.max_length}
@@ -165,10 +181,20 @@ class RewardModel:
             raise
 
     def _rewards(self, batch: Sequence[Asked]) -> Float[Tensor, " R"]:
-        layout = collate([one.tree for one in batch]).to(self.model.device)
         features = encode(self.model, [p for one in batch for p in one.pictures])
+        if self.model.config._attn_implementation == "eager":
+            return self._plain([[*one.tree.prefix, *branch] for one in batch for branch in one.tree.branches], features)
+        layout = collate([one.tree for one in batch]).to(self.model.device)
         hidden = self.model.model(**layout.inputs(), features=features)
         return self.model.scores(layout.pool(hidden, self.model.config.pooling))
+
+    def _plain(self, rows: Sequence[Sequence[int]], features: Float[Tensor, "P D"] | None) -> Float[Tensor, " R"]:
+        """Scores of whole sequences by the model's own forward pass, as one padded batch."""
+        ids, mask = (
+            pad_sequence([torch.tensor(row) for row in some], True, fill).to(self.model.device)
+            for some, fill in ((rows, self.model.config.pad_token_id), ([[1] * len(row) for row in rows], 0))
+        )
+        return self.model(ids, mask, features=features).logits.squeeze(1)
 
 
 class ChatModel:
@@ -199,14 +225,23 @@ class ChatModel:
 def convert(source: str | Path, target: str | Path) -> dict[str, list[str]]:
     """An official checkpoint in our form, or, where the source is ours, in the official form.
 
+    The processor's options go there and back: the official `config.json` keeps them under a key of ours.
+
     Returns:
         The keys that were `new` (a head the source lacks) or `ignored`.
+
+    Raises:
+        FileExistsError: the target is the source, or holds files that no conversion wrote; nothing was touched.
+        BadCheckpoint: as in `from_official`.
     """
     source, target = Path(source), Path(target)
+    if objection := _objection(source, target):
+        raise FileExistsError(objection)
     if (source / "processor_config.json").is_file():
         told = json.loads((source / "config.json").read_text()).get("architectures") or [""]
         kind = IXCForRewardModel if told[0] == IXCForRewardModel.__name__ else IXCForCausalLM
-        to_official(from_official(source, model_class=kind), target)
+        model = from_official(source, model_class=kind)
+        to_official(model, target, asdict(processor_of(source, model).options))
         for name in ("tokenizer.model", "tokenizer.json"):
             if (source / name).is_file():
                 shutil.copy(source / name, target / name)
@@ -216,6 +251,15 @@ def convert(source: str | Path, target: str | Path) -> dict[str, list[str]]:
     if (source / "tokenizer.model").is_file():  # the way back needs it
         shutil.copy(source / "tokenizer.model", target / "tokenizer.model")
     return {"new": list(model.load_report.new), "ignored": list(model.load_report.ignored)}
+
+
+def _objection(source: Path, target: Path) -> str | None:
+    """Why a conversion must not replace its target."""
+    if target.resolve() == source.resolve():
+        return f"{target}: source and target are the same; name another folder"
+    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not is_ours(target)):
+        return f"{target}: is there, and no checkpoint that ixc wrote: it would be lost; name a new or an empty folder"
+    return None
 
 
 def encode(model: IXCPreTrainedModel, pictures: Sequence[Picture]) -> Float[Tensor, "P D"] | None:
@@ -242,6 +286,13 @@ def _messages(chat: Any, number: int) -> Chat:
     if not isinstance(chat, Sequence) or isinstance(chat, str):
         raise BadConversation(f"chat {number}: {chat!r:.80}: no list of messages; give a list of such lists")
     return chat
+
+
+def _shows(messages: Chat) -> bool:
+    """Whether there is a place for a picture among the parts of a message."""
+    contents = [message.get("content") for message in messages if isinstance(message, Mapping)]
+    parts = [part for content in contents if isinstance(content, list | tuple) for part in content]
+    return any(isinstance(part, Mapping) and part.get("type") != "text" for part in parts)
 
 
 def _listed(shown: Shown) -> list[Any]:

@@ -59,7 +59,9 @@ def parser() -> argparse.ArgumentParser:
 
     convert_parser = _command(commands, "convert", convert, "official checkpoint to ours, or back")
     convert_parser.add_argument("source", type=Path)
-    convert_parser.add_argument("target", type=Path)
+    convert_parser.add_argument(
+        "target", type=Path, help="a new folder, or a checkpoint that ixc wrote: it is replaced"
+    )
     convert_parser.add_argument("--json", action="store_true", help="print JSON")
     return top
 
@@ -72,9 +74,12 @@ def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], None]
 
 def _model_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", help="a model's folder, ours or official")
-    command.add_argument("--device", default="cpu")
+    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...; auto: the GPU if there is one")
     command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as stored")
-    command.add_argument("--attention", default="sdpa", help="sdpa, eager, flash_attention_2, ...")
+    attention = "sdpa, flash_attention_2, ...: of replies; scores share prompts, by an attention of their own"
+    command.add_argument(
+        "--attention", default="sdpa", help=f"{attention}; eager: every chat (not a table's) whole, in formulae"
+    )
     command.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -106,12 +111,14 @@ def _api() -> ModuleType:
 def _loading(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    dtype = getattr(torch, options.dtype) if options.dtype else None
+    from ixc.model.official import as_device
+
     try:
-        torch.empty(0, device=options.device)
-    except (RuntimeError, AssertionError) as error:
+        device = as_device(options.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ValueError) as error:
         raise BadInput(f"--device {options.device}: {str(error).splitlines()[0]}; cpu is always there") from error
-    return {"device": options.device, "dtype": dtype, "attn_implementation": options.attention}
+    return {"device": device, "dtype": options.dtype, "attn_implementation": options.attention}
 
 
 def score(options: argparse.Namespace) -> None:
@@ -135,7 +142,7 @@ def score_table(options: argparse.Namespace) -> None:
     if not (options.source and options.target) or options.chats or options.question is not None:
         raise BadInput("--in goes with --out, and without chats or a question")
     loading = _loading(options)
-    if options.device == "cuda":
+    if str(loading["device"]) == "cuda":
         loading["device"] = distributed.device()
     model, processor = load(options.model, IXCForRewardModel, **loading)
     counts = bulk.score_table(

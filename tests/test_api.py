@@ -1,5 +1,6 @@
 """Score, compare, rank and reply: the same numbers alone, together and after saving; and what bad input says."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from PIL import Image
 
 from ixc.api import ChatModel, RewardModel, _messages, branched, convert
 from ixc.compat import AutoModel, AutoTokenizer
-from ixc.model import BadCheckpoint
+from ixc.media import BadMedia
+from ixc.model import BadCheckpoint, IXCProcessor, language
 from ixc.model.folder import save
+from ixc.model.pictures import partition, to_tiles
 from ixc.model.processing import BadConversation, TooLong
 from ixc.sources.embedded.films import encode
 
@@ -65,13 +68,41 @@ def test_the_score_is_that_of_the_plain_forward_pass(model: RewardModel, mixed: 
         assert model.score([one], [shown]) == pytest.approx([wanted], abs=1e-5)
 
 
-def test_eager_and_sdpa_agree(mixed: tuple[list[Any], list[list[Any]]]):
-    scores = []
-    for attention in ("eager", "sdpa"):
-        reward = tiny.reward()
-        reward.set_attn_implementation(attention)
-        scores.append(RewardModel(reward, tiny.processor()).score(*mixed))
-    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+def test_eager_is_another_way_to_the_same_scores(
+    model: RewardModel, mixed: tuple[list[Any], list[list[Any]]], monkeypatch: pytest.MonkeyPatch
+):
+    plain = tiny.reward()
+    plain.set_attn_implementation("eager")
+    called: list[int] = []
+    formulae = language.eager_attention
+    monkeypatch.setattr(language, "eager_attention", lambda *x, **y: called.append(len(x[1])) or formulae(*x, **y))
+    wanted = RewardModel(plain, tiny.processor()).score(*mixed)
+    assert sum(called) == 2 * len(wanted)  # every chat a row of its own, in either layer
+    called.clear()
+    assert model.score(*mixed) == pytest.approx(wanted, abs=1e-5)
+    assert not called
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_under_dynamic_scaling_too_a_score_does_not_depend_on_the_other_answers(attention: str):
+    scaled = tiny.reward(max_position_embeddings=40, rope_scaling={"type": "dynamic", "factor": 2.0})
+    scaled.set_attn_implementation(attention)
+    model = RewardModel(scaled, tiny.processor())
+    chats = [chat("Name it.", "x" * n) for n in (1, 2, 40, 40, 41)]
+    chats[3] = chat("Name it.", "y" * 40)
+    alone = [model.score([one])[0] for one in chats]
+    assert model.score(chats) == pytest.approx(alone, abs=1e-5)
+    assert len({round(score, 4) for score in alone}) == 5
+
+
+def test_a_picture_may_be_part_of_an_answer(model: RewardModel):
+    asked = {"role": "user", "content": "Draw it."}
+    picture, text = {"type": "image"}, {"type": "text", "text": "Here."}
+    parts = ([picture, text], [text, picture], [text])
+    chats = [[asked, {"role": "assistant", "content": list(some)}] for some in parts]
+    alone = [model.score([one], [[RED]])[0] for one in chats]
+    assert model.score(chats, [[RED]] * 3) == pytest.approx(alone, abs=1e-5)
+    assert len({round(score, 4) for score in alone}) == 3
 
 
 def test_a_picture_shown_to_four_answers_passes_the_tower_once(model: RewardModel, monkeypatch: pytest.MonkeyPatch):
@@ -160,13 +191,54 @@ def test_a_reply_is_generated(tmp_path: Path):
 
 
 def test_there_and_back_is_the_same_model(model: RewardModel, tmp_path: Path):
-    save(model.model, model.processor, tmp_path / "ours")
+    options: dict[str, Any] = {"geometry": "official_train", "tail_newline": True, "hd_num_several": 2, "hd_num": 3}
+    processor = IXCProcessor(tiny.processor().tokenizer, tiny.TILE, tiny.PATCH, **options)
+    save(model.model, processor, tmp_path / "ours")
     assert convert(tmp_path / "ours", tmp_path / "official") == {"new": [], "ignored": []}
     assert not (tmp_path / "official" / "processor_config.json").exists()
     assert convert(tmp_path / "official", tmp_path / "again") == {"new": [], "ignored": []}
-    one, wanted = chat("Name it.", "red"), model.score([chat("Name it.", "red")], [[RED]])
+    one = chat("Name it.", "red")
+    wanted = RewardModel(model.model, processor).score([one], [[WIDE]])
     for name in ("official", "again"):
-        assert RewardModel.from_pretrained(tmp_path / name).score([one], [[RED]]) == wanted
+        loaded = RewardModel.from_pretrained(tmp_path / name)
+        assert loaded.processor.options == processor.options
+        assert loaded.score([one], [[WIDE]]) == wanted
+        assert AutoTokenizer.from_pretrained(tmp_path / name).options == processor.options
+
+
+def held(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_nothing_is_converted_onto_what_it_would_destroy(model: RewardModel, tmp_path: Path):
+    source, foreign, beside = (tmp_path / name for name in ("ours", "thesis", "official"))
+    save(model.model, model.processor, source)
+    convert(source, beside)
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("years of work")
+    for extra in ("notes.txt", "model-2.safetensors"):  # a checkpoint, and something beside it; another's checkpoint
+        (beside / extra).write_text("mine")
+    (beside / "config.json").write_text('{"model_type": "internlm2"}')
+    for target, message in (
+        (source, "source and target are the same"),
+        (tmp_path / "thesis" / ".." / "ours", "source and target are the same"),
+        (foreign, "thesis: is there, and no checkpoint that ixc wrote"),
+        (foreign / "thesis.tex", "is there"),
+        (beside, "official: is there"),
+    ):
+        before = [held(folder) for folder in (source, foreign, beside)]
+        with pytest.raises(FileExistsError, match=message):
+            convert(source, target)
+        assert [held(folder) for folder in (source, foreign, beside)] == before
+
+
+def test_what_a_conversion_wrote_may_be_written_again(model: RewardModel, tmp_path: Path):
+    save(model.model, model.processor, tmp_path / "ours")
+    (tmp_path / "official").mkdir()  # an empty folder is no loss
+    for _ in range(2):
+        convert(tmp_path / "ours", tmp_path / "official")
+        convert(tmp_path / "official", tmp_path / "again")
+    assert set(held(tmp_path / "again")) == set(held(tmp_path / "ours"))
 
 
 def test_a_model_without_the_head_is_no_such_model(model: RewardModel, tmp_path: Path):
@@ -175,17 +247,130 @@ def test_a_model_without_the_head_is_no_such_model(model: RewardModel, tmp_path:
         ChatModel.from_pretrained(tmp_path / "reward")
 
 
-def test_the_official_example_runs(model: RewardModel, tmp_path: Path):
-    save(model.model, model.processor, tmp_path / "reward")
-    RED.save(tmp_path / "cars1.jpg")
+@pytest.fixture(scope="module")
+def reward_folder(model: RewardModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("official")
+    save(model.model, model.processor, root / "reward")
+    RED.save(root / "cars1.png")
+    WIDE.resize((140, 112)).save(root / "wide.png")
+    return root / "reward"
+
+
+@pytest.mark.parametrize("half", [None, torch.bfloat16, torch.float16], ids=str)
+def test_the_official_example_runs(reward_folder: Path, half: torch.dtype | None):
     official: Any = AutoModel.from_pretrained(
-        tmp_path / "reward", device_map="cpu", torch_dtype=torch.float32, trust_remote_code=True
+        reward_folder, device_map="cpu", torch_dtype=torch.float32, trust_remote_code=True
     ).eval()
-    official.tokenizer = AutoTokenizer.from_pretrained(tmp_path / "reward", trust_remote_code=True)
+    official.tokenizer = AutoTokenizer.from_pretrained(reward_folder, trust_remote_code=True)
     first, second = chat("Name it.", "red"), chat("Name it.", "blue")
-    image = [str(tmp_path / "cars1.jpg")]
-    scores = official.get_scores([first, second], [image] * 2, hd_num=9)
-    assert scores == pytest.approx([official.get_score(c, image, hd_num=9) for c in (first, second)], abs=1e-5)
-    assert official.get_scores([first], [[]]) == official.get_score(first, [])
-    assert official.compare(first, image, second, image, hd_num=9) is bool(scores[0] > scores[1])
-    assert official.rank([first, second], [image] * 2, hd_num=9) == sorted((0, 1), key=lambda i: -scores[i])
+    image = [str(reward_folder.parent / "cars1.png")]
+    wanted = official.get_scores([first, second], [image] * 2, hd_num=9)
+    with torch.autocast("cpu", half, enabled=half is not None):
+        scores = official.get_scores([first, second], [image] * 2, hd_num=9)
+        alone = [official.get_score(c, image, hd_num=9) for c in (first, second)]
+        assert scores == pytest.approx(alone, abs=1e-5 if half is None else 2e-2)
+        assert scores == pytest.approx(wanted, abs=5e-2)
+        assert official.get_scores([first], [[]]) == official.get_score(first, [])
+        assert official.compare(first, image, second, image, hd_num=9) is bool(scores[0] > scores[1])
+        assert official.rank([first, second], [image] * 2, hd_num=9) == sorted((0, 1), key=lambda i: -scores[i])
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_scores_are_single_precision_under_autocast(model: RewardModel, attention: str, side: Any):
+    reward = tiny.reward()
+    reward.set_attn_implementation(attention)
+    batch = model.processor([chat("Name it.", "red"), chat("Hi.", "x" * 20)], images=[[RED], []], padding_side=side)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        scores = reward(**batch).logits
+        head = reward.scores(torch.full((1, 16), 1 + 2**-12))
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, reward(**batch).logits, rtol=0, atol=5e-2)
+    torch.testing.assert_close(head, reward.score.weight.sum(1) * (1 + 2**-12))
+
+
+def test_a_single_picture_is_one_picture_in_whatever_form(reward_folder: Path):
+    official, one = AutoModel.from_pretrained(reward_folder), chat("Name it.", "red")
+    path = reward_folder.parent / "wide.png"  # of 20 tiles
+    wanted = official.get_score(one, [str(path)], hd_num=20)
+    assert wanted != official.get_score(one, [str(path)], hd_num=6)
+    for shown in (str(path), path, Image.open(path)):
+        assert official.get_score(one, shown, hd_num=20) == wanted
+        assert official.get_scores([one, one], [shown, shown], hd_num=20) == pytest.approx([wanted] * 2, abs=1e-5)
+    with pytest.raises(BadConversation, match="2 chats but media for 1"):
+        official.get_scores([one, one], [str(path)])
+
+
+def test_a_tensor_of_the_official_transform_is_taken_as_it_is(reward_folder: Path):
+    official, one = AutoModel.from_pretrained(reward_folder), chat("Name it.", "red")
+    path = str(reward_folder.parent / "wide.png")
+    place = partition(140, 112, 20, tiny.TILE)
+    tiles = to_tiles(Image.open(path), place, tiny.TILE)[1:].unflatten(0, (place.rows, place.columns))
+    whole = tiles.permute(2, 0, 3, 1, 4).reshape(1, 3, 4 * tiny.TILE, 5 * tiny.TILE)
+    wanted = official.get_score(one, path, hd_num=20)
+    assert official.get_score(one, [whole], hd_num=1) == pytest.approx(wanted, abs=1e-5)
+    assert official.get_scores([one, one], [[whole], [path]], hd_num=1) == pytest.approx(
+        [wanted, official.get_score(one, path, hd_num=1)], abs=1e-5
+    )
+    two = chat("Image1 <ImageHere>; Image2 <ImageHere>", "red")
+    for shown, message in (
+        ([whole[..., :-1]], "sides that are no multiples of 28"),
+        ([whole * 99], "values that no normalised picture has"),
+    ):
+        with pytest.raises(BadMedia, match=message):
+            official.get_score(one, shown)
+    with pytest.raises(BadMedia, match="more tiles than 6 among files"):
+        official.get_score(two, [whole, path])
+
+
+def test_a_prompt_of_the_official_template_is_the_chat_it_was_made_of(reward_folder: Path):
+    official = AutoModel.from_pretrained(reward_folder)
+    prompt = (
+        "[UNUSED_TOKEN_146]user\nName\nit.[UNUSED_TOKEN_145]\n[UNUSED_TOKEN_146]assistant\nred[UNUSED_TOKEN_145]\n"
+        "</s>[UNUSED_TOKEN_130]"
+    )
+    wanted = official.get_score(chat("Name\nit.", "red"), [])
+    assert official.get_score(prompt, [], apply_template=False) == wanted
+    for bad in ("Name it.", prompt[:-1], "x" + prompt, chat("Name it.", "red")):
+        with pytest.raises(BadConversation, match=r"official template|give the prompt"):
+            official.get_score(bad, [], apply_template=False)
+
+
+def test_calls_of_a_module_chain(reward_folder: Path):
+    official = AutoModel.from_pretrained(reward_folder, device_map={"": "cpu"})
+    assert official.half().to("cpu").eval() is official
+    assert official.model.dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("told", "wanted"),
+    [
+        ({}, torch.float32),
+        ({"torch_dtype": "auto"}, torch.float32),
+        ({"torch_dtype": "bfloat16"}, torch.bfloat16),
+        ({"dtype": torch.float16, "device_map": None}, torch.float16),
+        ({"dtype": "float16", "device_map": "auto", "low_cpu_mem_usage": True}, torch.float16),
+    ],
+    ids=str,
+)
+def test_types_have_names_too(reward_folder: Path, told: dict[str, Any], wanted: torch.dtype):
+    assert AutoModel.from_pretrained(reward_folder, **told).model.dtype == wanted
+
+
+def test_a_map_of_several_devices_is_refused(reward_folder: Path):
+    with pytest.raises(ValueError, match="a model lives on one device"):
+        AutoModel.from_pretrained(reward_folder, device_map={"model": "cpu", "vit": "cuda"})
+
+
+def test_a_name_means_the_snapshot_in_the_local_cache(reward_folder: Path, tmp_path: Path):
+    stored = tmp_path / "models--internlm--reward"
+    (stored / "refs").mkdir(parents=True)
+    (stored / "refs" / "main").write_text("abc")
+    shutil.copytree(reward_folder, stored / "snapshots" / "abc")
+    one, name = chat("Name it.", "red"), "internlm/reward"
+    cached = AutoModel.from_pretrained(name, cache_dir=tmp_path)
+    assert cached.get_score(one, []) == AutoModel.from_pretrained(reward_folder).get_score(one, [])
+    assert AutoTokenizer.from_pretrained(name, cache_dir=tmp_path).options == cached.processor.options
+    for missing in ("internlm/other", "not a / name"):
+        with pytest.raises(BadCheckpoint, match="no such folder, and none of this name in the local cache"):
+            AutoModel.from_pretrained(missing, cache_dir=tmp_path)

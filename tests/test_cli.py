@@ -106,6 +106,18 @@ def test_convert_and_back(folders: dict[str, str], tmp_path: Path, capsys: Captu
     assert json.loads((tmp_path / "official" / "config.json").read_text())["model_type"] == "internlm2"
 
 
+def test_convert_replaces_no_files_of_others(folders: dict[str, str], tmp_path: Path, capsys: Capture):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    assert main(["convert", folders["reward"], str(tmp_path)]) == 2
+    assert "name a new or an empty folder" in capsys.readouterr().err
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_the_device_may_be_left_to_the_machine(folders: dict[str, str], capsys: Capture):
+    asked = ("score", folders["reward"], "--question", "Colour?", "--answer", "Red.")
+    assert run(capsys, *asked, "--device", "auto") == pytest.approx(run(capsys, *asked), abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -9,9 +9,14 @@ import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models
+from transformers import AutoModel
 
 from ixc.model import BadCheckpoint, IXCForCausalLM, IXCForRewardModel, IXCModel, from_official, to_official
+from ixc.model.folder import load, save
+from ixc.model.processing import SPECIAL
 
 NORM = "model.norm.weight"
 
@@ -79,8 +84,25 @@ def test_the_type_is_the_stored_one_or_the_asked_one(folder: Path):
     half = {name: weight.half() for name, weight in weights_of(folder).items()}
     save_file(half, folder / "model.safetensors")
     assert types(from_official(folder)) == {torch.float16}
+    assert types(from_official(folder, dtype="auto")) == {torch.float16}
+    assert types(from_official(folder, dtype="float32", device="auto")) == {torch.float32}
     save_file(half | {NORM: torch.ones(16, dtype=torch.bfloat16)}, folder / "model.safetensors")
     assert types(from_official(folder)) == {torch.float32}  # the narrowest that holds both halves
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "flaot32"}, "dtype: 'flaot32': give"),
+        ({"dtype": "int8"}, "dtype: 'int8': give"),
+        ({"dtype": torch.int8}, r"dtype: torch\.int8: give"),
+        ({"device": "abacus"}, "device: 'abacus': give"),
+    ],
+    ids=str,
+)
+def test_an_unknown_type_or_device_is_refused(folder: Path, options: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        from_official(folder, **options)
 
 
 def pictured(model: Any) -> torch.Tensor:
@@ -101,6 +123,8 @@ SIZES: list[dict[str, Any]] = [
     {"num_hidden_layers": 1, "vision_num_hidden_layers": 3},
     {"plora_rank": 1, "plora_scale": 2.0},
     {"plora_rank": 17, "plora_scale": 0.5},
+    {"plora_ranks": {"wqkv": 2}},
+    {"plora_ranks": {"w1": 1, "w2": 2, "w3": 5, "wo": 7}, "plora_scales": {"w2": 3.0, "wqkv": 0.5}},
     {"tile_size": 56},
     {"tile_size": 28, "patch_size": 7},
     {"vision_hidden_size": 36, "vision_num_attention_heads": 3, "vision_layer_norm_eps": 0.1},
@@ -133,6 +157,79 @@ def test_settings_may_be_nested_and_heads_of_keys_follow_from_the_shapes(tmp_pat
     torch.testing.assert_close(pictured(from_official(tmp_path)), pictured(wanted))
 
 
+def test_a_linear_layer_of_another_rank_has_its_own_scale(tmp_path: Path):
+    wanted = tiny.reward(plora_rank=6, plora_ranks={"wqkv": 2}, plora_scale=1.0, plora_scales={"wqkv": 3.0})
+    to_official(wanted, tmp_path)
+    told = json.loads((tmp_path / "config.json").read_text())
+    del told["plora_r"], told["plora_scaling"]
+    (tmp_path / "config.json").write_text(json.dumps(told | {"plora_alpha": 6}))
+    torch.testing.assert_close(pictured(from_official(tmp_path)), pictured(wanted))
+    assert not torch.allclose(pictured(wanted), pictured(tiny.reward(plora_rank=6, plora_ranks={"wqkv": 2})))
+
+
+def with_tokenizer(folder: Path, first: int) -> Path:
+    """A checkpoint that tells no ids, as official ones, and beside it a tokenizer with `first` characters ahead."""
+    told = json.loads((folder / "config.json").read_text())
+    ids = ("bos_token_id", "eos_token_id", "image_token_id", "end_of_turn_token_id")
+    (folder / "config.json").write_text(json.dumps({name: x for name, x in told.items() if name not in ids}))
+    letters = {chr(0x4E00 + i): i for i in range(first)}
+    tokenizer = Tokenizer(models.BPE(letters | {token: first + i for i, token in enumerate(SPECIAL.values())}, []))
+    tokenizer.add_special_tokens(list(SPECIAL.values()))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def test_the_ids_of_special_tokens_are_the_tokenizers(tmp_path: Path):
+    to_official(tiny.causal(), tmp_path)
+    model, processor = load(with_tokenizer(tmp_path, 90), IXCForCausalLM)
+    config, ids = model.config, processor.ids
+    assert ids["image"] == 96
+    assert (config.bos_token_id, config.eos_token_id) == (ids["bos"], ids["eos"])
+    assert (config.image_token_id, config.end_of_turn_token_id) == (ids["image"], ids["turn_end"])
+    assert model.generation_config.eos_token_id == [ids["eos"], ids["turn_end"]]
+    assert model.generation_config.suppress_tokens == [ids["image"]]
+    asked = [{"role": "user", "content": "\u4e00"}]
+    seen = processor(asked, images=[Image.new("RGB", (28, 28))], for_reward=False)
+    blind = processor(asked, for_reward=False)
+    with torch.no_grad():
+        assert not torch.allclose(model(**seen).logits[:, -1], model(**blind).logits[:, -1])
+
+
+def test_ids_of_our_own_folders_are_the_tokenizers_too(tmp_path: Path):
+    model = tiny.reward(image_token_id=200, end_of_turn_token_id=201)
+    save(model, tiny.processor(), tmp_path / "ours")
+    config = from_official(tmp_path / "ours").config
+    ids = tiny.processor().ids
+    assert (config.image_token_id, config.end_of_turn_token_id) == (ids["image"], ids["turn_end"])
+
+
+def without_special(folder: Path) -> None:
+    Tokenizer(models.BPE({"a": 0}, [])).save(str(folder / "tokenizer.json"))
+
+
+def forget_ids(folder: Path) -> None:
+    told = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in told.items() if k != "image_token_id"}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: with_tokenizer(f, 275), r"tokenizer\.json: '\[UNUSED_TOKEN_130\]' is 280, but the model knows 280"),
+        (without_special, r"tokenizer\.json: no token '<unk>'"),
+        (lambda f: (f / "tokenizer.json").write_text("{"), r"tokenizer\.json: damaged"),
+        (lambda f: (f / "tokenizer.model").write_bytes(b"x"), r"tokenizer\.model: damaged"),
+        (lambda f: change(f, image_token_id=280), "image_token_id: 280: not among the 280"),
+        (lambda f: change(f, end_of_turn_token_id=999), "end_of_turn_token_id: 999: not among"),
+        (forget_ids, "image_token_id: 92528: not among the 280"),
+    ],
+)
+def test_ids_that_the_model_does_not_know_are_refused(folder: Path, spoil: Any, message: str):
+    spoil(folder)
+    with pytest.raises(BadCheckpoint, match=message):
+        from_official(folder)
+
+
 def test_a_folder_of_ours_is_read_too(tmp_path: Path):
     wanted = tiny.reward(vision_hidden_size=72, vision_num_attention_heads=9)  # not the 64 channels a head of CLIP
     wanted.save_pretrained(tmp_path)
@@ -148,6 +245,32 @@ def test_no_pickle_is_read(tmp_path: Path):
         IXCForRewardModel.from_pretrained(tmp_path)
     with pytest.raises(BadCheckpoint, match=r"pytorch_model\.bin, pickles"):
         from_official(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: weights.pop(NORM), "reward: model.norm.weight missing; fetch all files"),
+        (lambda weights: weights.update(abc=torch.ones(3)), "reward: abc not of this architecture"),
+        (lambda weights: weights.update({"evil.lora_sft_A.weight": torch.ones(3)}), "evil.lora_sft_A.weight not of"),
+    ],
+)
+@pytest.mark.parametrize("loaded", [IXCForRewardModel, IXCForCausalLM, IXCModel, AutoModel])
+def test_transformers_loading_is_as_strict(tmp_path: Path, loaded: Any, change: Any, message: str):
+    folder = tmp_path / "reward"
+    tiny.reward().save_pretrained(folder)
+    assert loaded.from_pretrained(folder).config.hidden_size == 16
+    weights = weights_of(folder)
+    change(weights)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(BadCheckpoint, match=message):
+        loaded.from_pretrained(folder)
+
+
+def test_what_transformers_found_can_still_be_asked_for(tmp_path: Path):
+    tiny.reward().save_pretrained(tmp_path)
+    _, found = IXCForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert set(found["missing_keys"]) == {"output.weight"}
 
 
 def test_without_any_head_the_class_has_to_be_named(folder: Path):
@@ -169,7 +292,14 @@ def test_without_a_head(folder: Path):
 
 
 def test_unused_tensors_are_ignored_and_listed(folder: Path):
-    beside = ["vit.vision_tower.vision_model.post_layernorm.weight", "model.layers.0.attention.wo.lora_sft_A.weight"]
+    vit = "vit.vision_tower.vision_model."
+    beside = [
+        *(f"{vit}{name}" for name in ("post_layernorm.weight", "post_layernorm.bias", "embeddings.position_ids")),
+        *(f"model.layers.0.attention.{name}.weight" for name in ("wo.lora_sft_A", "wqkv.lora_dpo_B")),
+        "model.layers.1.feed_forward.w2.lora_web_B.weight",
+        *(f"model.layers.1.attention.rotary_emb.{name}" for name in ("inv_freq", "cos_cached", "sin_cached")),
+        "model.rotary_emb.inv_freq",
+    ]
     weights = weights_of(folder) | {name: torch.ones(2, 2) for name in beside}
     save_file(weights, folder / "model.safetensors")
     assert set(from_official(folder).load_report.ignored) == set(beside)
@@ -200,6 +330,14 @@ def lose_a_shard(folder: Path) -> None:
     (folder / "model-2.safetensors").unlink()
 
 
+def leave(folder: Path, name: str) -> None:
+    """An index whose first file, whole and sound, lies elsewhere."""
+    shard(folder)
+    index = folder / "model.safetensors.index.json"
+    (folder / "model-1.safetensors").rename(folder.parent / "outside.safetensors")
+    index.write_text(index.read_text().replace("model-1.safetensors", name))
+
+
 def quantised(folder: Path) -> dict[str, torch.Tensor]:
     weights = weights_of(folder)
     return weights | {NORM: weights[NORM].to(torch.int8)}
@@ -217,6 +355,12 @@ def only_a_pickle(folder: Path) -> None:
         (lambda f: without(f, "model.tok_embeddings.weight"), "not a whole IXC-2.5 checkpoint"),
         (lambda f: save_file(weights_of(f) | {NORM: torch.ones(7)}, f / "model.safetensors"), r"norm.*shape \[7\]"),
         (lambda f: save_file(weights_of(f) | {"abc": torch.ones(7)}, f / "model.safetensors"), "abc not of this"),
+        *(
+            (lambda f, name=name: save_file(weights_of(f) | {name: torch.ones(7)}, f / "model.safetensors"), name)
+            for name in ("evil.lora_sft_A.weight", "post_layernorm.weight", "model.layers.0.lora_sft_A.weight")
+        ),
+        (lambda f: leave(f, "../outside.safetensors"), r"index\.json: \.\./outside\.safetensors: not a file of this"),
+        (lambda f: leave(f, str(f.parent / "outside.safetensors")), "outside.safetensors: not a file of this folder"),
         (cut_off, "cut off"),
         (lose_a_shard, "model-2.safetensors: the index names"),
         (only_a_pickle, "pytorch_model.bin, pickles, which are not read"),
@@ -229,6 +373,13 @@ def only_a_pickle(folder: Path) -> None:
         (lambda f: change(f, vision={"hidden_act": "gelu"}), 'vision_hidden_act: "gelu"'),
         (lambda f: change(f, vision={"image_size": 336}), "tile_size: 336, but the weights say 28"),
         (lambda f: change(f, rope_scaling={"type": "linear"}), r"rope_scaling\.factor: None: give a number"),
+        (lambda f: change(f, rope_scaling={"factor": 2.0}), r"rope_scaling: \{'factor': 2\.0\}: no type; add it"),
+        (lambda f: change(f, rope_scaling={"type": None, "factor": 2.0}), "rope_scaling: .*no type; add it"),
+        (lambda f: change(f, head_dim=8), "head_dim: 8, but the weights say 4"),
+        (lambda f: change(f, mm_hidden_size=33), "mm_hidden_size: 33, but the weights say 32"),
+        (lambda f: change(f, plora_r=7), "plora_rank: 7, but the weights say 3"),
+        (lambda f: change(f, plora_scaling={"wx": 1.0}), "plora_scales: .*wx.*wqkv, wo, w1, w2, w3"),
+        (lambda f: change(f, plora_scaling={"wo": "1"}), r"plora_scales\.wo: '1': give a number"),
         (lambda f: change(f, rope_scaling="linear"), "rope_scaling: 'linear': give"),
         (lambda f: change(f, pooling="max"), "pooling: 'max': unknown; one of last_token, mean"),
         (lambda f: change(f, num_attention_heads=None), "num_attention_heads: missing"),

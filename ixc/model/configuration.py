@@ -8,6 +8,8 @@ from transformers import PreTrainedConfig
 
 ROPE_TYPES = ("default", "linear", "dynamic")
 """The rotary scalings of the official code."""
+LINEARS = ("wqkv", "wo", "w1", "w2", "w3")
+"""The linear layers of a decoder layer; each has a Partial LoRA."""
 Pooling = Literal["last_token", "mean"]
 _COUNTS = (
     "vocab_size",
@@ -60,6 +62,10 @@ class IXCConfig(PreTrainedConfig):
     """Rank of the Partial LoRA that only image tokens pass through."""
     plora_scale: float = 1.0
     """Its alpha over its rank."""
+    plora_ranks: dict | None = None
+    """The linear layers (`LINEARS`) whose rank differs; the 4KHD model's: `{"wqkv": 8}`."""
+    plora_scales: dict | None = None
+    """The linear layers whose scale differs."""
     tile_size: int = 560
     """Side of a picture tile, pixels."""
     patch_size: int = 14
@@ -86,6 +92,8 @@ class IXCConfig(PreTrainedConfig):
         for name, value in (("rope_scaling", kwargs.get("rope_scaling")), ("rope_parameters", self.rope_parameters)):
             if not isinstance(value, dict | None):
                 raise ValueError(f'{name}: {value!r}: give {{"type": ..., "factor": ...}}, or null')
+            if value and "factor" in value and not (value.get("type") or value.get("rope_type")):
+                raise ValueError(f"{name}: {value!r}: no type; add it, one of {', '.join(ROPE_TYPES)}")
         super().__post_init__(**kwargs)
         if objection := next(self._objections(), None):
             raise ValueError(objection)
@@ -99,8 +107,10 @@ class IXCConfig(PreTrainedConfig):
         for name in _NUMBERS:
             if not _is_number(value := getattr(self, name)) or value < 0:
                 yield f"{name}: {value!r}: give a number, 0 at least"
-        if self.pad_token_id >= self.vocab_size:
-            yield f"pad_token_id: {self.pad_token_id}: not among the {self.vocab_size} of the vocabulary"
+        for name in _IDS:
+            if (value := getattr(self, name)) >= self.vocab_size:
+                yield f"{name}: {value}: not among the {self.vocab_size} of the vocabulary"
+        yield from _partial_objections(self.plora_ranks, self.plora_scales)
         for whole, parts in _MULTIPLES:
             if getattr(self, whole) % getattr(self, parts):
                 yield f"{whole}: {getattr(self, whole)}: not a multiple of {parts} ({getattr(self, parts)})"
@@ -117,6 +127,11 @@ class IXCConfig(PreTrainedConfig):
         """`rope_parameters`, which the base class fills in."""
         return self.rope_parameters or {}
 
+    def plora(self, linear: str) -> tuple[int, float]:
+        """Rank and scale of a linear layer's Partial LoRA."""
+        ranks, scales = self.plora_ranks or {}, self.plora_scales or {}
+        return ranks.get(linear, self.plora_rank), scales.get(linear, self.plora_scale)
+
     @property
     def head_dim(self) -> int:
         """Channels of one attention head."""
@@ -131,6 +146,18 @@ class IXCConfig(PreTrainedConfig):
     def side(self) -> int:
         """Merged tokens along one side of a tile; official: 20."""
         return self.tile_size // self.patch_size // 2
+
+
+def _partial_objections(ranks: Any, scales: Any) -> Iterator[str]:
+    for name, told in (("plora_ranks", ranks), ("plora_scales", scales)):
+        if not isinstance(told, dict | None) or not set(told or ()) <= set(LINEARS):
+            yield f"{name}: {told!r}: give an object with keys among {', '.join(LINEARS)}"
+    for linear, rank in (ranks or {}).items():
+        if not isinstance(rank, int) or rank < 1:
+            yield f"plora_ranks.{linear}: {rank!r}: give a whole number, 1 at least"
+    for linear, scale in (scales or {}).items():
+        if not _is_number(scale) or scale < 0:
+            yield f"plora_scales.{linear}: {scale!r}: give a number, 0 at least"
 
 
 def _rope_objections(rope: dict[str, Any]) -> Iterator[str]:

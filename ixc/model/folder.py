@@ -1,17 +1,28 @@
 """A model and its processor in one folder."""
 
+import json
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from ixc.files import replacing_folder
+from ixc.model.configuration import IXCConfig
 from ixc.model.heads import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel
-from ixc.model.official import BadCheckpoint, from_official
+from ixc.model.official import OPTIONS, BadCheckpoint, from_official
 from ixc.model.processing import IXCProcessor
 
 Model = TypeVar("Model", bound=IXCPreTrainedModel)
 _CALLED = {IXCForRewardModel: "reward model", IXCForCausalLM: "chat model"}
+_FILES = (
+    "config.json",
+    "generation_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "model.safetensors.index.json",
+)
+"""What a checkpoint consists of, beside the weights."""
 
 
 def save(model: IXCPreTrainedModel, processor: IXCProcessor, folder: Path) -> None:
@@ -25,10 +36,13 @@ def load(
     folder: str | Path,
     kind: type[Model],
     device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     attn_implementation: str = "sdpa",
 ) -> tuple[Model, IXCProcessor]:
     """Model and processor of a folder, ours (`processor_config.json`) or official (`tokenizer.model`).
+
+    Args:
+        device, dtype, attn_implementation: as in `from_official`.
 
     Raises:
         BadCheckpoint: as in `from_official`; or the model has another head than is asked for.
@@ -42,8 +56,32 @@ def load(
 
 
 def processor_of(folder: Path, model: IXCPreTrainedModel) -> IXCProcessor:
-    """The processor beside a model, ours or official."""
+    """The processor beside a model, ours or official; see `to_official` for the options of an official one."""
     if (folder / "processor_config.json").is_file():
         return IXCProcessor.from_pretrained(folder)
-    sizes = model.config
-    return IXCProcessor.from_official(folder, tile_size=sizes.tile_size, patch_size=sizes.patch_size)
+    sizes = {"tile_size": model.config.tile_size, "patch_size": model.config.patch_size}
+    return IXCProcessor.from_official(folder, **(sizes | kept_options(folder)))
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether all that a folder holds is a checkpoint of ours, or one of the official form that `to_official` wrote."""
+    told = _object(folder / "config.json")
+    ours = told.get("model_type") == IXCConfig.model_type or OPTIONS in told
+    return ours and all(path.name in _FILES or path.suffix == ".safetensors" for path in folder.iterdir())
+
+
+def kept_options(folder: Path) -> dict[str, Any]:
+    """The options of the processor that `to_official` was given; of another official checkpoint, none."""
+    kept = _object(folder / "config.json").get(OPTIONS, {})
+    if not isinstance(kept, dict):
+        raise BadCheckpoint(f"{folder / 'config.json'}: {OPTIONS}: {kept!r:.80}: not an object; convert again")
+    return kept
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is none."""
+    try:
+        told = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}

@@ -17,8 +17,26 @@ from ixc.model.configuration import IXCConfig
 from ixc.model.language import Attention, DecoderLayer, InternLM2, PLoRALinear
 from ixc.model.vision import VisionEmbeddings, VisionTower, merge_patches, picture_sequence
 
-UNUSED_KEYS = (r"post_layernorm", r"lora_(sft|dpo|web)_[AB]", r"rotary_emb\.", r"embeddings\.position_ids")
+HEADS = ("output.weight", "score.weight")
+UNUSED_KEYS = (
+    r"^vit\.vision_tower\.vision_model\.(post_layernorm\.(weight|bias)|embeddings\.position_ids)$",
+    r"^model\.layers\.\d+\.(attention|feed_forward)\.(wqkv|wo|w[123])\.lora_(sft|dpo|web)_[AB]\.(weight|bias)$",
+    r"^model\.(layers\.\d+\.attention\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)$",
+)
 """What official checkpoints may hold and no score or answer depends on."""
+
+
+class BadCheckpoint(ValueError):
+    """A folder that is not a whole checkpoint of this architecture: what is wrong with which file or key."""
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of many names, for an error.
+
+    >>> some(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 class IXCPreTrainedModel(PreTrainedModel):
@@ -62,9 +80,21 @@ class IXCPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As Transformers', but a pickle is never read: it may run any code."""
-        kwargs["use_safetensors"] = True
-        return super().from_pretrained(*args, **kwargs)
+        """As Transformers', but a pickle is never read, which may run any code, and only a head may be new.
+
+        Raises:
+            BadCheckpoint: another weight is missing, or one is unknown.
+        """
+        told = kwargs.pop("output_loading_info", False)
+        options = {**kwargs, "use_safetensors": True, "output_loading_info": True}
+        model, found = super().from_pretrained(*args, **options)  # pyright: ignore[reportGeneralTypeIssues]
+        for names, what in (
+            (set(found["missing_keys"]) - set(HEADS), "missing; fetch all files of the checkpoint"),
+            (found["unexpected_keys"], "not of this architecture; is it an IXC-2.5?"),
+        ):
+            if names:
+                raise BadCheckpoint(f"{model.name_or_path}: {some(sorted(names))} {what}")
+        return (model, found) if told else model
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embeddings."""
@@ -287,8 +317,9 @@ class IXCForRewardModel(IXCPreTrainedModel):
         return RewardOutput(logits=scores[:, None], last_hidden_state=hidden, past_key_values=out.past_key_values)
 
     def scores(self, pooled: Float[Tensor, "*R D"]) -> Float[Tensor, "*R"]:
-        """The score head, in fp32."""
-        return F.linear(pooled.float(), self.score.weight.float()).squeeze(-1)
+        """The score head, in fp32, also under autocast."""
+        with torch.autocast(pooled.device.type, enabled=False):
+            return F.linear(pooled.float(), self.score.weight.float()).squeeze(-1)
 
 
 def pool(hidden: Float[Tensor, "B T D"], attention_mask: Int[Tensor, "B T"], pooling: str) -> Float[Tensor, "B D"]:

@@ -132,8 +132,8 @@ class Attention(nn.Module):
         self.scaling = config.head_dim**-0.5
         self.is_causal = True
         heads = config.num_attention_heads + 2 * config.num_key_value_heads
-        self.wqkv = PLoRALinear(config.hidden_size, heads * config.head_dim, config.plora_rank, config.plora_scale)
-        self.wo = PLoRALinear(config.hidden_size, config.hidden_size, config.plora_rank, config.plora_scale)
+        self.wqkv = PLoRALinear(config.hidden_size, heads * config.head_dim, *config.plora("wqkv"))
+        self.wo = PLoRALinear(config.hidden_size, config.hidden_size, *config.plora("wo"))
 
     def forward(
         self,
@@ -155,7 +155,7 @@ class Attention(nn.Module):
         groups = self.wqkv(x, places).unflatten(-1, (-1, self.num_key_value_groups + 2, self.head_dim))
         q = groups[..., :-2, :].flatten(2, 3).transpose(1, 2)
         k, v = groups[..., -2, :].transpose(1, 2), groups[..., -1, :].transpose(1, 2)
-        q, k = rotate(q, *rope), rotate(k, *rope)
+        q, k = (rotate(x, *rope).to(v.dtype) for x in (q, k))  # under autocast the angles are wider
         if past_key_values is not None:
             k, v = past_key_values.update(k, v, self.layer_idx)
         layout = past_key_values if isinstance(past_key_values, Branches) else forest
@@ -172,9 +172,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: IXCConfig) -> None:
         super().__init__()
-        wide, narrow, low_rank = config.intermediate_size, config.hidden_size, (config.plora_rank, config.plora_scale)
-        self.w1, self.w3 = PLoRALinear(narrow, wide, *low_rank), PLoRALinear(narrow, wide, *low_rank)
-        self.w2 = PLoRALinear(wide, narrow, *low_rank)
+        wide, narrow = config.intermediate_size, config.hidden_size
+        self.w1, self.w3 = (PLoRALinear(narrow, wide, *config.plora(name)) for name in ("w1", "w3"))
+        self.w2 = PLoRALinear(wide, narrow, *config.plora("w2"))
 
     def forward(self, x: Float[Tensor, "B T D"], places: Int[Tensor, " P"] | None) -> Float[Tensor, "B T D"]:
         """`w2(silu(w1 x) * w3 x)`."""

@@ -9,19 +9,31 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
-from pathlib import Path
+from pathlib import Path, PurePath
+from statistics import mode
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from ixc.files import replacing_folder
-from ixc.model.configuration import IXCConfig
-from ixc.model.heads import UNUSED_KEYS, IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel
+from ixc.model.configuration import LINEARS, IXCConfig
+from ixc.model.heads import (
+    HEADS,
+    UNUSED_KEYS,
+    BadCheckpoint,
+    IXCForCausalLM,
+    IXCForRewardModel,
+    IXCPreTrainedModel,
+    some,
+)
+from ixc.model.tokenizers import SPECIAL, BadTokenizer, read_pieces
 
-HEADS = ("output.weight", "score.weight")
+OPTIONS = "ixc_processor"
+"""Where the official form keeps the options of a processor, of which the official code has none."""
 _TOLD = (
     "num_attention_heads",
     "num_key_value_heads",
@@ -54,12 +66,17 @@ _FIXED = {
 }
 """What this architecture is, where `config.json` says it."""
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_TOKENS = {
+    "bos_token_id": "bos",
+    "eos_token_id": "eos",
+    "image_token_id": "image",
+    "end_of_turn_token_id": "turn_end",
+}
+"""The config's names of special tokens, and the processor's."""
 _LAYER = "model.layers.0."
+_LINEARS = {name: "attention" if name in ("wqkv", "wo") else "feed_forward" for name in LINEARS}
+"""Which part of a layer each is in."""
 _VIT = "vit.vision_tower.vision_model."
-
-
-class BadCheckpoint(ValueError):
-    """A folder that is not a whole checkpoint of this architecture: what is wrong with which file or key."""
 
 
 @dataclass(frozen=True)
@@ -91,18 +108,21 @@ class LoadReport:
 
 def from_official(
     folder: str | Path,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     attn_implementation: str = "sdpa",
     device: str | torch.device = "cpu",
     model_class: type[IXCPreTrainedModel] | None = None,
 ) -> Any:
     """The model in a folder of the official form: `config.json` and `*.safetensors`, in one file or with an index.
 
-    What `save_pretrained` writes is such a folder too; its `config.json` is then read as ours.
+    What `save_pretrained` writes is such a folder too; its `config.json` is then read as ours. Where a tokenizer lies
+    beside the weights, the ids of the special tokens are its.
 
     Args:
-        dtype: of the weights in memory; default: as stored, all as the widest one where the files mix them.
+        dtype: of the weights in memory, torch's or its name; `None` or "auto": as stored, all as the widest one where
+            the files mix them.
         attn_implementation: eager, sdpa, flash_attention_2, flex_attention, ...
+        device: torch's, or its name; "auto": the GPU if there is one.
         model_class: default: the reward model where the files have its head, else the chat model. A class whose head
             the files lack gets a new one: a reward model or critic from a base, say.
 
@@ -111,7 +131,9 @@ def from_official(
 
     Raises:
         BadCheckpoint: a file is missing, cut off or a pickle; a key is missing, unknown or of a wrong shape.
+        ValueError: no such dtype or device.
     """
+    dtype, device = as_dtype(dtype), as_device(device)
     checkpoint = read_checkpoint(Path(folder))
     config = read_config(checkpoint)
     kind = model_class or _kind(checkpoint)
@@ -127,6 +149,30 @@ def from_official(
     model.load_state_dict(weights, assign=True)
     model.load_report = report  # pyright: ignore[reportArgumentType]
     return model.eval()
+
+
+def as_dtype(told: torch.dtype | str | None) -> torch.dtype | None:
+    """A floating-point type from torch's own or its name; `None` or "auto": none in particular.
+
+    >>> as_dtype("bfloat16"), as_dtype("auto")
+    (torch.bfloat16, None)
+    """
+    if told is None or told == "auto":
+        return None
+    found = getattr(torch, told.removeprefix("torch."), None) if isinstance(told, str) else told
+    if found not in _FLOATS.values():
+        raise ValueError(f'dtype: {told!r}: give "auto", "float32", "bfloat16" or "float16"')
+    return found
+
+
+def as_device(told: torch.device | str) -> torch.device:
+    """A device from torch's own or its name; "auto": the GPU if there is one."""
+    if told == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(told)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f'device: {told!r}: give "auto", "cpu", "cuda" or "cuda:1"') from error
 
 
 def _kind(checkpoint: Checkpoint) -> type[IXCPreTrainedModel]:
@@ -162,11 +208,15 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 
 def _indexed(index: Path) -> list[Path]:
-    """The files that an index names."""
+    """The files that an index names, all of its folder."""
     try:
-        return sorted({index.parent / name for name in json.loads(index.read_text())["weight_map"].values()})
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        outside = [name for name in names if PurePath(name).name != name]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadCheckpoint(f"{index}: no index of safetensors ({error!r}); fetch it again") from error
+    if outside:
+        raise BadCheckpoint(f"{index}: {some(outside)}: not a file of this folder; put it there and name it alone")
+    return [index.parent / name for name in names]
 
 
 def _opened(path: Path) -> Any:
@@ -206,11 +256,50 @@ def read_config(checkpoint: Checkpoint) -> IXCConfig:
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise BadCheckpoint(f"{path}: {error}; a checkpoint needs its config.json") from error
     try:
-        return IXCConfig.from_dict(told) if ours else IXCConfig(**official_settings(told, checkpoint.shapes))
+        settings = told if ours else official_settings(told, checkpoint.shapes)
+        settings |= token_ids(checkpoint.folder, checkpoint.shapes["model.tok_embeddings.weight"][0])
+        return IXCConfig.from_dict(settings) if ours else IXCConfig(**settings)
+    except BadCheckpoint:  # the tokenizer's
+        raise
     except LookupError as error:
         raise BadCheckpoint(f"{checkpoint.folder}: no weight {error}; not a whole IXC-2.5 checkpoint") from error
     except (ValueError, TypeError, ArithmeticError) as error:
         raise BadCheckpoint(f"{path}: {error}") from error
+
+
+def token_ids(folder: Path, vocab_size: int) -> dict[str, int]:
+    """Ids of special tokens under the config's names, as the tokenizer beside the weights has them; none: no tokenizer.
+
+    An official `config.json` does not know the last two. What is padding stays as it is told: it decides what learns.
+
+    Raises:
+        BadCheckpoint: the tokenizer is damaged, lacks such a token, or has it beyond the vocabulary of the model.
+    """
+    slow, fast = folder / "tokenizer.model", folder / "tokenizer.json"
+    ours = (folder / "processor_config.json").is_file()
+    path = fast if fast.is_file() and (ours or not slow.is_file()) else slow
+    if not path.is_file():
+        return {}
+    ids = _ids_in(path)
+    for token in SPECIAL.values():
+        if token not in ids:
+            raise BadCheckpoint(f"{path}: no token {token!r}; it is not the tokenizer of an IXC-2.5 model")
+        if ids[token] >= vocab_size:
+            form = f"{token!r} is {ids[token]}, but the model knows {vocab_size} tokens"
+            raise BadCheckpoint(f"{path}: {form}; fetch the tokenizer of this checkpoint")
+    return {name: ids[SPECIAL[ours]] for name, ours in _TOKENS.items()}
+
+
+def _ids_in(path: Path) -> dict[str, int]:
+    """The vocabulary of a `tokenizer.model` or a `tokenizer.json`."""
+    try:
+        if path.suffix == ".model":
+            return {piece.text: id_ for id_, piece in enumerate(read_pieces(path))}
+        return Tokenizer.from_file(str(path)).get_vocab()
+    except BadTokenizer as error:
+        raise BadCheckpoint(str(error)) from error
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise BadCheckpoint(f"{path}: damaged ({error}); fetch it again") from error
 
 
 def _flat(told: dict[str, Any]) -> dict[str, Any]:
@@ -233,13 +322,13 @@ def official_settings(told: Mapping[str, Any], shapes: Mapping[str, tuple[int, .
             form = f"this architecture has {json.dumps(value)}; it is another model"
             raise ValueError(f"{name}: {json.dumps(told[name])}: {form}")
     sizes = _sizes(shapes)
-    for name, value in sizes.items():
+    heads = _heads(told, sizes, shapes)
+    head_dim = sizes["hidden_size"] // heads["num_attention_heads"]
+    for name, value in (sizes | {"mm_hidden_size": 4 * sizes["vision_hidden_size"], "head_dim": head_dim}).items():
         if told.get(name, value) != value:
             raise ValueError(f"{name}: {told[name]!r}, but the weights say {value}; correct one of them")
     settings = {name: told[name] for name in _TOLD if name in told}
-    rank = sizes["plora_rank"]
-    settings["plora_scale"] = told.get("plora_scaling", told.get("plora_alpha", rank) / rank)
-    return sizes | _heads(told, sizes, shapes) | settings
+    return sizes | heads | _partial(told, shapes) | settings
 
 
 def _heads(told: Mapping[str, Any], sizes: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
@@ -256,6 +345,24 @@ def _heads(told: Mapping[str, Any], sizes: Mapping[str, int], shapes: Mapping[st
     return {"num_attention_heads": heads, "num_key_value_heads": keys, "vision_num_attention_heads": tower}
 
 
+def _partial(told: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Partial LoRA: ranks by linear layer from the shapes; scales as told, else alpha over rank, else 1.
+
+    No shape shows a scale. Source: IXC-2.5 has alpha = rank everywhere; the 4KHD model's `wqkv` has rank 8, alpha 16.
+    """
+    ranks = {name: shapes[f"{_LAYER}{part}.{name}.Plora_A.weight"][0] for name, part in _LINEARS.items()}
+    rank = told.get("plora_rank", mode(ranks.values()))
+    if rank not in ranks.values():
+        raise ValueError(f"plora_rank: {rank!r}, but the weights say {mode(ranks.values())}; correct one of them")
+    others = {name: own for name, own in ranks.items() if own != rank}
+    settings = {"plora_rank": rank, "plora_ranks": others or None}
+    if "plora_scaling" not in told and (alpha := told.get("plora_alpha")) is not None:
+        scales = {name: alpha / own for name, own in others.items()}
+        return settings | {"plora_scale": alpha / rank, "plora_scales": scales or None}
+    scaling = told.get("plora_scaling", 1.0)
+    return settings | {"plora_scales" if isinstance(scaling, dict) else "plora_scale": scaling}
+
+
 def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """What the shapes show."""
     vocab_size, hidden_size = shapes["model.tok_embeddings.weight"]
@@ -266,7 +373,6 @@ def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
         "hidden_size": hidden_size,
         "intermediate_size": shapes[f"{_LAYER}feed_forward.w1.weight"][0],
         "num_hidden_layers": _count(shapes, r"model\.layers\.(\d+)\."),
-        "plora_rank": shapes[f"{_LAYER}attention.wqkv.Plora_A.weight"][0],
         "tile_size": round(patches**0.5) * patch,
         "patch_size": patch,
         "vision_hidden_size": vision_width,
@@ -290,9 +396,9 @@ def account(model: IXCPreTrainedModel, checkpoint: Checkpoint) -> LoadReport:
     beside = [name for name in checkpoint.shapes if name not in wanted]
     unknown = [name for name in beside if name not in HEADS and not re.search("|".join(UNUSED_KEYS), name)]
     if missing := [name for name in new if name not in HEADS]:
-        raise BadCheckpoint(f"{checkpoint.folder}: {_some(missing)} missing; fetch all files of the checkpoint")
+        raise BadCheckpoint(f"{checkpoint.folder}: {some(missing)} missing; fetch all files of the checkpoint")
     if unknown:
-        raise BadCheckpoint(f"{checkpoint.folder}: {_some(unknown)} not of this architecture; is it an IXC-2.5?")
+        raise BadCheckpoint(f"{checkpoint.folder}: {some(unknown)} not of this architecture; is it an IXC-2.5?")
     for name, shape in wanted.items():
         if checkpoint.shapes.get(name, shape) != shape:
             found = list(checkpoint.shapes[name])
@@ -302,15 +408,16 @@ def account(model: IXCPreTrainedModel, checkpoint: Checkpoint) -> LoadReport:
     return LoadReport(tuple(new), tuple(beside))
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def to_official(model: IXCPreTrainedModel, folder: str | Path, options: Mapping[str, Any] | None = None) -> None:
+    """Write `config.json` and `model.safetensors` as the official code reads them; the folder appears whole.
 
-
-def to_official(model: IXCPreTrainedModel, folder: str | Path) -> None:
-    """Write `config.json` and `model.safetensors` as the official code reads them; the folder appears whole."""
+    Args:
+        options: of the processor, kept in `config.json` for the way back; the official code passes over them.
+    """
+    told = _told(model.config) | {OPTIONS: dict(options or {})}
     weights = {name: weight.contiguous() for name, weight in model.state_dict().items()}
     with replacing_folder(Path(folder)) as part:
-        (part / "config.json").write_text(json.dumps(_told(model.config), indent=2) + "\n")
+        (part / "config.json").write_text(json.dumps(told, indent=2) + "\n")
         save_file(weights, part / "model.safetensors", {"format": "pt"})
 
 
@@ -331,7 +438,9 @@ def _told(config: IXCConfig) -> dict[str, Any]:
         "rope_theta": rope["rope_theta"],
         "rope_scaling": scaling,
         "plora_r": config.plora_rank,
-        "plora_scaling": config.plora_scale,
+        "plora_scaling": {name: config.plora(name)[1] for name in LINEARS}
+        if config.plora_scales
+        else config.plora_scale,
         "vision": {name: getattr(config, f"vision_{name}") for name in parts}
         | {"image_size": config.tile_size, "patch_size": config.patch_size, "hidden_act": "quick_gelu"},
     }
