@@ -64,16 +64,17 @@ def main(stage: str, run: Callable[..., Metrics] | None = None, *, model: str | 
     except (Terminated, KeyboardInterrupt):
         sys.exit(TOLD_TO_STOP)
     except Exception as error:
-        if not foreseen(error):
+        if foreseen(error):
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        else:
             traceback.print_exc()
-            sys.exit(CRASH if isinstance(error, MACHINE) else BAD_INPUT)
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+        sys.exit(CRASH if isinstance(error, MACHINE) else BAD_INPUT)
 
 
 def foreseen(error: Exception) -> bool:
-    """Whether the error is a `ValueError` of our own (BadParams, BadRecord, ...): its text says all."""
-    return isinstance(error, ValueError) and type(error).__module__.partition(".")[0] in ("ixc", "tasks")
+    """Whether the error is one of our own (BadParams, BadRecord, NotSaved, ...): its text says all."""
+    ours = type(error).__module__.partition(".")[0] in ("ixc", "tasks")
+    return ours and isinstance(error, ValueError | OSError)
 
 
 def _run(stage: str, run: Callable[..., Metrics] | None, paths: Sequence[Path], model: str | None) -> None:

@@ -4,6 +4,7 @@ The meta device stands for a GPU: it, too, refuses most tensors of the CPU.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,8 +50,9 @@ class Elsewhere(TorchFunctionMode):
 
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[Elsewhere]:
-    adamw, random_numbers = torch.optim.AdamW, torch.Generator()
+    adamw, autocast, random_numbers = torch.optim.AdamW, torch.autocast, torch.Generator()
     monkeypatch.setattr(torch.optim, "AdamW", lambda *given, **options: adamw(*given, **options | {"fused": False}))
+    monkeypatch.setattr(torch, "autocast", lambda at, **how: nullcontext() if at == "meta" else autocast(at, **how))
     for module in (inference, train_ppo):
         monkeypatch.setattr(module, "sampler", lambda model, seed: random_numbers)
     with Elsewhere() as mode:

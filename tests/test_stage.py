@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import Call
 
-from ixc.checkpoints import RESUMED_FROM, RUN_ID
+from ixc.checkpoints import RESUMED_FROM, RUN_ID, NotSaved
 from ixc.params import BadParams, load_params
 from tasks.promote import NotPromoted, promote
 from tasks.stage import StageFailed, failure, foreseen, outcome
@@ -181,8 +181,9 @@ def test_too_few_paths_are_answered_with_the_right_command(project: Path, call: 
     assert "python -m tasks.judge DATA JUDGED: 'data.txt' was given" in ran.stderr
 
 
-def test_only_our_own_value_errors_are_foreseen():
-    assert foreseen(BadParams("x"))
+def test_only_our_own_errors_are_foreseen():
+    assert foreseen(BadParams("x")) and foreseen(NotSaved("x"))
+    assert not foreseen(OSError("x"))
     assert not foreseen(ValueError("x"))
     assert not foreseen(KeyError("x"))
 
