@@ -136,8 +136,8 @@ class OfficialRewardModel:
         max_length: int = 16384,
         hd_num: int = 24,
         apply_template: bool = True,
-    ) -> Any:
-        """The score of one chat, a number."""
+    ) -> float:
+        """The score of one chat."""
         return self._scores([conversation], [image], max_length, hd_num, apply_template)[0]
 
     def get_scores(

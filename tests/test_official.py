@@ -130,6 +130,7 @@ SIZES: list[dict[str, Any]] = [
     {"vision_hidden_size": 36, "vision_num_attention_heads": 3, "vision_layer_norm_eps": 0.1},
     {"rms_norm_eps": 0.1, "pooling": "mean", "rope_theta": 100.0},
     {"rope_scaling": {"type": "linear", "factor": 4.0}},
+    {"rms_norm_eps": 1, "vision_layer_norm_eps": 1, "plora_scale": 2, "plora_scales": {"wo": 3}},
     {"rope_scaling": {"type": "dynamic", "factor": 2.0}, "max_position_embeddings": 4},
 ]
 
@@ -157,14 +158,26 @@ def test_settings_may_be_nested_and_heads_of_keys_follow_from_the_shapes(tmp_pat
     torch.testing.assert_close(pictured(from_official(tmp_path)), pictured(wanted))
 
 
-def test_a_linear_layer_of_another_rank_has_its_own_scale(tmp_path: Path):
-    wanted = tiny.reward(plora_rank=6, plora_ranks={"wqkv": 2}, plora_scale=1.0, plora_scales={"wqkv": 3.0})
+@pytest.mark.parametrize(
+    ("rank", "wqkv", "told", "scale"),
+    [
+        (6, 2, {"plora_alpha": 6}, 3.0),
+        (6, 8, {}, 2.0),  # the 4KHD model's
+        (6, 2, {}, 1.0),
+        (8, 8, {}, 1.0),
+    ],
+)
+def test_a_linear_layer_of_another_rank_has_its_own_scale(
+    rank: int, wqkv: int, told: dict[str, Any], scale: float, tmp_path: Path
+):
+    sizes: dict[str, Any] = {"plora_rank": rank, "plora_ranks": {"wqkv": wqkv}}
+    wanted = tiny.reward(**sizes, plora_scales={"wqkv": scale})
     to_official(wanted, tmp_path)
-    told = json.loads((tmp_path / "config.json").read_text())
-    del told["plora_r"], told["plora_scaling"]
-    (tmp_path / "config.json").write_text(json.dumps(told | {"plora_alpha": 6}))
+    silent = json.loads((tmp_path / "config.json").read_text())
+    del silent["plora_r"], silent["plora_scaling"]
+    (tmp_path / "config.json").write_text(json.dumps(silent | told))
     torch.testing.assert_close(pictured(from_official(tmp_path)), pictured(wanted))
-    assert not torch.allclose(pictured(wanted), pictured(tiny.reward(plora_rank=6, plora_ranks={"wqkv": 2})))
+    assert not torch.allclose(pictured(wanted), pictured(tiny.reward(**sizes, plora_scales={"wqkv": scale / 2})))
 
 
 def with_tokenizer(folder: Path, first: int) -> Path:
@@ -385,6 +398,8 @@ def only_a_pickle(folder: Path) -> None:
         (lambda f: change(f, num_attention_heads=None), "num_attention_heads: missing"),
         (lambda f: change(f, num_attention_heads=3), "hidden_size: 16: not a multiple of num_attention_heads"),
         (lambda f: change(f, num_key_value_heads=4), "shape"),
+        (lambda f: change(f, pad_token_id=False), "pad_token_id: False: give a whole number"),
+        (lambda f: change(f, rms_norm_eps=True), "rms_norm_eps: True: give a number"),
         (lambda f: change(f, pad_token_id=99999), "pad_token_id: 99999: not among the 280"),
         (lambda f: (shard(f), (f / "model.safetensors.index.json").write_text("{}")), r"index\.json: no index"),
         (

@@ -97,12 +97,14 @@ class IXCConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if objection := next(self._objections(), None):
             raise ValueError(objection)
+        for name in _NUMBERS:  # JSON writes 1.0 as 1
+            setattr(self, name, float(getattr(self, name)))
 
     def _objections(self) -> Iterator[str]:
         """What no model can be built of, or would silently compute something else; each rests on those before it."""
         for names, least in ((_COUNTS, 1), (_IDS, 0)):
             for name in names:
-                if not isinstance(value := getattr(self, name), int) or value < least:
+                if not _is_whole(value := getattr(self, name)) or value < least:
                     yield f"{name}: {value!r}: give a whole number, {least} at least"
         for name in _NUMBERS:
             if not _is_number(value := getattr(self, name)) or value < 0:
@@ -130,7 +132,7 @@ class IXCConfig(PreTrainedConfig):
     def plora(self, linear: str) -> tuple[int, float]:
         """Rank and scale of a linear layer's Partial LoRA."""
         ranks, scales = self.plora_ranks or {}, self.plora_scales or {}
-        return ranks.get(linear, self.plora_rank), scales.get(linear, self.plora_scale)
+        return ranks.get(linear, self.plora_rank), float(scales.get(linear, self.plora_scale))
 
     @property
     def head_dim(self) -> int:
@@ -153,7 +155,7 @@ def _partial_objections(ranks: Any, scales: Any) -> Iterator[str]:
         if not isinstance(told, dict | None) or not set(told or ()) <= set(LINEARS):
             yield f"{name}: {told!r}: give an object with keys among {', '.join(LINEARS)}"
     for linear, rank in (ranks or {}).items():
-        if not isinstance(rank, int) or rank < 1:
+        if not _is_whole(rank) or rank < 1:
             yield f"plora_ranks.{linear}: {rank!r}: give a whole number, 1 at least"
     for linear, scale in (scales or {}).items():
         if not _is_number(scale) or scale < 0:
@@ -171,4 +173,8 @@ def _rope_objections(rope: dict[str, Any]) -> Iterator[str]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

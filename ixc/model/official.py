@@ -346,9 +346,10 @@ def _heads(told: Mapping[str, Any], sizes: Mapping[str, int], shapes: Mapping[st
 
 
 def _partial(told: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Partial LoRA: ranks by linear layer from the shapes; scales as told, else alpha over rank, else 1.
+    """Partial LoRA: ranks by linear layer from the shapes; scales as told, or else alpha over rank.
 
-    No shape shows a scale. Source: IXC-2.5 has alpha = rank everywhere; the 4KHD model's `wqkv` has rank 8, alpha 16.
+    Where no alpha is told, it is the rank; but the official class's default is rank 8 with alpha 16, so a layer of rank
+    8 among others has that. Source: IXC-2.5 (alpha = rank = 256), and the 4KHD model, whose `wqkv` keeps the default.
     """
     ranks = {name: shapes[f"{_LAYER}{part}.{name}.Plora_A.weight"][0] for name, part in _LINEARS.items()}
     rank = told.get("plora_rank", mode(ranks.values()))
@@ -356,11 +357,11 @@ def _partial(told: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> 
         raise ValueError(f"plora_rank: {rank!r}, but the weights say {mode(ranks.values())}; correct one of them")
     others = {name: own for name, own in ranks.items() if own != rank}
     settings = {"plora_rank": rank, "plora_ranks": others or None}
-    if "plora_scaling" not in told and (alpha := told.get("plora_alpha")) is not None:
-        scales = {name: alpha / own for name, own in others.items()}
-        return settings | {"plora_scale": alpha / rank, "plora_scales": scales or None}
-    scaling = told.get("plora_scaling", 1.0)
-    return settings | {"plora_scales" if isinstance(scaling, dict) else "plora_scale": scaling}
+    if "plora_scaling" in told:
+        scaling = told["plora_scaling"]
+        return settings | {"plora_scales" if isinstance(scaling, dict) else "plora_scale": scaling}
+    scales = {name: told.get("plora_alpha", 16 if own == 8 else own) / own for name, own in others.items()}
+    return settings | {"plora_scale": told.get("plora_alpha", rank) / rank, "plora_scales": scales or None}
 
 
 def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
