@@ -78,14 +78,16 @@ def run(
         parts = {"train": stack.enter_context(replacing(train_out)), "val": stack.enter_context(replacing(val_out))}
         with workers(params, benchmarks, num_pairs) as team:
             asked, told = _facts_and_signatures(team, (prompts,))
+            val = asked["split"] == "val"
+            held_out, told = asked.loc[val], told[val.to_numpy(), :1]
             answered = _facts(team, candidates)
             facts, signatures = _facts_and_signatures(team, (judged, public))
             seen = _see_all(_media_of(facts, asked, answered), media, benchmarks)
             _object(facts, _to_media(facts, seen))
             _object(facts, _to_repeats(facts))
             _object(facts, _to_near_repeats(facts, signatures, params))
-            _object(facts, _to_leaks(facts, _unseen(facts, asked), seen, params))
-            _object(facts, _to_near_prompts(facts, signatures, asked, told[:, :1], params))
+            _object(facts, _to_leaks(facts, _unseen(facts, held_out), seen, params))
+            _object(facts, _to_near_prompts(facts, signatures, held_out, told, params))
             del signatures, told
             _write((judged, public), facts, parts)
             written = _facts(team, *parts.values())
@@ -205,7 +207,7 @@ def _to_near_repeats(facts: pd.DataFrame, signatures: Signatures, params: Valida
 
 
 def _to_near_prompts(
-    facts: pd.DataFrame, signatures: Signatures, asked: pd.DataFrame, told: PromptSignatures, params: ValidateParams
+    facts: pd.DataFrame, signatures: Signatures, held_out: pd.DataFrame, told: PromptSignatures, params: ValidateParams
 ) -> Found:
     """A train pair without media whose prompt is nearly one of val's goes, whatever its answers are."""
     if params.near_duplicates is None:
@@ -213,10 +215,10 @@ def _to_near_prompts(
     left = facts["reason"].isna()
     train = np.flatnonzero(_asks(facts, "train", params) & left)
     pairs = np.flatnonzero(_asks(facts, "val", params) & left)
-    prompts = np.flatnonzero(_asks(asked, "val", params))
-    ids = [*asked["id"].iloc[prompts], *facts["id"].iloc[pairs]]
+    prompts = np.flatnonzero(_asks(held_out, "val", params))
+    ids = [*held_out["id"].iloc[prompts], *facts["id"].iloc[pairs]]
     unseen = np.concatenate([told[prompts], signatures[pairs, :1]])
-    near = near_prompts(signatures[train, :1], unseen, params.near_duplicates).tolist()
+    near = near_prompts(signatures[:, :1], train, unseen, params.near_duplicates).tolist()
     hits = [(place, of) for place, of in zip(train.tolist(), near, strict=True) if of >= 0]
 
     # Many prompts that are nearly one are a template: the few words that differ are what is asked.
@@ -235,10 +237,10 @@ def _asks(facts: pd.DataFrame, split: str, params: ValidateParams) -> np.ndarray
     return asked.to_numpy() & ~facts["media"].astype(bool).to_numpy()
 
 
-def _unseen(facts: pd.DataFrame, asked: pd.DataFrame) -> pd.DataFrame:
+def _unseen(facts: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
     """What val asks and shows: the prompts held out, whether or not a pair is about them, and the pairs kept for it."""
     pairs = facts.loc[facts["reason"].isna() & (facts["split"] == "val"), TABLED]
-    return pd.concat([asked.loc[asked["split"] == "val"], pairs])
+    return pd.concat([held_out, pairs])
 
 
 def _to_leaks(facts: pd.DataFrame, unseen: pd.DataFrame, seen: Mapping[str, Seen], params: ValidateParams) -> Found:

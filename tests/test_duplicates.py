@@ -86,10 +86,11 @@ def test_prompts_near_unseen_ones_are_found_whatever_is_answered():
         stacked([signature(Words.of(one), Words.of(text(rng, 9)), Words.of("")) for one in texts])[:, :1]
         for texts in ([*near, *far], unseen)
     )
-    found = near_prompts(asked, held, 0.75).tolist()
+    found = near_prompts(asked, np.arange(600), held, 0.75).tolist()
     assert sum(found[place] == place for place in range(300)) >= 0.98 * 300
     assert sum(place >= 0 for place in found[300:]) <= 0.02 * 300
-    assert near_prompts(asked[:0], held, 0.75).tolist() == []
+    assert near_prompts(asked, np.array([299, 0]), held, 0.75).tolist() == [found[299], found[0]]
+    assert near_prompts(asked, np.arange(2), held[:0], 0.75).tolist() == [-1, -1]
 
 
 def test_no_pair_and_empty_texts():

@@ -57,19 +57,21 @@ def near_duplicates(
     return first
 
 
-def near_prompts(prompts: PromptSignatures, unseen: PromptSignatures, threshold: float) -> Int[np.ndarray, " _"]:
-    """For each prompt the place of one of the unseen ones that it nearly repeats, or -1; all are of one group.
+def near_prompts(
+    prompts: PromptSignatures, rows: Int[np.ndarray, " n"], unseen: PromptSignatures, threshold: float
+) -> Int[np.ndarray, " n"]:
+    """For each of the rows the place of one of the unseen prompts that it nearly repeats, or -1.
 
     Args:
         threshold: Jaccard similarity, estimated.
     """
-    if not len(unseen):
-        return np.full(len(prompts), -1)
-    index = [_sorted(keys) for keys in _bands(unseen, np.zeros(len(unseen), np.uint64))]
-    found = [
-        _nearly(prompts[start : start + 65536], unseen, index, threshold) for start in range(0, len(prompts), 65536)
-    ]
-    return np.concatenate([np.zeros(0, np.int64), *found])
+    found = np.full(len(rows), -1)
+    if len(unseen):
+        index = [_sorted(keys) for keys in _bands(unseen, np.zeros(len(unseen), np.uint64))]
+        for start in range(0, len(rows), 65536):
+            part = slice(start, start + 65536)
+            found[part] = _nearly(prompts[rows[part]], unseen, index, threshold)
+    return found
 
 
 def _nearly(

@@ -24,7 +24,7 @@ from ixc.validation.texts import Words
 
 LANGUAGE_EVERY, LANGUAGE_WORDS, LANGUAGE_CHARACTERS = 16, 8, 128
 """Where no language is asked for, one pair of so many is guessed, for the page; a guess needs so many words of letters
-in the beginnings of prompt and chosen answer, each of so many characters. It takes a twentieth of a millisecond. Of
+in the beginnings of prompt and chosen answer, each of so many characters. It takes 0.1 to 0.2 ms. Of
 1400 real English pairs none was taken for another language."""
 
 
