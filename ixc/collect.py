@@ -13,20 +13,16 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
 
+from ixc.admission import admitted, printable
 from ixc.files import replacing, replacing_folder, track
-from ixc.media import BadMedia, Store
+from ixc.media import Store
 from ixc.metrics import Log, Metrics, ignore
 from ixc.mixture import draw, ticket
 from ixc.params import CollectParams, MixtureParams, SourceParams
 from ixc.samples import (
-    PLACEHOLDER,
     SCHEMA,
-    Media,
-    Modality,
     Sample,
-    Verdict,
     answer,
     copying,
     decoded,
@@ -39,7 +35,6 @@ from ixc.sources.hub import Hub
 from ixc.sources.licences import Licence
 from ixc.sources.splits import Splits, bonds
 
-_JSON = (str, int, float, list, dict, type(None))
 QUARANTINE = pa.schema({"source": pa.string(), "where": pa.string(), "reason": pa.string(), "stage": pa.string()})
 _BONDS = pa.schema({"own": pa.string(), "bonds": pa.string()})
 SAMPLES, REFUSED, BONDS = "samples.parquet", "refused.parquet", "bonds.parquet"
@@ -236,7 +231,7 @@ def _take_in(source: Source, params: CollectParams, part: Path, store: Store) ->
         bind = stack.enter_context(quarantining(folder / BONDS, _BONDS))
         refuse = stack.enter_context(quarantining(folder / REFUSED, QUARANTINE))
         for item in track(source.rows, source.name):
-            sample = _sample(item, source.name, params, store, seen)
+            sample = admitted(item, source.name, params, store, seen)
             if isinstance(sample, Refused):
                 refuse((source.name, sample.where, sample.reason, "collect"))
             elif isinstance(item, Row):
@@ -279,77 +274,6 @@ def _nothing(quarantine: Path) -> str:
     lines = pq.read_table(quarantine).slice(0, 1).to_pylist()
     first = f"the first: {lines[0]['where']}: {lines[0]['reason']}" if lines else "the sources are empty"
     return f"no row of any source can be used; {first}; see {quarantine.name}"
-
-
-def _sample(item: Row | Refused, source: str, params: CollectParams, store: Store, seen: set[str]) -> Sample | Refused:
-    """A row as a sample, its media stored; or why not."""
-    if isinstance(item, Refused):
-        return item
-    id = f"{source}/{item.id}"
-    repeated = "duplicate id; the first row that has it is kept" if id in seen else None
-    if reason := _unreadable(item, params.max_chars) or _objection(item) or repeated:
-        return Refused(where=_printable(id[:200]), reason=reason)
-    try:
-        return _built(item, id, source, tuple(store.add(file) for file in item.media))
-    except BadMedia as error:
-        return Refused(where=id, reason=str(error))
-    except ValidationError as error:
-        detail = error.errors()[0]
-        return Refused(where=id, reason=f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}")
-
-
-def _built(row: Row, id: str, source: str, media: tuple[Media, ...]) -> Sample:
-    paired = bool(row.chosen.strip())
-    return Sample(
-        id=id,
-        source=source,
-        domain=row.domain,
-        modality=_modality(row),
-        prompt=row.prompt,
-        media=media,
-        gold=row.gold,
-        chosen=answer(row.chosen) if paired else (),
-        rejected=answer(row.rejected) if paired else (),
-        verdict=Verdict(winner="chosen", judge="source") if paired else None,
-        meta={**row.meta, **({"wrong": list(row.wrong)} if row.wrong else {})},
-    )
-
-
-def _objection(row: Row) -> str | None:
-    """Why a row cannot be a sample; None if nothing speaks against it."""
-    if not any(turn.content.strip() for turn in row.prompt if turn.role == "user"):
-        return "no question; add it or remove the row"
-    if bool(row.chosen.strip()) != bool(row.rejected.strip()):
-        return "a pair with one answer; add the other or remove the row"
-    if row.gold is None and not row.chosen.strip():
-        return "neither a pair nor a gold answer; add one or remove the row"
-    marks = sum(turn.content.count(PLACEHOLDER) for turn in row.prompt)
-    if marks != len(row.media) and (marks or len(row.media) > 1):
-        return f"the prompt marks {marks} pictures with {PLACEHOLDER}, the row has {len(row.media)}; correct it"
-    return None
-
-
-def _unreadable(row: Row, max_chars: int) -> str | None:
-    """Why a row cannot be stored; None if it can."""
-    texts = [row.id, row.group, *(turn.content for turn in row.prompt), row.chosen, row.rejected, *row.wrong]
-    texts += [row.gold.value, row.gold.answer, *row.gold.others] if row.gold else []
-    if (longest := max(map(len, texts))) > max_chars:
-        return f"a text of {longest:,} characters; shorten it, or raise collect.max_chars ({max_chars:,})"
-    if any(text != _printable(text) for text in texts):
-        return "not UTF-8, or half a character; convert the file: iconv -t UTF-8"
-    if odd := [name for name, value in row.meta.items() if not isinstance(value, _JSON)]:
-        return f"{odd[0]}: neither text nor number, but {type(row.meta[odd[0]]).__name__}; convert it"
-    return None
-
-
-def _printable(text: str) -> str:
-    """The text without half characters, which no file can hold."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _modality(row: Row) -> Modality:
-    kinds = {file.kind for file in row.media}
-    return "video" if "video" in kinds else "image" if kinds else "text"
 
 
 # Samples out
@@ -445,7 +369,7 @@ def quarantining(path: Path, schema: pa.Schema) -> Iterator[Callable[[tuple[str,
         group.clear()
 
     def put(row: tuple[str, ...]) -> None:
-        group.append(dict(zip(schema.names, map(_printable, row), strict=True)))
+        group.append(dict(zip(schema.names, map(printable, row), strict=True)))
         if len(group) == 4096:
             flush()
 

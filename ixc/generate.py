@@ -28,7 +28,8 @@ from ixc.model import IXCForCausalLM, IXCProcessor
 from ixc.model.folder import load
 from ixc.model.processing import PLACEHOLDER
 from ixc.params import GenerateParams, ServerParams
-from ixc.remote import Paid, Part, ask_all, picture_parts, text_part
+from ixc.parts import Part, picture_parts, text_part
+from ixc.remote import Paid, ask_all
 from ixc.samples import Sample, balanced, read_samples, write_samples
 
 

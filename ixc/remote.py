@@ -1,34 +1,27 @@
 """Asking an OpenAI-compatible server: bounded, within a budget, patient with its faults, silent about the key."""
 
 import asyncio
-import base64
-import io
 import json
 import os
 import random
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import openai
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletion
-from PIL import Image
 
 from ixc.files import track
-from ixc.media import BadMedia, load_picture, read_frames
+from ixc.media import BadMedia
 from ixc.params import ServerParams
-from ixc.samples import Media
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
-Part = dict[str, Any]
-"""One `text` or `image_url` of a message."""
 
 MAX_RETRIES = 4
 """Of one request, with growing pauses: 429, 5xx, time-outs, lost connections, bodies that are no completion."""
@@ -382,37 +375,3 @@ def read(params: ServerParams, key: str, reply: ChatCompletion, paid: Paid) -> t
     text = getattr(message, "content", None)
     told = isinstance(text, str) and not (secret(key) and key in text)
     return text if told else None, paid.plus(params, *tokens)
-
-
-def text_part(text: str) -> Part:
-    """A message's text."""
-    return {"type": "text", "text": text}
-
-
-def picture_parts(medium: Media, root: Path, params: ServerParams) -> list[Part]:
-    """A picture as one data URL; a film as `video_frames` of the frames that the model sees."""
-    if medium.kind == "image":
-        pictures = [load_picture(root, medium)]
-    else:
-        pictures = spaced(read_frames(root / medium.path), params.video_frames)
-    return [{"type": "image_url", "image_url": {"url": data_url(picture, params.max_side)}} for picture in pictures]
-
-
-def spaced(items: Sequence[T], count: int) -> list[T]:
-    """At most `count` items, evenly spaced, the first and the last among them.
-
-    >>> spaced("abcde", 3), spaced("ab", 3), spaced("ab", 1)
-    (['a', 'c', 'e'], ['a', 'b'], ['a'])
-    """
-    last = len(items) - 1
-    return [items[i] for i in sorted({round(k * last / max(count - 1, 1)) for k in range(count)})]
-
-
-def data_url(picture: Image.Image, max_side: int) -> str:
-    """A picture of at most `max_side` pixels as text."""
-    picture = picture.convert("RGB")
-    picture.thumbnail((max_side, max_side))
-    form = "png" if max(picture.size) <= 256 else "jpeg"  # a small drawing is smaller as PNG, and exact
-    buffer = io.BytesIO()
-    picture.save(buffer, format=form)
-    return f"data:image/{form};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -20,8 +20,9 @@ from ixc.features import Features
 from ixc.inference import generate, score
 from ixc.model import IXCPreTrainedModel
 from ixc.params import TrainPPOParams, TrainRMParams
+from ixc.rollouts import DomainNorm, Models, fetched, roll_out
 from ixc.samples import Sample
-from ixc.train_ppo import DomainNorm, Models, fetched, roll_out, update
+from ixc.train_ppo import update
 from ixc.train_rm import learn, optimizer_of
 from ixc.training import Optimizer
 

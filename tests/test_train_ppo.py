@@ -18,23 +18,9 @@ from ixc.inference import generate
 from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, Tree, collate
 from ixc.model.folder import save
 from ixc.params import FeatureParams, TrainPPOParams
+from ixc.rollouts import DomainNorm, Models, Rollout, credit, fetched, judge, roll_out, token_log_probs
 from ixc.samples import Sample, write_samples
-from ixc.train_ppo import (
-    DomainNorm,
-    Models,
-    Rollout,
-    compare,
-    credit,
-    divergence,
-    fetched,
-    judge,
-    ready,
-    roll_out,
-    run,
-    token_log_probs,
-    train,
-    update,
-)
+from ixc.train_ppo import compare, divergence, ready, run, train, update
 from ixc.training import Optimizer
 
 END = tiny.processor().ids["turn_end"]
@@ -208,7 +194,7 @@ def test_a_rollout_in_many_passes_is_the_rollout_in_one(
 ):
     models, _ = ready(*folders)
     wanted = rolled_out(SMALL, models, tmp_path)
-    monkeypatch.setattr("ixc.train_ppo.answered", lambda *_: [rollout.tree.branches for rollout in wanted])
+    monkeypatch.setattr("ixc.rollouts.answered", lambda *_: [rollout.tree.branches for rollout in wanted])
     for got, rollout in zip(rolled_out(replace(SMALL, pass_tokens=150), models, tmp_path), wanted, strict=True):
         for name in ("log_probs", "reference_log_probs", "rewards", "advantages", "returns"):
             torch.testing.assert_close(getattr(got, name), getattr(rollout, name), rtol=1e-4, atol=1e-5)
@@ -247,7 +233,7 @@ def test_log_probabilities_part_by_part_are_the_same_and_so_are_their_gradients(
         return log_probs.detach(), {name: p.grad for name, p in model.named_parameters()}
 
     (wanted, wanted_gradients), sizes, forward = found(), [], torch.nn.Linear.forward
-    monkeypatch.setattr("ixc.train_ppo.LOGITS_AT_ONCE", 3 * 280)
+    monkeypatch.setattr("ixc.rollouts.LOGITS_AT_ONCE", 3 * 280)
     monkeypatch.setattr(torch.nn.Linear, "forward", lambda layer, x: sizes.append(len(x)) or forward(layer, x))
     log_probs, gradients = found()
     assert sizes[:3] == [3, 3, 1] and sorted(sizes[3:]) == [1, 3, 3]  # and again in the backward pass

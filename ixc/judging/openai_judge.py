@@ -10,7 +10,8 @@ from ixc.judging.questions import Preference, Question, parse
 from ixc.judging.store import Asked, Judgement, VerdictStore, slug
 from ixc.metrics import Log, ignore
 from ixc.params import LLMJudgeParams
-from ixc.remote import Paid, Usage, address, ask_all, picture_parts, text_part
+from ixc.parts import picture_parts, text_part
+from ixc.remote import Paid, Usage, address, ask_all
 
 SECTION = "judge.judges"
 SCHEMA = {"name": "preference", "strict": True, "schema": Preference.model_json_schema()}

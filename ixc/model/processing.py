@@ -13,17 +13,16 @@ from typing import Any, Literal, NamedTuple
 import torch
 from jaxtyping import Int
 from PIL import Image
-from pydantic import ConfigDict, Field, ValidationError
-from pydantic import dataclasses as checked
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoProcessor, BatchFeature
 
 from ixc.files import replacing
-from ixc.media import MAX_PIXELS, BadMedia, picture_size
+from ixc.media import BadMedia, picture_size
 from ixc.model.configuration import IXCConfig
-from ixc.model.inputs import Kind, Transparency, is_film, read_film, read_picture
-from ixc.model.pictures import Geometry, Partition, Picture, film_strip, num_tokens, partition, strip, to_tiles
+from ixc.model.inputs import Kind, is_film, read_film, read_picture
+from ixc.model.options import BadProcessor, OnOverflow, ProcessorOptions, checked_options
+from ixc.model.pictures import Partition, Picture, film_strip, num_tokens, partition, strip, to_tiles
 from ixc.model.prompts import (
     PLACEHOLDER,
     BadConversation,
@@ -57,67 +56,13 @@ __all__ = [
     "train_tokenizer",
     "words_of",
 ]
-OnOverflow = Literal["error", "drop_oldest_turns", "shrink_images"]
 Conversation = Sequence[Message]
 _FROM_AUTO = ("_from_auto", "revision", "trust_remote_code")
 """What `AutoProcessor` passes on; it means nothing for a folder."""
 
 
-class BadProcessor(ValueError):
-    """Options or files that make no processor: file, key, value, remedy."""
-
-
 class TooLong(BadConversation):
     """A conversation of more tokens than allowed that the asked policy could not shorten enough."""
-
-
-@checked.dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class ProcessorOptions:
-    """What `processor_config.json` says; with the defaults, training and inference read the same."""
-
-    tile_size: int = Field(default=560, gt=0)
-    """Side of a picture tile, pixels."""
-    patch_size: int = Field(default=14, gt=0)
-    """Side of a patch, pixels; a token is made of 2 x 2."""
-    hd_num: int = Field(default=9, gt=0)
-    """Tiles per picture at most, the global view not counted. Official evaluation: 9; its API's default: 24."""
-    hd_num_several: int | None = Field(default=None, gt=0)
-    """The same where a conversation shows several pictures; none: `hd_num`. Official inference: 6, always."""
-    geometry: Geometry = "official"
-    """How pictures are cut; the official code differs between inference and training, see `pictures.partition`."""
-    transparency: Transparency = "white"
-    """What stands behind transparent pixels; `official`: the colour that the file happens to hold there. Either way a
-    photograph stands upright as its EXIF data says; what the official code does with these is not known."""
-    strip_turns: bool = False
-    """Take white space off the ends of messages: the official training does, its inference does not."""
-    tail_newline: bool = False
-    """A newline between the last turn and `</s>`. The transformers that the authors pin (4.33.2) drops it; newer ones
-    keep it. The released scores of the 7B, or its tokenizer's config, decide."""
-    max_frames: int = Field(default=32, gt=0)
-    """Frames of a film at most."""
-    film_lengths: Literal["tile", "official"] = "tile"
-    """Pixels of a film's composite: in proportion to the tile, or `official`: 1120 for a frame's long side, 40 for its
-    label, 10 between frames, which are constants of the official code (its tile's 560 is one of its own). At 560 both
-    are the same."""
-    include_last: bool = False
-    """Show the last frame of every film, which the official rule does not; see `inputs.frames_seen`."""
-    max_pixels: int = Field(default=MAX_PIXELS, gt=0)
-    """Larger pictures, and films of larger frames, are refused: a decompression bomb looks like this."""
-    max_length: int = Field(default=16384, gt=0)
-    """Tokens of a conversation at most. Official default: 16384."""
-    on_overflow: OnOverflow = "error"
-    """What becomes of a longer one: it is refused, or loses its oldest exchanges, or its pictures lose tiles. The
-    answer and its tail are never cut."""
-    padding_side: Literal["right", "left"] = "right"
-
-    def __post_init__(self) -> None:
-        if self.tile_size % (2 * self.patch_size):
-            form = f"tile_size: {self.tile_size}: not a multiple of two patches ({2 * self.patch_size} pixels)"
-            raise ValueError(form)
-
-    def hd_num_of(self, pictures: int) -> int:
-        """Tiles per picture at most, in a conversation that shows so many."""
-        return (self.hd_num_several if pictures > 1 else None) or self.hd_num
 
 
 class Dropped(NamedTuple):
@@ -198,7 +143,7 @@ class IXCProcessor:
             BadProcessor: an unknown option or a bad value.
             BadTokenizer: the tokenizer lacks a special token.
         """
-        self.options = _options({"tile_size": tile_size, "patch_size": patch_size, "hd_num": hd_num, **options})
+        self.options = checked_options({"tile_size": tile_size, "patch_size": patch_size, "hd_num": hd_num, **options})
         self.tokenizer, self.ids = tokenizer, special_ids(tokenizer)
         tokenizer.encode_special_tokens = True
         self.template = Template(self.ids, self.encode)
@@ -313,7 +258,7 @@ class IXCProcessor:
         changes = {name: value for name, value in given.items() if value is not None}
         if hd_num is not None:
             changes["hd_num_several"] = None
-        options = _options(asdict(self.options) | changes)
+        options = checked_options(asdict(self.options) | changes)
         chats = _chats(conversations if text is None else text, images, videos)
         seen: dict[Any, _Shown] = {}
         drafts: list[_Draft] = []
@@ -529,17 +474,6 @@ class IXCProcessor:
     def scored(self, answer_ids: Sequence[int]) -> list[int]:
         """An answer with the tail that the score is read from: `</s>` and the reward token; see `tail_newline`."""
         return [*answer_ids, *self.template.tail(self.options.tail_newline)]
-
-
-def _options(told: Mapping[str, Any]) -> ProcessorOptions:
-    try:
-        return ProcessorOptions(**told)
-    except ValidationError as error:
-        bad = [
-            (".".join(map(str, detail["loc"])), detail["input"], detail["msg"].removeprefix("Value error, "))
-            for detail in error.errors()
-        ]
-        raise BadProcessor("; ".join(f"{key}: {value!r}: {why}" if key else why for key, value, why in bad)) from error
 
 
 def _official_tokenizer(folder: Path) -> Tokenizer:
