@@ -56,6 +56,7 @@ def model() -> IXCForRewardModel:
         eos_token_id=2,
         pad_token_id=2,
         bos_token_id=1,
+        end_of_turn_token_id=2,
         hidden_size=256,
         intermediate_size=1024,
         num_hidden_layers=4,
