@@ -50,7 +50,7 @@ SHAPES = (
 )
 QUICK = (Shape(64, 16, 2, 2), Shape(64, 16, 2, 2, ragged=True))
 """Whether everything works."""
-STEPS = 3
+STEPS = 5
 """The first is to warm up."""
 LEARNING_RATE, MAX_GRAD_NORM = 1e-5, 1.0
 

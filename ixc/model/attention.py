@@ -119,13 +119,14 @@ class Cascade(torch.autograd.Function):
     def backward(ctx: Any, grad: Float[Tensor, "1 H T E"]) -> tuple[Tensor | None, ...]:
         """The sum of the passes' shares."""
         q, k, v, out, lse = ctx.saved_tensors
-        of_q, of_k, of_v = (torch.zeros_like(x) for x in (q, k, v))
+        of_q, of_k, of_v = (torch.empty_like(x) for x in (q, k, v))
         for queries, keys, causal in ctx.passes:
             given = (x[:, :, at] for x, at in ((grad, queries), (q, queries), (k, keys), (v, keys)))
             told = out[:, :, queries], lse[:, :, queries]
             shares = _BACKWARD(*given, *told, 0.0, causal, scale=ctx.scaling)
             for total, at, share in zip((of_q, of_k, of_v), (queries, keys, keys), shares, strict=True):
-                total[:, :, at] += share
+                seen = total[:, :, at]  # every column has one causal run, which comes first
+                seen.copy_(share) if causal else seen.add_(share)
         return of_q, of_k, of_v, None, None
 
 
