@@ -297,7 +297,7 @@ class ValidateParams:
     near_held_out: bool = True
     """Whether that goes for pictures, too, that a held-out prompt shows and no val pair; of these, otherwise, only the
     same file is the same picture. Best-of-n and PPO are measured on them: false only keeps results comparable with
-    earlier ones (the embedded corpus has 12 such pictures, in 49 train pairs)."""
+    earlier ones."""
     benchmarks: str | None = None
     """A folder, or one file, of what the model will be tested on (jsonl, json, csv, tsv, txt, all also as .gz; parquet;
     pictures, films): pairs that share a text, a picture or a film's very file with it are not trained on. The page
