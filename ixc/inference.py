@@ -197,22 +197,14 @@ def sample_ids(
     """Ids of `num_answers` answers per sample."""
     prompts = [features.prompt(sample) for sample in samples]
     given = (num_answers, temperature, max_new_tokens, generator)
-    return sample_rows(model, prompts, features.together(samples), *given)
+    tokens = sample_tokens(model, prompts, features.together(samples), *given)
+    return cut(tokens, num_answers, model.config.end_of_turn_token_id)
 
 
-def sample_rows(
-    model: IXCForCausalLM,
-    prompts: Sequence[list[int]],
-    features: Float[Tensor, "P D"] | None,
-    num_answers: int,
-    temperature: float,
-    max_new_tokens: int,
-    generator: torch.Generator,
-) -> list[list[list[int]]]:
-    """Ids of `num_answers` answers to each prompt, each up to its end; arguments as in `sample_tokens`."""
-    tokens = sample_tokens(model, prompts, features, num_answers, temperature, max_new_tokens, generator)
-    cut = [_until(row, model.config.end_of_turn_token_id) for row in tokens.tolist()]
-    return [cut[i : i + num_answers] for i in range(0, len(cut), num_answers)]
+def cut(tokens: Int[Tensor, "B N"], num_answers: int, end: int) -> list[list[list[int]]]:
+    """Sampled tokens as `num_answers` answers to each prompt, each up to and with its first `end`."""
+    rows = [_until(row, end) for row in tokens.tolist()]
+    return [rows[i : i + num_answers] for i in range(0, len(rows), num_answers)]
 
 
 def sample_tokens(

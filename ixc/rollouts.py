@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ixc.batches import within
 from ixc.features import Features
-from ixc.inference import branch_rewards, sample_rows, size_of
+from ixc.inference import branch_rewards, cut, sample_tokens, size_of
 from ixc.losses import generalized_advantages
 from ixc.model import Batch, IXCForCausalLM, IXCForRewardModel, IXCProcessor, Tree, collate
 from ixc.params import TrainPPOParams
@@ -121,11 +121,11 @@ def answered(
     sizes = [len(prompt.ids) + params.answers_per_prompt * params.max_new_tokens for prompt in prompts]
     given = (params.answers_per_prompt, params.temperature, params.max_new_tokens, generator)
     parts = [[prompts[i] for i in rows] for rows in within(range(len(prompts)), sizes, params.pass_tokens)]
-    return [
-        ids
-        for part in parts
-        for ids in sample_rows(policy, [prompt.ids for prompt in part], together(part, policy.device), *given)
-    ]
+    sampled = (
+        sample_tokens(policy, [prompt.ids for prompt in part], together(part, policy.device), *given) for part in parts
+    )
+    end = policy.config.end_of_turn_token_id
+    return [ids for tokens in sampled for ids in cut(tokens, params.answers_per_prompt, end)]
 
 
 def judge(

@@ -8,12 +8,13 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -23,6 +24,12 @@ DEFAULT = Path(__file__).parents[2] / "shared" / "golden"
 GOLDEN = Path(os.environ.get("IXC_GOLDEN", DEFAULT)).resolve()
 if "IXC_GOLDEN" in os.environ and not (GOLDEN / "config.json").is_file():
     raise FileNotFoundError(f"IXC_GOLDEN: {GOLDEN}: no config.json there; name a folder of golden data")
+
+
+def needs_golden(test: Callable[..., Any]) -> Callable[..., Any]:
+    """The test reads golden data, and is skipped where there are none: a clone alone has none."""
+    absent = pytest.mark.skipif(not (GOLDEN / "config.json").is_file(), reason=f"{GOLDEN}: no golden data")
+    return pytest.mark.real(absent(test))
 
 
 @cache

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from golden import GOLDEN, arrays, derived, described
+from golden import GOLDEN, arrays, derived, described, needs_golden
 from safetensors.torch import load_file, save_file
 
 from ixc.model.tokenizers import read_pieces
@@ -125,8 +125,7 @@ def renumbered(told: dict[str, Any], new: list[int]) -> dict[str, float | None]:
 
 
 @pytest.mark.slow
-@pytest.mark.real
-@pytest.mark.skipif(not (GOLDEN / "config.json").is_file(), reason=f"{GOLDEN}: no golden data")
+@needs_golden
 def test_another_folder_of_the_same_form_passes(tmp_path: Path):
     another(tmp_path)
     where = os.environ | {"IXC_GOLDEN": str(tmp_path)}

@@ -229,18 +229,6 @@ def test_of_several_passes_the_one_with_the_bad_loss_is_named_and_no_weight_has_
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-class BadGradient(torch.autograd.Function):
-    """A number with a gradient that is none."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
-        return gradients[0] * math.nan
-
-
 def test_a_gradient_that_is_no_number_names_the_step_and_changes_no_weight(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -249,7 +237,7 @@ def test_a_gradient_that_is_no_number_names_the_step_and_changes_no_weight(
 
     def bad(*given: Any) -> tuple[torch.Tensor, torch.Tensor]:
         chosen, rejected = compare(*given)
-        return BadGradient.apply(chosen), rejected  # pyright: ignore[reportReturnType]
+        return tiny.BadGradient.apply(chosen), rejected  # pyright: ignore[reportReturnType]
 
     monkeypatch.setattr("ixc.train_rm.compare", bad)
     with pytest.raises(Diverged) as caught:

@@ -1,6 +1,5 @@
 """What DeepSpeed is relied on for that a training of numbers alone does not show."""
 
-import math
 import multiprocessing
 from pathlib import Path
 from typing import Any
@@ -19,18 +18,6 @@ from ixc.training import Diverged, Optimizer
 from ixc.zero import ShardedOptimizer
 
 
-class BadGradient(torch.autograd.Function):
-    """A number with a gradient that is none."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
-        return gradients[0] * math.nan
-
-
 def third_step_is_bad(root: Path, zero: Any) -> None:
     """A training of which nothing may change in its third step, in a process of its own."""
     steps: list[dict[str, torch.Tensor]] = []
@@ -43,7 +30,7 @@ def third_step_is_bad(root: Path, zero: Any) -> None:
 
     def spoil(*given: Any) -> tuple[Any, torch.Tensor]:
         chosen, rejected = compare(*given)
-        return BadGradient.apply(chosen) if len(steps) == 3 else chosen, rejected
+        return tiny.BadGradient.apply(chosen) if len(steps) == 3 else chosen, rejected
 
     with pytest.MonkeyPatch.context() as patch, distributed.joined(alone=True):
         patch.setattr(train_rm, "optimizer_of", lambda *given: optimizers.append(optimizer_of(*given)) or optimizers[0])

@@ -1,6 +1,7 @@
 """A model of a few thousand weights, its tokenizer and its media: what the tests of the method run on."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -107,3 +108,15 @@ def match(value: str, *others: str) -> Gold:
 def features(model: IXCPreTrainedModel, root: Path) -> Features:
     """An empty store of picture tokens."""
     return Features(model, processor(), root)
+
+
+class BadGradient(torch.autograd.Function):
+    """A number with a gradient that is none."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return gradients[0] * math.nan
