@@ -128,5 +128,4 @@ def tree_rewards(reward: IXCForRewardModel, data: list[Question]) -> Tensor:
     batch = collate([q.tree for q in data])
     seen = shown(data, 1)
     features = reward.get_image_features(**seen) if seen else None
-    hidden = reward.model(**batch.inputs(), features=features)
-    return reward.scores(batch.pool(hidden, "last_token"))
+    return reward.branch_scores(batch, features)

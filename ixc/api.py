@@ -185,8 +185,7 @@ class RewardModel:
         if self.model.config._attn_implementation == "eager":
             return self._plain([[*one.tree.prefix, *branch] for one in batch for branch in one.tree.branches], features)
         layout = collate([one.tree for one in batch]).to(self.model.device)
-        hidden = self.model.model(**layout.inputs(), features=features)
-        return self.model.scores(layout.pool(hidden, self.model.config.pooling))
+        return self.model.branch_scores(layout, features)
 
     def _plain(self, rows: Sequence[Sequence[int]], features: Float[Tensor, "P D"] | None) -> Float[Tensor, " R"]:
         """Scores of whole sequences by the model's own forward pass, as one padded batch."""

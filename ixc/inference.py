@@ -12,7 +12,7 @@ from ixc.batches import ahead, refuse_larger, within
 from ixc.features import Features
 from ixc.files import track
 from ixc.model import Batch, IXCForCausalLM, IXCForRewardModel, Tree, collate
-from ixc.model.attention import Branches
+from ixc.model.attention import Branches, placed
 from ixc.params import PASS_TOKENS
 from ixc.samples import Sample
 
@@ -137,13 +137,7 @@ def rewards_of(
     model: IXCForRewardModel, features: Features, samples: Sequence[Sample], batch: Batch
 ) -> Float[Tensor, " R"]:
     """One reward per branch, tree by tree; `samples`: what the trees show. Gradients flow if they are on."""
-    return branch_rewards(model, batch.to(model.device), features.together(samples))
-
-
-def branch_rewards(model: IXCForRewardModel, batch: Batch, shown: Float[Tensor, "P D"] | None) -> Float[Tensor, " R"]:
-    """One reward per branch, tree by tree; `shown`: the picture tokens of all trees, in reading order."""
-    hidden = model.model(**batch.inputs(), features=shown)
-    return model.scores(batch.pool(hidden, model.config.pooling))
+    return model.branch_scores(batch.to(model.device), features.together(samples))
 
 
 @torch.no_grad()
@@ -222,11 +216,11 @@ def sample_tokens(
         features: picture tokens of all prompts, in reading order.
     """
     batch = collate([Tree(prompt, []) for prompt in prompts]).to(model.device)
-    read = DynamicCache()
-    hidden = model.model(**batch.inputs(), features=features, past_key_values=read)
-    lengths = torch.tensor([len(p) for p in prompts], device=model.device)
-    last, start = (x.repeat_interleave(num_answers, 0) for x in (hidden[0, lengths.cumsum(0) - 1], lengths))
-    said = Branches(read, batch.forest, num_answers) if len(last) > 1 else read  # one alone has nobody to share with
+    lengths = placed(torch.tensor([len(p) for p in prompts]), model.device)
+    kept, ends = DynamicCache(), lengths.cumsum(0) - 1
+    hidden = model.model(**batch.inputs(), features=features, past_key_values=kept, read=ends)
+    last, start = (x.repeat_interleave(num_answers, 0) for x in (hidden[0], lengths))
+    said = Branches(kept, batch.forest, num_answers) if len(last) > 1 else kept  # one alone has nobody to share with
     return _decode(model, said, last, start, temperature, max_new_tokens, generator)
 
 

@@ -294,10 +294,6 @@ class ValidateParams:
     near_pictures: int | None = Field(default=6, ge=0, le=10)
     """Bits of 64 in which the difference hashes of two pictures may differ for them to be compared, so that
     no picture is in train and, scaled or recompressed, in val; none: only the same file is the same picture."""
-    near_held_out: bool = True
-    """Whether that goes for pictures, too, that a held-out prompt shows and no val pair; of these, otherwise, only the
-    same file is the same picture. Best-of-n and PPO are measured on them: false only keeps results comparable with
-    earlier ones."""
     benchmarks: str | None = None
     """A folder, or one file, of what the model will be tested on (jsonl, json, csv, tsv, txt, all also as .gz; parquet;
     pictures, films): pairs that share a text, a picture or a film's very file with it are not trained on. The page

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ixc.batches import within
 from ixc.features import Features
-from ixc.inference import branch_rewards, cut, sample_tokens, size_of
+from ixc.inference import cut, sample_tokens, size_of
 from ixc.losses import generalized_advantages
 from ixc.model import Batch, IXCForCausalLM, IXCForRewardModel, IXCProcessor, Tree, collate
 from ixc.params import TrainPPOParams
@@ -139,7 +139,7 @@ def judge(
     trees = [
         Tree(prompt.ids, [processor.scored(ids) for ids in row]) for prompt, row in zip(prompts, said, strict=True)
     ]
-    read = [branch_rewards(model, *each) for each in passes(params, prompts, trees, model.device)]
+    read = [model.branch_scores(*each) for each in passes(params, prompts, trees, model.device)]
     rewards = torch.cat(read).unflatten(0, (len(prompts), -1))
     ended = torch.tensor([[ids[-1] == processor.ids["turn_end"] for ids in row] for row in said])
     return torch.where(ended.to(rewards.device), rewards, rewards.min())
@@ -172,7 +172,7 @@ def credit(
 
 def token_log_probs(model: IXCForCausalLM, batch: Batch, features: Float[Tensor, "P D"] | None) -> Float[Tensor, " M"]:
     """Log-probability of every answer token, nats; of more than `LOGITS_AT_ONCE`, part by part."""
-    hidden = model.model(**batch.inputs(), features=features)[0, batch.target_from]
+    hidden = model.model(**batch.inputs(), features=features, read=batch.target_from)[0]
     size = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
     if len(hidden) <= size:
         return log_probs_of(model, hidden, batch.target_ids)
@@ -187,8 +187,7 @@ def log_probs_of(model: IXCForCausalLM, hidden: Float[Tensor, "M D"], ids: Int[T
 
 def token_values(model: IXCForRewardModel, batch: Batch, features: Float[Tensor, "P D"] | None) -> Float[Tensor, " M"]:
     """The critic's value of the state before every answer token: its score head, read there."""
-    hidden = model.model(**batch.inputs(), features=features)
-    return model.scores(hidden[0, batch.target_from])
+    return model.scores(model.model(**batch.inputs(), features=features, read=batch.target_from)[0])
 
 
 class DomainNorm:

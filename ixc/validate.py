@@ -246,8 +246,7 @@ def _unseen(facts: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
 def _to_leaks(facts: pd.DataFrame, unseen: pd.DataFrame, seen: Mapping[str, Seen], params: ValidateParams) -> Found:
     """A train pair whose prompt or media are in val goes: val must stay unseen, and train has more."""
     prompts = dict(zip(unseen["prompt"], unseen["id"], strict=True))
-    alike = unseen if params.near_held_out else unseen.loc[unseen["winner"].notna()]
-    owner = _owner(unseen, alike, seen, params.near_pictures)
+    owner = _owner(unseen, seen, params.near_pictures)
     for place, split, prompt, shown in _kept(facts, "split", "prompt", "media"):
         if split == "train" and prompt in prompts:
             yield place, Objection("held out", f"prompt of {prompts[prompt]}")
@@ -255,17 +254,12 @@ def _to_leaks(facts: pd.DataFrame, unseen: pd.DataFrame, seen: Mapping[str, Seen
             yield place, Objection("held out", f"picture or film of {found}")
 
 
-def _owner(
-    unseen: pd.DataFrame, near: pd.DataFrame, seen: Mapping[str, Seen], distance: int | None
-) -> Callable[[str], str | None]:
-    """What tells which row of val shows a file, or a picture that looks like it.
-
-    Args:
-        near: those of the rows whose look-alikes count; at most `distance` bits differ, and none: no look-alike does.
-    """
+def _owner(unseen: pd.DataFrame, seen: Mapping[str, Seen], distance: int | None) -> Callable[[str], str | None]:
+    """What tells which row of val shows a file, or a picture that looks like it: at most `distance` bits differ; none:
+    only the file itself counts."""
     media = {one.path: id for id, shown in zip(unseen["id"], unseen["media"], strict=True) for one in shown}
     looks = {path: one.look for path, one in seen.items() if one.look is not None and distance is not None}
-    shown_in_val = [path for path in dict.fromkeys(one.path for row in near["media"] for one in row) if path in looks]
+    shown_in_val = [path for path in media if path in looks]
     gallery = Looks([looks[path] for path in shown_in_val])
 
     @cache

@@ -133,8 +133,7 @@ def separately(model: IXCForRewardModel, trees: list[Tree]) -> Tensor:
 
 
 def packed(model: IXCForRewardModel, trees: list[Tree]) -> Tensor:
-    batch = collate(trees)
-    return model.scores(batch.pool(model.model(**batch.inputs()), model.config.pooling))
+    return model.branch_scores(collate(trees))
 
 
 def loss_of(rewards: Tensor, trees: list[Tree]) -> Tensor:

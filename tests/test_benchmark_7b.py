@@ -84,9 +84,9 @@ def test_rows_of_a_padded_batch_by_hand():
 
 def test_what_a_layout_needs_by_hand():
     # ours: the prefix with its first answer, 4 (4 + 1) / 2 = 10; the second, 1, which looks at 2 tokens of the prefix
-    assert train_7b.need("ours", BATCH, tiny.config(), tiles=2) == (5, 1, 13, 0)
+    assert train_7b.need("ours", BATCH, tiny.config(), tiles=2) == (5, 1, 2, 0, 13, 0)
     # 10 + 3 (3 + 1) / 2 = 16; 2 rows of 2 tiles of 4 patches and a class token
-    assert train_7b.need("padded", BATCH, tiny.config(), tiles=2) == (7, 2, 16, 20)
+    assert train_7b.need("padded", BATCH, tiny.config(), tiles=2) == (7, 2, 7, 2, 16, 20)
 
 
 def test_operations_of_a_step_by_hand():
@@ -97,7 +97,10 @@ def test_operations_of_a_step_by_hand():
     # rank 3, in and out of each
     assert partial == 2 * 3 * ((16 + 32) + (16 + 16) + 3 * (16 + 24))
     wanted = 6 * (language * 7 + partial * 2) + 12 * 2 * 16 * 16 + 2 * tower * 20
-    assert train_7b.operations(model, train_7b.Need(7, 2, 16, 20)) == wanted
+    assert train_7b.operations(model, train_7b.Need(7, 2, 7, 2, 16, 20)) == wanted
+    # of the last layer 16 x 16 + 3 x 16 x 24 in matrices, a norm, and the last norm; rank 3 beside each matrix
+    unread = 6 * ((16 * 16 + 3 * 16 * 24 + 2 * 16) * (7 - 3) + 3 * ((16 + 16) + 3 * (16 + 24)) * (2 - 1))
+    assert train_7b.operations(model, train_7b.Need(7, 2, 3, 1, 16, 20)) == wanted - unread
 
 
 def test_the_share_of_the_peak_by_hand(monkeypatch: pytest.MonkeyPatch):

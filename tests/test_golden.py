@@ -299,12 +299,13 @@ def test_hidden_states_and_both_scores_are_the_official_ones(key: str, reward: I
 
 @pytest.mark.parametrize("key", FORWARD)
 @torch.no_grad()
-def test_the_tree_layout_gives_both_scores_too(key: str, reward: IXCForRewardModel):
+def test_the_tree_layout_gives_both_scores_too(key: str, reward: IXCForRewardModel, monkeypatch: pytest.MonkeyPatch):
     row, split = parts(key)
     batch = collate([Tree(row[:split], [row[split:]])])
-    hidden = reward.model(**batch.inputs(), features=features(reward, pictures(key)))
     for pooling, name in POOLINGS.items():
-        close_scores(reward.scores(batch.pool(hidden, pooling)), [STORED[key][f"score_{name}"]])
+        monkeypatch.setattr(reward.config, "pooling", pooling)
+        scores = reward.branch_scores(batch, features(reward, pictures(key)))
+        close_scores(scores, [STORED[key][f"score_{name}"]])
 
 
 @pytest.mark.parametrize("told", cases("forward", "rope_scaling_extras"), ids=lambda told: told["name"])
@@ -489,21 +490,23 @@ def of_batch(told: dict[str, Any]) -> str:
 @pytest.mark.parametrize("layout", ["padded", "tree"])
 @pytest.mark.parametrize("told", BATCHES, ids=of_batch)
 def test_loss_and_gradients_are_the_official_ones(
-    told: dict[str, Any], layout: str, reward: IXCForRewardModel, tokenizer: Tokenizer
+    told: dict[str, Any],
+    layout: str,
+    reward: IXCForRewardModel,
+    tokenizer: Tokenizer,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     padded, mask, shown = batch_of(told, tokenizer, "right")
     [pooling] = (ours for ours, name in POOLINGS.items() if name == told["pooling"])
     reward.zero_grad()
     if layout == "padded":
         hidden = reward(padded, mask, features=features(reward, flat(shown))).last_hidden_state
-        pooled = pool(hidden, mask, pooling)
+        scores = reward.scores(pool(hidden, mask, pooling))
     else:
         rows = [row[real].tolist() for row, real in zip(padded, mask.bool(), strict=True)]
         trees = [shared(chosen, rejected) for chosen, rejected in zip(rows[::2], rows[1::2], strict=True)]
-        batch = collate(trees)
-        hidden = reward.model(**batch.inputs(), features=features(reward, flat(shown[::2])))
-        pooled = batch.pool(hidden, pooling)
-    scores = reward.scores(pooled)
+        monkeypatch.setattr(reward.config, "pooling", pooling)
+        scores = reward.branch_scores(collate(trees), features(reward, flat(shown[::2])))
     chosen, rejected = scores.unflatten(0, (-1, 2)).unbind(1)
     loss = bradley_terry_loss(chosen, rejected)
     loss.backward()

@@ -118,7 +118,7 @@ class Learnt(NamedTuple):
 def learnt(model: IXCForRewardModel, rows: list[Tree]) -> Learnt:
     model.zero_grad()
     batch = collate(rows).to(model.device)
-    rewards = model.scores(batch.pool(model.model(**batch.inputs()), model.config.pooling))
+    rewards = model.branch_scores(batch)
     rewards.tanh().sum().backward()
     gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
     return Learnt(rewards.detach().cpu(), torch.cat(gradients).cpu())
@@ -141,9 +141,7 @@ def test_rewards_and_gradients_are_those_of_the_cpu(pooling: str, checkpointed: 
 def test_scoring_first_and_training_then_is_no_mistake():
     model, rows = tiny.reward(hidden_size=64).to(GPU).train(), trees(0)  # pyright: ignore[reportArgumentType]
     with torch.inference_mode():
-        batch = collate(rows).to(GPU)
-        hidden = model.model(**batch.inputs())
-        rewards = model.scores(batch.pool(hidden, "last_token"))
+        rewards = model.branch_scores(collate(rows).to(GPU))
     torch.testing.assert_close(learnt(model, rows).rewards, rewards.cpu())
 
 
@@ -156,8 +154,7 @@ def test_the_host_waits_for_nothing_in_a_pass(pooling: str, checkpointed: bool):
 
     def learn_from(tree: Tree) -> None:
         batch = collate([tree]).to(GPU)
-        hidden = model.model(**batch.inputs(), features=features)
-        model.scores(batch.pool(hidden, pooling)).sum().backward()
+        model.branch_scores(batch, features).sum().backward()
 
     image = tiny.processor().ids["image"]
     for length in (300, 400):  # compiling may wait

@@ -1,11 +1,12 @@
 """A tree of answers gives the numbers of separate rows: hidden states, logits, rewards and gradients."""
 
+import pytest
 import tiny
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from ixc.model import Batch, IXCForCausalLM, IXCForRewardModel, Tree, collate
 from ixc.model.heads import pool
@@ -51,41 +52,41 @@ def test_branches_are_separate_rows(trees: list[tuple[list[int], list[list[int]]
             log_probs(wanted[len(prefix) - 1 : -1], torch.tensor(branch)),
         )
         states = alone(REWARD, prefix + branch)
-        close(batch.pool(scored, "last_token")[number], states[-1])
-        close(batch.pool(scored, "mean")[number], states.mean(0))
+        close(scored[0, batch.end_at[number]], states[-1])
+        close(batch.mean(scored)[number], states.mean(0))
 
 
 def close(got: Tensor, wanted: Tensor) -> None:
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("pooling", ["last_token", "mean"])
 @torch.no_grad()
-def test_rewards_with_pictures_in_the_prefix_are_those_of_separate_rows():
-    batch = collate([SHOWN, PLAIN, BEFORE])
-    hidden = together(REWARD, batch, TOKENS)
+def test_rewards_with_pictures_in_the_prefix_are_those_of_separate_rows(pooling: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(REWARD.config, "pooling", pooling)
     own = [TOKENS[:2]] * 3 + [None] * 2 + [TOKENS[2:]]
     rows = [tree.prefix + branch for tree in (SHOWN, PLAIN, BEFORE) for branch in tree.branches]
     states = [alone(REWARD, row, seen) for row, seen in zip(rows, own, strict=True)]
-    close(REWARD.score(batch.pool(hidden, "last_token")), torch.stack([REWARD.score(s[-1]) for s in states]))
-    close(REWARD.score(batch.pool(hidden, "mean")), torch.stack([REWARD.score(s.mean(0)) for s in states]))
+    pooled = torch.stack([s[-1] if pooling == "last_token" else s.mean(0) for s in states])
+    close(REWARD.branch_scores(collate([SHOWN, PLAIN, BEFORE]), TOKENS), REWARD.scores(pooled))
+
+
+def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 def test_gradients_are_those_of_separate_rows():
     model = tiny.reward()
-
-    def gradients(loss: Tensor) -> dict[str, Tensor]:
-        model.zero_grad()
-        loss.backward()
-        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
     features = TOKENS[:2].clone().requires_grad_()
     batch = collate([SHOWN, PLAIN])
-    tree = gradients(model.score(batch.pool(together(model, batch, features), "last_token")).tanh().sum())
+    tree = gradients(model, model.branch_scores(batch, features).tanh().sum())
     rows = [SHOWN.prefix + branch for branch in SHOWN.branches]
     states = [alone(model, row, features)[-1] for row in rows]
     states += [alone(model, PLAIN.prefix + branch)[-1] for branch in PLAIN.branches]
     from_tree, features.grad = features.grad, None
-    separate = gradients(torch.stack([model.score(state).tanh() for state in states]).sum())
+    separate = gradients(model, torch.stack([model.score(state).tanh() for state in states]).sum())
 
     assert tree.keys() == separate.keys() and "model.layers.0.attention.wqkv.Plora_A.weight" in tree
     for name, gradient in tree.items():
@@ -94,12 +95,52 @@ def test_gradients_are_those_of_separate_rows():
     torch.testing.assert_close(from_tree, features.grad, rtol=1e-3, atol=1e-5)
 
 
+COLUMNS = {
+    "ends of branches": collate([BEFORE, SHOWN]).end_at,
+    "before predicted tokens": collate([BEFORE, SHOWN]).target_from,
+    "pictures too, in any order": torch.tensor([6, 2, 0, 2, 7]),
+    "none": torch.tensor([], dtype=torch.long),
+}
+
+
+@pytest.mark.parametrize("columns", COLUMNS.values(), ids=COLUMNS)
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_columns_read_alone_are_those_of_the_whole_row(columns: Tensor, checkpointed: bool):
+    model, batch, given = tiny.reward().train(), collate([BEFORE, SHOWN]), TOKENS.clone().requires_grad_()
+    if checkpointed:
+        model.gradient_checkpointing_enable()
+    weights = torch.randn(len(columns), 16, generator=torch.Generator().manual_seed(4))
+    wanted = together(model, batch, given)[0, columns]
+    of_all = gradients(model, (wanted * weights).sum())
+    of_features, given.grad = given.grad, None
+    got = model.model(**batch.inputs(), features=given, read=columns)[0]
+    close(got, wanted)
+    of_read = gradients(model, (got * weights).sum())
+    assert given.grad is not None and of_features is not None and of_read.keys() == of_all.keys()
+    for one, same in [(of_read[name], of_all[name]) for name in of_all] + [(given.grad, of_features)]:
+        assert (one - same).norm() <= 1e-5 * same.norm()
+
+
+@torch.no_grad()
+def test_of_columns_not_read_the_last_layer_gives_keys_and_values_only():
+    batch, sizes = collate([BEFORE, SHOWN]), []
+    hooks = [
+        module.register_forward_hook(lambda _, given, out: sizes.append(out.shape[1]))
+        for name, module in REWARD.model.named_modules()
+        if name.endswith(("wo", "w2"))
+    ]
+    REWARD.branch_scores(batch, TOKENS)
+    for hook in hooks:
+        hook.remove()
+    assert sizes == [16, 16, 4, 4]  # tokens, branches; two layers
+
+
 @torch.no_grad()
 def test_a_mean_in_half_precision_has_weights_that_sum_to_1():
     # 1/n in bf16 is off by up to 1/512, and so is a row of more than 256 tokens' n
     hidden, batch = torch.ones(1, 710, 2, dtype=torch.bfloat16), collate([Tree([1] * 700, [[2] * 3, [3] * 7])])
     rows = torch.tensor([[1] * 703 + [0] * 7, [1] * 700 + [0] * 3 + [1] * 7])
-    for pooled in (batch.pool(hidden, "mean"), pool(hidden.expand(2, -1, -1), rows, "mean")):
+    for pooled in (batch.mean(hidden), pool(hidden.expand(2, -1, -1), rows, "mean")):
         torch.testing.assert_close(pooled, torch.ones(2, 2))
 
 
@@ -107,9 +148,7 @@ def test_a_mean_in_half_precision_has_weights_that_sum_to_1():
 def test_other_trees_in_the_row_change_nothing():
     own, row = collate([PLAIN]), collate([Tree([1] * 30, [[5] * 30]), PLAIN, SHOWN])
     close(together(CHAT, row, TOKENS[:2])[0, 60:67], together(CHAT, own)[0])
-    for pooling in ("last_token", "mean"):
-        among = row.pool(together(REWARD, row, TOKENS[:2]), pooling)
-        close(among[1:3], own.pool(together(REWARD, own), pooling))
+    close(row.mean(together(REWARD, row, TOKENS[:2]))[1:3], own.mean(together(REWARD, own)))
 
 
 @torch.no_grad()

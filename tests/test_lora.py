@@ -23,8 +23,7 @@ def batch() -> Batch:
 
 
 def rewards(model: IXCForRewardModel) -> torch.Tensor:
-    row = batch()
-    return model.scores(row.pool(model.model(**row.inputs()), "last_token"))
+    return model.branch_scores(batch())
 
 
 def adapted() -> IXCForRewardModel:

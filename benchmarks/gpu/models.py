@@ -69,6 +69,15 @@ def weights_used(model: IXCForRewardModel) -> Weights:
     return Weights(sum(size for _, size in named) - partial, partial, tower)
 
 
+def weights_of_read(model: IXCForRewardModel) -> Weights:
+    """Those among them that only the tokens pass that a score is read from: the last layer, after its attention."""
+    last = model.model.layers[-1]
+    named = [*last.named_parameters(), *model.model.norm.named_parameters()]
+    sizes = {name: w.numel() for name, w in named if "wqkv" not in name and "attention_norm" not in name}
+    partial = sum(size for name, size in sizes.items() if "Plora" in name)
+    return Weights(sum(sizes.values()) - partial, partial, 0)
+
+
 def patches(config: IXCConfig, tiles: int) -> int:
     """What so many tiles are to the tower."""
     return tiles * ((config.tile_size // config.patch_size) ** 2 + 1)

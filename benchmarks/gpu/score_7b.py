@@ -23,6 +23,7 @@ from benchmarks.gpu.models import (
     patches,
     share_of_peak,
     tell,
+    weights_of_read,
     weights_used,
 )
 from ixc.model import IXCForRewardModel, Tree, collate
@@ -44,8 +45,7 @@ def measure(model: IXCForRewardModel, path: str, answers: int, repeats: int = 5)
     batch = collate([tree]).to(device)
 
     def once() -> None:
-        hidden = model.model(**batch.inputs(), features=torch.cat(model.encode_pictures([shown])))
-        model.scores(batch.pool(hidden, "last_token")).tolist()  # waits for the GPU
+        model.branch_scores(batch, torch.cat(model.encode_pictures([shown]))).tolist()  # waits for the GPU
 
     once()
     forget_memory(device)
@@ -53,15 +53,16 @@ def measure(model: IXCForRewardModel, path: str, answers: int, repeats: int = 5)
     for _ in range(repeats):
         once()
     seconds = (time.perf_counter() - start) / repeats
-    read, weights = batch.input_ids.numel(), weights_used(model)
-    operations = 2 * (weights.language * read + weights.tower * patches(model.config, len(shown[0])))
+    tokens, weights, last = batch.input_ids.numel(), weights_used(model), weights_of_read(model)
+    in_language = weights.language * tokens - last.language * (tokens - answers)
+    operations = 2 * (in_language + weights.tower * patches(model.config, len(shown[0])))
     return {
         "device": device_name(device),
         "answers": answers,
         "tiles": len(shown[0]),
-        "tokens": read,
+        "tokens": tokens,
         "seconds": seconds,
-        "tokens_per_second": read / seconds,
+        "tokens_per_second": tokens / seconds,
         "answers_per_second": answers / seconds,
         "memory_gib": memory_gib(device),
         "share_of_peak": share_of_peak(operations, seconds, device),

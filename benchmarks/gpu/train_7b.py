@@ -14,6 +14,7 @@ The share of the peak is that of the operations which the layout needs, nothing 
 
 with N weights of the language model, T tokens, N' weights of Partial LoRA, P picture tokens, L layers, H heads of E
 channels, S pairs of a token and one that it looks at, V weights of the tower, and X patches that pass it in the step.
+Behind the attention of the last layer T are, in ours, only the tokens that a score is read from, and P none.
 Each configuration is a line; one that the memory is too small for is a line that says so.
 
     python -m benchmarks.gpu.train_7b [--weights bf16 fp32] [--pairs 2] [--keep] [--device cuda] [--tiny] PICTURE ...
@@ -46,6 +47,7 @@ from benchmarks.gpu.models import (
     share_of_peak,
     tell,
     wait_for,
+    weights_of_read,
     weights_used,
 )
 from benchmarks.reward import padded_ids
@@ -80,6 +82,9 @@ class Need(NamedTuple):
 
     tokens: int
     pictures: int
+    read: int
+    """Tokens that pass all of the last layer."""
+    read_pictures: int
     looks: int
     patches: int
 
@@ -118,14 +123,17 @@ def need(way: str, batch: Pass, config: IXCConfig, tiles: int) -> Need:
         for queries, keys, causal in batch.layout.forest.passes:
             size, seen = queries.stop - queries.start, keys.stop - keys.start
             looks += size * (size + 1) // 2 if causal else size * seen
-    in_tower = patches(config, tiles * len(rows)) if way == "padded" else 0
-    return Need(len(ids), int((ids == config.image_token_id).sum()), looks, in_tower)
+    tokens, pictures = len(ids), int((ids == config.image_token_id).sum())
+    if way == "padded":
+        return Need(tokens, pictures, tokens, pictures, looks, patches(config, tiles * len(rows)))
+    return Need(tokens, pictures, len(rows), 0, looks, 0)
 
 
 def operations(model: IXCForRewardModel, need: Need) -> float:
     """Of a training step, as the module's text says."""
-    weights, config = weights_used(model), model.config
+    weights, last, config = weights_used(model), weights_of_read(model), model.config
     linear = 6 * (weights.language * need.tokens + weights.partial * need.pictures)
+    linear -= 6 * (last.language * (need.tokens - need.read) + last.partial * (need.pictures - need.read_pictures))
     attention = 12 * config.num_hidden_layers * config.hidden_size * need.looks
     return linear + attention + 2 * weights.tower * need.patches
 

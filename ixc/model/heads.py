@@ -15,6 +15,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ixc.model.configuration import IXCConfig
 from ixc.model.language import Attention, DecoderLayer, InternLM2, PLoRALinear
+from ixc.model.layout import Batch
 from ixc.model.vision import VisionEmbeddings, VisionTower, merge_patches, picture_sequence
 
 HEADS = ("output.weight", "score.weight")
@@ -315,6 +316,17 @@ class IXCForRewardModel(IXCPreTrainedModel):
             attention_mask = torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device)
         scores = self.scores(pool(hidden, attention_mask, self.config.pooling))
         return RewardOutput(logits=scores[:, None], last_hidden_state=hidden, past_key_values=out.past_key_values)
+
+    def branch_scores(self, batch: Batch, features: Float[Tensor, "P D"] | None = None) -> Float[Tensor, " R"]:
+        """One score per branch, tree by tree, as separate rows would get; fp32.
+
+        Args:
+            features: picture tokens of all trees, in reading order.
+        """
+        given = {**batch.inputs(), "features": features}
+        if self.config.pooling == "last_token":
+            return self.scores(self.model(**given, read=batch.end_at)[0])
+        return self.scores(batch.mean(self.model(**given)))
 
     def scores(self, pooled: Float[Tensor, "*R D"]) -> Float[Tensor, "*R"]:
         """The score head, in fp32, also under autocast."""

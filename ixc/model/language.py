@@ -4,7 +4,7 @@ Letters in names: B rows, T tokens, D hidden channels, H query heads, G key/valu
 Parameter names are the official checkpoint's.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,18 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from ixc.model.attention import NAME as SHARED_PREFIX
 from ixc.model.attention import Branches, Forest, placed
 from ixc.model.configuration import IXCConfig
+
+Places = Int[Tensor, " P"] | Bool[Tensor, " BT"]
+"""Which tokens of a batch come from a picture: where these stand, or yes or no for each, where their number is not
+known to the host."""
+
+
+class Read(NamedTuple):
+    """The columns of a packed row that a head reads; of the others the last layer gives keys and values, no more."""
+
+    columns: Int[Tensor, " R"]
+    places: Bool[Tensor, " R"] | None
+    """Which of them come from a picture; None: the row has none."""
 
 
 class PLoRALinear(nn.Linear):
@@ -33,11 +45,13 @@ class PLoRALinear(nn.Linear):
         self.Plora_B = nn.Linear(rank, out_features, bias=False)
         self.scale = scale
 
-    def forward(self, input: Float[Tensor, "B T i"], places: Int[Tensor, " P"] | None) -> Float[Tensor, "B T o"]:
+    def forward(self, input: Float[Tensor, "B T i"], places: Places | None) -> Float[Tensor, "B T o"]:
         """`places`: the picture tokens among the B x T; None when there is no picture."""
         rows = input.flatten(0, 1)
         out = F.linear(rows, self.weight)
-        if places is not None:
+        if places is not None and places.dtype == torch.bool:
+            out.addcmul_(self.Plora_B(self.Plora_A(rows)), places[:, None].to(out), value=self.scale)
+        elif places is not None:
             low_rank = self.Plora_B(self.Plora_A(rows.index_select(0, places)))
             out.index_add_(0, places, low_rank, alpha=self.scale)
         return out.unflatten(0, input.shape[:2])
@@ -140,17 +154,19 @@ class Attention(nn.Module):
         x: Float[Tensor, "B T D"],
         rope: tuple[Tensor, Tensor],
         attention_mask: Tensor | None,
-        places: Int[Tensor, " P"] | None,
+        places: Places | None,
         past_key_values: Cache | None = None,
         forest: Forest | None = None,
+        read: Read | None = None,
         **kwargs: Any,
-    ) -> tuple[Float[Tensor, "B T D"], Tensor | None]:
+    ) -> tuple[Float[Tensor, "B _ D"], Tensor | None]:
         """The output, and the attention weights where the implementation has them.
 
         Args:
             rope: cosine and sine, [B 1 T E].
             attention_mask: in the form that the configured implementation takes; None: causal.
             forest: x is a packed row of trees; the attention is then `ixc.model.attention`'s.
+            read: the only columns whose output is asked for; None: all.
         """
         groups = self.wqkv(x, places).unflatten(-1, (-1, self.num_key_value_groups + 2, self.head_dim))
         q = groups[..., :-2, :].flatten(2, 3).transpose(1, 2)
@@ -164,6 +180,8 @@ class Attention(nn.Module):
             name, kwargs["layout"] = SHARED_PREFIX, layout
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
         out, weights = attend(self, q, k, v, attention_mask, scaling=self.scaling, **kwargs)
+        if read is not None:
+            out, places = out.index_select(1, read.columns), read.places
         return self.wo(out.flatten(2), places), weights
 
 
@@ -176,7 +194,7 @@ class FeedForward(nn.Module):
         self.w1, self.w3 = (PLoRALinear(narrow, wide, *config.plora(name)) for name in ("w1", "w3"))
         self.w2 = PLoRALinear(wide, narrow, *config.plora("w2"))
 
-    def forward(self, x: Float[Tensor, "B T D"], places: Int[Tensor, " P"] | None) -> Float[Tensor, "B T D"]:
+    def forward(self, x: Float[Tensor, "B T D"], places: Places | None) -> Float[Tensor, "B T D"]:
         """`w2(silu(w1 x) * w3 x)`."""
         return self.w2(F.silu(self.w1(x, places)) * self.w3(x, places), places)
 
@@ -196,13 +214,17 @@ class DecoderLayer(GradientCheckpointingLayer):
         x: Float[Tensor, "B T D"],
         rope: tuple[Tensor, Tensor],
         attention_mask: Tensor | None,
-        places: Int[Tensor, " P"] | None,
+        places: Places | None,
         past_key_values: Cache | None = None,
+        read: Read | None = None,
         **kwargs: Any,
-    ) -> Float[Tensor, "B T D"]:
+    ) -> Float[Tensor, "B _ D"]:
         """Attention, then feed-forward, each with its residual; arguments as in `Attention.forward`."""
-        normed = self.attention_norm(x)
-        x = x + self.attention(normed, rope, attention_mask, places, past_key_values=past_key_values, **kwargs)[0]
+        kwargs |= {"past_key_values": past_key_values, "read": read}
+        attended = self.attention(self.attention_norm(x), rope, attention_mask, places, **kwargs)[0]
+        if read is not None:
+            x, places = x.index_select(1, read.columns), read.places
+        x = x + attended
         return x + self.feed_forward(self.ffn_norm(x), places)
 
 
@@ -225,8 +247,9 @@ class InternLM2(nn.Module):
         past_key_values: Cache | None = None,
         inputs_embeds: Float[Tensor, "B T D"] | None = None,
         forest: Forest | None = None,
+        read: Int[Tensor, " R"] | None = None,
         **kwargs: Any,
-    ) -> Float[Tensor, "B T D"]:
+    ) -> Float[Tensor, "B _ D"]:
         """Hidden states after the final norm.
 
         Args:
@@ -237,6 +260,7 @@ class InternLM2(nn.Module):
             position_ids: default 0, 1, 2, ... after what the cache holds, padding on the left not counted.
             inputs_embeds: instead of `input_ids`, pictures in their places; no token then counts as a picture's.
             forest: the input is a packed row of trees, `ixc.model.layout.Batch`, which gives `position_ids` too.
+            read: columns of the one row; nothing else is returned, nor computed where nothing depends on it.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give input_ids or inputs_embeds, one of them")
@@ -250,9 +274,11 @@ class InternLM2(nn.Module):
         if forest is not None and self.config.rope["rope_type"] == "dynamic":
             lengths = placed(forest.lengths(), x.device)[None]
         rope = rope_tables(position_ids, self.config, x.dtype, lengths)
-        for layer in self.layers:
-            x = layer(x, rope, mask, places, past_key_values=past_key_values, forest=forest, **kwargs)
-        return self.norm(x)
+        kwargs |= {"past_key_values": past_key_values, "forest": forest}
+        *before, last = self.layers
+        for layer in before:
+            x = layer(x, rope, mask, places, **kwargs)
+        return self.norm(last(x, rope, mask, places, read=_read(x, read, places), **kwargs))
 
     def mask(
         self, x: Tensor, attention_mask: Tensor | None, past_key_values: Cache | None, position_ids: Tensor
@@ -277,6 +303,15 @@ class InternLM2(nn.Module):
             return x, None
         places = torch.nonzero_static(image, size=len(features)).squeeze(1)
         return x.flatten(0, 1).index_copy(0, places, features.to(x)).view_as(x), places
+
+
+def _read(
+    x: Float[Tensor, "B T D"], columns: Int[Tensor, " R"] | None, places: Int[Tensor, " P"] | None
+) -> Read | None:
+    if columns is None or places is None:
+        return None if columns is None else Read(columns, None)
+    pictures = torch.zeros(x.shape[1], dtype=torch.bool, device=x.device).index_fill_(0, places, True)
+    return Read(columns, pictures[columns])
 
 
 class WrongPictures(ValueError):

@@ -52,10 +52,8 @@ class Batch:
         """What `InternLM2.forward` takes of it."""
         return {"input_ids": self.input_ids, "position_ids": self.position_ids, "forest": self.forest}
 
-    def pool(self, hidden: Float[Tensor, "1 T D"], pooling: str) -> Float[Tensor, "R D"]:
-        """The state a branch is scored by: its last token's, or the mean over prefix and branch, which is fp32."""
-        if pooling == "last_token":
-            return hidden[0, self.end_at]
+    def mean(self, hidden: Float[Tensor, "1 T D"]) -> Float[Tensor, "R D"]:
+        """The mean over prefix and branch, fp32."""
         tree, branch = (placed(x, hidden.device) for x in self.forest.numbers())
         own, prefix = branch == branch[self.end_at, None], branch < 0
         weights = ((tree == tree[self.end_at, None]) & (own | prefix)).float()
