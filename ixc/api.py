@@ -73,7 +73,7 @@ class Asked:
     """Which chats each branch stands for; equal ones are one branch."""
 
     def __len__(self) -> int:
-        return len(self.tree.prefix) + sum(map(len, self.tree.branches))
+        return len(self.tree)
 
 
 class RewardModel:

@@ -29,8 +29,8 @@ def run(
 ) -> Metrics:
     """Gold accuracy, reward and length of the picked answer for each N, on held-out prompts."""
     samples = balanced(verifiable(read_samples(prompts)), params.max_prompts, params.seed)
-    device = distributed.device()
-    (policy, processor), (judge, _) = load(chat, IXCForCausalLM, device), load(reward, IXCForRewardModel, device)
+    place = distributed.device(), params.precision
+    (policy, processor), (judge, _) = load(chat, IXCForCausalLM, *place), load(reward, IXCForRewardModel, *place)
     features = Features(policy, processor, media, params.features)
     answers = generate(
         policy,

@@ -44,7 +44,7 @@ class Row(NamedTuple):
     objection: str = ""
 
     def __len__(self) -> int:
-        return len(self.tree.prefix) + sum(map(len, self.tree.branches))
+        return len(self.tree)
 
 
 def score_table(
@@ -176,8 +176,8 @@ def objection_to(tree: Tree, pass_tokens: int) -> str:
     """Why a row cannot be scored, whatever its pictures show."""
     if not tree.branches:
         return "no answer: neither candidates nor chosen"
-    length = len(tree.prefix) + sum(map(len, tree.branches))
-    return f"{length:,} tokens, more than {pass_tokens:,}; raise --pass-tokens" if length > pass_tokens else ""
+    form = f"{len(tree):,} tokens, more than {pass_tokens:,}; raise --pass-tokens"
+    return form if len(tree) > pass_tokens else ""
 
 
 def answers_of(sample: Sample) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from ixc.batches import refuse_larger
 from ixc.features import Features
 from ixc.inference import rewards_of, scoring_tree
 from ixc.model import Batch, IXCForRewardModel, Tree, collate
+from ixc.model.attention import placed
 from ixc.samples import Sample
 
 
@@ -81,8 +83,7 @@ def measured(features: Features, rows: Sequence[Contest], pass_tokens: int) -> l
     Raises:
         OverBudget: one is longer than a pass may be.
     """
-    trees = (tree_of(features, row) for row in rows)
-    lengths = [len(tree.prefix) + sum(map(len, tree.branches)) for tree in trees]
+    lengths = [len(tree_of(features, row)) for row in rows]
     names = [row.sample.id for row in rows]
     refuse_larger(lengths, names, pass_tokens, "tokens", "train_rm.pass_tokens")
     return lengths
@@ -105,7 +106,7 @@ def compare(
     """Rewards of the better and of the other answer of each pair; every answer is read once, however many its pairs."""
     rewards = rewards_of(model, features, [c.sample for c in batch.contests], batch.layout)
     starts = list(accumulate((len(c.answers) for c in batch.contests), initial=0))
-    placed = list(zip(batch.contests, starts[:-1], strict=True))
-    chosen = [start + i for contest, start in placed for i in contest.chosen]
-    rejected = [start + i for contest, start in placed for i in contest.rejected]
-    return rewards[chosen], rewards[rejected]
+    found = list(zip(batch.contests, starts[:-1], strict=True))
+    chosen = torch.tensor([start + i for contest, start in found for i in contest.chosen])
+    rejected = torch.tensor([start + i for contest, start in found for i in contest.rejected])
+    return rewards[placed(chosen, rewards.device)], rewards[placed(rejected, rewards.device)]

@@ -26,7 +26,7 @@ def run(
 ) -> Metrics:
     """Score the pairs as they are and with swapped media; a tie counts as wrong."""
     samples = list(read_samples(pairs))
-    model, processor = load(reward, IXCForRewardModel, distributed.device())
+    model, processor = load(reward, IXCForRewardModel, distributed.device(), params.precision)
     features = Features(model, processor, media, params.features)
     rewards = _score(params, model, features, samples)
     write_samples((replace(s, rewards=r) for s, r in zip(samples, rewards, strict=True)), scored)

@@ -22,6 +22,7 @@ from ixc import distributed
 from ixc.batches import ahead, within
 from ixc.files import track
 from ixc.model import IXCPreTrainedModel, IXCProcessor
+from ixc.model.attention import placed
 from ixc.model.pictures import num_tokens
 from ixc.model.processing import Picture
 from ixc.params import FeatureParams
@@ -164,7 +165,7 @@ class Features:
         found = self.of(samples)
         with self._stopwatch():
             tokens = torch.cat(found) if found else None
-        return None if tokens is None else tokens.to(self.model.device)
+        return None if tokens is None else placed(tokens, self.model.device)
 
     def timed(self, coming: Iterable[T]) -> Iterator[T]:
         """What is read ahead, and how long it was waited for."""

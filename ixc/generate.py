@@ -82,7 +82,7 @@ def locally(
     params: GenerateParams, samples: Sequence[Sample], media: Path, base: Path, journal: Journal
 ) -> list[Answered]:
     """The base model's answers, batch by batch."""
-    model, processor = load(base, IXCForCausalLM, distributed.device())
+    model, processor = load(base, IXCForCausalLM, distributed.device(), params.precision)
     features = Features(model, processor, media, params.features)
     features.prepare(samples)
     model.eval()

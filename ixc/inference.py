@@ -16,6 +16,9 @@ from ixc.model.attention import Branches, placed
 from ixc.params import PASS_TOKENS
 from ixc.samples import Sample
 
+STEPS_AHEAD = 16
+"""Tokens of each answer that a GPU is given to sample before the host asks whether all have ended."""
+
 
 class Answer(NamedTuple):
     """A sampled answer."""
@@ -128,11 +131,6 @@ def _scored(features: Features, text: str) -> list[int]:
     return features.processor.scored(features.processor.answer(text))
 
 
-def size_of(tree: Tree) -> int:
-    """Tokens of prefix and branches."""
-    return len(tree.prefix) + sum(map(len, tree.branches))
-
-
 def rewards_of(
     model: IXCForRewardModel, features: Features, samples: Sequence[Sample], batch: Batch
 ) -> Float[Tensor, " R"]:
@@ -233,8 +231,11 @@ def _decode(
     max_new_tokens: int,
     generator: torch.Generator,
 ) -> Int[Tensor, "B N"]:
-    """Sample token by token until every row has ended; `start`: the position of its first token."""
-    end = model.config.end_of_turn_token_id
+    """Sample token by token until every row has ended; `start`: the position of its first token.
+
+    To know whether all have, the host waits for a GPU; so there it looks only now and then.
+    """
+    end, look = model.config.end_of_turn_token_id, 1 if last.device.type == "cpu" else STEPS_AHEAD
     tokens: list[Tensor] = []
     done = torch.zeros(len(last), dtype=torch.bool, device=last.device)
     for step in range(max_new_tokens):
@@ -244,7 +245,7 @@ def _decode(
         token = torch.multinomial(probabilities, 1, generator=generator)
         tokens.append(token)
         done |= token[:, 0] == end
-        if done.all() or step + 1 == max_new_tokens:
+        if step + 1 == max_new_tokens or ((step + 1) % look == 0 and done.all()):
             break
         last = model.model(token, position_ids=(start + step)[:, None], past_key_values=said)[:, -1]
     return torch.cat(tokens, 1)

@@ -26,6 +26,10 @@ PASS_TOKENS = 32_768
 """The tokens that one forward pass without gradients may have where nobody says otherwise."""
 
 
+Precision = Literal["fp32", "bf16"]
+"""What a model computes in; its score head stays in fp32."""
+
+
 class BadParams(ValueError):
     """A parameter file that does not say what its schema asks for."""
 
@@ -235,6 +239,8 @@ class GenerateParams:
     """Prompts decoded together at most."""
     pass_tokens: int = Field(default=PASS_TOKENS, gt=0)
     """Tokens that are in memory together at most, of prompts with all their answers; a prompt of more is refused."""
+    precision: Precision | None = None
+    """None: as the weights are stored. `train_rm` and `train_ppo` store fp32."""
     features: FeatureParams = FeatureParams()
     server: ServerParams | None = None
     """Answers in place of the base model: the same model behind vLLM, say; none: the base model itself."""
@@ -358,7 +364,7 @@ class TrainRMParams:
     focal: float = Field(default=0.0, ge=0)
     centering: float = Field(default=0.0, ge=0)
     """Weight of `centering_loss`: makes rewards comparable between prompts, which cleaning and PPO want."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     """`bf16` (official): the model computes in bfloat16; weights, optimizer and score head stay in fp32."""
     gradient_checkpointing: bool = False
     """Compute each layer again in the backward pass, rather than keep what it computed. Official: yes."""
@@ -410,6 +416,8 @@ class EvaluateRMParams:
     """Tokens of one forward pass at most: what memory allows. An answer that exceeds it with its prompt is refused."""
     num_resamples: int = Field(default=1000, gt=0)
     """Bootstrap resamples of the 95 % confidence intervals."""
+    precision: Precision | None = None
+    """None: as the weights are stored. `train_rm` and `train_ppo` store fp32."""
     features: FeatureParams = FeatureParams()
 
 
@@ -448,7 +456,7 @@ class TrainPPOParams:
     max_new_tokens: int = Field(default=32, gt=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Of the policy's gradient, and of the critic's."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     """`bf16`: the models compute in bfloat16; weights that are trained, and heads, stay in fp32."""
     gradient_checkpointing: bool = False
     """As in `train_rm`."""
@@ -482,6 +490,8 @@ class BestOfNParams:
     """Prompts answered and scored together at most."""
     pass_tokens: int = Field(default=PASS_TOKENS, gt=0)
     """Tokens that are in memory together at most, of prompts with all their answers; a prompt of more is refused."""
+    precision: Precision | None = None
+    """None: as the weights are stored. `train_rm` and `train_ppo` store fp32."""
     features: FeatureParams = FeatureParams()
 
 
@@ -498,6 +508,8 @@ class CleanParams:
     """Rows scored together at most."""
     pass_tokens: int = Field(default=PASS_TOKENS, gt=0)
     """As in `evaluate_rm`."""
+    precision: Precision | None = None
+    """None: as the weights are stored. `train_rm` and `train_ppo` store fp32."""
     features: FeatureParams = FeatureParams()
 
 

@@ -7,13 +7,15 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from ixc.batches import within
 from ixc.features import Features
-from ixc.inference import cut, sample_tokens, size_of
+from ixc.inference import cut, sample_tokens
 from ixc.losses import generalized_advantages
 from ixc.model import Batch, IXCForCausalLM, IXCForRewardModel, IXCProcessor, Tree, collate
+from ixc.model.attention import placed
 from ixc.params import TrainPPOParams
 from ixc.samples import Sample
 
@@ -63,7 +65,7 @@ def passes(
     params: TrainPPOParams, prompts: Sequence[Prompt], trees: Sequence[Tree], device: torch.device
 ) -> Iterator[Pass]:
     """The trees, in order, in as few passes as `params.pass_tokens` allows."""
-    for rows in within(range(len(trees)), list(map(size_of, trees)), params.pass_tokens):
+    for rows in within(range(len(trees)), list(map(len, trees)), params.pass_tokens):
         yield Pass(collate([trees[i] for i in rows]).to(device), together([prompts[i] for i in rows], device))
 
 
@@ -106,8 +108,8 @@ def roll_out(
     old, reference, values = map(torch.cat, zip(*read, strict=True))
     rewards = judge(params, models.reward, processor, prompts, said)
     goals = normal([prompt.sample.domain for prompt in prompts], rewards)
-    branches = collate(trees).target_branch.to(device)
-    advantages, returns = credit(params, branches, old - reference, values, goals.flatten())
+    lengths = [len(ids) for row in said for ids in row]
+    advantages, returns = credit(params, lengths, old - reference, values, goals.flatten())
     sizes = [sum(map(len, ids)) for ids in said]
     columns = (old, reference, advantages, returns)
     parts = zip(*(x.split(sizes) for x in columns), strict=True)
@@ -147,7 +149,7 @@ def judge(
 
 def credit(
     params: TrainPPOParams,
-    branches: Int[Tensor, " M"],
+    lengths: Sequence[int],
     divergence: Float[Tensor, " M"],
     values: Float[Tensor, " M"],
     goals: Float[Tensor, " R"],
@@ -155,18 +157,15 @@ def credit(
     """Advantages and returns of every token: minus its KL cost, and with the last one the answer's reward.
 
     Args:
-        branches: which answer each token belongs to.
+        lengths: tokens of each answer.
         divergence: of the policy from the reference, nats.
         goals: the answers' rewards, standardised.
     """
-    lengths = torch.bincount(branches, minlength=len(goals))
-    at = torch.cat([torch.arange(n, device=goals.device) for n in lengths.tolist()])
-    rewards, padded = goals.new_zeros(2, len(goals), int(lengths.max()))
-    rewards[branches, at] = -params.kl_coef * divergence
-    rewards[torch.arange(len(goals), device=goals.device), lengths - 1] += goals
-    padded[branches, at] = values
-    advantages = generalized_advantages(rewards, padded, lengths, params.gamma, params.lam)
-    advantages = advantages[branches, at]
+    costs, padded = (pad_sequence(list(x.split(list(lengths))), True) for x in (-params.kl_coef * divergence, values))
+    sizes = placed(torch.tensor(lengths), goals.device)
+    rewards = costs.scatter_add(1, sizes[:, None] - 1, goals[:, None])
+    padded = generalized_advantages(rewards, padded, sizes, params.gamma, params.lam)
+    advantages = torch.cat([row[:size] for row, size in zip(padded, lengths, strict=True)])
     return advantages, advantages + values
 
 

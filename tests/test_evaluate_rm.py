@@ -3,17 +3,22 @@
 import math
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tiny
+import torch
 
+from ixc import best_of_n, clean, evaluate_rm, generate
 from ixc.batches import OverBudget
 from ixc.evaluate_rm import by_group, interval, run, swap_media
+from ixc.inference import score
 from ixc.metrics import calibration_error
+from ixc.model import IXCForRewardModel
 from ixc.model.folder import save
-from ixc.params import EvaluateRMParams
-from ixc.samples import Media, read_samples, write_samples
+from ixc.params import BestOfNParams, CleanParams, EvaluateRMParams, GenerateParams
+from ixc.samples import Media, answer, read_samples, write_samples
 
 
 def test_every_pair_is_in_the_groups_that_it_belongs_to():
@@ -90,3 +95,36 @@ def test_the_stage_scores_the_pairs_in_their_order(tmp_path: Path):
     assert run(EvaluateRMParams(batch_size=3), *paths) == metrics
     with pytest.raises(OverBudget, match="tokens, more than pass_tokens 20"):
         run(EvaluateRMParams(pass_tokens=20), *paths)
+
+    run(EvaluateRMParams(batch_size=3, precision="bf16"), *paths)
+    half = tiny.features(tiny.reward().bfloat16(), tmp_path / "media")
+    assert isinstance(half.model, IXCForRewardModel)
+    wanted = score(half.model, half, pairs, [("yes", "no" * i) for i in range(8)], 3)
+    assert [list(s.rewards) for s in read_samples(paths[-1])] == wanted
+
+
+class Stopped(Exception):
+    """The stage has come to loading its first model."""
+
+
+@pytest.mark.parametrize(
+    ("stage", "params"),
+    [
+        (generate, GenerateParams(precision="bf16")),
+        (evaluate_rm, EvaluateRMParams(precision="bf16")),
+        (best_of_n, BestOfNParams(precision="bf16")),
+        (clean, CleanParams(precision="bf16")),
+    ],
+)
+def test_models_that_are_only_read_are_loaded_in_the_precision_asked_for(
+    stage: Any, params: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def load(folder: Path, kind: type, device: torch.device, dtype: str) -> None:
+        assert dtype == "bf16"
+        raise Stopped
+
+    monkeypatch.setattr(stage, "load", load)
+    write_samples([tiny.sample("?", gold=tiny.match("a"), split="val", chosen=answer("a"))], tmp_path / "table.parquet")
+    folders = [tmp_path / name for name in ("media", "model", "more", "last")]
+    with pytest.raises(Stopped):
+        stage.run(params, tmp_path / "table.parquet", *folders[: 4 if stage in (best_of_n, clean) else 3])

@@ -35,7 +35,7 @@ def test_credit_by_hand():
     params = TrainPPOParams(gamma=0.5, lam=0.5, kl_coef=0.1)
     advantages, returns = credit(
         params,
-        branches=torch.tensor([0, 0, 1]),
+        lengths=[2, 1],
         divergence=torch.tensor([1.0, -2.0, 0.0]),
         values=torch.tensor([1.0, 2.0, 0.5]),
         goals=torch.tensor([3.0, 1.0]),
@@ -45,12 +45,12 @@ def test_credit_by_hand():
 
 
 def test_credit_does_not_flow_between_trees():
-    params, branches = TrainPPOParams(), torch.tensor([0, 0, 1, 2, 3, 3, 3])
+    params, lengths = TrainPPOParams(), [2, 1, 1, 3]
     nats, values = torch.randn(2, 7, generator=torch.Generator().manual_seed(0))
     goals = torch.tensor([1.0, -2.0, 0.5, 3.0])
-    together = credit(params, branches, nats, values, goals)
-    first = credit(params, branches[:3], nats[:3], values[:3], goals[:2])
-    second = credit(params, branches[3:] - 2, nats[3:], values[3:], goals[2:])
+    together = credit(params, lengths, nats, values, goals)
+    first = credit(params, lengths[:2], nats[:3], values[:3], goals[:2])
+    second = credit(params, lengths[2:], nats[3:], values[3:], goals[2:])
     for got, parts in zip(together, zip(first, second, strict=True), strict=True):
         torch.testing.assert_close(got, torch.cat(parts))
 

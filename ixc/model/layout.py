@@ -25,6 +25,10 @@ class Tree:
     free: list[int] = field(default_factory=list)
     """Leading tokens of each branch that are given, not predicted; empty: none."""
 
+    def __len__(self) -> int:
+        """Tokens of prefix and branches."""
+        return len(self.prefix) + sum(map(len, self.branches))
+
 
 @dataclass(frozen=True)
 class Batch:

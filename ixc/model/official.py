@@ -65,6 +65,7 @@ _FIXED = {
     "vision_select_layer": -1,
 }
 """What this architecture is, where `config.json` says it."""
+_SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _TOKENS = {
     "bos_token_id": "bos",
@@ -152,14 +153,15 @@ def from_official(
 
 
 def as_dtype(told: torch.dtype | str | None) -> torch.dtype | None:
-    """A floating-point type from torch's own or its name; `None` or "auto": none in particular.
+    """A floating-point type from torch's own, its name or its short name; `None` or "auto": none in particular.
 
-    >>> as_dtype("bfloat16"), as_dtype("auto")
-    (torch.bfloat16, None)
+    >>> as_dtype("bfloat16"), as_dtype("bf16"), as_dtype("auto")
+    (torch.bfloat16, torch.bfloat16, None)
     """
     if told is None or told == "auto":
         return None
-    found = getattr(torch, told.removeprefix("torch."), None) if isinstance(told, str) else told
+    name = _SHORT.get(told, told.removeprefix("torch.")) if isinstance(told, str) else told
+    found = getattr(torch, name, None) if isinstance(name, str) else name
     if found not in _FLOATS.values():
         raise ValueError(f'dtype: {told!r}: give "auto", "float32", "bfloat16" or "float16"')
     return found
