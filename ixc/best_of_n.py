@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import comb
 from pathlib import Path
 
 import numpy as np
@@ -69,17 +70,18 @@ def curve(
     right: Sequence[Sequence[int]],
     lengths: Sequence[Sequence[int]],
 ) -> Metrics:
-    """For each N, over all disjoint groups of N answers: the picked answer, and the oracle that picks a right one.
+    """For each N, the mean over all sets of N of a prompt's K answers: the picked one, and an oracle's, a right one.
 
-    `gold` never exceeds `oracle`. Groups instead of the first N answers: every answer counts for every N.
+    An answer is picked from those sets whose others are all behind it: of C(K, N), C(behind, N - 1). So one sample of
+    K estimates every N, without bias (pass@k: Codex, arXiv:2107.03374, eq. 1). `gold` never exceeds `oracle`.
     """
     r, c, tokens = (np.array(x, dtype=float) for x in (rewards, right, lengths))
+    answers = r.shape[1]
+    best, behind = np.argsort(-r, axis=1, kind="stable"), range(answers - 1, -1, -1)
     metrics: Metrics = {}
     for n in sizes:
-        groups = (len(r), r.shape[1] // n, n)
-        r_n, c_n, t_n = (x[:, : groups[1] * n].reshape(groups) for x in (r, c, tokens))
-        best = r_n.argmax(-1, keepdims=True)
-        picked = {"gold": c_n, "reward": r_n, "length": t_n}
-        metrics |= {f"{k}/{n}": float(np.take_along_axis(x, best, -1).mean()) for k, x in picked.items()}
-        metrics[f"oracle/{n}"] = float(c_n.max(-1).mean())
+        share = np.array([comb(others, n - 1) for others in behind]) / comb(answers, n)
+        for name, values in (("gold", c), ("reward", r), ("length", tokens)):
+            metrics[f"{name}/{n}"] = float(np.mean(np.take_along_axis(values, best, 1) @ share))
+        metrics[f"oracle/{n}"] = float(np.mean(-np.sort(-c, axis=1) @ share))
     return metrics

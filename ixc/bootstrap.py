@@ -170,6 +170,6 @@ def target(sample: Sample, noise: float, rng: random.Random) -> str:
 
 def answer_loss(model: IXCForCausalLM, batch: Batch, features: Float[Tensor, "P D"] | None) -> Float[Tensor, ""]:
     """Cross-entropy of the answers' tokens, nats per token of all processes' together."""
-    logits = model.output(model.model(**batch.inputs(), features=features, read=batch.target_from)[0])
+    logits = model.output(model.model(**batch.inputs(), features=features, columns=batch.target_from)[0])
     tokens = distributed.summed(torch.tensor(float(len(batch.target_ids)), device=logits.device))
     return F.cross_entropy(logits.float(), batch.target_ids, reduction="sum") / tokens

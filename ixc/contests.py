@@ -106,7 +106,7 @@ def compare(
     """Rewards of the better and of the other answer of each pair; every answer is read once, however many its pairs."""
     rewards = rewards_of(model, features, [c.sample for c in batch.contests], batch.layout)
     starts = list(accumulate((len(c.answers) for c in batch.contests), initial=0))
-    found = list(zip(batch.contests, starts[:-1], strict=True))
-    chosen = torch.tensor([start + i for contest, start in found for i in contest.chosen])
-    rejected = torch.tensor([start + i for contest, start in found for i in contest.rejected])
+    rows = list(zip(batch.contests, starts[:-1], strict=True))
+    chosen = torch.tensor([start + i for contest, start in rows for i in contest.chosen])
+    rejected = torch.tensor([start + i for contest, start in rows for i in contest.rejected])
     return rewards[placed(chosen, rewards.device)], rewards[placed(rejected, rewards.device)]

@@ -216,7 +216,7 @@ def sample_tokens(
     batch = collate([Tree(prompt, []) for prompt in prompts]).to(model.device)
     lengths = placed(torch.tensor([len(p) for p in prompts]), model.device)
     kept, ends = DynamicCache(), lengths.cumsum(0) - 1
-    hidden = model.model(**batch.inputs(), features=features, past_key_values=kept, read=ends)
+    hidden = model.model(**batch.inputs(), features=features, past_key_values=kept, columns=ends)
     last, start = (x.repeat_interleave(num_answers, 0) for x in (hidden[0], lengths))
     said = Branches(kept, batch.forest, num_answers) if len(last) > 1 else kept  # one alone has nobody to share with
     return _decode(model, said, last, start, temperature, max_new_tokens, generator)

@@ -27,7 +27,6 @@ PASS_TOKENS = 32_768
 
 
 Precision = Literal["fp32", "bf16"]
-"""What a model computes in; its score head stays in fp32."""
 
 
 class BadParams(ValueError):
@@ -240,7 +239,7 @@ class GenerateParams:
     pass_tokens: int = Field(default=PASS_TOKENS, gt=0)
     """Tokens that are in memory together at most, of prompts with all their answers; a prompt of more is refused."""
     precision: Precision | None = None
-    """None: as the weights are stored. `train_rm` and `train_ppo` store fp32."""
+    """What the model's weights are kept and computed in; none: as they are stored."""
     features: FeatureParams = FeatureParams()
     server: ServerParams | None = None
     """Answers in place of the base model: the same model behind vLLM, say; none: the base model itself."""
@@ -417,7 +416,7 @@ class EvaluateRMParams:
     num_resamples: int = Field(default=1000, gt=0)
     """Bootstrap resamples of the 95 % confidence intervals."""
     precision: Precision | None = None
-    """None: as the weights are stored. `train_rm` and `train_ppo` store fp32."""
+    """What weights are kept and computed in; none: as they are stored, and `train_rm` stores fp32."""
     features: FeatureParams = FeatureParams()
 
 
@@ -491,7 +490,7 @@ class BestOfNParams:
     pass_tokens: int = Field(default=PASS_TOKENS, gt=0)
     """Tokens that are in memory together at most, of prompts with all their answers; a prompt of more is refused."""
     precision: Precision | None = None
-    """None: as the weights are stored. `train_rm` and `train_ppo` store fp32."""
+    """As in `evaluate_rm`."""
     features: FeatureParams = FeatureParams()
 
 
@@ -509,7 +508,7 @@ class CleanParams:
     pass_tokens: int = Field(default=PASS_TOKENS, gt=0)
     """As in `evaluate_rm`."""
     precision: Precision | None = None
-    """None: as the weights are stored. `train_rm` and `train_ppo` store fp32."""
+    """As in `evaluate_rm`."""
     features: FeatureParams = FeatureParams()
 
 

@@ -51,7 +51,7 @@ def fetched(features: Features, samples: Sequence[Sample]) -> list[Prompt]:
 def together(prompts: Sequence[Prompt], device: torch.device) -> Float[Tensor, "P D"] | None:
     """The picture tokens of several prompts, in reading order; None when there is no picture."""
     pictures = [tokens for prompt in prompts for tokens in prompt.pictures]
-    return torch.cat(pictures).to(device) if pictures else None
+    return placed(torch.cat(pictures), device) if pictures else None
 
 
 class Pass(NamedTuple):
@@ -144,12 +144,12 @@ def judge(
     read = [model.branch_scores(*each) for each in passes(params, prompts, trees, model.device)]
     rewards = torch.cat(read).unflatten(0, (len(prompts), -1))
     ended = torch.tensor([[ids[-1] == processor.ids["turn_end"] for ids in row] for row in said])
-    return torch.where(ended.to(rewards.device), rewards, rewards.min())
+    return torch.where(placed(ended, rewards.device), rewards, rewards.min())
 
 
 def credit(
     params: TrainPPOParams,
-    lengths: Sequence[int],
+    lengths: list[int],
     divergence: Float[Tensor, " M"],
     values: Float[Tensor, " M"],
     goals: Float[Tensor, " R"],
@@ -161,7 +161,7 @@ def credit(
         divergence: of the policy from the reference, nats.
         goals: the answers' rewards, standardised.
     """
-    costs, padded = (pad_sequence(list(x.split(list(lengths))), True) for x in (-params.kl_coef * divergence, values))
+    costs, padded = (pad_sequence(list(x.split(lengths)), True) for x in (-params.kl_coef * divergence, values))
     sizes = placed(torch.tensor(lengths), goals.device)
     rewards = costs.scatter_add(1, sizes[:, None] - 1, goals[:, None])
     padded = generalized_advantages(rewards, padded, sizes, params.gamma, params.lam)
@@ -171,7 +171,7 @@ def credit(
 
 def token_log_probs(model: IXCForCausalLM, batch: Batch, features: Float[Tensor, "P D"] | None) -> Float[Tensor, " M"]:
     """Log-probability of every answer token, nats; of more than `LOGITS_AT_ONCE`, part by part."""
-    hidden = model.model(**batch.inputs(), features=features, read=batch.target_from)[0]
+    hidden = model.model(**batch.inputs(), features=features, columns=batch.target_from)[0]
     size = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
     if len(hidden) <= size:
         return log_probs_of(model, hidden, batch.target_ids)
@@ -186,7 +186,7 @@ def log_probs_of(model: IXCForCausalLM, hidden: Float[Tensor, "M D"], ids: Int[T
 
 def token_values(model: IXCForRewardModel, batch: Batch, features: Float[Tensor, "P D"] | None) -> Float[Tensor, " M"]:
     """The critic's value of the state before every answer token: its score head, read there."""
-    return model.scores(model.model(**batch.inputs(), features=features, read=batch.target_from)[0])
+    return model.scores(model.model(**batch.inputs(), features=features, columns=batch.target_from)[0])
 
 
 class DomainNorm:

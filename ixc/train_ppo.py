@@ -11,7 +11,6 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ from ixc.losses import policy_loss, value_loss, whiten
 from ixc.metrics import Log, Metrics, ignore
 from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor, Tree
 from ixc.model.folder import load, save
-from ixc.params import TrainPPOParams
+from ixc.params import Precision, TrainPPOParams
 from ixc.rollouts import DomainNorm, Models, Rollout, fetched, passes, roll_out, token_log_probs, token_values
 from ixc.samples import Sample, balanced, read_samples, verifiable
 from ixc.training import Optimizer, compute_in_bf16, seed_everything
@@ -60,7 +59,7 @@ def run(
     return compare(params, models, features, held_out)
 
 
-def ready(base: Path, reward: Path, precision: Literal["fp32", "bf16"] = "fp32") -> tuple[Models, IXCProcessor]:
+def ready(base: Path, reward: Path, precision: Precision = "fp32") -> tuple[Models, IXCProcessor]:
     """Policy and reference from the base, critic and reward from the reward model; and the processor.
 
     Whatever precision they are stored in, what is trained is kept in fp32: a step of AdamW is lost in bf16.

@@ -202,7 +202,8 @@ def test_there_and_back_is_the_same_model(model: RewardModel, tmp_path: Path):
     for name in ("official", "again"):
         loaded = RewardModel.from_pretrained(tmp_path / name)
         assert loaded.processor.options == processor.options
-        assert loaded.score([one], [[WIDE]]) == pytest.approx(wanted, abs=1e-6)
+        # a product of one row rounds by where the weights lie in memory
+        assert loaded.score([one], [[WIDE]]) == pytest.approx(wanted)
         assert AutoTokenizer.from_pretrained(tmp_path / name).options == processor.options
 
 

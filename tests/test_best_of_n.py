@@ -18,11 +18,15 @@ LENGTHS = [[10, 20, 30, 40], [1, 2, 3, 4]]
 
 
 def test_the_curve_by_hand():
-    got = curve((1, 2, 4), REWARDS, RIGHT, LENGTHS)
+    got = curve((1, 2, 3, 4), REWARDS, RIGHT, LENGTHS)
     # n = 1: means of everything
     assert (got["gold/1"], got["reward/1"], got["length/1"]) == (0.5, 2.5, 13.75)
-    # n = 2: the picks are 2 (wrong, 20), 4 (right, 30) | 0 (right, 1), 6 (right, 4)
-    assert (got["gold/2"], got["reward/2"], got["length/2"], got["oracle/2"]) == (0.5, 3.0, 13.75, 1.0)
+    # n = 2: of 6 sets each, the pick is 4 (right, 30) in 3, 3 (wrong, 40) in 2, 2 (wrong, 20) in 1
+    # | 6 (right, 4) in 3, 5 (wrong, 3) in 2, 0 (wrong, 1) in 1; the oracle has 2 right ones, and fails in 1
+    assert (got["gold/2"], got["oracle/2"]) == (pytest.approx(1 / 2), pytest.approx(5 / 6))
+    assert (got["reward/2"], got["length/2"]) == (pytest.approx((20 + 28) / 12), pytest.approx((190 + 19) / 12))
+    # n = 3: of 4 sets each, 4 in 3, 3 in 1 | 6 in 3, 5 in 1; the oracle never fails
+    assert (got["gold/3"], got["reward/3"], got["oracle/3"]) == (0.75, pytest.approx((15 + 23) / 8), 1.0)
     # n = 4: 4 (right, 30) | 6 (right, 4)
     assert (got["gold/4"], got["reward/4"], got["length/4"], got["oracle/4"]) == (1.0, 5.0, 17.0, 1.0)
 
@@ -32,9 +36,8 @@ def test_one_answer_is_its_own_oracle():
     assert got["oracle/1"] == got["gold/1"]
 
 
-def test_a_rest_that_fills_no_group_is_left_out():
-    # n = 3: only the first three answers: 4 (right) | 5 (wrong)
-    assert curve((3,), REWARDS, RIGHT, LENGTHS)["gold/3"] == 0.5
+def test_of_equal_rewards_the_first_answer_is_picked():
+    assert curve((2,), [[1.0, 1.0]], [[1, 0]], [[3, 9]]) == {"gold/2": 1, "reward/2": 1, "length/2": 3, "oracle/2": 1}
 
 
 def test_correct_is_what_the_verifier_accepts():

@@ -12,10 +12,11 @@ from torch._dynamo.utils import counters
 
 from benchmarks.gpu.attention import calls, flash_attention
 from ixc.contests import contests, num_pairs, read
-from ixc.inference import sample_tokens, score
+from ixc.inference import STEPS_AHEAD, sample_tokens, score
 from ixc.model import IXCForRewardModel, Tree, collate
 from ixc.model.attention import Forest, block_mask, compiled, flex_attention, segment_attention
 from ixc.params import TrainRMParams
+from ixc.rollouts import token_values
 from ixc.samples import Sample
 from ixc.train_rm import learn, optimizer_of
 from ixc.training import compute_in_bf16
@@ -155,6 +156,7 @@ def test_the_host_waits_for_nothing_in_a_pass(pooling: str, checkpointed: bool):
     def learn_from(tree: Tree) -> None:
         batch = collate([tree]).to(GPU)
         model.branch_scores(batch, features).sum().backward()
+        token_values(model, batch, features).sum().backward()
 
     image = tiny.processor().ids["image"]
     for length in (300, 400):  # compiling may wait
@@ -162,6 +164,17 @@ def test_the_host_waits_for_nothing_in_a_pass(pooling: str, checkpointed: bool):
     torch.cuda.set_sync_debug_mode("error")
     try:
         learn_from(Tree([1, image, image, *[30] * 500], [[40], [41] * 60]))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_host_waits_for_no_token_that_is_sampled():
+    model, generator = tiny.causal(hidden_size=64).to(GPU), torch.Generator(GPU)  # pyright: ignore[reportArgumentType]
+    given = ([[1, *[30] * 300], [1, 40]], None, 3, 1.0, STEPS_AHEAD, generator)
+    sample_tokens(model, *given)  # compiling may wait
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        sample_tokens(model, *given)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -113,7 +113,7 @@ def test_columns_read_alone_are_those_of_the_whole_row(columns: Tensor, checkpoi
     wanted = together(model, batch, given)[0, columns]
     of_all = gradients(model, (wanted * weights).sum())
     of_features, given.grad = given.grad, None
-    got = model.model(**batch.inputs(), features=given, read=columns)[0]
+    got = model.model(**batch.inputs(), features=given, columns=columns)[0]
     close(got, wanted)
     of_read = gradients(model, (got * weights).sum())
     assert given.grad is not None and of_features is not None and of_read.keys() == of_all.keys()
@@ -122,7 +122,16 @@ def test_columns_read_alone_are_those_of_the_whole_row(columns: Tensor, checkpoi
 
 
 @torch.no_grad()
-def test_of_columns_not_read_the_last_layer_gives_keys_and_values_only():
+def test_the_low_rank_path_of_pictures_touches_no_text_though_it_overflows():
+    model, batch = tiny.reward().half(), collate([BEFORE, SHOWN])
+    wanted = model.branch_scores(batch, TOKENS.half())
+    for part in ("Plora_A", "Plora_B"):
+        model.get_parameter(f"model.layers.1.feed_forward.w2.{part}.weight").fill_(300)
+    assert torch.equal(model.branch_scores(batch, TOKENS.half()), wanted)
+
+
+@torch.no_grad()
+def test_of_columns_not_read_the_last_layer_computes_nothing_after_attention():
     batch, sizes = collate([BEFORE, SHOWN]), []
     hooks = [
         module.register_forward_hook(lambda _, given, out: sizes.append(out.shape[1]))

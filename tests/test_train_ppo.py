@@ -340,10 +340,10 @@ X, Y = (tiny.processor().encode(letter)[0] for letter in "xy")
 class LikesX(torch.nn.Module):
     """A language model without depth, 16 channels: the reward is whether an answer's last word is `x`."""
 
-    def forward(self, input_ids: torch.Tensor, read: torch.Tensor, **kwargs: object) -> torch.Tensor:
+    def forward(self, input_ids: torch.Tensor, columns: torch.Tensor, **kwargs: object) -> torch.Tensor:
         hidden = torch.zeros(*input_ids.shape, 16)
         hidden[:, 3:, 0] = (input_ids[:, :-3] == X).float()  # x, end of turn, </s>, reward token
-        return hidden[:, read]
+        return hidden[:, columns]
 
 
 def test_a_few_steps_raise_a_toy_reward(folders: tuple[Path, Path], tmp_path: Path):

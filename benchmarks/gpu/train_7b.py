@@ -83,7 +83,7 @@ class Need(NamedTuple):
     tokens: int
     pictures: int
     read: int
-    """Tokens that pass all of the last layer."""
+    """Tokens that pass all of the last layer; `read_pictures`, those of pictures among them."""
     read_pictures: int
     looks: int
     patches: int

@@ -325,7 +325,7 @@ class IXCForRewardModel(IXCPreTrainedModel):
         """
         given = {**batch.inputs(), "features": features}
         if self.config.pooling == "last_token":
-            return self.scores(self.model(**given, read=batch.end_at)[0])
+            return self.scores(self.model(**given, columns=batch.end_at)[0])
         return self.scores(batch.mean(self.model(**given)))
 
     def scores(self, pooled: Float[Tensor, "*R D"]) -> Float[Tensor, "*R"]:

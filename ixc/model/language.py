@@ -25,7 +25,7 @@ known to the host."""
 
 
 class Read(NamedTuple):
-    """The columns of a packed row that a head reads; of the others the last layer gives keys and values, no more."""
+    """The columns of a packed row that a head reads; of the others the last layer computes nothing after attention."""
 
     columns: Int[Tensor, " R"]
     places: Bool[Tensor, " R"] | None
@@ -50,7 +50,8 @@ class PLoRALinear(nn.Linear):
         rows = input.flatten(0, 1)
         out = F.linear(rows, self.weight)
         if places is not None and places.dtype == torch.bool:
-            out.addcmul_(self.Plora_B(self.Plora_A(rows)), places[:, None].to(out), value=self.scale)
+            low_rank = self.Plora_B(self.Plora_A(rows)).masked_fill(~places[:, None], 0.0)
+            out.add_(low_rank, alpha=self.scale)
         elif places is not None:
             low_rank = self.Plora_B(self.Plora_A(rows.index_select(0, places)))
             out.index_add_(0, places, low_rank, alpha=self.scale)
@@ -181,7 +182,7 @@ class Attention(nn.Module):
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
         out, weights = attend(self, q, k, v, attention_mask, scaling=self.scaling, **kwargs)
         if read is not None:
-            out, places = out.index_select(1, read.columns), read.places
+            out, places = out[:, read.columns], read.places
         return self.wo(out.flatten(2), places), weights
 
 
@@ -223,7 +224,7 @@ class DecoderLayer(GradientCheckpointingLayer):
         kwargs |= {"past_key_values": past_key_values, "read": read}
         attended = self.attention(self.attention_norm(x), rope, attention_mask, places, **kwargs)[0]
         if read is not None:
-            x, places = x.index_select(1, read.columns), read.places
+            x, places = x[:, read.columns], read.places
         x = x + attended
         return x + self.feed_forward(self.ffn_norm(x), places)
 
@@ -247,7 +248,7 @@ class InternLM2(nn.Module):
         past_key_values: Cache | None = None,
         inputs_embeds: Float[Tensor, "B T D"] | None = None,
         forest: Forest | None = None,
-        read: Int[Tensor, " R"] | None = None,
+        columns: Int[Tensor, " R"] | None = None,
         **kwargs: Any,
     ) -> Float[Tensor, "B _ D"]:
         """Hidden states after the final norm.
@@ -260,7 +261,8 @@ class InternLM2(nn.Module):
             position_ids: default 0, 1, 2, ... after what the cache holds, padding on the left not counted.
             inputs_embeds: instead of `input_ids`, pictures in their places; no token then counts as a picture's.
             forest: the input is a packed row of trees, `ixc.model.layout.Batch`, which gives `position_ids` too.
-            read: columns of the one row; nothing else is returned, nor computed where nothing depends on it.
+            columns: those of a single row that are returned, of all others nothing after the last layer's attention is
+                computed; None: all.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give input_ids or inputs_embeds, one of them")
@@ -278,7 +280,7 @@ class InternLM2(nn.Module):
         *before, last = self.layers
         for layer in before:
             x = layer(x, rope, mask, places, **kwargs)
-        return self.norm(last(x, rope, mask, places, read=_read(x, read, places), **kwargs))
+        return self.norm(last(x, rope, mask, places, read=_read(x, columns, places), **kwargs))
 
     def mask(
         self, x: Tensor, attention_mask: Tensor | None, past_key_values: Cache | None, position_ids: Tensor
@@ -310,7 +312,7 @@ def _read(
 ) -> Read | None:
     if columns is None or places is None:
         return None if columns is None else Read(columns, None)
-    pictures = torch.zeros(x.shape[1], dtype=torch.bool, device=x.device).index_fill_(0, places, True)
+    pictures = torch.zeros(x.shape[1], dtype=torch.bool, device=places.device).index_fill_(0, places, True)
     return Read(columns, pictures[columns])
 
 

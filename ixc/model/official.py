@@ -120,8 +120,8 @@ def from_official(
     beside the weights, the ids of the special tokens are its.
 
     Args:
-        dtype: of the weights in memory, torch's or its name; `None` or "auto": as stored, all as the widest one where
-            the files mix them.
+        dtype: of the weights in memory, torch's, its name or its short name; `None` or "auto": as stored, all as the
+            widest one where the files mix them.
         attn_implementation: eager, sdpa, flash_attention_2, flex_attention, ...
         device: torch's, or its name; "auto": the GPU if there is one.
         model_class: default: the reward model where the files have its head, else the chat model. A class whose head
@@ -163,7 +163,7 @@ def as_dtype(told: torch.dtype | str | None) -> torch.dtype | None:
     name = _SHORT.get(told, told.removeprefix("torch.")) if isinstance(told, str) else told
     found = getattr(torch, name, None) if isinstance(name, str) else name
     if found not in _FLOATS.values():
-        raise ValueError(f'dtype: {told!r}: give "auto", "float32", "bfloat16" or "float16"')
+        raise ValueError(f'dtype: {told!r}: give "auto", "float32", "bfloat16" or "float16" ({", ".join(_SHORT)})')
     return found
 
 
