@@ -6,7 +6,7 @@ Both are fast `tokenizers` objects whose control tokens no text is ever encoded 
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, no_type_check
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -112,6 +112,7 @@ def _piece(fields: Fields) -> Piece:
     return Piece(_bytes(fields[1][0]).decode(), score, kind)
 
 
+@no_type_check
 def _bytes(value: int | bytes) -> bytes:
     if isinstance(value, int):
         raise IndexError("a number where a message belongs")
@@ -125,8 +126,12 @@ def _fields(message: bytes) -> Fields:
     return found
 
 
+@no_type_check
 def _read(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Field numbers and values, as the protobuf encoding lays them out."""
+    """Field numbers and values, as the protobuf encoding lays them out.
+
+    Tests check types at run time, but not here and in what is called here: half a million calls a file.
+    """
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
@@ -142,6 +147,7 @@ def _read(message: bytes) -> Iterator[tuple[int, int | bytes]]:
         at += size
 
 
+@no_type_check
 def _varint(message: bytes, at: int) -> tuple[int, int]:
     """A number, seven bits a byte, lowest first; and where it ends."""
     value = shift = 0
