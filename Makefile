@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PARAMS ?=
 DATA ?=
-TORCH = torch>=2.9,<2.14
+TORCH = torch>=2.10,<3
 
 BIN = $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
@@ -21,7 +21,7 @@ export NO_PROXY := localhost,127.0.0.1$(if $(NO_PROXY),$(shell printf ',%s' '$(N
 # Without bytecode Prefect, MLflow and DVC start two to three times slower.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test slow lint format ui worker deploy report clean-runs
+.PHONY: setup demo test slow lint lock format ui worker report clean-runs
 
 setup: .venv/installed
 
@@ -47,6 +47,18 @@ lint: .venv/installed
 	ruff format --check .
 	pyright
 	lint-imports
+
+lock:  ## every dependency's newest version that the ranges in pyproject.toml admit, into constraints.txt
+	rm -rf .venv-lock
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install 'torch==2.13.0' || .venv-lock/bin/python -m pip install '$(TORCH)'
+	.venv-lock/bin/python -m pip install -e '.[dev]'
+	@# What comes with a build of torch is no choice of ours.
+	(echo '# Every version that this repository was tested with, written by `make lock`; the Makefile chooses torch.'; \
+	  .venv-lock/bin/python -m pip freeze --exclude-editable | grep -vE '^(torch|triton|nvidia-.*|cuda-.*)==' \
+	  ) > constraints.txt.part
+	mv constraints.txt.part constraints.txt
+	rm -rf .venv-lock
 
 format: .venv/installed
 	ruff check --fix .
