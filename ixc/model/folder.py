@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from ixc.distributed import warn_of_slow_precision
 from ixc.files import replacing_folder
 from ixc.model.configuration import IXCConfig
 from ixc.model.heads import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel
@@ -52,6 +53,7 @@ def load(
     if new := model.load_report.new:
         form = f"no {', '.join(new)}, and a new head knows nothing; name the folder of a {_CALLED[kind]}"
         raise BadCheckpoint(f"{folder}: {form}")
+    warn_of_slow_precision(model.device, model.dtype)
     return model, processor_of(folder, model)
 
 
