@@ -3,19 +3,25 @@
 import random
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ixc.validation.duplicates import near_duplicates, near_prompts, signature, stacked
-from ixc.validation.texts import Words
+from ixc.validation import duplicates
+from ixc.validation.duplicates import near_duplicates, near_prompts, signatures
+from ixc.validation.texts import Words, mixed, ngrams, shingles
 
 Pair = tuple[str, str, str]
 VOCABULARY = [f"word{index}" for index in range(3000)]
 
 
 def found(pairs: list[Pair], groups: list[int] | None = None, threshold: float = 0.75) -> list[int]:
-    signed = stacked([signature(*map(Words.of, pair)) for pair in pairs])
+    signed = signatures(words(*pair) for pair in pairs)
     return near_duplicates(signed, np.array(groups or [0] * len(pairs), np.uint64), threshold).tolist()
+
+
+def words(prompt: str, chosen: str, rejected: str) -> tuple[Words, Words, Words]:
+    return Words.of(prompt), Words.of(chosen), Words.of(rejected)
 
 
 def text(rng: random.Random, length: int) -> str:
@@ -83,8 +89,7 @@ def test_prompts_near_unseen_ones_are_found_whatever_is_answered():
     near = [edited_text(rng, one, 0.025) for one in unseen]
     far = [edited_text(rng, one, 0.3) for one in unseen]
     asked, held = (
-        stacked([signature(Words.of(one), Words.of(text(rng, 9)), Words.of("")) for one in texts])[:, :1]
-        for texts in ([*near, *far], unseen)
+        signatures(words(one, text(rng, 9), "") for one in texts)[:, :1] for texts in ([*near, *far], unseen)
     )
     found = near_prompts(asked, np.arange(600), held, 0.75).tolist()
     assert sum(found[place] == place for place in range(300)) >= 0.98 * 300
@@ -105,3 +110,26 @@ def test_the_pair_that_is_named_is_kept_and_comes_first(texts: list[str]):
     for place, named in enumerate(first):
         assert named <= place and first[named] == named
     assert len(set(first)) <= len(set(texts))
+
+
+def test_shingles_are_those_of_each_text_alone():
+    rng = random.Random(0)
+    texts = [Words.of(text(rng, length)).numbers for length in (0, 1, 3, 15, 16, 17, 40, 0, 2)]
+    texts.append(Words.of("flag " * 20).numbers)
+    found, owners = shingles(texts, 2, 16)
+    assert owners.tolist() == sorted(owners.tolist())
+    assert np.bincount(owners, minlength=10).tolist() == [0, 1, 1, 1, 15, 16, 39, 0, 1, 19]
+    assert len(set(found.tolist())) == len(found)  # equal ones of one text are told apart
+    for number, one in enumerate(texts):
+        assert found[owners == number].tolist() == shingles([one], 2, 16)[0].tolist()
+    assert found[owners == 3].tolist() == ngrams(texts[3], 16).tolist()
+    assert found[owners == 5].tolist() == mixed(ngrams(texts[5], 2)).tolist()
+
+
+def test_signatures_do_not_depend_on_what_is_read_together(monkeypatch: pytest.MonkeyPatch):
+    rng = random.Random(0)
+    pairs = [words(text(rng, 30), text(rng, 70), text(rng, 5)) for _ in range(9)]
+    together = signatures(pairs)
+    monkeypatch.setattr(duplicates, "AT_ONCE", 250)
+    assert np.array_equal(signatures(pairs), together)
+    assert np.array_equal(signatures(pairs[4:5])[0], together[4])

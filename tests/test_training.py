@@ -81,9 +81,8 @@ def test_muon_makes_singular_values_of_about_one(shape: tuple[int, int]):
 def test_muon_is_that_of_torch_but_for_the_precision():
     torch.manual_seed(0)
     ours, theirs = (nn.Parameter(torch.ones(12, 32)) for _ in range(2))
-    options = {"lr": 0.1, "weight_decay": 0.2}
-    library = torch.optim.Muon([theirs], **options, adjust_lr_fn="match_rms_adamw")
-    optimizer = Muon([ours], **options)
+    library = torch.optim.Muon([theirs], lr=0.1, weight_decay=0.2, adjust_lr_fn="match_rms_adamw")
+    optimizer = Muon([ours], lr=0.1, weight_decay=0.2)
     for _ in range(4):
         ours.grad = torch.randn(12, 32)
         theirs.grad = ours.grad.clone()

@@ -1,15 +1,17 @@
 """Near duplicates by MinHash with locality-sensitive hashing, in arrays: 500 bytes a pair.
 
 MinHash: Broder, "On the resemblance and containment of documents", 1997; of each minimum 16 bits are kept
-(b-bit minwise hashing, arXiv:0910.3349). An index of Python sets, as in datasketch, takes 3.5 kB a pair.
+(b-bit minwise hashing, arXiv:0910.3349). The minima are rensa's, in Rust; an index of Python objects, as its own or
+datasketch's, takes 3.5 kB a pair.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt16
+from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue]
 
-from ixc.validation.texts import Hashes, Words, mixed, ngrams
+from ixc.validation.texts import Hashes, Words, mixed, shingles
 
 SHINGLE = 2
 """Consecutive words that count as one: order matters, and a changed word costs two shingles."""
@@ -20,20 +22,54 @@ BANDS, ROWS = 42, 3
 similarity s of both, that happens with probability 1 - (1 - s^6)^42: 0.9997 at 0.75, 0.48 at 0.5."""
 MINIMA = BANDS * ROWS
 
-Signature = UInt16[np.ndarray, "2 minima"]
+AT_ONCE = 1 << 20
+"""Words whose shingles are in memory together: a hundred bytes each. A longer text has them alone."""
+
 Signatures = UInt16[np.ndarray, "pairs 2 minima"]
 PromptSignatures = UInt16[np.ndarray, "_ 1 minima"]
 """The first half of a signature."""
 
-_PERMUTATIONS = np.random.default_rng(0).integers(1, 2**63, (2, MINIMA), np.uint64) | np.array([[1], [0]], np.uint64)
-"""Factors, which are odd, and shifts."""
+_SEED = 0
 _CHOSEN, _REJECTED = np.uint64(0x243F6A8885A308D3), np.uint64(0x13198A2E03707344)
 
 
-def signature(prompt: Words, chosen: Words, rejected: Words) -> Signature:
-    """Minima of the prompt, and of both answers together; the exchanged answers are not the same answers."""
-    both = np.concatenate([_shingles(chosen) ^ _CHOSEN, _shingles(rejected) ^ _REJECTED])
-    return np.stack([_minima(_shingles(prompt)), _minima(both)])
+def signatures(pairs: Iterable[tuple[Words, Words, Words]]) -> Signatures:
+    """Minima of each pair's prompt, and of its answers together; the exchanged answers are not the same answers.
+
+    Args:
+        pairs: prompt, chosen and rejected of each.
+    """
+    parts = [_signatures(some) for some in _some(pairs)]
+    return np.concatenate(parts) if parts else np.zeros((0, 2, MINIMA), np.uint16)
+
+
+def _some(pairs: Iterable[tuple[Words, Words, Words]]) -> Iterator[list[tuple[Words, Words, Words]]]:
+    """The pairs, as many together as have `AT_ONCE` words."""
+    some, size = list[tuple[Words, Words, Words]](), 0
+    for pair in pairs:
+        some.append(pair)
+        size += sum(len(words.spoken) for words in pair)
+        if size >= AT_ONCE:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
+
+
+def _signatures(pairs: Sequence[tuple[Words, Words, Words]]) -> Signatures:
+    texts = [words.numbers for pair in pairs for words in pair]
+    found, owners = shingles(texts, SHINGLE, SHORT)
+
+    # A word of the chosen answer is not that word of the rejected one.
+    kind = owners % 3
+    found = np.where(kind == 1, found ^ _CHOSEN, np.where(kind == 2, found ^ _REJECTED, found))
+
+    # Two sets a pair: the prompt, and both answers.
+    sets = owners // 3 * 2 + (kind > 0)
+    starts = np.searchsorted(sets, np.arange(2 * len(pairs) + 1)).astype(np.uint64)
+    minima = RMinHash.digest_matrix_from_flat_token_hashes(found, starts, MINIMA, _SEED).to_rows()
+    low = mixed(np.array(minima, np.uint64).ravel()) >> np.uint64(48)
+    return low.astype(np.uint16).reshape(len(pairs), 2, MINIMA)
 
 
 def near_duplicates(
@@ -93,25 +129,6 @@ def _sorted(keys: Hashes) -> tuple[Hashes, np.ndarray]:
     return keys[order], order
 
 
-def _shingles(text: Words) -> Hashes:
-    """Those of a text; the second time that one occurs it is another one, for "no" is not "no no"."""
-    if len(text.numbers) < SHORT:
-        return ngrams(text.numbers, SHORT)
-    found = np.sort(ngrams(text.numbers, SHINGLE))
-    first = np.searchsorted(found, found)
-    return mixed(found + (np.arange(len(found)) - first).astype(np.uint64))
-
-
-def _minima(shingles: Hashes) -> UInt16[np.ndarray, " minima"]:
-    factors, shifts = _PERMUTATIONS
-    least = np.full(MINIMA, np.iinfo(np.uint64).max, np.uint64)
-    for start in range(0, len(shingles), 4096):  # a book must not take gigabytes
-        permuted = shingles[start : start + 4096, None] * factors
-        permuted += shifts
-        least = np.minimum(least, permuted.min(axis=0))
-    return (mixed(least) >> np.uint64(48)).astype(np.uint16)
-
-
 def _bands(signatures: Signatures | PromptSignatures, groups: Hashes) -> Iterator[Hashes]:
     """For every band one key a pair: equal keys are compared."""
     for start in range(0, MINIMA, ROWS):
@@ -149,8 +166,3 @@ def _similar(
 
 def _alike(signatures: Signatures | PromptSignatures, one: int, other: int, threshold: float) -> bool:
     return bool(((signatures[one] == signatures[other]).mean(axis=1) >= threshold).all())
-
-
-def stacked(rows: Sequence[Signature]) -> Signatures:
-    """Signatures as one array, of no pair too."""
-    return np.stack(rows) if rows else np.zeros((0, 2, MINIMA), np.uint16)

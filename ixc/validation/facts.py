@@ -17,7 +17,7 @@ from ixc.judging.constraints import language_of
 from ixc.params import ValidateParams
 from ixc.samples import Media, Sample, read_samples
 from ixc.validation.benchmarks import Benchmarks
-from ixc.validation.duplicates import Signatures, signature, stacked
+from ixc.validation.duplicates import Signatures, signatures
 from ixc.validation.reasons import Objection, Reason
 from ixc.validation.rules import objection, ruler, text
 from ixc.validation.texts import Words
@@ -99,13 +99,17 @@ class Observer:
         Raises:
             BadRecord: a row or a column is not what the schema says.
         """
-        facts, signatures = list[Facts](), []
-        for sample in read_samples(path, group):
-            words = _words(sample)
-            facts.append(self._facts(sample, words))
-            if sign:
-                signatures.append(signature(*words))
-        return Part(frame(facts), stacked(signatures))
+        facts = list[Facts]()
+
+        def observed() -> Iterator[tuple[Words, Words, Words]]:
+            for sample in read_samples(path, group):
+                words = _words(sample)
+                facts.append(self._facts(sample, words))
+                if sign:
+                    yield words
+
+        signed = signatures(observed())
+        return Part(frame(facts), signed)
 
     def facts(self, sample: Sample) -> Facts:
         """What the rules need to know of a sample."""

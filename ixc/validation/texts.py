@@ -2,11 +2,12 @@
 
 import re
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import UInt64
+from jaxtyping import Int, UInt64
 
 Hashes = UInt64[np.ndarray, " _"]
 
@@ -65,6 +66,49 @@ def ngrams(numbers: Hashes, n: int) -> Hashes:
     for start in range(1, n):
         total = total * _FACTOR + numbers[start : last + start]
     return mixed(total)
+
+
+def shingles(texts: Sequence[Hashes], n: int, short: int) -> tuple[Hashes, Int[np.ndarray, " _"]]:
+    """A number for every `n` consecutive words of each text, and which text it is of, text after text.
+
+    The second time that a text says the same it is another shingle, for "no" is not "no no". A text of fewer than
+    `short` words is one shingle, one without words none.
+    """
+    lengths = np.array([len(text) for text in texts])
+    owners = np.repeat(np.arange(len(texts)), lengths)
+    numbers = np.concatenate(texts) if texts else np.zeros(0, np.uint64)
+    brief = lengths < short
+
+    # The brief ones, word by word: as `ngrams` of the whole text.
+    ends = np.cumsum(lengths)
+    whole = np.zeros(len(texts), np.uint64)
+    for word in range(min(short - 1, int(lengths.max(initial=0)))):
+        longer = np.flatnonzero(brief & (lengths > word))
+        whole[longer] = whole[longer] * _FACTOR + numbers[(ends - lengths)[longer] + word]
+    pieces = np.flatnonzero(brief & (lengths > 0))
+
+    # The others: where the last word of a shingle is of the same text as its first.
+    last = max(len(numbers) - n + 1, 0)
+    starts = np.flatnonzero((owners[:last] == owners[n - 1 :]) & ~brief[owners[:last]])
+    total = numbers[starts].copy()
+    for word in range(1, n):
+        total = total * _FACTOR + numbers[starts + word]
+    total = _told_apart(mixed(total), owners[starts])
+
+    found = np.concatenate([mixed(whole[pieces]), total])
+    places = np.concatenate([pieces, owners[starts]])
+    order = np.argsort(places, kind="stable")
+    return found[order], places[order]
+
+
+def _told_apart(found: Hashes, owners: Int[np.ndarray, " _"]) -> Hashes:
+    """Equal numbers of one owner made different by how often they came before."""
+    keys = mixed(found + owners.astype(np.uint64) * _FACTOR)
+    order = np.argsort(keys, kind="stable")
+    firsts = np.flatnonzero(np.diff(keys[order], prepend=~keys[order[:1]]))
+    before = np.empty(len(found), np.uint64)
+    before[order] = np.arange(len(found)) - np.repeat(firsts, np.diff(firsts, append=len(found)))
+    return mixed(found + before)
 
 
 def mixed(numbers: Hashes) -> Hashes:
