@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -16,9 +17,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
+
 from tasks import launch
 from tasks.report import numbers
 
+DEMO_S, PROBE_S = 724.0, 0.1
+"""Seconds of `make demo` and of `probe_s`, measured one after the other, nothing else running (README)."""
 SERVER_START_S = 300
 """A first start creates the database: 9 s on two idle cores, minutes on busy ones."""
 
@@ -52,6 +57,7 @@ def _terminate(number: int, frame: object) -> None:
 def demo(params: str | None, data: Path | None, overrides: Sequence[str]) -> int:
     """Run `align` against a server of our own, unless PREFECT_API_URL names one; the exit code."""
     started = time.monotonic()
+    print(announcement(params, overrides), flush=True)
     overrides = [*overrides, *([f"collect.root={data.resolve()}"] if data else [])]
     name = Path(params or "params").stem
     with prefect_server():
@@ -68,6 +74,36 @@ def demo(params: str | None, data: Path | None, overrides: Sequence[str]) -> int
         print(f"  {key:34} {value:g}")
     print(f"Report: {(root / 'reports' / 'index.html').resolve()}\nPrefect and MLflow: make ui")
     return code
+
+
+def announcement(params: str | None, overrides: Sequence[str]) -> str:
+    """What a run will take on this machine, as far as that is known."""
+    if params or overrides:
+        return "How long this takes depends on your parameters; Prefect's page and this log tell how far it is."
+    minutes = expected_s() / 60
+    return (
+        f"All stages of the laptop preset take about {minutes:.0f} minutes on this machine; what is done is not redone."
+    )
+
+
+def expected_s() -> float:
+    """Seconds of the laptop preset here: those of the machine in README, by how much faster or slower this one is.
+
+    The preset starts two processes: with one core they take turns.
+    """
+    turns = 1 if len(os.sched_getaffinity(0)) > 1 else 1.8
+    return DEMO_S * probe_s() / PROBE_S * turns
+
+
+def probe_s(repeats: int = 5) -> float:
+    """Seconds, the median of some tries, of what the stages of a tiny model do all the time: small matrix products."""
+    matrix, seconds = np.full((96, 96), 1 / 96, np.float32), []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for _ in range(1500):
+            matrix = np.tanh(matrix @ matrix) + 1 / 96
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
 
 
 def ui(worker: bool) -> int:
