@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ixc.collect import write_quarantine
 from ixc.files import replacing, track
@@ -90,7 +91,7 @@ def run(
             _object(facts, _to_near_prompts(facts, signatures, held_out, told, params))
             del signatures, told
             _write((judged, public), facts, parts)
-            written = _facts(team, *parts.values())
+            written = _written(facts, parts)
 
         came: dict[Suite, pd.DataFrame] = {"prompts": asked, "candidates": answered, "pairs": facts, "kept": written}
         spoilt = {path for path, one in seen.items() if one.objection}
@@ -286,6 +287,15 @@ def _write(tables: Sequence[Path], facts: pd.DataFrame, outputs: Mapping[str, Pa
             first += len(batch)
             for split, copy in put.items():
                 copy(batch.filter(pa.array(fates == split)))
+
+
+def _written(facts: pd.DataFrame, outputs: Mapping[str, Path]) -> pd.DataFrame:
+    """The facts of the rows that were copied, which the outputs are held against, row by row."""
+    kept = facts.loc[facts["reason"].isna(), TABLED]
+    found = pd.concat([kept.loc[kept["split"] == split] for split in outputs], ignore_index=True)
+    ids = [id for path in outputs.values() for id in pq.read_table(path, columns=["id"])["id"].to_pylist()]
+    assert ids == found["id"].tolist(), f"{', '.join(map(str, outputs.values()))}: not the rows that were kept"
+    return found
 
 
 def _tables(
