@@ -23,7 +23,7 @@ from ixc.params import load_params
 from tasks import launch
 from tasks.processes import in_processes
 from tasks.report import refresh, write_json
-from tasks.tracking import Run, Terminated, register
+from tasks.tracking import Run, Terminated, provenance, register
 from tasks.workspace import current, tracked
 
 if TYPE_CHECKING:
@@ -94,9 +94,14 @@ def _run(stage: str, run: Callable[..., Metrics] | None, paths: Sequence[Path], 
             points.append((metrics, step))
             record.log(metrics, step)
 
-        metrics = call(section, *paths, log=log)
+        try:
+            metrics = call(section, *paths, log=log)
+        except ValueError:  # the data are at fault, and a page may say how
+            refresh()
+            raise
         record.log(metrics, 0)
         write_json(metrics, Path("metrics") / f"{stage}.json")
+        write_json(provenance(record, paths), Path("metrics", "provenance") / f"{stage}.json")
         _write_curves(stage, points)
         if model is not None:
             version = register(record, model, paths[-1])

@@ -285,12 +285,19 @@ def _thin(points: Points) -> Points:
 
 
 def _running_mean(points: Points) -> Points:
-    """Each point as the mean of its neighbourhood, a tenth of the curve wide."""
-    reach = max(1, len(points) // 20)
-    return [
-        (x, float(np.mean([y for _, y in points[max(0, index - reach) : index + reach + 1]])))
-        for index, (x, _) in enumerate(points)
-    ]
+    """Each point as the mean of its neighbourhood, a tenth of the curve wide.
+
+    Towards the ends it gets as narrow on both sides: a neighbourhood with one side alone would lift or lower them.
+
+    >>> _running_mean([(0.0, 0.0), (1.0, 3.0), (2.0, 0.0)])
+    [(0.0, 0.0), (1.0, 1.0), (2.0, 0.0)]
+    """
+    reach, last = max(1, len(points) // 20), len(points) - 1
+    means = []
+    for index, (x, _) in enumerate(points):
+        side = min(reach, index, last - index)
+        means.append((x, float(np.mean([y for _, y in points[index - side : index + side + 1]]))))
+    return means
 
 
 def _padded(low: Real, high: Real, share: float = 0.06) -> tuple[Real, Real]:
