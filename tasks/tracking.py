@@ -164,14 +164,12 @@ def data_hashes(stage: str, paths: Sequence[Path], root: Path = Path()) -> dict[
 
     What DVC does not know, say because the stage runs without it, is computed.
     """
-    graph, known = root / "dvc.yaml", data_md5s(stage, root)
+    graph, found = root / "dvc.yaml", data_md5s(stage, root)
     stages = yaml.safe_load(graph.read_text(encoding="utf-8"))["stages"] if graph.exists() else {}
-    deps = [root / dep for dep in stages.get(stage, {}).get("deps", []) if not dep.startswith("${")]
-    unknown = [path for path in deps if path.relative_to(root).as_posix() not in known and path.exists()]
-    computed = {
-        path.relative_to(root).as_posix(): _md5(path) if path.is_file() else folder_md5(path) for path in unknown
-    }
-    return known | computed or {path.as_posix(): _md5(root / path) for path in paths if (root / path).is_file()}
+    for dep in stages.get(stage, {}).get("deps", []):
+        if dep not in found and (root / dep).exists():  # no `${...}`, which is a name and no path
+            found[dep] = folder_md5(root / dep) if (root / dep).is_dir() else _md5(root / dep)
+    return found or {path.as_posix(): _md5(root / path) for path in paths if (root / path).is_file()}
 
 
 def folder_md5(folder: Path) -> str:

@@ -1,7 +1,7 @@
 """The page about a validation, from what the stage has written down."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def _sources_plot(sources: Mapping[str, Mapping[str, int]]) -> Markup:
     return bars(rows, label="Pairs by source and what became of them")
 
 
-def _lengths_plot(ratios: Mapping[str, list[tuple[float, int]]]) -> Markup:
+def _lengths_plot(ratios: Mapping[str, Sequence[Sequence[float]]]) -> Markup:
     groups: dict[str, np.ndarray] = {}
     for name, counted in ratios.items():
         values, counts = zip(*counted, strict=True) if counted else ((), ())
