@@ -61,7 +61,7 @@ def _sources_plot(sources: Mapping[str, Mapping[str, int]]) -> Markup:
     return bars(rows, label="Pairs by source and what became of them")
 
 
-def _lengths_plot(ratios: Mapping[str, Sequence[Sequence[float]]]) -> Markup:
+def _lengths_plot(ratios: Mapping[str, Sequence[Sequence[float | int]]]) -> Markup:
     groups: dict[str, np.ndarray] = {}
     for name, counted in ratios.items():
         values, counts = zip(*counted, strict=True) if counted else ((), ())
