@@ -545,6 +545,17 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         raise BadParams(f"{path}: {error}; a complete example is infra/params/laptop.yaml") from error
 
 
+def resolved(params: Params) -> dict[str, dict[str, Any]]:
+    """Each stage's section with every default filled in, as plain data: what a stage really runs with.
+
+    >>> from pathlib import Path
+    >>> resolved(load_params(Path("infra/params/laptop.yaml")))["judge"]
+    {'seed': 0, 'pairs_per_prompt': 3, 'judges': []}
+    """
+    sections = TypeAdapter(Params).dump_python(params, mode="json")
+    return {name: section for name, section in sections.items() if isinstance(section, dict)}
+
+
 def _sentence(path: Path, detail: Any) -> str:
     """One problem as `file: key: value: remedy`."""
     key = ".".join(map(str, detail["loc"])) or "(top level)"

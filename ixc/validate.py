@@ -23,9 +23,9 @@ from ixc.validation.benchmarks import COMMON, Benchmarks, entries
 from ixc.validation.duplicates import MINIMA, PromptSignatures, Signatures, near_duplicates, near_prompts
 from ixc.validation.expectations import Check, Suite, run_checks, suite
 from ixc.validation.facts import TABLED, frame, table_of
-from ixc.validation.page import write_page
 from ixc.validation.pictures import Look, Looks, look
 from ixc.validation.reasons import ADVICE, REASONS, Objection
+from ixc.validation.summary import write_summary
 from ixc.validation.workers import Workers, workers
 
 QUARANTINE = pa.schema(dict.fromkeys(("id", "source", "split", "reason", "detail", "advice"), pa.string()))
@@ -58,17 +58,17 @@ def run(
     train_out: Path,
     val_out: Path,
     quarantine_out: Path,
-    page_out: Path,
+    summary_out: Path,
     *,
     log: Log = ignore,
 ) -> Metrics:
-    """Write the pairs to train on and to validate with, the quarantine, and a page that explains them.
+    """Write the pairs to train on and to validate with, the quarantine, and a summary that explains them.
 
     Prompts and candidates are only checked: what is in them was answered, or judged, already.
 
     Raises:
-        ValidationFailed: too little is left, or an expectation is not met. The page says why; the other
-            outputs of the last good run stay.
+        ValidationFailed: too little is left, or an expectation is not met. The summary says why; the
+            other outputs of the last good run stay.
         BadRecord: a table or one of its rows is not what its schema says.
         BadParams, BadBenchmark: the tokenizer or a benchmark cannot be read.
     """
@@ -97,9 +97,10 @@ def run(
         spoilt = {path for path, one in seen.items() if one.objection}
         checks = _check(params, _tables(came, open_table(judged).metadata.num_rows, media, spoilt))
         failures = [*_too_much(facts, params), *_too_little(facts, params), *_not_met(checks)]
-        write_page(page_out, facts, params, checks, benchmarks.read, failures)
+        write_summary(summary_out, facts, params, checks, benchmarks.read, failures)
         if failures:
-            raise ValidationFailed("\n".join([*failures, f"the page explains it: {page_out}"]))
+            page = summary_out.with_suffix(".html")
+            raise ValidationFailed("\n".join([*failures, f"the page explains it: {page}"]))
         write_quarantine(_dropped(facts), quarantine_out, QUARANTINE)
 
     metrics = _metrics(facts, checks)

@@ -23,8 +23,8 @@ from ixc.params import load_params
 from tasks import launch
 from tasks.processes import in_processes
 from tasks.report import refresh, write_json
-from tasks.tracking import Run, Terminated, register
-from tasks.workspace import current
+from tasks.tracking import Run, Terminated, provenance, register
+from tasks.workspace import current, tracked
 
 if TYPE_CHECKING:
     from prefect import Task
@@ -94,9 +94,14 @@ def _run(stage: str, run: Callable[..., Metrics] | None, paths: Sequence[Path], 
             points.append((metrics, step))
             record.log(metrics, step)
 
-        metrics = call(section, *paths, log=log)
+        try:
+            metrics = call(section, *paths, log=log)
+        except ValueError:  # the data are at fault, and a page may say how
+            refresh()
+            raise
         record.log(metrics, 0)
         write_json(metrics, Path("metrics") / f"{stage}.json")
+        write_json(provenance(record, paths), Path("metrics", "provenance") / f"{stage}.json")
         _write_curves(stage, points)
         if model is not None:
             version = register(record, model, paths[-1])
@@ -214,7 +219,7 @@ def _reproduce(stage: str, root: Path, timeout_s: float | None) -> str:
         "IXC_FLOW_RUN_ID": flow_run.get_id() or "",
     }
     process = launch.popen(
-        [sys.executable, "-m", "dvc", "repro", "-s", stage],
+        [sys.executable, "-m", "dvc", "repro", "-s", *tracked(root), stage],
         timeout_s=timeout_s,
         cwd=root,
         env=env,
@@ -232,18 +237,19 @@ def _reproduce(stage: str, root: Path, timeout_s: float | None) -> str:
         code = launch.stop(process)
     if code:
         raise failure(stage, code, lines)
-    return outcome(lines)
+    return outcome(stage, lines)
 
 
-def outcome(lines: Sequence[str]) -> str:
-    """What `dvc repro` says it did, as the name of a state.
+def outcome(stage: str, lines: Sequence[str]) -> str:
+    """What `dvc repro` says it did for a stage, as the name of a state.
 
-    >>> outcome(["Stage 'judge' didn't change, skipping"]), outcome(["Running stage 'judge':"])
+    >>> outcome("judge", ["Stage 'judge' didn't change, skipping"]), outcome("judge", ["Running stage 'judge':"])
     ('UpToDate', 'Completed')
     """
-    if any("is cached - skipping run" in line for line in lines):
+    own = [line for line in lines if line.startswith(f"Stage '{stage}'")]
+    if any("is cached - skipping run" in line for line in own):
         return "Restored"
-    return "UpToDate" if any("didn't change, skipping" in line for line in lines) else "Completed"
+    return "UpToDate" if any("didn't change, skipping" in line for line in own) else "Completed"
 
 
 def failure(stage: str, code: int, lines: Sequence[str]) -> StageFailed:

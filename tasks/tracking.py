@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -150,6 +150,26 @@ def data_md5s(stage: str, root: Path = Path()) -> dict[str, str]:
     deps = set(yaml.safe_load(graph.read_text())["stages"].get(stage, {}).get("deps", []))
     stages = yaml.safe_load(lock.read_text())["stages"].values()
     return {out["path"]: out["md5"] for each in stages for out in each.get("outs", []) if out["path"] in deps}
+
+
+def provenance(run: Run, paths: Sequence[Path], root: Path = Path()) -> dict[str, Any]:
+    """Where the numbers of a run come from: its id, the commit, the md5 of the data, and the command."""
+    command = f"python -m tasks.{run.stage} {' '.join(map(str, paths))}".rstrip()
+    data = data_hashes(run.stage, paths, root)
+    return {"stage": run.stage, "run": run.id, "commit": run.tags["git"], "data": data, "command": command}
+
+
+def data_hashes(stage: str, paths: Sequence[Path], root: Path = Path()) -> dict[str, str]:
+    """The md5 of all that a stage has read, by path; of its tables, where it reads nothing of ours, as `collect`.
+
+    What DVC does not know, say because the stage runs without it, is computed.
+    """
+    graph, found = root / "dvc.yaml", data_md5s(stage, root)
+    stages = yaml.safe_load(graph.read_text(encoding="utf-8"))["stages"] if graph.exists() else {}
+    for dep in stages.get(stage, {}).get("deps", []):
+        if dep not in found and (root / dep).exists():  # no `${...}`, which is a name and no path
+            found[dep] = folder_md5(root / dep) if (root / dep).is_dir() else _md5(root / dep)
+    return found or {path.as_posix(): _md5(root / path) for path in paths if (root / path).is_file()}
 
 
 def folder_md5(folder: Path) -> str:

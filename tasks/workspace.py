@@ -4,6 +4,7 @@ Worktrees share DVC's cache: what one run has computed the others restore, and r
 """
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +18,11 @@ from typing import Any
 import yaml
 
 from ixc.params import load_params
+from tasks import resolve
 from tasks.tracking import git
+
+CODE = ("ixc", "tasks", "flows", "infra")
+"""Folders of which a worktree gets what is not committed yet; larger ones may hold anything."""
 
 
 class BadOverride(ValueError):
@@ -79,12 +84,21 @@ def workspace(params: str | None = None, overrides: Sequence[str] = (), name: st
 
 
 def stages(root: Path) -> list[str]:
-    """The names in `dvc.yaml`."""
+    """The stages of `dvc.yaml` that make something; not the one that only says what they depend on."""
+    return [stage for stage in _graph(root) if stage != resolve.STAGE]
+
+
+def tracked(root: Path) -> list[str]:
+    """The stage that says what the others depend on, for it has to come first; none in a graph without it."""
+    return [stage for stage in _graph(root) if stage == resolve.STAGE]
+
+
+def _graph(root: Path) -> list[str]:
     return list(yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
 
 
 def _worktree(main: Path, name: str) -> Path:
-    """A worktree with what the main checkout holds now, uncommitted changes of tracked files included."""
+    """A worktree with what the main checkout holds now: uncommitted changes, and new files of code and presets too."""
     root = main / ".runs" / name
     if not root.exists():
         _git("worktree", "prune", root=main)
@@ -95,9 +109,19 @@ def _worktree(main: Path, name: str) -> Path:
     _git("checkout", "--quiet", "--force", "--detach", git("rev-parse", "HEAD", root=main), root=root)
     if uncommitted := git("stash", "create", root=main):
         _git("read-tree", "--reset", "-u", uncommitted, root=root)
+    _copy_new(main, root)
     if known is not None:
         lock.write_bytes(known)
     return root
+
+
+def _copy_new(main: Path, root: Path) -> None:
+    """Files of the code that git does not know yet, and no longer those of an earlier run."""
+    _git("clean", "--quiet", "--force", "-d", "--", *CODE, root=root)
+    listed = _git("ls-files", "--others", "--exclude-standard", "-z", "--", *CODE, root=main)
+    for name in filter(None, listed.split("\0")):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(main / name, root / name)
 
 
 def _write_params(root: Path, source: Path, overrides: Sequence[str]) -> None:
@@ -141,8 +165,9 @@ def _value(text: str) -> Any:
 
 
 def _fresh(root: Path) -> set[str]:
-    """The stages that `dvc status` has nothing to say about."""
-    return set(stages(root)) - set(json.loads(_dvc("status", "--json", root=root) or "{}"))
+    """The stages that `dvc status` has nothing to say about; none while what they depend on is out of date itself."""
+    stale = set(json.loads(_dvc("status", "--json", root=root) or "{}"))
+    return set() if stale.intersection(tracked(root)) else set(stages(root)) - stale
 
 
 def _dvc(*arguments: str, root: Path) -> str:

@@ -58,12 +58,17 @@ SIDE = TILE // PATCH // 2
 """Tokens along one side of a tile."""
 
 
+def tokenizer_files() -> list[Path]:
+    """The tokenizer's files; a folder without a tokenizer of its own has that of the 7B."""
+    own = [path for path in (GOLDEN / "tokenizer.model", GOLDEN / "tokenizer.json") if path.is_file()]
+    return own or [DEFAULT / "tokenizer.model"]
+
+
 @cache
 def official_folder() -> Path:
-    """Config and tokenizer; the weights come later. A folder without a tokenizer of its own has that of the 7B."""
+    """Config and tokenizer; the weights come later."""
     folder = Path(tempfile.mkdtemp(prefix="ixc-golden-"))
-    own = [path for path in (GOLDEN / "tokenizer.model", GOLDEN / "tokenizer.json") if path.is_file()]
-    for path in (GOLDEN / "config.json", *(own or [DEFAULT / "tokenizer.model"])):
+    for path in (GOLDEN / "config.json", *tokenizer_files()):
         shutil.copy(path, folder / path.name)
     return folder
 

@@ -6,6 +6,7 @@ none of this changes a hidden state.
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from golden import GOLDEN, arrays, derived, described, needs_golden
+from golden import GOLDEN, arrays, derived, described, needs_golden, tokenizer_files
 from safetensors.torch import load_file, save_file
 
 from ixc.model.tokenizers import read_pieces
@@ -27,9 +28,9 @@ OTHERS = ("cars", "preprocess.json", "video.json")
 MATRICES = ("model.tok_embeddings.weight", "output.weight")
 
 
-def order_of(moved: str) -> list[int]:
+def order_of(tokenizer: Path, moved: str) -> list[int]:
     """The old ids in a new order: `[UNUSED_TOKEN_...]`, which stood at the end, come after the three first."""
-    pieces = read_pieces(GOLDEN / "tokenizer.model")
+    pieces = read_pieces(tokenizer)
     unused = [i for i, piece in enumerate(pieces) if piece.text.startswith(moved)]
     return [0, 1, 2, *unused, *(i for i in range(3, len(pieces)) if i not in set(unused))]
 
@@ -63,28 +64,41 @@ def mapped(told: Any, new: list[int], key: str = "") -> Any:
 def named(key: str) -> str:
     """A row's key with another name for its conversation."""
     case, *rest = key.split("|")
-    return "|".join([f"talk {case[::-1]}" if case in described("text")["cases"] else case, *rest])
+    return "|".join([f"talk {case[::-1]}" if case in described("text").get("cases", {}) else case, *rest])
+
+
+def replaced(path: Path) -> bool:
+    """Make room for a file in another form; false where the folder has no such file, and no such cases."""
+    there = path.is_symlink()
+    path.unlink(missing_ok=True)
+    return there
 
 
 def write(path: Path, told: Any) -> None:
-    path.unlink()
-    path.write_text(json.dumps(told))
+    if replaced(path):
+        path.write_text(json.dumps(told))
 
 
 def write_arrays(path: Path, found: Iterable[tuple[str, torch.Tensor]]) -> None:
-    path.unlink()
-    np.savez(path, allow_pickle=False, **{key: array.numpy() for key, array in found if "nonl" not in key.split("|")})
+    if replaced(path):
+        np.savez(
+            path, allow_pickle=False, **{key: array.numpy() for key, array in found if "nonl" not in key.split("|")}
+        )
 
 
-def another(folder: Path) -> None:
-    """Fill a folder with the golden data in the other form."""
+def another(folder: Path, tokenizer: Path) -> None:
+    """Fill a folder with the golden data in the other form.
+
+    Args:
+        tokenizer: the sentencepiece model of the golden data, which may lie elsewhere.
+    """
     for path in GOLDEN.iterdir():
         if path.name not in OTHERS:
             (folder / path.name).symlink_to(path)
-    order = order_of("[UNUSED_TOKEN_")
+    order = order_of(tokenizer, "[UNUSED_TOKEN_")
     new = torch.tensor(order).argsort().tolist()
-    (folder / "tokenizer.model").unlink()
-    (folder / "tokenizer.model").write_bytes(reordered((GOLDEN / "tokenizer.model").read_bytes(), order))
+    replaced(folder / "tokenizer.model")
+    (folder / "tokenizer.model").write_bytes(reordered(tokenizer.read_bytes(), order))
     write_weights(folder, order)
     write_rows(folder, new)
     for name in ("generation", "sft"):
@@ -96,39 +110,69 @@ def write_weights(folder: Path, order: list[int]) -> None:
     told = {name: value for name, value in described("config").items() if name != "derived_weights"}
     write(folder / "config.json", told | {"pooling": "mean"})
     weights = load_file(GOLDEN / "weights.safetensors")
-    (folder / "weights.safetensors").unlink()
-    save_file(weights | {name: derived(name)[order] for name in MATRICES}, folder / "weights.safetensors")
+    made = described("config").get("derived_weights", {})
+    matrices = {name: (derived(name) if name in made else weights[name])[order] for name in MATRICES}
+    if replaced(folder / "weights.safetensors"):
+        save_file(weights | matrices, folder / "weights.safetensors")
 
 
 def write_rows(folder: Path, new: list[int]) -> None:
     """Everything in which conversations have names, or tails."""
     texts = mapped(described("text"), new)
-    write(folder / "text.json", texts | {"cases": {named(case): told for case, told in texts["cases"].items()}})
+    write(folder / "text.json", texts | {"cases": {named(case): told for case, told in texts.get("cases", {}).items()}})
     rows = mapped(described("forward"), new)
-    rows["cases"] = [told | {"key": named(told["key"])} for told in rows["cases"] if "|nonl|" not in told["key"]]
-    rows["rope_scaling_extras"] = [told | {"input": named(told["input"])} for told in rows["rope_scaling_extras"]]
-    for told in rows["api"].values():
+    cases = [told for told in rows.get("cases", ()) if "|nonl|" not in told["key"]]
+    rows["cases"] = [told | {"key": named(told["key"])} for told in cases]
+    extras = rows.get("rope_scaling_extras", ())
+    rows["rope_scaling_extras"] = [told | {"input": named(told["input"])} for told in extras]
+    for told in rows.get("api", {}).values():
         told["conversations"] = list(map(named, told["conversations"]))
     write(folder / "forward.json", rows)
     kept = (
         (key, torch.tensor(new)[a] if key.split("|")[-1] in ID_ARRAYS else a) for key, a in arrays("forward").items()
     )
     write_arrays(folder / "forward.npz", ((named(key), array) for key, array in kept))
-    batches = [told for told in described("rm_loss")["batches"] if told["tail"] == "nl"]
+    batches = [told for told in described("rm_loss").get("batches", ()) if told["tail"] == "nl"]
     write(folder / "rm_loss.json", {"batches": [told | {"grad_l2_norm": renumbered(told, new)} for told in batches]})
 
 
 def renumbered(told: dict[str, Any], new: list[int]) -> dict[str, float | None]:
     """Norms of the gradients, those of an embedding by its new number."""
     norms = told["grad_l2_norm"].items()
-    return {name.replace("[92527]", f"[{new[92527]}]"): norm for name, norm in norms}
+    return {re.sub(r"\[(\d+)\]$", lambda found: f"[{new[int(found[1])]}]", name): norm for name, norm in norms}
 
 
 @pytest.mark.slow
 @needs_golden
 def test_another_folder_of_the_same_form_passes(tmp_path: Path):
-    another(tmp_path)
+    tokenizer = next((path for path in tokenizer_files() if path.name == "tokenizer.model"), None)
+    if tokenizer is None:
+        pytest.skip(
+            f"{GOLDEN}: only a tokenizer.model can be put into another order, and it has a tokenizer.json alone"
+        )
+    another(tmp_path, tokenizer)
     where = os.environ | {"IXC_GOLDEN": str(tmp_path)}
     asked = [sys.executable, "-m", "pytest", "-q", "tests/test_golden.py", "-p", "no:cacheprovider"]
     ran = subprocess.run(asked, env=where, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout[-4000:]
+
+
+@pytest.mark.slow
+@needs_golden
+def test_a_folder_without_a_tokenizer_or_a_file_of_cases_takes_the_other_form(tmp_path: Path):
+    # what the test above does with any folder, without its arithmetic
+    lacking, other = tmp_path / "lacking", tmp_path / "other"
+    lacking.mkdir()
+    for path in GOLDEN.iterdir():
+        if path.name not in ("tokenizer.model", "generation.json", "rm_loss.json", "rm_grads.npz"):
+            (lacking / path.name).symlink_to(path)
+    made = (
+        "from pathlib import Path; from golden import tokenizer_files; from test_golden_forms import another;"
+        f"another(Path({str(other)!r}), *tokenizer_files())"
+    )
+    other.mkdir()
+    where = os.environ | {"IXC_GOLDEN": str(lacking), "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{Path.cwd()}"}
+    ran = subprocess.run([sys.executable, "-c", made], env=where, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    assert (other / "tokenizer.model").is_file() and not (other / "generation.json").exists()
+    assert len(read_pieces(other / "tokenizer.model")) == len(read_pieces(tokenizer_files()[0]))

@@ -15,13 +15,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image, ImageDraw
 
 from ixc.report import STAGES, summary, write_report
 from ixc.report.galleries import in_turn
 from ixc.report.pictures import SIDE, thumbnail
-from ixc.report.svg import Mark, Row, bars, dots, histogram, lines, ticks
+from ixc.report.record import MADE_BY
+from ixc.report.svg import Mark, Row, _running_mean, bars, dots, histogram, lines, ticks
 from ixc.samples import Domain, Media, Modality, Sample, Turn, answer, write_samples
+from tasks.workspace import stages
 
 HOSTILE = "<script>alert('x')</script> & <img src=x onerror=alert(1)>"
 DOMAINS: dict[Modality, Domain] = {"text": "instruction", "image": "general", "video": "video"}
@@ -94,6 +97,51 @@ def sample(name: str, media: Media | None = None, **changes: Any) -> Sample:
     return Sample(id=name, source="embedded", domain=DOMAINS[modality], modality=modality, **(values | changes))
 
 
+def write_provenance(root: Path) -> None:
+    """As `tasks.stage` writes it for each stage."""
+    folder = root / "metrics" / "provenance"
+    folder.mkdir(parents=True, exist_ok=True)
+    for place, stage in enumerate(STAGES):
+        content = {"stage": stage, "run": f"{place:x}" * 32, "commit": "c0ffee" * 6 + "c0ff-dirty"}
+        content |= {"data": {"data/prompts.parquet": f"{place:x}a" * 16}, "command": f"python -m tasks.{stage} data/x"}
+        (folder / f"{stage}.json").write_text(json.dumps(content))
+
+
+def write_validation_summary(root: Path) -> None:
+    """As the stage `validate` writes it."""
+    content = {
+        "failures": [],
+        "params": {"max_length_ratio": 2.0, "min_length_for_ratio": 8, "overlap_words": 13, "languages": []},
+        "unit": "words",
+        "total": 83,
+        "kept": {"train": 60, "val": 20},
+        "dropped": 3,
+        "reasons": [
+            {"name": "identical answers", "pairs": 2, "advice": "Drop them at the source.", "examples": ["drop0: x"]},
+            {
+                "name": "chosen too long",
+                "pairs": 1,
+                "advice": "Ask for shorter answers.",
+                "examples": ["embedded/images/0123: 40 words against 11"],
+            },
+        ],
+        "sources": {
+            "embedded": {"kept": 80, "identical answers": 2, "chosen too long": 1},
+            "a_source_with_a_long_name": {"kept": 3},
+        },
+        "lengths": [{"source": "embedded", "pairs": 83, "too_long": 1, "before": 1.1, "after": 1.0}],
+        "ratios": {"before": [[0.5, 20], [1.0, 40], [4.0, 3]], "after": [[0.5, 20], [1.0, 40]]},
+        "languages": [["en", 70]],
+        "untold": 10,
+        "benchmarks": [
+            {"path": "infra/benchmarks", "texts": 10, "pictures": 0, "films": 0, "unread": ["films/notes.pkl"]}
+        ],
+        "tables": {"Prompts": [{"says": "Ids are unique", "status": "passed", "critical": False, "detail": ""}]},
+    }
+    (root / "reports").mkdir(exist_ok=True)
+    (root / "reports" / "validation.json").write_text(json.dumps(content))
+
+
 def write_metrics(root: Path, stages: dict[str, dict[str, float]]) -> None:
     (root / "metrics").mkdir(exist_ok=True)
     for stage, metrics in stages.items():
@@ -144,7 +192,10 @@ def root(tmp_path: Path) -> Path:
     fall = [0.7 * 0.99**step + rng.normal(0, 0.03) for step in range(120)]
     write_curve(tmp_path, "train_rm", {"loss": fall, "accuracy": [1 - loss / 1.4 for loss in fall]})
     write_curve(tmp_path, "train_ppo", {"reward": [step / 50 for step in range(40)], "kl": [0.1] * 40})
-    write_curve(tmp_path, "bootstrap", {"loss": fall})
+    warm = [2e-3 * min(1.0, (step + 1) / 6) * (1 - step / 130) for step in range(120)]
+    write_curve(tmp_path, "bootstrap", {"loss": fall, "learning_rate": warm})
+    write_provenance(tmp_path)
+    write_validation_summary(tmp_path)
     return tmp_path
 
 
@@ -207,7 +258,7 @@ def test_the_page_needs_nothing_but_itself(root: Path) -> None:
         str(attributes.get(name)) for _, attributes in found.tags for name in ("src", "href") if name in attributes
     ]
     assert addresses and all(
-        address.startswith(("data:image/jpeg;base64,", "#", "pairs.html")) for address in addresses
+        address.startswith(("data:image/jpeg;base64,", "#", "pairs.html", "validation.html")) for address in addresses
     )
     html = (root / "reports" / "index.html").read_text(encoding="utf-8")
     assert not re.search(r"https?://|@import|url\(", html)
@@ -238,6 +289,120 @@ def test_an_empty_folder_is_a_page_that_says_so(tmp_path: Path) -> None:
     found = page(tmp_path)
     assert sections(found) == ["reading"]
     assert "no stage has written its results" in found.text
+
+
+class Bare(HTMLParser):
+    """The texts with digits that stand in no part of a page that says where its numbers come from."""
+
+    VOID = {"meta", "link", "img", "br", "input", "hr"}
+
+    def __init__(self, html: str, sections: bool) -> None:
+        """With `sections`, each has to say it for itself, and the header too."""
+        super().__init__()
+        self.kinds = {"section", "header", "body"} if sections else {"body"}
+        self.parts: list[tuple[list[str], set[str]]] = []
+        """Open parts: their texts with digits, and the kinds of what they say of where these come from."""
+        self.open: list[str] = []
+        self.bare: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag in self.kinds:
+            self.parts.append(([], set()))
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.open.pop() != tag:
+            pass
+        if tag in self.kinds:
+            texts, told = self.parts.pop()
+            self.bare += texts if told != {"run", "commit", "data", "command"} else []
+
+    def handle_data(self, data: str) -> None:
+        if not self.parts or self.open[-1] in ("script", "style", "title"):
+            return
+        texts, told = self.parts[-1]
+        told.update(
+            word
+            for word in ("run", "commit", "data", "command")
+            if re.search(rf"\b{word}\b", data) and "details" in self.open
+        )
+        if re.search(r"\d", data):
+            texts.append(data.strip())
+
+
+@pytest.mark.parametrize("name", ["index.html", "pairs.html", "validation.html"])
+def test_every_number_says_where_it_comes_from(root: Path, name: str) -> None:
+    write_report(root)
+    html = (root / "reports" / name).read_text(encoding="utf-8")
+    bare = Bare(html, sections=name == "index.html").bare
+    assert [text for text in bare if "%" not in text] == [], "the key to the terms has its 50 % and 100 %"
+    for text in ("4" * 32, "c0ffee" * 6 + "c0ff-dirty", "python -m tasks.validate data/x"):
+        assert text in Page(html).text
+    for path in (root / "metrics" / "provenance").iterdir():
+        path.unlink()
+    write_report(root)
+    html = (root / "reports" / name).read_text(encoding="utf-8")
+    assert len(Bare(html, sections=name == "index.html").bare) > 5, "the test would see a number without"
+
+
+def test_a_section_names_the_stages_whose_results_it_shows(root: Path) -> None:
+    write_report(root)
+    html = (root / "reports" / "index.html").read_text(encoding="utf-8")
+    found = {}
+    for part in html.split("<section id=")[1:]:
+        found[part.split('"')[1]] = re.findall(r"<summary>(\w+): run", part)
+    assert found == {
+        "headline": ["evaluate_rm", "train_ppo", "best_of_n", "clean"],
+        "data": ["collect", "validate"],
+        "base": ["bootstrap"],
+        "reward": ["train_rm"],
+        "accuracy": ["evaluate_rm"],
+        "ppo": ["train_ppo"],
+        "best": ["best_of_n"],
+        "cleaning": ["clean"],
+        "quarantine": ["validate"],
+        "reading": [],
+    }
+
+
+def test_numbers_without_a_record_say_how_to_get_one(root: Path) -> None:
+    (root / "metrics" / "provenance" / "clean.json").write_text("{")
+    assert "dvc repro -f -s clean" in " ".join(page(root).text.split())
+
+
+def test_each_table_of_the_graph_has_its_stage() -> None:
+    graph = yaml.safe_load((Path(__file__).parents[1] / "dvc.yaml").read_text())["stages"]
+    outs = {(next(iter(out)), stage) for stage, told in graph.items() for out in told.get("outs", [])}
+    tables = {(path[5:-8], stage) for path, stage in outs if path.startswith("data/") and path.endswith(".parquet")}
+    assert set(MADE_BY.items()) == tables
+    assert {(f"metrics/provenance/{stage}.json", stage) for stage in STAGES} <= outs
+
+
+def test_equal_answers_are_one_line_on_a_card(root: Path) -> None:
+    answers = ("four", "four", "one", "four", "five", "four")
+    rewards = (1.0, 1.0, 3.0, 1.0, 0.0, 1.0)
+    drawn = sample("1", candidates=answers, rewards=rewards, meta={"correct": [0, 0, 1, 0, 0, 0]})
+    write_samples([drawn], root / "data" / "scored" / "best_of_n.parquet")
+    html = write_report(root).read_text(encoding="utf-8")
+    card = next(part for part in html.split("<article") if "1 of 6 right" in part).split("</article>")[0]
+    texts = re.findall(r'<div class="text">(.*?)</div>', card)
+    assert texts == ["one", "four", "five"] and "wrong, 4 times" in card
+
+
+def test_a_prompt_with_many_pairs_is_one_example(root: Path) -> None:
+    pairs = [sample(f"{i}", rewards=(5.0 + i, 0.0)) for i in range(6)]
+    other = (Turn(role="user", content="Which colour is it?"),)
+    write_samples([*pairs, sample("x", rewards=(1.0, 0.0), prompt=other)], root / "data" / "scored" / "val.parquet")
+    html = write_report(root).read_text(encoding="utf-8")
+    assert re.findall(r"margin ([+\d.]+)", html) == ["+10.00", "+1.00"]
+
+
+def test_a_damaged_summary_of_the_validation_is_a_note(root: Path) -> None:
+    for text in ("{", "[]", '{"total": 3}'):
+        (root / "reports" / "validation.json").write_text(text)
+        assert "Not shown: The validation, in full" in page(root).text
 
 
 def browsed(root: Path, max_pairs: int = 200) -> Page:
@@ -364,9 +529,18 @@ def test_summary_names_the_damaged_file(tmp_path: Path) -> None:
         summary(tmp_path)
 
 
+def test_a_running_mean_follows_a_warm_up_from_its_first_step() -> None:
+    ramp = [(float(step), 2.0 * step) for step in range(100)]
+    np.testing.assert_allclose(_running_mean(ramp), ramp)  # the mean of a straight line is that line, to its ends
+    bent = [(float(step), min(step, 20) / 20) for step in range(400)]
+    smooth = _running_mean(bent)
+    assert smooth[0] == (0.0, 0.0) and smooth[-1] == bent[-1]
+    # in the middle, of 41 points: step 20 has 20 below the bend, with the mean 0.475, and 21 at 1
+    assert smooth[20][1] == pytest.approx((20 * 0.475 + 21) / 41)
+
+
 def test_the_stages_are_those_of_the_graph() -> None:
-    text = (Path(__file__).parents[1] / "dvc.yaml").read_text(encoding="utf-8")
-    assert list(STAGES) == re.findall(r"^  (\w+):$", text, re.MULTILINE)
+    assert list(STAGES) == stages(Path(__file__).parents[1])
 
 
 def test_no_torch_is_needed() -> None:

@@ -189,9 +189,9 @@ def test_only_our_own_errors_are_foreseen():
 
 
 def test_what_dvc_says_becomes_a_state():
-    assert outcome(["Stage 'judge' didn't change, skipping"]) == "UpToDate"
-    assert outcome(["Stage 'judge' is cached - skipping run, checking out outputs"]) == "Restored"
-    assert outcome(["Running stage 'judge':", "> python judge.py"]) == "Completed"
+    assert outcome("judge", ["Stage 'judge' didn't change, skipping"]) == "UpToDate"
+    assert outcome("judge", ["Stage 'judge' is cached - skipping run, checking out outputs"]) == "Restored"
+    assert outcome("judge", ["Running stage 'judge':", "> python judge.py"]) == "Completed"
 
 
 @pytest.mark.parametrize(

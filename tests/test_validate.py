@@ -1,5 +1,6 @@
 """The stage `validate`: which pairs go, why, and when the stage itself must fail."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from ixc import validate
 from ixc.metrics import Metrics
 from ixc.params import BadParams, ValidateParams
+from ixc.report.record import Record
+from ixc.report.validation import as_page
 from ixc.samples import (
     BadRecord,
     Media,
@@ -87,7 +90,7 @@ class Stage:
             "train.parquet",
             "val.parquet",
             "q.parquet",
-            "page.html",
+            "summary.json",
         )
         return validate.run(params, *(self.folder / name for name in names))
 
@@ -98,7 +101,9 @@ class Stage:
         return {row["id"]: row["reason"] for row in pq.read_table(self.folder / "q.parquet").to_pylist()}
 
     def page(self) -> str:
-        return (self.folder / "page.html").read_text(encoding="utf-8")
+        """What `ixc.report` makes of the summary."""
+        content = json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
+        return as_page(content, Record(self.folder))
 
     def picture(self, colour: str) -> Media:
         path = self.folder / "new.png"
@@ -476,7 +481,7 @@ def test_lengths_are_counted_in_tokens_where_a_tokenizer_is_named(tmp_path: Path
 
 def test_the_same_input_gives_the_same_output(stage: Stage):
     pairs = [TRAIN, VAL, replace(TRAIN, id="again"), pair("x", chosen=SAID)]
-    names = ("train.parquet", "val.parquet", "q.parquet", "page.html")
+    names = ("train.parquet", "val.parquet", "q.parquet", "summary.json")
     stage.run(pairs)
     first = [(stage.folder / name).read_bytes() for name in names]
     stage.run(pairs)
@@ -499,7 +504,7 @@ def test_prompts_and_candidates_are_checked_and_shown(stage: Stage):
 
 def test_several_processes_give_the_same_as_one(stage: Stage, monkeypatch: pytest.MonkeyPatch):
     said = [pair(f"{i}", rejected=f"{SAID} {i}", split="val" if i % 9 == 0 else "train") for i in range(40)]
-    names = ("train.parquet", "val.parquet", "q.parquet", "page.html")
+    names = ("train.parquet", "val.parquet", "q.parquet", "summary.json")
     stage.run(said, judged=[replace(said[3], id="again")])
     first = [(stage.folder / name).read_bytes() for name in names]
     monkeypatch.setattr(workers, "MANY", 10)

@@ -16,11 +16,14 @@ from ixc.report.blocks import Block, Note
 from ixc.report.pairs import write_pairs
 from ixc.report.record import STAGES, Record
 from ixc.report.sections import SECTIONS, Section
+from ixc.report.validation import write_validation
 
 T = TypeVar("T")
 DAMAGE = (OSError, ValueError, LookupError, TypeError, ArithmeticError, pa.ArrowException)
 """What a missing, half-written or outdated file makes a block raise."""
 
+PAGES = ("Browse the pairs →", "The validation →")
+"""What the links to the other pages say."""
 _SUMMARY = (
     ("rm.accuracy", "evaluate_rm", "accuracy", ("all", "text", "image", "video")),
     ("rm.accuracy_swapped_media", "evaluate_rm", "accuracy_swapped_media", ("image", "video")),
@@ -56,7 +59,9 @@ def summary(root: Path) -> dict[str, Any]:
 
 
 def write_report(root: Path, max_pairs: int = 200) -> Path:
-    """Write `reports/index.html` from what is there; what cannot be read becomes a note on the page.
+    """Write `reports/index.html` from what is there, and the pages that it leads to.
+
+    What cannot be read becomes a note on the page.
 
     Args:
         root: where the stages have written.
@@ -64,7 +69,15 @@ def write_report(root: Path, max_pairs: int = 200) -> Path:
     """
     record, path = Record(root), root / "reports" / "index.html"
     pairs = _block(lambda record: write_pairs(record, max_pairs), record, "The pairs, to browse")
-    shown = [(section, blocks) for section in SECTIONS if (blocks := _blocks(section, record))]
+    validation = _block(write_validation, record, "The validation, in full")
+    pages = [
+        (page.name, title) for page, title in zip((pairs, validation), PAGES, strict=True) if isinstance(page, Path)
+    ]
+    shown = []
+    for section in SECTIONS:
+        record.read.clear()
+        if blocks := _blocks(section, record):
+            shown.append((section, blocks, record.origins(record.read)))
     folder = FileSystemLoader(Path(__file__).parent)
     page = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     html = page.get_template("page.html.jinja").render(
@@ -73,8 +86,9 @@ def write_report(root: Path, max_pairs: int = 200) -> Path:
         done=record.done(),
         as_of=_as_of(record),
         wall=_wall(record),
-        pairs=pairs.name if isinstance(pairs, Path) else "",
-        note=pairs if isinstance(pairs, Note) else None,
+        pages=pages,
+        notes=[page for page in (pairs, validation) if isinstance(page, Note)],
+        origins=record.origins(record.done()),
     )
     with replacing(path) as part:
         part.write_text(html, encoding="utf-8")

@@ -15,6 +15,8 @@ MAX_REMOVED = 40
 """Cards in the gallery of removed samples: with the examples, about 60 pictures on the page."""
 MAX_TEXT = 320
 """Characters of a question or an answer on a card."""
+MAX_ANSWERS = 4
+"""Different answers on a card."""
 CARD = ("prompt", "media", "modality")
 
 
@@ -62,8 +64,18 @@ def _examples(record: Record, title: str, caption: str, sign: int) -> Block | No
         return None
     margins = pair_rewards(table) @ [1.0, -1.0]
     order = [int(index) for index in np.argsort(sign * margins, kind="stable") if sign * margins[index] < 0]
-    cards = [_pair_card(record, row) for row in rows(table, _spread(table, order, each=2))]
+    cards = [_pair_card(record, row) for row in rows(table, _spread(table, _once(table, order), each=2))]
     return Gallery(title, cards, caption) if cards else None
+
+
+def _once(table: pa.Table, order: Sequence[int]) -> list[int]:
+    """The first row of `order` of each prompt with its media: a prompt with many pairs must not be all there is."""
+    asked = zip(table["prompt"].to_pylist(), table["media"].to_pylist(), strict=True)
+    keys = [repr(one) for one in asked]
+    first: dict[str, int] = {}
+    for index in order:
+        first.setdefault(keys[index], index)
+    return list(first.values())
 
 
 def _spread(table: pa.Table, order: Sequence[int], each: int) -> list[int]:
@@ -93,11 +105,15 @@ def _pair_card(record: Record, row: dict[str, Any]) -> Card:
 
 
 def _pick_card(record: Record, row: dict[str, Any], correct: Sequence[int]) -> Card:
-    ranked = sorted(zip(row["rewards"], row["candidates"], correct, strict=True), key=lambda one: -one[0])[:4]
-    marks = [
-        Answer(_cut(text), reward, "good" if right else "bad", "right" if right else "wrong")
-        for reward, text, right in ranked
-    ]
+    ranked = sorted(zip(row["rewards"], row["candidates"], correct, strict=True), key=lambda one: -one[0])
+    times = Counter(text for _, text, _ in ranked)
+    best: dict[str, tuple[float, int]] = {}  # equal answers are one line
+    for reward, text, right in ranked:
+        best.setdefault(text, (reward, right))
+    marks = []
+    for text, (reward, right) in list(best.items())[:MAX_ANSWERS]:
+        often = f", {times[text]} times" if times[text] > 1 else ""
+        marks.append(Answer(_cut(text), reward, "good" if right else "bad", f"{'right' if right else 'wrong'}{often}"))
     return _card(record, row, marks, tag=f"{sum(correct)} of {len(correct)} right")
 
 

@@ -61,7 +61,8 @@ def write_pairs(record: Record, max_pairs: int) -> Path | None:
     folder = FileSystemLoader(Path(__file__).parent)
     pages = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     groups = {name: sorted({pair.group(name) for pair in pairs}) for name in GROUPS}
-    html = pages.get_template("pairs.html.jinja").render(pairs=pairs, total=len(found), groups=groups)
+    origins = record.origins(("collect", "judge", "validate"))  # what came in, and what became of it
+    html = pages.get_template("pairs.html.jinja").render(pairs=pairs, total=len(found), groups=groups, origins=origins)
     path = record.root / "reports" / "pairs.html"
     with replacing(path) as part:
         part.write_text(html, encoding="utf-8")

@@ -1,9 +1,10 @@
 """What the stages have left behind so far, read a column at a time."""
 
 import csv
+import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,47 @@ STAGES = tuple(field.name for field in fields(Params) if field.name != "seed")
 MODALITIES = ("text", "image", "video")
 DEFECTS = ("hallucination", "empty", "mismatch")
 NONE_PLANTED = "none planted"
+MADE_BY = {
+    "prompts": "collect",
+    "corpus": "collect",
+    "pairs/public": "collect",
+    "quarantine/collect": "collect",
+    "candidates": "generate",
+    "judged": "judge",
+    "pairs/train": "validate",
+    "pairs/val": "validate",
+    "quarantine/validate": "validate",
+    "scored/val": "evaluate_rm",
+    "scored/best_of_n": "best_of_n",
+    "cleaned": "clean",
+    "removed": "clean",
+}
+"""The stage of each table below `data`, as `dvc.yaml` has it."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the numbers of a stage come from, as `metrics/provenance/<stage>.json` says."""
+
+    stage: str
+    run: str = ""
+    """The id of its MLflow run."""
+    commit: str = ""
+    """Of the code, with `-dirty` where it had changes."""
+    data: Mapping[str, str] = field(default_factory=dict)
+    """md5 of each file or folder that was read, by its path."""
+    command: str = ""
+
+    @property
+    def is_known(self) -> bool:
+        return bool(self.run and self.commit and self.data and self.command)
+
+    @property
+    def data_hash(self) -> str:
+        """One digest for all data; where there is one file, its md5."""
+        if len(self.data) == 1:
+            return next(iter(self.data.values()))
+        return hashlib.md5(json.dumps(dict(self.data), sort_keys=True).encode(), usedforsecurity=False).hexdigest()
 
 
 class Record:
@@ -26,6 +68,22 @@ class Record:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.read: set[str] = set()
+        """The stages whose results were read since this was last emptied."""
+
+    def origins(self, stages: Iterable[str]) -> list[Origin]:
+        """Where the numbers of some stages come from, in the order of the graph; those that do not know it, empty."""
+        wanted = set(stages)
+        return [self._origin(stage) for stage in (*STAGES, *sorted(wanted - set(STAGES))) if stage in wanted]
+
+    def _origin(self, stage: str) -> Origin:
+        path = self.root / "metrics" / "provenance" / f"{stage}.json"
+        try:
+            content = _json_object(path.read_text(encoding="utf-8"), f"metrics/provenance/{stage}.json")
+            data = {str(name): str(md5) for name, md5 in dict(content["data"]).items()}
+            return Origin(stage, str(content["run"]), str(content["commit"]), data, str(content["command"]))
+        except (OSError, ValueError, LookupError, TypeError):
+            return Origin(stage)
 
     def metrics(self, stage: str) -> Metrics:
         """`metrics/<stage>.json`; empty before the stage has run.
@@ -36,6 +94,7 @@ class Record:
         path = self.root / "metrics" / f"{stage}.json"
         if not path.exists():
             return {}
+        self.read.add(stage)
         content = _json_object(path.read_text(encoding="utf-8"), f"metrics/{stage}.json")
         for key, value in content.items():
             if not isinstance(value, int | float):
@@ -48,6 +107,7 @@ class Record:
         curves: dict[str, list[tuple[float, float]]] = {}
         if not path.exists():
             return {}
+        self.read.add(stage)
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 step = float(row.pop("step"))
@@ -61,6 +121,7 @@ class Record:
         path = self.root / "data" / f"{name}.parquet"
         if not path.exists():
             return None
+        self.read.add(MADE_BY.get(name, f"data/{name}.parquet"))
         return pq.read_table(path, columns=None if columns is None else list(columns))
 
     def done(self) -> list[str]:

@@ -20,6 +20,8 @@ WIDTH, HEIGHT = 360, 196
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 42
 WIDE = 500
 """Width of `dots`, which has texts on both sides."""
+LETTER = 7.2
+"""Width of a letter at most, pixels, but for the widest."""
 MAX_POINTS = 300
 """Longer curves are thinned: no plot here can show more."""
 MAX_TOOLTIPS = 60
@@ -148,12 +150,12 @@ def histogram(
 def bars(rows: Mapping[str, Mapping[str, Real]], *, label: str) -> Markup:
     """Horizontal bars, one per row, stacked by series, with the total at the end."""
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
-    left, right, step = 88, 44, 26
+    left, right, step = _room(rows), 44, 26
     x = Scale(0.0, max((sum(row.values()) for row in rows.values()), default=0.0) or 1.0, left, WIDTH - right)
     parts = []
     for line, (row_name, row) in enumerate(rows.items()):
         top, reached = TOP + line * step, 0.0
-        parts.append(_text(left - 8, top + 13, row_name, "end"))
+        parts.append(_name(left - 8, top + 13, row_name))
         for name, value in row.items():
             tip = f"{row_name}, {name}: {number(value)}"
             box = f'x="{x(reached):.1f}" y="{top}" width="{x(value) - left:.1f}" height="18"'
@@ -186,7 +188,7 @@ def dots(rows: Sequence[Row], *, label: str, reference: Real | None = None) -> M
 def _dot_row(row: Row, names: list[str], x: Scale, y: int, left: int) -> Markup:
     if not row.marks:
         return _text(8, y + 4, row.label, "start", "heading")
-    parts = [_text(left - 10, y + 4, row.label, "end")]
+    parts = [_name(left - 10, y + 4, row.label)]
     for mark in row.marks:
         colour, tip = f"c{names.index(mark.series) % 6}", f"{row.label}, {mark.series}: {percent(mark.value)}"
         if mark.low is not None and mark.high is not None:
@@ -267,6 +269,21 @@ def _text(x: Real, y: Real, text: str, anchor: str, css: str = "label") -> Marku
     return Markup(f'<text class="{css}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>')
 
 
+def _name(x: Real, y: Real, text: str) -> Markup:
+    """A row's name that ends at `x`; what has no room before it is in the tooltip."""
+    most = int(x / LETTER)
+    if len(text) <= most:
+        return _text(x, y, text, "end")
+    short = escape(f"{text[: most - 1]}…")
+    label = f'<text class="label" x="{x:.1f}" y="{y:.1f}" text-anchor="end">{short}<title>{escape(text)}</title></text>'
+    return Markup(label)
+
+
+def _room(names: Collection[str]) -> int:
+    """Pixels for the names of rows, within limits."""
+    return int(np.clip(8 + LETTER * max(map(len, names), default=0), 88, 150))
+
+
 def _path(points: Points, x: Scale, y: Scale) -> str:
     return "M" + "L".join(f"{x(px):.1f},{y(py):.1f}" for px, py in points)
 
@@ -285,12 +302,19 @@ def _thin(points: Points) -> Points:
 
 
 def _running_mean(points: Points) -> Points:
-    """Each point as the mean of its neighbourhood, a tenth of the curve wide."""
-    reach = max(1, len(points) // 20)
-    return [
-        (x, float(np.mean([y for _, y in points[max(0, index - reach) : index + reach + 1]])))
-        for index, (x, _) in enumerate(points)
-    ]
+    """Each point as the mean of its neighbourhood, a tenth of the curve wide.
+
+    Towards the ends it gets as narrow on both sides: a neighbourhood with one side alone would lift or lower them.
+
+    >>> _running_mean([(0.0, 0.0), (1.0, 3.0), (2.0, 0.0)])
+    [(0.0, 0.0), (1.0, 1.0), (2.0, 0.0)]
+    """
+    reach, last = max(1, len(points) // 20), len(points) - 1
+    means = []
+    for index, (x, _) in enumerate(points):
+        side = min(reach, index, last - index)
+        means.append((x, float(np.mean([y for _, y in points[index - side : index + side + 1]]))))
+    return means
 
 
 def _padded(low: Real, high: Real, share: float = 0.06) -> tuple[Real, Real]:
