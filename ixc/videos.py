@@ -9,20 +9,22 @@ is what the official code uses; both give the same frames, see `read_with_decord
 """
 
 import bisect
+import errno
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import BinaryIO, Literal, NoReturn
 
 import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 from PIL import Image
 
-from ixc.containers import VIDEO_CODECS, BadContainer, recognise
+from ixc.containers import VIDEO_CODECS, recognise
 from ixc.images import MAX_PIXELS, BadMedia, check_size, existing
+from ixc.structure import BadContainer
 
 VideoDecoder = Literal["pyav", "decord"]
 Choose = Callable[[int, Fraction], Sequence[int]]
@@ -119,7 +121,7 @@ def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[tuple[InputCont
         # The handle is all that FFmpeg gets: it opens nothing by itself.
         options = {"format_whitelist": demuxer, "protocol_whitelist": "none"}
         with av.open(
-            stream, "r", demuxer, container_options=options, metadata_errors="replace", io_open=_refuse_to_open
+            _Handle(stream), "r", demuxer, container_options=options, metadata_errors="replace", io_open=_refuse_to_open
         ) as container:
             track = _best_track(path, container)
             check_size(path, track.codec_context.width, track.codec_context.height, max_pixels)
@@ -138,6 +140,19 @@ def _naming(path: Path) -> Iterator[None]:
     except Exception as error:  # FFmpegError; of damaged files also AttributeError, UnicodeDecodeError, IndexError ...
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise BadMedia(f"{path}: damaged, or cut off ({reason}); fetch it again") from error
+
+
+class _Handle:
+    """The one file that FFmpeg gets. A damaged one makes it seek to where none ends, which is an answer, no exception."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.read, self.tell, self._seek = stream.read, stream.tell, stream.seek
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return self._seek(offset, whence)
+        except (OSError, OverflowError, ValueError):
+            return -errno.EINVAL
 
 
 def _refuse_to_open(url: str, flags: int, options: dict[str, str]) -> NoReturn:
