@@ -20,6 +20,7 @@ from ixc.structure import (
     check_matroska,
     check_mp4,
     check_ogg,
+    check_program_stream,
     check_transport_stream,
     no_check,
 )
@@ -51,6 +52,10 @@ class Container:
     """As FFmpeg calls it."""
     suffix: str
     """In the store: equal bytes have one name, whatever they were called."""
+    has_index: bool = False
+    """A key frame is found at once."""
+    declares_duration: bool = False
+    """And counts no frames."""
     check: Callable[[BinaryIO, int], None]
     """Looks through the structure of a file of so many bytes.
 
@@ -160,17 +165,25 @@ _MP4_BEGINNINGS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 _STILL_BRANDS = (b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis", b"crx ")
 
 
-_MP4 = Container(name="MP4", demuxer="mp4", suffix=".mp4", check=check_mp4)
-_MOV = Container(name="QuickTime", demuxer="mov", suffix=".mov", check=check_mp4)
-_MATROSKA = Container(name="Matroska", demuxer="matroska", suffix=".mkv", check=check_matroska)
-_WEBM = Container(name="WebM", demuxer="webm", suffix=".webm", check=check_matroska)
-_AVI = Container(name="AVI", demuxer="avi", suffix=".avi", check=check_avi)
+_MP4 = Container(name="MP4", demuxer="mp4", suffix=".mp4", has_index=True, check=check_mp4)
+_MOV = Container(name="QuickTime", demuxer="mov", suffix=".mov", has_index=True, check=check_mp4)
+_MATROSKA = Container(
+    name="Matroska", demuxer="matroska", suffix=".mkv", has_index=True, declares_duration=True, check=check_matroska
+)
+_WEBM = Container(
+    name="WebM", demuxer="webm", suffix=".webm", has_index=True, declares_duration=True, check=check_matroska
+)
+_AVI = Container(name="AVI", demuxer="avi", suffix=".avi", declares_duration=True, check=check_avi)
 _MPEG_TS = Container(name="MPEG-TS", demuxer="mpegts", suffix=".ts", check=partial(check_transport_stream, 188))
 _M2TS = replace(_MPEG_TS, suffix=".m2ts", check=partial(check_transport_stream, 192))
 _BY_MAGIC = {
-    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": Container(name="WMV", demuxer="asf", suffix=".wmv", check=check_asf),
-    b"\x00\x00\x01\xba": Container(name="MPEG", demuxer="mpeg", suffix=".mpg", check=no_check),
-    b"FLV\x01": Container(name="FLV", demuxer="flv", suffix=".flv", check=no_check),
+    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": Container(
+        name="WMV", demuxer="asf", suffix=".wmv", declares_duration=True, check=check_asf
+    ),
+    b"\x00\x00\x01\xba": Container(name="MPEG", demuxer="mpeg", suffix=".mpg", check=check_program_stream),
+    b"FLV\x01": Container(
+        name="FLV", demuxer="flv", suffix=".flv", has_index=True, declares_duration=True, check=no_check
+    ),
     b"OggS": Container(name="Ogg", demuxer="ogg", suffix=".ogv", check=check_ogg),
     b"GIF8": Container(name="GIF", demuxer="gif", suffix=".gif", check=check_gif),
 }

@@ -29,7 +29,7 @@ def _points_away(what: str) -> BadContainer:
 
 
 def no_check(stream: BinaryIO, size: int) -> None:
-    """Of containers without a structure that tells; what is missing shows in decoding."""
+    """Of FLV, whose packets and times tell; see `ixc.videos`."""
 
 
 # MP4, QuickTime
@@ -224,6 +224,28 @@ class _Reader:
     def skip_palette(self, flags: int) -> None:
         if flags & 0x80:
             self.take(3 << ((flags & 7) + 1))
+
+
+# MPEG program stream
+
+
+def check_program_stream(stream: BinaryIO, size: int) -> None:
+    """From packet to packet, each of which declares its length; what is none is left to FFmpeg."""
+    place = 0
+    while place + 4 <= size:
+        stream.seek(place)
+        head = stream.read(14)
+        if not head.startswith(b"\x00\x00\x01") or head[3] < 0xB9:
+            return
+        if head[3] == 0xB9:  # the end mark
+            length = 4
+        elif head[3] == 0xBA:  # of a pack, the header: MPEG-2's is longer
+            length = 14 + (head[-1] & 7) if head[4:5] > b"\x3f" else 12
+        else:
+            length = 6 + int.from_bytes(head[4:6], "big")
+        place += length
+        if place > size:
+            raise _cut_off("its last packet", place, size)
 
 
 # MPEG transport stream

@@ -15,14 +15,14 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO, Literal, NoReturn
+from typing import BinaryIO, Literal, NamedTuple, NoReturn
 
 import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 from PIL import Image
 
-from ixc.containers import VIDEO_CODECS, recognise
+from ixc.containers import VIDEO_CODECS, Container, recognise
 from ixc.images import MAX_PIXELS, BadMedia, check_size, existing
 from ixc.structure import BadContainer
 
@@ -109,24 +109,37 @@ def suffix_of(path: Path) -> str:
 # Opening
 
 
+class OpenVideo(NamedTuple):
+    """A video that may be read, and its best track."""
+
+    container: InputContainer
+    track: VideoStream
+    kind: Container
+
+
 @contextmanager
-def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[tuple[InputContainer, VideoStream]]:
+def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[OpenVideo]:
     """A video and its best track; what is raised inside names the file.
 
     Raises:
         BadMedia: it is missing, no video, needs other files, is cut off, damaged or too large.
     """
     with _naming(path), existing(path).open("rb") as stream:
-        demuxer = recognise(stream).demuxer
+        kind = recognise(stream)
         # The handle is all that FFmpeg gets: it opens nothing by itself.
-        options = {"format_whitelist": demuxer, "protocol_whitelist": "none"}
+        options = {"format_whitelist": kind.demuxer, "protocol_whitelist": "none"}
         with av.open(
-            _Handle(stream), "r", demuxer, container_options=options, metadata_errors="replace", io_open=_refuse_to_open
+            _Handle(stream),
+            "r",
+            kind.demuxer,
+            container_options=options,
+            metadata_errors="replace",
+            io_open=_refuse_to_open,
         ) as container:
             track = _best_track(path, container)
             check_size(path, track.codec_context.width, track.codec_context.height, max_pixels)
             track.codec_context.options = {"max_pixels": str(max_pixels)}  # later frames may be larger
-            yield container, track
+            yield OpenVideo(container, track, kind)
 
 
 @contextmanager
@@ -143,7 +156,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 class _Handle:
-    """The one file that FFmpeg gets. A damaged one makes it seek to where none ends, which is an answer, no exception."""
+    """The one file that FFmpeg gets. A damaged one makes it seek to impossible places: the answer is an error's number."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.read, self.tell, self._seek = stream.read, stream.tell, stream.seek
@@ -182,7 +195,8 @@ def survey(path: Path, max_pixels: int = MAX_PIXELS) -> Survey:
     times: list[int | None] = []
     keys: list[int | None] = []
     end, is_last_cut = 0.0, False
-    with opened(path, max_pixels) as (container, track):
+    with opened(path, max_pixels) as video:
+        container, track, kind = video
         for packet in container.demux():
             if packet.pts is not None and packet.time_base:
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
@@ -192,27 +206,22 @@ def survey(path: Path, max_pixels: int = MAX_PIXELS) -> Survey:
             is_last_cut = packet.is_corrupt
             if packet.is_keyframe:
                 keys.append(packet.pts)
-        _check_complete(path, container, track, len(times), end, is_last_cut)
+        _check_complete(path, video, len(times), end, is_last_cut)
         rate = track.average_rate or track.guessed_rate or Fraction(1)
     known = sorted(time for time in times if time is not None)
-    if len(set(known)) < len(times):
+    if not kind.has_index or len(set(known)) < len(times):
         return Survey(num_frames=len(times), rate=rate, times=(), keys=())
     ranks = {time: rank for rank, time in enumerate(known)}
     key_ranks = sorted(ranks[time] for time in keys if time is not None)
     return Survey(num_frames=len(times), rate=rate, times=tuple(known), keys=tuple(key_ranks))
 
 
-_TIMED_BY_HEADER = ("matroska,webm", "avi", "flv", "asf")
-"""FFmpeg's names of containers without a count of frames whose header says how long they last."""
-
-
-def _check_complete(
-    path: Path, container: InputContainer, track: VideoStream, num_packets: int, end: float, is_last_cut: bool
-) -> None:
+def _check_complete(path: Path, video: OpenVideo, num_packets: int, end: float, is_last_cut: bool) -> None:
+    container, track, kind = video
     if num_packets < _LEAST * track.frames:
         raise BadMedia(f"{path}: cut off, {num_packets} of {track.frames} frames are there; fetch it again")
     declared = (container.duration or 0) / av.time_base
-    if container.format.name in _TIMED_BY_HEADER and end < _LEAST * declared:
+    if kind.declares_duration and end < _LEAST * declared:
         raise BadMedia(f"{path}: cut off, {end:.1f} of {declared:.1f} seconds are there; fetch it again")
     if is_last_cut:
         raise BadMedia(f"{path}: cut off in the last of {num_packets} frames; fetch it again")
@@ -222,7 +231,7 @@ def _check_complete(
 
 
 def _frames(path: Path, max_pixels: int) -> Iterator[av.VideoFrame]:
-    with opened(path, max_pixels) as (container, track):
+    with opened(path, max_pixels) as (container, track, _):
         yield from container.decode(track)
 
 
@@ -277,7 +286,7 @@ def _sought(path: Path, found: Survey, wanted: Sequence[int], max_pixels: int) -
     if not runs or found.num_frames - num_decoded < _WORTH_SEEKING:
         return None
     images: list[Image.Image] = []
-    with opened(path, max_pixels) as (container, track):
+    with opened(path, max_pixels) as (container, track, _):
         for run in runs:
             if run.start:
                 container.seek(found.times[run.start], stream=track)
@@ -330,7 +339,7 @@ def read_with_decord(path: Path, choose: Choose, max_pixels: int = MAX_PIXELS) -
 
 def _refuse_for_decord(path: Path, max_pixels: int) -> None:
     """Its FFmpeg, of 2021, knows neither AV1 nor VVC; it swaps the bytes of 10-bit frames, and turns none upright."""
-    with opened(path, max_pixels) as (container, track):
+    with opened(path, max_pixels) as (container, track, _):
         codec = track.codec_context.codec.canonical_name
         reasons = [codec] if codec in ("av1", "vvc") else []
         reasons += [f"{bits} bits a channel" for bits in {part.bits for part in track.format.components} if bits > 8]
