@@ -147,7 +147,9 @@ def to_rgb(image: Image.Image, name: object, transparency: Transparency = "white
     """
     with naming_damage(name):
         image.load()
-        upright = eight_bit(ImageOps.exif_transpose(image), name)
+        upright = ImageOps.exif_transpose(image)
+        upright.format = image.format  # which is lost, and which `eight_bit` asks for
+        upright = eight_bit(upright, name)
         return on_white(upright) if transparency == "white" else upright.convert("RGB")
 
 

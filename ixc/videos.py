@@ -156,7 +156,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 class _Handle:
-    """The one file that FFmpeg gets. A damaged one makes it seek to impossible places: the answer is an error's number."""
+    """The one file that FFmpeg gets. It may seek to impossible places in it, and expects an error's number then."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.read, self.tell, self._seek = stream.read, stream.tell, stream.seek
