@@ -40,6 +40,7 @@ GEOMETRY = (
     "max_frames",
     "include_last",
     "film_lengths",
+    "video_decoder",
 )
 """The processor's options that a picture's tokens depend on, beside the number of tiles, which is in the key."""
 T = TypeVar("T")

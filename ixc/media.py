@@ -1,38 +1,26 @@
-"""Pictures and films: a content-addressed store, checked at the door, and how both are read again.
+"""Images and videos: a content-addressed store, checked at the door, and how both are read again.
 
 A file is kept unaltered as `<first two digits of its SHA-256>/<SHA-256><suffix>`: the same picture from two
-sources is one file, and a file that was damaged later no longer matches its name.
+sources is one file, and a file that was damaged later no longer matches its name. Only what decodes to its end from
+its own bytes is kept.
 
-Films are read by PyAV alone. It is frame-exact and maintained, brings a current FFmpeg (that of decord
-knows no AV1), and it can also write films, which the embedded corpus and the tests need.
+How images are opened is in `ixc.images`, how videos are in `ixc.videos`.
 """
 
 import hashlib
 import shutil
-import warnings
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
 
-import av
-from av.container import InputContainer
-from av.error import FFmpegError
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
 from ixc.files import replacing
+from ixc.images import MAX_PIXELS, BadMedia, existing, open_picture, recognised, to_rgb
 from ixc.samples import Media
 from ixc.sources import File
-
-MAX_PIXELS = 50_000_000
-"""About 7000 x 7000. Larger pictures are decompression bombs or scans that belong downscaled."""
-
-
-class BadMedia(ValueError):
-    """A picture or film that cannot be used: file, what is wrong, remedy."""
-
+from ixc.videos import read_frames_of, suffix_of, survey, verify_video
 
 # The store
 
@@ -71,7 +59,7 @@ class Store:
     def _keep(self, file: File) -> Media:
         if file.path is None:
             return self._keep_bytes(file, file.data or b"")
-        media = _media(file, _digest(_there(file.path)), _suffix(file.path, file, self.max_pixels))
+        media = _media(file, _digest(existing(file.path)), _suffix(file.path, file, self.max_pixels))
         target = self.root / media.path
         if not target.exists():  # what is there was checked when it came
             verify(file.path, file.kind, self.max_pixels)
@@ -103,13 +91,12 @@ _SUFFIXES = {
 
 
 def _suffix(path: Path, file: File, max_pixels: int) -> str:
-    """What a file is called by: a picture's format, a film's own suffix; it must not be too large."""
-    named = (file.suffix or path.suffix).lower()
+    """What a file is called by: its format. It must not be too large, and a video must not need other files."""
     if file.kind == "video":
-        _check_film_size(path, max_pixels)
-        return named
-    with _recognised(path, max_pixels) as picture:
-        return _SUFFIXES.get(picture.format or "", named)
+        survey(path, max_pixels)
+        return suffix_of(path)
+    with recognised(path, max_pixels) as picture:
+        return _SUFFIXES.get(picture.format or "", (file.suffix or path.suffix).lower())
 
 
 def _media(file: File, digest: str, suffix: str) -> Media:
@@ -124,6 +111,8 @@ def _digest(path: Path) -> str:
 def check(root: Path, media: Media) -> None:
     """Make sure that a stored file is still what its name says, and can be decoded.
 
+    A video is not decoded: while it is what its name says, it is what was decoded at the door.
+
     Raises:
         BadMedia: it is missing, was altered, or cannot be decoded.
     """
@@ -132,136 +121,50 @@ def check(root: Path, media: Media) -> None:
         raise BadMedia(f"{path}: not in the store; run `dvc repro collect`, or `dvc pull data/media`")
     if _digest(path) != media.sha256:
         raise BadMedia(f"{path}: altered since it was stored; delete it and run `dvc repro collect`")
-    verify(path, media.kind)
-
-
-# What may enter
+    if media.kind == "video":
+        survey(path)
+    else:
+        verify(path, media.kind)
 
 
 def verify(path: Path, kind: str, max_pixels: int = MAX_PIXELS) -> None:
-    """Decode a picture whole, or the first frame of a film whose frames are all there.
+    """Read an image as the model does, or a video to its end.
 
     Raises:
-        BadMedia: it is missing, empty, damaged, cut off or too large.
+        BadMedia: it is missing, empty, damaged, cut off, too large, or needs other files.
     """
     if kind == "video":
-        _verify_film(_there(path), max_pixels)
+        verify_video(path, max_pixels)
     else:
-        open_picture(_there(path), max_pixels)
-
-
-def _there(path: Path) -> Path:
-    if not path.is_file():
-        raise BadMedia(f"{path}: no such file; correct the name or add the file")
-    if path.stat().st_size == 0:
-        raise BadMedia(f"{path}: 0 bytes; fetch the file again")
-    return path
-
-
-def _recognised(path: Path, max_pixels: int) -> Image.Image:
-    """A picture whose header was read, and nothing more."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `max_pixels` decides
-        try:
-            picture = Image.open(path)
-        except Image.DecompressionBombError as error:
-            raise BadMedia(f"{path}: {error}; scale it down, or drop it") from error
-        except Exception as error:  # decoders raise what they like: SyntaxError, struct.error, zlib.error ...
-            raise BadMedia(f"{path}: not a picture ({error}); fetch it again, or drop its rows") from error
-    _check_size(path, picture.width, picture.height, max_pixels)
-    return picture
-
-
-def _check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        size = f"{width} x {height} pixels, more than {max_pixels:,}"
-        raise BadMedia(f"{path}: {size}; scale it down, or raise collect.max_pixels")
-
-
-def open_picture(path: Path, max_pixels: int) -> Image.Image:
-    picture = _recognised(path, max_pixels)
-    try:
-        picture.load()
-    except Exception as error:
-        raise BadMedia(f"{path}: damaged picture ({error}); fetch it again, or drop its rows") from error
-    return picture
-
-
-def _check_film_size(path: Path, max_pixels: int) -> None:
-    with _opened(path) as container:
-        stream = container.streams.video[0]
-        _check_size(path, stream.width, stream.height, max_pixels)
-
-
-def _verify_film(path: Path, max_pixels: int) -> None:
-    _check_film_size(path, max_pixels)
-    film = survey(path)
-    # An edit list may hide a few frames at the ends; a file that was cut off lacks many.
-    if film.packets < 0.9 * film.declared:
-        found = f"{film.packets} of {film.declared} frames"
-        raise BadMedia(f"{path}: cut off, {found} are there; fetch the film again")
-    if next(_frames(path), None) is None:
-        raise BadMedia(f"{path}: no frame can be decoded; fetch the film again, or convert it to H.264")
+        to_rgb(open_picture(existing(path), max_pixels), path)
 
 
 # Reading again
-
-
-def picture_size(path: Path, max_pixels: int) -> tuple[int, int]:
-    """Width and height of a picture, upright, by its header.
-
-    Raises:
-        BadMedia: it is missing, not a picture, or too large.
-    """
-    with _recognised(_there(path), max_pixels) as picture:
-        lying = picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-        lying &= picture.format != "TIFF"  # of which Pillow tells the upright size at once
-        return (picture.height, picture.width) if lying else picture.size
 
 
 def load_picture(root: Path, media: Media) -> Image.Image:
     """A stored picture as RGB, upright (EXIF), on white where it is transparent.
 
     Raises:
-        BadMedia: it is missing, damaged, or a film.
+        BadMedia: it is missing, damaged, or a video.
     """
     path = root / media.path
     if media.kind != "image":
-        raise BadMedia(f"{path}: a film, not a picture; read it with read_frames")
+        raise BadMedia(f"{path}: a video, not an image; read it with read_frames")
     if not path.is_file():
         raise BadMedia(f"{path}: not in the store; run `dvc repro collect`, or `dvc pull data/media`")
-    return on_white(ImageOps.exif_transpose(open_picture(path, MAX_PIXELS)))
-
-
-def on_white(picture: Image.Image) -> Image.Image:
-    """RGB; what is transparent becomes white, as on paper.
-
-    >>> on_white(Image.new("RGBA", (1, 1), (255, 0, 0, 0))).getpixel((0, 0))
-    (255, 255, 255)
-    """
-    if picture.mode.startswith("I;16"):  # PIL would cut 16 bits off at 255 instead of scaling them
-        picture = picture.point(lambda value: value / 256).convert("L")
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    layer = picture.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return to_rgb(open_picture(path, MAX_PIXELS), path)
 
 
 def read_frames(path: Path, max_frames: int = 32) -> list[Image.Image]:
-    """The frames of a film that the model sees, RGB and upright.
+    """The frames of a stored video that the model sees, RGB and upright.
 
     Raises:
-        BadMedia: the film is missing or damaged, or has no frame.
+        BadMedia: the video is missing or damaged, or has no frame.
     """
     if not path.is_file():
-        raise BadMedia(f"{path}: no such film; run `dvc repro collect`, or `dvc pull data/media`")
-    film = survey(path)
-    frames, count = picked(path, sampled(film.packets, film.rate, max_frames))
-    if count != film.packets:  # not every packet is a frame; the rule counts frames
-        frames, _ = picked(path, sampled(count, film.rate, max_frames))
-    if not frames:
-        raise BadMedia(f"{path}: no frame can be decoded; fetch the film again")
-    return frames
+        raise BadMedia(f"{path}: no such video; run `dvc repro collect`, or `dvc pull data/media`")
+    return read_frames_of(path, lambda num_frames, rate: sampled(num_frames, rate, max_frames))
 
 
 def sampled(num_frames: int, rate: Fraction | float, max_frames: int = 32) -> list[int]:
@@ -282,50 +185,3 @@ def sampled(num_frames: int, rate: Fraction | float, max_frames: int = 32) -> li
     if len(every) <= max_frames:
         return every
     return [every[int(i * len(every) / (max_frames + 1))] for i in range(max_frames)]
-
-
-class _Film(NamedTuple):
-    packets: int
-    declared: int
-    """What the header says; 0 if it says nothing."""
-    rate: Fraction
-    """Frames per second, averaged."""
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[InputContainer]:
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise BadMedia(f"{path}: no picture track: cut off, or sound only; fetch it again, or drop it")
-            yield container
-    except FFmpegError as error:
-        raise BadMedia(f"{path}: not a film, or cut off ({error.strerror}); fetch it again") from error
-
-
-def survey(path: Path) -> _Film:
-    """Count the packets of the first picture track without decoding them."""
-    with _opened(path) as container:
-        stream = container.streams.video[0]
-        rate = stream.average_rate or stream.guessed_rate or Fraction(1)
-        packets = sum(1 for packet in container.demux(stream) if packet.size)
-        return _Film(packets, stream.frames, rate)
-
-
-def _frames(path: Path) -> Iterator[av.VideoFrame]:
-    with _opened(path) as container:
-        yield from container.decode(container.streams.video[0])
-
-
-def picked(path: Path, wanted: Collection[int]) -> tuple[list[Image.Image], int]:
-    """The wanted frames, and how many the film has; only the wanted ones are converted to RGB."""
-    chosen, pictures, count = set(wanted), [], 0
-    for count, frame in enumerate(_frames(path), start=1):
-        if count - 1 in chosen:
-            pictures.append(_upright(frame))
-    return pictures, count
-
-
-def _upright(frame: av.VideoFrame) -> Image.Image:
-    picture = frame.to_image()
-    return picture.rotate(frame.rotation, expand=True) if frame.rotation else picture

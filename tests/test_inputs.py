@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ixc.media import BadMedia
+from ixc.images import BadMedia
 from ixc.model.inputs import frames_seen, is_film, read_film, read_picture
 from ixc.sources.embedded.films import encode
 
@@ -82,7 +82,7 @@ def test_a_picture_stands_upright_as_its_camera_held_it(tmp_path: Path):
         ("absent.png", r"absent\.png: no such file"),
         ("https://example.org/a.png", r"'https://example\.org/a\.png': an address; nothing is fetched"),
         ("data:image/png;base64,AAAA", "an address; nothing is fetched"),
-        (b"", "0 bytes: neither picture nor film"),
+        (b"", "0 bytes: neither picture nor video"),
         (b"not a picture", "13 bytes: not a picture"),
         (Image.new("1", (101, 100)), "a picture of 101 x 100 pixels: must have 1 to 10,000"),
         (png(Image.new("1", (101, 100))), "bytes: 101 x 100 pixels, more than 10,000"),
@@ -114,10 +114,10 @@ def test_any_bytes_are_read_or_refused(data: bytes, headed: bool):
 
 def test_a_film_of_huge_frames_is_refused_before_one_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     large = encode([Image.new("RGB", (128, 96), "red")] * 8)
-    monkeypatch.setattr("ixc.model.inputs.picked", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr("ixc.videos._frames", lambda *_: pytest.fail("decoded"))
     (tmp_path / "film.mp4").write_bytes(large)
     for source, name in ((large, "bytes"), (tmp_path / "film.mp4", r"film\.mp4")):
-        with pytest.raises(BadMedia, match=rf"{name}: frames of 128 x 96 pixels, more than 10,000; scale the film"):
+        with pytest.raises(BadMedia, match=rf"{name}: 128 x 96 pixels, more than 10,000; scale it down"):
             frames(source)
 
 
@@ -146,13 +146,13 @@ def test_a_list_of_frames_is_a_film_of_a_frame_a_second():
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ([], "a film without frames"),
+        ([], "a video without frames"),
         (b"", "0 bytes"),
-        (b"no film", "7 bytes: not a film"),
+        (b"no film", "7 bytes: not a video"),
         ("rtsp://camera", "an address"),
         ("absent.mp4", "no such file"),
         ([np.zeros((0, 2, 3), np.uint8)], "no picture"),
-        (7, "int: no film; give a path"),
+        (7, "int: no video; give a path"),
     ],
 )
 def test_what_is_no_film_is_refused_with_the_remedy(source: Any, message: str):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from ixc.media import BadMedia, Store, check, load_picture, picture_size, read_frames, sampled, verify
+from ixc.images import picture_size
+from ixc.media import BadMedia, Store, check, load_picture, read_frames, sampled, verify
 from ixc.samples import Media
 from ixc.sources import File
 
@@ -152,7 +153,7 @@ def test_a_sound_file_is_no_film(tmp_path: Path):
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
         frame.sample_rate = 8000
         container.mux([*stream.encode(frame), *stream.encode(None)])
-    with pytest.raises(BadMedia, match="no picture track"):
+    with pytest.raises(BadMedia, match="sound or an image; convert it"):
         verify(path, "video")
 
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from tokenizers import Tokenizer, models
 from transformers import AutoProcessor
 
-from ixc.media import BadMedia
+from ixc.images import BadMedia
 from ixc.model import IXCProcessor
 from ixc.model.processing import (
     BadConversation,
@@ -544,7 +544,7 @@ def test_kinds_of_parts_and_of_media_must_agree():
 def test_a_zero_length_film_is_refused():
     with pytest.raises(BadMedia, match="0 bytes"):
         PROCESSOR(said("a", "b"), videos=b"")
-    with pytest.raises(BadMedia, match="a film without frames"):
+    with pytest.raises(BadMedia, match="a video without frames"):
         PROCESSOR(said("a", "b"), videos=[[]])
 
 

@@ -1,4 +1,4 @@
-"""Pictures and films from whatever a caller has at hand: files, bytes, PIL pictures, arrays, frames."""
+"""Images and videos from whatever a caller has at hand: files, bytes, PIL pictures, arrays, frames."""
 
 import re
 import tempfile
@@ -9,45 +9,46 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal
 
-import av
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from ixc.media import BadMedia, on_white, open_picture, picked, sampled, survey
+from ixc.containers import VIDEO_SUFFIXES
+from ixc.images import BadMedia, Transparency, naming_damage, open_picture, to_rgb
+from ixc.media import sampled
+from ixc.videos import VideoDecoder, read_frames_of
 
-Transparency = Literal["white", "official"]
 Kind = Literal["image", "video"]
 PictureSource = str | PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
 """A file, its bytes, a PIL picture, an array [H, W, C] or [H, W], or a tensor [C, H, W] or [H, W]; 8-bit values, or
 floats from 0 to 1."""
 FilmSource = str | PathLike[str] | bytes | Sequence[PictureSource]
 """A file, its bytes, or frames."""
-FILM_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".wmv", ".webm")
 
 
 def is_film(source: object) -> bool:
-    """Whether a file's name says that it is a film, as the official code decides it.
+    """Whether a file's name says that it is a video, as the official code decides it (which knows fewer).
 
     >>> is_film("a/b.MP4"), is_film("a/b.png")
     (True, False)
     """
-    return isinstance(source, str | PathLike) and Path(source).suffix.lower() in FILM_SUFFIXES
+    return isinstance(source, str | PathLike) and Path(source).suffix.lower() in VIDEO_SUFFIXES
 
 
 def read_picture(source: object, transparency: Transparency, max_pixels: int) -> Image.Image:
-    """A picture as RGB, upright (EXIF), 16 bits scaled to 8.
+    """A picture as RGB, upright (EXIF), 16 bits and floats from 0 to 1 scaled to 8 bits.
 
     Args:
         source: a `PictureSource`.
-        transparency: what stands behind transparent pixels: `white`; or `official`, which drops the alpha channel and
-            shows the colour that the file happens to hold there.
+        transparency: see `images.to_rgb`.
 
     Raises:
-        BadMedia: it is missing, damaged, empty, no picture, larger than `max_pixels`, or an address.
+        BadMedia: it is missing, damaged, closed, empty, no picture, larger than `max_pixels`, or an address; or its
+            values do not tell which of them is white.
     """
     if isinstance(source, np.ndarray | Tensor):
-        picture = _from_array(source)
+        with naming_damage(_named(source)):  # tensors without data, sparse ones
+            picture = _from_array(source)
     elif isinstance(source, Image.Image):
         picture = source
     elif isinstance(source, str | PathLike | bytes):
@@ -58,10 +59,13 @@ def read_picture(source: object, transparency: Transparency, max_pixels: int) ->
     if not 0 < picture.width * picture.height <= max_pixels:
         size = f"{picture.width} x {picture.height}"
         raise BadMedia(f"a picture of {size} pixels: must have 1 to {max_pixels:,}; scale it, or raise max_pixels")
-    picture = ImageOps.exif_transpose(picture)
-    if transparency == "white" or picture.mode.startswith("I;16"):
-        return on_white(picture)
-    return picture.convert("RGB")
+    return to_rgb(picture, _named(source), transparency)
+
+
+def _named(source: object) -> str:
+    if isinstance(source, bytes):
+        return f"{len(source):,} bytes"
+    return str(source) if isinstance(source, str | PathLike) else f"a {type(source).__name__}"
 
 
 def _from_array(array: np.ndarray | Tensor) -> Image.Image:
@@ -83,34 +87,44 @@ def _from_array(array: np.ndarray | Tensor) -> Image.Image:
 
 
 def read_film(
-    source: object, max_frames: int, include_last: bool, transparency: Transparency, max_pixels: int
+    source: object,
+    max_frames: int,
+    include_last: bool,
+    transparency: Transparency,
+    max_pixels: int,
+    decoder: VideoDecoder = "pyav",
 ) -> list[Image.Image]:
-    """The frames of a film that the model sees; of a list of frames, at most `max_frames` by the same rule.
+    """The frames of a video that the model sees; of a list of frames, at most `max_frames` by the same rule.
 
     Args:
         source: a `FilmSource`.
         include_last: see `frames_seen`.
-        max_pixels: of a frame; a film of larger ones is refused before any is decoded.
+        max_pixels: of a frame; a video of larger ones is refused before any is decoded.
+        decoder: of a file or its bytes; see `videos`.
 
     Raises:
-        BadMedia: the film is missing, damaged, an address, has no frame, or its frames are too large.
+        BadMedia: the video is missing, cut off, damaged, an address, needs other files, has no frame, or its frames
+            are too large.
     """
+
+    def choose(num_frames: int, rate: Fraction | float) -> list[int]:
+        return frames_seen(num_frames, rate, max_frames, include_last)
+
     if isinstance(source, str | PathLike | bytes):
         with _as_file(source) as path:
-            return _frames(path, max_frames, include_last, max_pixels)
+            return read_frames_of(path, choose, max_pixels, decoder)
     if not isinstance(source, Sequence):
-        raise BadMedia(f"{type(source).__name__}: no film; give a path, bytes or a list of frames")
+        raise BadMedia(f"{type(source).__name__}: no video; give a path, bytes or a list of frames")
     if not source:
-        raise BadMedia("a film without frames; give at least one")
-    seen = frames_seen(len(source), 1.0, max_frames, include_last)
-    return [read_picture(source[i], transparency, max_pixels) for i in seen]
+        raise BadMedia("a video without frames; give at least one")
+    return [read_picture(source[i], transparency, max_pixels) for i in choose(len(source), 1.0)]
 
 
 def frames_seen(num_frames: int, rate: Fraction | float, max_frames: int, include_last: bool = False) -> list[int]:
-    """Which frames of a film are seen.
+    """Which frames of a video are seen.
 
-    By the official rule (`ixc.media.sampled`) one a second, and of a long film never the last 6 %. With `include_last`
-    the last frame is always seen, and a film with more seconds than `max_frames` is thinned evenly from end to end.
+    By the official rule (`ixc.media.sampled`) one a second, and of a long video never the last 6 %. With `include_last`
+    the last frame is always seen, and a video with more seconds than `max_frames` is thinned evenly from end to end.
 
     >>> frames_seen(10, 30.0, 4), frames_seen(10, 30.0, 4, include_last=True)
     ([0], [0, 9])
@@ -126,26 +140,6 @@ def frames_seen(num_frames: int, rate: Fraction | float, max_frames: int, includ
     return [every[(len(every) - 1) * i // (max_frames - 1)] for i in range(max_frames)] if max_frames > 1 else [last]
 
 
-def _frames(path: Path, max_frames: int, include_last: bool, max_pixels: int) -> list[Image.Image]:
-    film = survey(path)
-    _check_size(path, max_pixels)
-    frames, count = picked(path, frames_seen(film.packets, film.rate, max_frames, include_last))
-    if count != film.packets:  # not every packet is a frame; the rule counts frames
-        frames, _ = picked(path, frames_seen(count, film.rate, max_frames, include_last))
-    if not frames:
-        raise BadMedia(f"{path}: no frame can be decoded; fetch the film again")
-    return frames
-
-
-def _check_size(path: Path, max_pixels: int) -> None:
-    """By the header: no frame is decoded."""
-    with av.open(str(path)) as film:
-        width, height = film.streams.video[0].width, film.streams.video[0].height
-    if width * height > max_pixels:
-        form = f"frames of {width} x {height} pixels, more than {max_pixels:,}"
-        raise BadMedia(f"{path}: {form}; scale the film down, or raise max_pixels")
-
-
 @contextmanager
 def _as_file(source: str | PathLike[str] | bytes) -> Iterator[Path]:
     """A file that holds the source; bytes get one for the moment, and errors call them bytes."""
@@ -153,7 +147,7 @@ def _as_file(source: str | PathLike[str] | bytes) -> Iterator[Path]:
         yield _path(source)
         return
     if not source:
-        raise BadMedia("0 bytes: neither picture nor film; fetch it again")
+        raise BadMedia("0 bytes: neither picture nor video; fetch it again")
     with tempfile.NamedTemporaryFile(prefix="ixc-") as file:
         file.write(source)
         file.flush()

@@ -1,14 +1,15 @@
 """How conversations, pictures and films are read: the options of a processor."""
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic import dataclasses as checked
 
-from ixc.media import MAX_PIXELS
-from ixc.model.inputs import Transparency
+from ixc.images import MAX_PIXELS, Transparency
 from ixc.model.pictures import Geometry
+from ixc.videos import VideoDecoder
 
 OnOverflow = Literal["error", "drop_oldest_turns", "shrink_images"]
 
@@ -47,6 +48,9 @@ class ProcessorOptions:
     are the same."""
     include_last: bool = False
     """Show the last frame of every film, which the official rule does not; see `inputs.frames_seen`."""
+    video_decoder: VideoDecoder = "pyav"
+    """What reads videos: `decord`, the official code's, or `pyav`, which gives the same frames, and also reads AV1,
+    10 bits a channel and rotated videos, which decord does not; see `ixc.videos`."""
     max_pixels: int = Field(default=MAX_PIXELS, gt=0)
     """Larger pictures, and films of larger frames, are refused: a decompression bomb looks like this."""
     max_length: int = Field(default=16384, gt=0)
@@ -60,6 +64,8 @@ class ProcessorOptions:
         if self.tile_size % (2 * self.patch_size):
             form = f"tile_size: {self.tile_size}: not a multiple of two patches ({2 * self.patch_size} pixels)"
             raise ValueError(form)
+        if self.video_decoder == "decord" and find_spec("decord") is None:
+            raise ValueError("video_decoder: 'decord': not installed; pip install 'ixc[video]', or set it to pyav")
 
     def hd_num_of(self, pictures: int) -> int:
         """Tiles per picture at most, in a conversation that shows so many."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoProcessor, BatchFeature
 
 from ixc.files import replacing
-from ixc.media import BadMedia, picture_size
+from ixc.images import BadMedia, picture_size
 from ixc.model.configuration import IXCConfig
 from ixc.model.inputs import Kind, is_film, read_film, read_picture
 from ixc.model.options import BadProcessor, OnOverflow, ProcessorOptions, checked_options
@@ -405,7 +405,8 @@ class IXCProcessor:
         if key not in seen:
             reading = self.options.transparency, self.options.max_pixels
             if kind == "video":
-                frames = read_film(source, self.options.max_frames, self.options.include_last, *reading)
+                sampling = self.options.max_frames, self.options.include_last
+                frames = read_film(source, *sampling, *reading, self.options.video_decoder)
                 seen[key] = _Shown(self.composite(frames), kind)
             else:
                 seen[key] = _Shown(read_picture(source, *reading), kind)

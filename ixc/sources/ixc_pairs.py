@@ -9,6 +9,7 @@ Source: InternLM-XComposer, InternLM-XComposer-2.5-Reward/training.
 from collections.abc import Iterator
 from pathlib import Path
 
+from ixc.containers import VIDEO_SUFFIXES
 from ixc.samples import Domain
 from ixc.sources import File, Refused, Row
 from ixc.sources.conversations import pair, place
@@ -16,7 +17,6 @@ from ixc.sources.licences import Licence
 from ixc.sources.native import Entry, Origin, each, media, several, take
 
 LICENCE = Licence(name="unknown", commercial=False, note="your own data: set `commercial` for it")
-FILMS = {".mp4", ".avi", ".mkv", ".mov", ".webm"}
 
 
 def read(origin: Origin, seed: int, domain: Domain = "general") -> Iterator[Row | Refused]:
@@ -40,5 +40,5 @@ def _row(entry: Entry, domain: Domain) -> Row:
 
 
 def _file(entry: Entry, value: object) -> File:
-    film = isinstance(value, str) and Path(value).suffix.lower() in FILMS
+    film = isinstance(value, str) and Path(value).suffix.lower() in VIDEO_SUFFIXES
     return media(entry.folder, value, "video" if film else "image")

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import UnidentifiedImageError
 
+from ixc.containers import VIDEO_SUFFIXES
+from ixc.images import NotAnImage
 from ixc.validation.pictures import Look, Looks, look
 from ixc.validation.texts import Words, ngrams
 
@@ -33,7 +34,6 @@ TABLES = {".csv": ",", ".tsv": "\t"}
 TEXTS = (".jsonl", ".json", ".parquet", ".txt", *TABLES)
 """All but Parquet may be compressed, too: `.jsonl.gz`."""
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-FILMS = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg")
 _NOTES = ("README", "LICENSE")
 """Files about a benchmark begin so."""
 _MAX_CELL = 1 << 30
@@ -144,14 +144,14 @@ class Benchmarks:
 
     def _see(self, picture: Path | bytes, place: str, looks: list[Look]) -> None:
         """Note what a picture looks like, and of films and other bytes what they are."""
-        if isinstance(picture, Path) and picture.suffix.lower() in FILMS:
+        if isinstance(picture, Path) and picture.suffix.lower() in VIDEO_SUFFIXES:
             self._films.setdefault(_digest(picture), len(self._places))
             return
         try:
             looks.append(look(picture))
             self._owners.append(len(self._places))
         except Exception as error:  # decoders raise what they like
-            if not isinstance(error, UnidentifiedImageError) or isinstance(picture, Path) or _BEGINS.match(picture):
+            if not isinstance(error, NotAnImage) or isinstance(picture, Path) or _BEGINS.match(picture):
                 remedy = "fetch it again, scale it down if it is too large, or remove it"
                 raise BadBenchmark(f"{_key(place)}: a picture that cannot be read ({error}); {remedy}") from error
             self._films.setdefault(hashlib.sha256(picture).hexdigest(), len(self._places))
@@ -212,7 +212,7 @@ def _files(path: Path) -> tuple[list[Path], tuple[str, ...]]:
         return [path], ()
     below = sorted(file for file in path.rglob("*") if file.is_file() or file.is_symlink())
     told = [file for file in below if not any(part.startswith(".") for part in file.relative_to(path).parts)]
-    files = [file for file in told if _kind(file) in (*TEXTS, *PICTURES, *FILMS)]
+    files = [file for file in told if _kind(file) in (*TEXTS, *PICTURES, *VIDEO_SUFFIXES)]
     left = set(told) - set(files)
     return files, tuple(file.as_posix() for file in told if file in left and not file.name.startswith(_NOTES))
 
@@ -237,7 +237,7 @@ def _records(path: Path) -> Iterator[tuple[str, Record]]:
 def _rows(path: Path) -> Iterator[Any]:
     """What a file holds, row by row: nested, with texts, pictures and other things in it."""
     kind = _kind(path)
-    if kind in (*PICTURES, *FILMS):
+    if kind in (*PICTURES, *VIDEO_SUFFIXES):
         yield path
     elif kind == ".parquet":
         for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):

@@ -5,7 +5,6 @@ charts and sums differ in a digit that no hash of 64 bits sees. Crops and mirror
 """
 
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8, UInt64
 from PIL import Image, ImageOps
 
-from ixc.media import on_white
+from ixc.images import MAX_PIXELS, on_white, recognised
 
 SIDE, CELLS = 72, 24
 """Pixels of a thumbnail before and after it is averaged: 8, 9 and 24 divide the first."""
@@ -50,7 +49,7 @@ def look(file: Path | bytes) -> Look:
     Raises:
         OSError, ValueError: it cannot be decoded.
     """
-    with Image.open(BytesIO(file) if isinstance(file, bytes) else file) as picture:
+    with recognised(file, MAX_PIXELS) as picture:
         picture.draft("RGB", (2 * SIDE, 2 * SIDE))  # a JPEG is decoded at a fraction of its size
         upright = on_white(ImageOps.exif_transpose(picture))
     pixels = np.asarray(upright.resize((SIDE, SIDE), Image.Resampling.BOX), np.float32)
