@@ -14,7 +14,7 @@ from transformers.utils.generic import ModelOutput
 from transformers.utils.output_capturing import capture_outputs
 
 from ixc.model.configuration import IXCConfig
-from ixc.model.language import Attention, DecoderLayer, InternLM2, PLoRALinear
+from ixc.model.language import Attention, DecoderLayer, InternLM2, LowRank, PLoRALinear, WrongPictures
 from ixc.model.layout import Batch
 from ixc.model.vision import VisionEmbeddings, VisionTower, merge_patches, picture_sequence
 
@@ -56,6 +56,10 @@ class IXCPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_record_outputs = {"hidden_states": DecoderLayer, "attentions": Attention}
+    accepts_loss_kwargs = False
+    """Whether Transformers' Trainer tells `forward` how many items a step has (`num_items_in_batch`), and so does not
+    divide the loss by the steps of gradient accumulation itself. Without a head, or with a loss of the caller's own
+    making (pairs), it has to divide."""
     _keys_to_ignore_on_load_unexpected = [r"^output\.weight", r"^score\.weight", *UNUSED_KEYS]
 
     def __init__(self, config: IXCConfig) -> None:
@@ -72,6 +76,8 @@ class IXCPreTrainedModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
+        if isinstance(module, LowRank):
+            nn.init.normal_(module.weight, std=self.config.initializer_range or 0.02)
         if isinstance(module, PLoRALinear):  # B = 0: an untrained Partial LoRA changes nothing
             nn.init.kaiming_uniform_(module.Plora_A.weight, a=5**0.5)
             nn.init.zeros_(module.Plora_B.weight)
@@ -130,10 +136,23 @@ class IXCPreTrainedModel(PreTrainedModel):
         Args:
             pixel_values: tiles of all pictures; each picture's global view comes before its tiles.
             tile_grids: rows and columns of tiles of each picture.
+
+        Raises:
+            WrongPictures: tiles of another size than the tower's, or not as many as the grids say.
         """
         grids = tile_grids.tolist()
+        self._check_tiles(pixel_values, sum(rows * columns + 1 for rows, columns in grids))
         tiles = pixel_values.split([rows * columns + 1 for rows, columns in grids])
         return torch.cat(self.encode_pictures([(t, rows) for t, (rows, _) in zip(tiles, grids, strict=True)]))
+
+    def _check_tiles(self, tiles: Tensor, wanted: int) -> None:
+        side = self.config.tile_size
+        if tiles.shape[1:] != (3, side, side):
+            form = f"tiles of shape {list(tiles.shape[1:])}, but this model's are [3, {side}, {side}] (tile_size)"
+            raise WrongPictures(f"pixel_values: {form}; use the processor of the model's own folder")
+        if len(tiles) != wanted:
+            form = f"{len(tiles)} tiles, but tile_grids speak of {wanted}, global views included"
+            raise WrongPictures(f"pixel_values: {form}; pass both as one processor call gives them")
 
     def freeze_vision(self) -> None:
         """Stop training everything that turns a picture into tokens (paper, section 3, Training Strategy)."""
@@ -163,9 +182,16 @@ class IXCPreTrainedModel(PreTrainedModel):
             pixel_values, tile_grids: the pictures, as in `get_image_features`.
             features: picture tokens computed before, instead of the pictures.
             use_cache: return keys and values of this pass for the next.
+            kwargs: `ixc.model.language.PASSED_ON`.
+
+        Raises:
+            TypeError: another keyword argument, by its name.
+            WrongPictures: pictures that do not fill their places.
         """
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
+        if (pixel_values is None) != (tile_grids is None) or (pixel_values is not None and features is not None):
+            raise WrongPictures("give pixel_values with tile_grids, or features instead of both")
         if pixel_values is not None and tile_grids is not None:
             features = self.get_image_features(pixel_values, tile_grids)
         hidden = self.model(
@@ -184,13 +210,39 @@ class IXCModel(IXCPreTrainedModel):
         self.post_init()
 
     @capture_outputs
-    def forward(self, input_ids: Int[Tensor, "B T"] | None = None, **kwargs: Any) -> BaseModelOutputWithPast:
-        """Hidden states; arguments as in `states`."""
-        return self.states(input_ids, **kwargs)
+    def forward(
+        self,
+        input_ids: Int[Tensor, "B T"] | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Int[Tensor, "#B T"] | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Float[Tensor, "B T D"] | None = None,
+        pixel_values: Float[Tensor, "N 3 S S"] | None = None,
+        tile_grids: Int[Tensor, "pictures 2"] | None = None,
+        features: Float[Tensor, "P D"] | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Hidden states; arguments as in `states`, spelled out because `Trainer` and pipelines read this signature."""
+        return self.states(
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            pixel_values,
+            tile_grids,
+            features,
+            use_cache,
+            **kwargs,
+        )
 
 
 class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin):
     """The chat model: base, policy and reference."""
+
+    accepts_loss_kwargs = True
+    loss_type = "ForCausalLM"
 
     def __init__(self, config: IXCConfig) -> None:
         super().__init__(config)
@@ -222,15 +274,22 @@ class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         labels: Int[Tensor, "B T"] | None = None,
         logits_to_keep: int | Int[Tensor, " kept"] = 0,
+        num_items_in_batch: Tensor | int | None = None,
+        shift_labels: Int[Tensor, "B T"] | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits of the next token, and the loss of `labels`.
+        """Logits of the next token, and the loss of `labels`, nats per token.
 
         Args:
             input_ids ... use_cache: as in `states`; spelled out because `generate` reads this signature.
             labels: token ids, -100 where none is to be learned; not shifted.
-            logits_to_keep: only the last so many columns, or these; 0: all.
+            logits_to_keep: only the last so many columns, or these; 0: all. Not with labels.
+            num_items_in_batch: learned tokens of the whole optimizer step, of which this batch may be a part: what the
+                sum is divided by. None: those of this batch.
+            shift_labels: instead of `labels`, each token's successor.
         """
+        if (labels is not None or shift_labels is not None) and not _keeps_all(logits_to_keep):
+            raise ValueError(f"logits_to_keep: {logits_to_keep!r:.80}: the loss needs all columns; leave it out")
         out = self.states(
             input_ids,
             attention_mask,
@@ -247,8 +306,9 @@ class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin):
         assert out.last_hidden_state is not None
         logits = self.output(out.last_hidden_state[:, kept])
         loss = None
-        if labels is not None:
-            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
+        if labels is not None or shift_labels is not None:
+            counted = {"num_items_in_batch": num_items_in_batch, "shift_labels": shift_labels}
+            loss = self.loss_function(logits, labels, self.config.vocab_size, **counted)
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=out.past_key_values)
 
     def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:
@@ -280,10 +340,15 @@ class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin):
         return ids, kwargs | ({} if features is None else {"features": features})
 
 
+def _keeps_all(logits_to_keep: int | Tensor) -> bool:
+    return isinstance(logits_to_keep, int) and logits_to_keep == 0
+
+
 @dataclass
 class RewardOutput(ModelOutput):
     """`logits` is the name that Transformers gives to the score of a sequence."""
 
+    loss: Float[Tensor, ""] | None = None
     logits: Float[Tensor, "B 1"] | None = None
     last_hidden_state: Float[Tensor, "B T D"] | None = None
     past_key_values: Cache | None = None
@@ -291,31 +356,77 @@ class RewardOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
+class ScoreHead(nn.Linear):
+    """A score in fp32, whatever the type of the weights: differences of scores are small against their rounding."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, 1, bias=False)
+
+    def forward(self, input: Float[Tensor, "*R D"]) -> Float[Tensor, "*R 1"]:
+        """`w x`."""
+        return F.linear(input.float(), self.weight.float())
+
+
 class IXCForRewardModel(IXCPreTrainedModel):
     """The reward model, and the critic: one number per token, read where the caller pools."""
 
+    loss_type = "ForSequenceClassification"
+
     def __init__(self, config: IXCConfig) -> None:
         super().__init__(config)
-        self.score = nn.Linear(config.hidden_size, 1, bias=False)
+        self.score = ScoreHead(config.hidden_size)
         self.post_init()
 
     @capture_outputs
     def forward(
-        self, input_ids: Int[Tensor, "B T"] | None = None, attention_mask: Tensor | None = None, **kwargs: Any
+        self,
+        input_ids: Int[Tensor, "B T"] | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Int[Tensor, "#B T"] | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Float[Tensor, "B T D"] | None = None,
+        pixel_values: Float[Tensor, "N 3 S S"] | None = None,
+        tile_grids: Int[Tensor, "pictures 2"] | None = None,
+        features: Float[Tensor, "P D"] | None = None,
+        use_cache: bool | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
     ) -> RewardOutput:
         """One score per row, unbounded, fp32; pooled as `config.pooling` says.
 
         Args:
-            input_ids, kwargs: as in `states`; rows end in the reward token, padding on either side.
+            input_ids ... use_cache: as in `states`; rows end in the reward token, padding on either side.
             attention_mask: [B T], 1 on real tokens.
+            labels: [B] or [B 1], the scores that are wanted; the loss is the mean squared error, as Transformers' of a
+                single label. The paper's loss, of pairs, is `ixc.losses.bradley_terry_loss`.
+            num_items_in_batch: rows of the whole optimizer step, of which this batch may be a part: what the sum is
+                divided by. None: those of this batch.
         """
-        out = self.states(input_ids, attention_mask, **kwargs)
+        out = self.states(
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            pixel_values,
+            tile_grids,
+            features,
+            use_cache,
+            **kwargs,
+        )
         hidden = out.last_hidden_state
         assert hidden is not None
         if attention_mask is None:
             attention_mask = torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device)
         scores = self.scores(pool(hidden, attention_mask, self.config.pooling))
-        return RewardOutput(logits=scores[:, None], last_hidden_state=hidden, past_key_values=out.past_key_values)
+        loss = None
+        if labels is not None:
+            errors = F.mse_loss(scores, labels.reshape(scores.shape).to(scores), reduction="sum")
+            loss = errors / (len(scores) if num_items_in_batch is None else num_items_in_batch)
+        return RewardOutput(
+            loss=loss, logits=scores[:, None], last_hidden_state=hidden, past_key_values=out.past_key_values
+        )
 
     def branch_scores(self, batch: Batch, features: Float[Tensor, "P D"] | None = None) -> Float[Tensor, " R"]:
         """One score per branch, tree by tree, as separate rows would get; fp32.
@@ -329,9 +440,9 @@ class IXCForRewardModel(IXCPreTrainedModel):
         return self.scores(batch.mean(self.model(**given)))
 
     def scores(self, pooled: Float[Tensor, "*R D"]) -> Float[Tensor, "*R"]:
-        """The score head, in fp32, also under autocast."""
+        """The score head's numbers, with what an adapter may add to it."""
         with torch.autocast(pooled.device.type, enabled=False):
-            return F.linear(pooled.float(), self.score.weight.float()).squeeze(-1)
+            return self.score(pooled.float()).float().squeeze(-1)
 
 
 def pool(hidden: Float[Tensor, "B T D"], attention_mask: Int[Tensor, "B T"], pooling: str) -> Float[Tensor, "B D"]:

@@ -4,6 +4,8 @@ Letters in names: B rows, T tokens, D hidden channels, H query heads, G key/valu
 Parameter names are the official checkpoint's.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import torch
@@ -32,6 +34,52 @@ class Read(NamedTuple):
     """Which of them come from a picture; None: the row has none."""
 
 
+ARGUMENTS = (
+    *("input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds", "pixel_values", "tile_grids"),
+    *("features", "use_cache", "labels", "num_items_in_batch", "shift_labels", "logits_to_keep"),
+)
+"""What the heads take; for the remedy in an error."""
+PASSED_ON = frozenset(
+    (
+        *("output_attentions", "output_hidden_states"),  # read by `capture_outputs`
+        *("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"),  # read by FlashAttention
+        "cache_position",  # of older versions of Transformers; the cache knows
+    )
+)
+"""Keyword arguments of a forward pass that Transformers' own parts read, beside those in the signatures."""
+
+
+def refuse_unknown(given: Iterable[str]) -> None:
+    """A keyword argument that nothing reads is a mistake, never a silent default.
+
+    Raises:
+        TypeError: with its name, and the known ones that come near.
+
+    >>> refuse_unknown(["lables"])
+    Traceback (most recent call last):
+        ...
+    TypeError: forward: unknown keyword argument 'lables'; did you mean labels?
+    """
+    for name in given:
+        if name not in PASSED_ON:
+            near = get_close_matches(name, [*ARGUMENTS, *PASSED_ON])
+            remedy = f"did you mean {' or '.join(near)}?" if near else f"leave it out; known: {', '.join(ARGUMENTS)}"
+            raise TypeError(f"forward: unknown keyword argument {name!r}; {remedy}")
+
+
+class LowRank(nn.Module):
+    """A matrix of Partial LoRA. Not an `nn.Linear`: PEFT would put an adapter on it inside the layer that it adapts."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
+
+    def forward(self, x: Float[Tensor, "*B i"]) -> Float[Tensor, "*B o"]:
+        """`W x`."""
+        return F.linear(x, self.weight)
+
+
 class PLoRALinear(nn.Linear):
     """`x W^T`, plus `scale B A x` where a token comes from a picture.
 
@@ -41,8 +89,8 @@ class PLoRALinear(nn.Linear):
 
     def __init__(self, in_features: int, out_features: int, rank: int, scale: float = 1.0) -> None:
         super().__init__(in_features, out_features, bias=False)
-        self.Plora_A = nn.Linear(in_features, rank, bias=False)
-        self.Plora_B = nn.Linear(rank, out_features, bias=False)
+        self.Plora_A = LowRank(in_features, rank)
+        self.Plora_B = LowRank(rank, out_features)
         self.scale = scale
 
     def forward(self, input: Float[Tensor, "B T i"], places: Places | None) -> Float[Tensor, "B T o"]:
@@ -263,7 +311,14 @@ class InternLM2(nn.Module):
             forest: the input is a packed row of trees, `ixc.model.layout.Batch`, which gives `position_ids` too.
             columns: those of a single row that are returned, of all others nothing after the last layer's attention is
                 computed; None: all.
+            kwargs: some of `PASSED_ON`.
+
+        Raises:
+            TypeError: another keyword argument.
+            WrongPictures: not as many features as places for them.
+            ValueError: an id that is not of the vocabulary.
         """
+        refuse_unknown(kwargs)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give input_ids or inputs_embeds, one of them")
         x, places = self.embed(input_ids, features) if input_ids is not None else (inputs_embeds, None)
@@ -298,13 +353,23 @@ class InternLM2(nn.Module):
 
         Raises:
             WrongPictures: not as many features as places for them.
+            ValueError: an id that is not of the vocabulary (on a GPU: CUDA's own error, which waits for nothing).
         """
-        x, image = self.tok_embeddings(input_ids), (input_ids == self.config.image_token_id).flatten()
+        x, image = self._tokens(input_ids), (input_ids == self.config.image_token_id).flatten()
         _check_count(image, 0 if features is None else len(features))
         if features is None or len(features) == 0:
             return x, None
         places = torch.nonzero_static(image, size=len(features)).squeeze(1)
         return x.flatten(0, 1).index_copy(0, places, features.to(x)).view_as(x), places
+
+    def _tokens(self, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        try:
+            return self.tok_embeddings(input_ids)
+        except IndexError as error:
+            known = self.tok_embeddings.num_embeddings
+            bad = input_ids[(input_ids < 0) | (input_ids >= known)][0].item()
+            form = f"not among the {known} of this model's vocabulary; use the processor of the model's own folder"
+            raise ValueError(f"input_ids: {bad}: {form}") from error
 
 
 def _read(
