@@ -55,6 +55,7 @@ class ProcessorOptions:
     """What becomes of a longer one: it is refused, or loses its oldest exchanges, or its pictures lose tiles. The
     answer and its tail are never cut."""
     padding_side: Literal["right", "left"] = "right"
+    """Of conversations to be scored. Those to be answered are padded on the left, as `generate` needs it."""
 
     def __post_init__(self) -> None:
         if self.tile_size % (2 * self.patch_size):
