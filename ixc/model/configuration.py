@@ -86,6 +86,8 @@ class IXCConfig(PreTrainedConfig):
     end_of_turn_token_id: int = 92542
     tie_word_embeddings: bool = False
     use_cache: bool = True
+    problem_type: str | None = "regression"
+    """A score is any number: `pipeline("text-classification")` then leaves it as it is."""
     default_theta = 1e6
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -94,6 +96,8 @@ class IXCConfig(PreTrainedConfig):
                 raise ValueError(f'{name}: {value!r}: give {{"type": ..., "factor": ...}}, or null')
             if value and "factor" in value and not (value.get("type") or value.get("rope_type")):
                 raise ValueError(f"{name}: {value!r}: no type; add it, one of {', '.join(ROPE_TYPES)}")
+        if self.id2label is None:  # Transformers' own default is two labels
+            kwargs.setdefault("num_labels", 1)
         super().__post_init__(**kwargs)
         if objection := next(self._objections(), None):
             raise ValueError(objection)
@@ -122,6 +126,9 @@ class IXCConfig(PreTrainedConfig):
             yield f"tile_size: {self.tile_size}: not a multiple of two patches ({2 * self.patch_size} pixels)"
         if self.pooling not in get_args(Pooling):
             yield f"pooling: {self.pooling!r}: unknown; one of {', '.join(get_args(Pooling))}"
+        if self.num_labels != 1 or self.problem_type != "regression":
+            told = f"num_labels: {self.num_labels}, problem_type: {self.problem_type!r}"
+            yield f'{told}: a reward is one number; give 1 and "regression", or leave them out'
         yield from _rope_objections(self.rope)
 
     @property

@@ -238,6 +238,23 @@ class IXCModel(IXCPreTrainedModel):
         )
 
 
+GENERATING = ("tokenizer", "assistant_tokenizer")
+"""What `generate` takes for its own use and hands on all the same."""
+
+
+def refuse_right_padding(attention_mask: Tensor | None) -> None:
+    """Prompts to be continued must end in a real token.
+
+    Raises:
+        ValueError: some end in padding.
+    """
+    if attention_mask is None or attention_mask.ndim != 2 or bool(attention_mask[:, -1].all()):
+        return
+    row = int((attention_mask[:, -1] == 0).nonzero()[0])
+    form = 'padded on the right, so its answer would follow the padding; pad on the left (padding_side="left")'
+    raise ValueError(f"attention_mask: row {row}: {form}")
+
+
 class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin):
     """The chat model: base, policy and reference."""
 
@@ -312,7 +329,12 @@ class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=out.past_key_values)
 
     def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:
-        """Ids of prompt and answer: Transformers' `generate`, with `pixel_values` and `tile_grids`, or `features`."""
+        """Ids of prompt and answer: Transformers' `generate`, with `pixel_values` and `tile_grids`, or `features`.
+
+        Raises:
+            ValueError: rows padded on the right, whose answers would follow the padding; or an unknown argument.
+        """
+        refuse_right_padding(kwargs.get("attention_mask"))
         return super().generate(inputs, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
 
     def prepare_inputs_for_generation(
@@ -321,6 +343,8 @@ class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin):
         """The pictures go in with the prompt, and then stand in the cache."""
         given = {"is_first_iteration": is_first_iteration, **kwargs}
         inputs = super().prepare_inputs_for_generation(input_ids, **given)  # pyright: ignore[reportAttributeAccessIssue]
+        for name in GENERATING:
+            inputs.pop(name, None)
         if not is_first_iteration and kwargs.get("use_cache", True):
             for name in ("pixel_values", "tile_grids", "features"):
                 inputs.pop(name, None)
