@@ -147,7 +147,9 @@ def _exchanges(questions: Any, answers: Any) -> list[Any]:
     """Chats of one question and one answer each; one chat if they are strings."""
     if isinstance(questions, str) and isinstance(answers, str):
         return _exchange(questions, answers)
-    if not (isinstance(questions, list | tuple) and isinstance(answers, list | tuple)) or len(questions) != len(answers):
+    if not (isinstance(questions, list | tuple) and isinstance(answers, list | tuple)) or len(questions) != len(
+        answers
+    ):
         raise BadConversation(f"text_pair: {answers!r:.80}: give as many answers as texts")
     return [_exchange(question, answer) for question, answer in zip(questions, answers, strict=True)]
 

@@ -4,8 +4,6 @@ Letters in names: B rows, T tokens, D hidden channels, H query heads, G key/valu
 Parameter names are the official checkpoint's.
 """
 
-from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +15,7 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ixc.model.arguments import refuse_unknown
 from ixc.model.attention import NAME as SHARED_PREFIX
 from ixc.model.attention import Branches, Forest, placed
 from ixc.model.configuration import IXCConfig
@@ -32,39 +31,6 @@ class Read(NamedTuple):
     columns: Int[Tensor, " R"]
     places: Bool[Tensor, " R"] | None
     """Which of them come from a picture; None: the row has none."""
-
-
-ARGUMENTS = (
-    *("input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds", "pixel_values", "tile_grids"),
-    *("features", "use_cache", "labels", "num_items_in_batch", "shift_labels", "logits_to_keep"),
-)
-"""What the heads take; for the remedy in an error."""
-PASSED_ON = frozenset(
-    (
-        *("output_attentions", "output_hidden_states"),  # read by `capture_outputs`
-        *("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"),  # read by FlashAttention
-        "cache_position",  # of older versions of Transformers; the cache knows
-    )
-)
-"""Keyword arguments of a forward pass that Transformers' own parts read, beside those in the signatures."""
-
-
-def refuse_unknown(given: Iterable[str]) -> None:
-    """A keyword argument that nothing reads is a mistake, never a silent default.
-
-    Raises:
-        TypeError: with its name, and the known ones that come near.
-
-    >>> refuse_unknown(["lables"])
-    Traceback (most recent call last):
-        ...
-    TypeError: forward: unknown keyword argument 'lables'; did you mean labels?
-    """
-    for name in given:
-        if name not in PASSED_ON:
-            near = get_close_matches(name, [*ARGUMENTS, *PASSED_ON])
-            remedy = f"did you mean {' or '.join(near)}?" if near else f"leave it out; known: {', '.join(ARGUMENTS)}"
-            raise TypeError(f"forward: unknown keyword argument {name!r}; {remedy}")
 
 
 class LowRank(nn.Module):
@@ -311,7 +277,7 @@ class InternLM2(nn.Module):
             forest: the input is a packed row of trees, `ixc.model.layout.Batch`, which gives `position_ids` too.
             columns: those of a single row that are returned, of all others nothing after the last layer's attention is
                 computed; None: all.
-            kwargs: some of `PASSED_ON`.
+            kwargs: some of `ixc.model.arguments.PASSED_ON`.
 
         Raises:
             TypeError: another keyword argument.
