@@ -22,6 +22,8 @@ _TOKENS = {"unk_token": SPECIAL["unk"], "bos_token": SPECIAL["bos"], "eos_token"
 _DEFAULTS = {**_TOKENS, "pad_token": SPECIAL["eos"], "split_special_tokens": True, "padding_side": "left"}
 _FROM_PROCESSOR = ("strip_turns", "tail_newline")
 """Options of the processor that decide which ids a chat has."""
+CONFIG = {"tokenizer_class": "IXCTokenizer", **_DEFAULTS}
+"""`tokenizer_config.json`: from which `AutoTokenizer` knows the class; what decides chats is the processor's."""
 _OF_CHATS = ("padding", "max_length", "pad_to_multiple_of", "padding_side", "return_tensors", "return_attention_mask")
 """What a chat can be encoded with; each as in `PreTrainedTokenizerBase.pad`."""
 

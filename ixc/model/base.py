@@ -1,6 +1,8 @@
 """What IXC-2.5 is without its heads: vision tower, projector, language model; loading that lets nothing be missing."""
 
 from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +11,9 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from ixc.files import share_files
+from ixc.model.agreement import refuse_mismatch
+from ixc.model.card import write_card
 from ixc.model.configuration import IXCConfig
 from ixc.model.language import Attention, DecoderLayer, InternLM2, LowRank, PLoRALinear, WrongPictures
 from ixc.model.vision import VisionEmbeddings, VisionTower, merge_patches, picture_sequence
@@ -73,8 +78,13 @@ class IXCPreTrainedModel(PreTrainedModel):
         """As Transformers', but a pickle is never read, which may run any code, and only a head may be new.
 
         Raises:
-            BadCheckpoint: another weight is missing, or one is unknown.
+            BadCheckpoint: another weight is missing, or one is unknown; or weights, processor or tokenizer in the
+                folder are not those of its `config.json`, see `agreement`.
         """
+        folder = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+        elsewhere = any(kwargs.get(name) for name in ("subfolder", "variant", "state_dict"))
+        if isinstance(folder, str | PathLike) and Path(folder).is_dir() and not elsewhere:
+            refuse_mismatch(Path(folder))
         told = kwargs.pop("output_loading_info", False)
         options = {**kwargs, "use_safetensors": True, "output_loading_info": True}
         model, found = super().from_pretrained(*args, **options)  # pyright: ignore[reportGeneralTypeIssues]
@@ -85,6 +95,16 @@ class IXCPreTrainedModel(PreTrainedModel):
             if names:
                 raise BadCheckpoint(f"{model.name_or_path}: {some(sorted(names))} {what}")
         return (model, found) if told else model
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As Transformers', with a model card, and weights that whoever may read the folder can read."""
+        folder = Path(save_directory)
+        if kwargs.get("is_main_process", True) and not folder.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_card(self, folder)
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if folder.is_dir():
+            share_files(folder, "model*.safetensors")
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embeddings."""

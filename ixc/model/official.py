@@ -17,7 +17,9 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from ixc.files import replacing_folder
+from ixc.model.agreement import TOKENS, size_objection
 from ixc.model.base import HEADS, UNUSED_KEYS, IXCPreTrainedModel
+from ixc.model.card import write_card
 from ixc.model.configuration import LINEARS, IXCConfig
 from ixc.model.heads import IXCForCausalLM, IXCForRewardModel
 from ixc.model.tokenizers import SPECIAL, BadTokenizer, read_pieces
@@ -57,13 +59,6 @@ _FIXED = {
 }
 """What this architecture is, where `config.json` says it."""
 _SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-_TOKENS = {
-    "bos_token_id": "bos",
-    "eos_token_id": "eos",
-    "image_token_id": "image",
-    "end_of_turn_token_id": "turn_end",
-}
-"""The config's names of special tokens, and the processor's."""
 _LINEARS = {name: "attention" if name in ("wqkv", "wo") else "feed_forward" for name in LINEARS}
 """Which part of a layer each is in."""
 
@@ -171,7 +166,10 @@ def read_config(checkpoint: Checkpoint) -> IXCConfig:
     try:
         settings = told if ours else official_settings(told, checkpoint.shapes)
         settings |= token_ids(checkpoint.folder, checkpoint.shapes["model.tok_embeddings.weight"][0])
-        return IXCConfig.from_dict(settings) if ours else IXCConfig(**settings)
+        config = IXCConfig.from_dict(settings) if ours else IXCConfig(**settings)
+        if why := size_objection(config, checkpoint.shapes):
+            raise ValueError(why)
+        return config
     except BadCheckpoint:  # the tokenizer's
         raise
     except LookupError as error:
@@ -200,7 +198,7 @@ def token_ids(folder: Path, vocab_size: int) -> dict[str, int]:
         if ids[token] >= vocab_size:
             form = f"{token!r} is {ids[token]}, but the model knows {vocab_size} tokens"
             raise BadCheckpoint(f"{path}: {form}; fetch the tokenizer of this checkpoint")
-    return {name: ids[SPECIAL[ours]] for name, ours in _TOKENS.items()}
+    return {name: ids[SPECIAL[ours]] for name, ours in TOKENS.items()}
 
 
 def _ids_in(path: Path) -> dict[str, int]:
@@ -311,6 +309,7 @@ def to_official(model: IXCPreTrainedModel, folder: str | Path, options: Mapping[
     with replacing_folder(Path(folder)) as part:
         (part / "config.json").write_text(json.dumps(told, indent=2) + "\n")
         save_file(weights, part / "model.safetensors", {"format": "pt"})
+        write_card(model, part)
 
 
 def _told(config: IXCConfig) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
 from ixc.files import replacing
 from ixc.media import BadMedia, picture_size
-from ixc.model.agreement import objection
-from ixc.model.auto_tokenizer import IXCTokenizer
+from ixc.model.agreement import config_in, objection
+from ixc.model.auto_tokenizer import CONFIG, IXCTokenizer
 from ixc.model.configuration import IXCConfig
 from ixc.model.inputs import Kind, is_film, read_film, read_picture
 from ixc.model.options import BadProcessor, OnOverflow, ProcessorOptions, checked_options
@@ -195,9 +195,10 @@ class IXCProcessor(ProcessorMixin):
     def save_pretrained(self, folder: str | Path) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Write `tokenizer.json`, `tokenizer_config.json` (for `AutoTokenizer`) and `processor_config.json`."""
         folder = Path(folder)
-        self.tokenizer.save_pretrained(folder)
         with replacing(folder / "tokenizer.json") as part:
             self.backend.save(str(part))
+        with replacing(folder / "tokenizer_config.json") as part:
+            part.write_text(json.dumps(CONFIG, indent=2) + "\n")
         told = {"processor_class": type(self).__name__, **asdict(self.options)}
         with replacing(folder / "processor_config.json") as part:
             part.write_text(json.dumps(told, indent=2) + "\n")
@@ -223,7 +224,7 @@ class IXCProcessor(ProcessorMixin):
             processor = cls(_fast_tokenizer(Path(folder) / "tokenizer.json"), **(told | changes))
         except BadProcessor as error:
             raise BadProcessor(f"{path}: {error}") from error
-        if why := objection(_config_beside(Path(folder)), processor.options, processor.backend):
+        if why := objection(config_in(Path(folder)), asdict(processor.options), processor.backend):
             raise BadProcessor(f"{path}: {why}")
         return processor
 
@@ -543,15 +544,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(told, dict):
         raise BadProcessor(f"{path}: a JSON {type(told).__name__}, not an object; fetch it again")
     return told
-
-
-def _config_beside(folder: Path) -> dict[str, Any]:
-    """What a model of ours in the folder says of itself; empty: there is none, or its own loading will complain."""
-    try:
-        told = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return told if isinstance(told, dict) and told.get("model_type") == IXCConfig.model_type else {}
 
 
 def _spoken(conversations: Any, text: Any, for_reward: bool | None) -> tuple[Any, bool]:

@@ -1,4 +1,4 @@
-"""A checkpoint's tensors on disk: names, shapes and types, without the data; and the sizes of a model that they show."""
+"""A checkpoint's tensors on disk: names, shapes and types without the data, and the sizes of a model that they show."""
 
 import json
 import re
@@ -47,14 +47,27 @@ class Checkpoint:
                 yield from ((name, file.get_tensor(name)) for name in file.keys() if name in names)  # noqa: SIM118
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
+def indexed(folder: Path) -> list[Path]:
+    """The files of weights that Transformers would read: one, or those of the index.
+
+    Raises:
+        BadCheckpoint: the index is damaged.
+    """
+    one = folder / "model.safetensors"
+    return [one] if one.is_file() else _indexed(folder / "model.safetensors.index.json")
+
+
+def read_checkpoint(folder: Path, paths: Sequence[Path] | None = None) -> Checkpoint:
     """Names, shapes and types of a folder's tensors; the data stays on disk.
+
+    Args:
+        paths: the files to read; None: those of the index, or all.
 
     Raises:
         BadCheckpoint: no safetensors there, or one that the index names is missing or cut off.
     """
     index = sorted(folder.glob("*.safetensors.index.json"))
-    paths = _indexed(index[0]) if index else sorted(folder.glob("*.safetensors"))
+    paths = paths or (_indexed(index[0]) if index else sorted(folder.glob("*.safetensors")))
     if not paths:
         pickles = sorted(path.name for suffix in ("*.bin", "*.pt", "*.pth") for path in folder.glob(suffix))
         found = f"only {', '.join(pickles[:3])}, pickles, which are not read: save as safetensors" if pickles else ""
