@@ -103,8 +103,10 @@ class IXCConfig(PreTrainedConfig):
                 raise ValueError(f'{name}: {value!r}: give {{"type": ..., "factor": ...}}, or null')
             if value and "factor" in value and not (value.get("type") or value.get("rope_type")):
                 raise ValueError(f"{name}: {value!r}: no type; add it, one of {', '.join(ROPE_TYPES)}")
-        if kwargs.setdefault("num_labels", 1 if self.id2label is None else None) not in (1, None):
+        if kwargs.get("num_labels") not in (1, None):
             raise ValueError(_labels(kwargs["num_labels"]))  # the base class would make so many names
+        if self.id2label is None:
+            kwargs["num_labels"] = 1
         super().__post_init__(**kwargs)
         if objection := next(self._objections(), None):
             raise ValueError(objection)
