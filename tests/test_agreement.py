@@ -170,7 +170,7 @@ def test_weights_in_several_files_are_compared_too(folder: Path):
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     save_file(weights, folder / "model-00001-of-00001.safetensors", {"format": "pt"})
-    index = {"weight_map": dict.fromkeys(weights, "model-00001-of-00001.safetensors")}
+    index = {"metadata": {}, "weight_map": dict.fromkeys(weights, "model-00001-of-00001.safetensors")}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     assert IXCForRewardModel.from_pretrained(folder).config.num_hidden_layers == 2
     change(folder / "config.json", num_hidden_layers=3)

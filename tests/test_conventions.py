@@ -77,7 +77,7 @@ def trained(trainer: type[Recording], model: IXCPreTrainedModel, data: Any, step
     """One optimizer step over eight rows, cut into so many batches."""
     options: dict[str, Any] = {"max_steps": 1, "max_grad_norm": 1e9, "learning_rate": 1e-3, "logging_steps": 1}
     quiet: dict[str, Any] = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
-    sizes = {"per_device_train_batch_size": len(data) // steps, "gradient_accumulation_steps": steps}
+    sizes: dict[str, Any] = {"per_device_train_batch_size": len(data) // steps, "gradient_accumulation_steps": steps}
     told = TrainingArguments(str(folder), **options, **quiet, **sizes)
     run = trainer(model=model, args=told, train_dataset=data)
     run.train()
@@ -362,7 +362,7 @@ def test_a_saved_folder_is_readable_and_has_a_model_card(folders: Path, tmp_path
     for folder in (folders / "chat", folders / "reward", tmp_path / "official", tmp_path / "plain"):
         wanted = folder.stat().st_mode & 0o666
         assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {wanted}
-        card = ModelCard.load(folder / "README.md")
+        card: Any = ModelCard.load(folder / "README.md")
         scores = folder != folders / "chat"
         assert card.data.pipeline_tag == ("text-classification" if scores else "image-text-to-text")
         assert "15,780" in card.text or not scores

@@ -83,7 +83,9 @@ def objection(model: Mapping[str, Any], processor: Mapping[str, Any], tokenizer:
 
 def id_objection(config: IXCConfig, tokenizer: Tokenizer | None) -> str | None:
     """Why a tokenizer's special tokens are not those that a model knows; None: they are."""
-    for name, ours in TOKENS.items() if tokenizer else ():
+    if tokenizer is None:
+        return None
+    for name, ours in TOKENS.items():
         found = tokenizer.token_to_id(SPECIAL[ours])
         if found is not None and found != getattr(config, name):
             form = f"tokenizer.json has {SPECIAL[ours]!r} at {found}; correct config.json, or load the folder"

@@ -65,10 +65,11 @@ class IXCTokenizer(PreTrainedTokenizerFast):
             return self.apply_chat_template(_exchanges(text, text_pair), **{"return_attention_mask": True, **options})
         if _is_chat(text) or (isinstance(text, Sequence) and text and _is_chat(text[0])):
             return self.apply_chat_template(text, **{"return_attention_mask": True, **options})
-        first = text if isinstance(text, str) else next(iter(text), "") if isinstance(text, list) else ""
+        first = text[0] if isinstance(text, list | tuple) and text else text
         if options.get("split_special_tokens", self.split_special_tokens) and _is_templated(first):
             warnings.warn(f"{first:.40}...: its control strings are read as text; {_REMEDY}", stacklevel=2)
-        return super().__call__(text, **options)
+        texts: Any = text
+        return super().__call__(texts, **options)
 
     def apply_chat_template(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -101,7 +102,7 @@ class IXCTokenizer(PreTrainedTokenizerFast):
         return encoded if return_dict else encoded["input_ids"]
 
     def _layout(self, messages: Sequence[Any], add_generation_prompt: bool) -> Layout:
-        template = Template(special_ids(self._tokenizer), self._plain_ids)
+        template = Template(special_ids(self.backend_tokenizer), self._plain_ids)
         layout = template.layout(parse(messages, self._option("strip_turns")), [])
         role = layout.blocks[-1].role
         if (role == "assistant") == add_generation_prompt:
@@ -127,11 +128,11 @@ class IXCTokenizer(PreTrainedTokenizerFast):
 
     def get_added_tokens_decoder(self) -> dict[int, AddedToken]:
         """Tokens beside the vocabulary's merges, by id."""
-        return self._tokenizer.get_added_tokens_decoder()
+        return self.backend_tokenizer.get_added_tokens_decoder()
 
     def save(self, path: str) -> None:
         """Write the backend's one file, `tokenizer.json`."""
-        self._tokenizer.save(path)
+        self.backend_tokenizer.save(path)
 
 
 _REMEDY = "give the chat itself (a list of messages), or split_special_tokens=False if you wrote all of the text"

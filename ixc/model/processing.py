@@ -139,7 +139,7 @@ class IXCProcessor(ProcessorMixin):
     becomes a control token. Text that strangers wrote may still hold `<ImageHere>`: give it as parts, see `prompts`.
     """
 
-    model_input_names = ["input_ids", "attention_mask", "pixel_values", "tile_grids"]
+    model_input_names = ["input_ids", "attention_mask", "pixel_values", "tile_grids"]  # pyright: ignore
 
     def __init__(
         self,
