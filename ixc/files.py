@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -38,6 +39,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     part.mkdir(parents=True)
     try:
         yield part
+        share_files(part)
         for file in part.rglob("*"):
             if file.is_file():
                 _to_disk(file)
@@ -46,6 +48,14 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         sweep(path)
+
+
+def share_files(folder: Path, pattern: str = "*") -> None:
+    """Let whoever may read a folder read what was just written into it; safetensors writes for its own user only."""
+    mode = folder.stat().st_mode & 0o666
+    for file in folder.rglob(pattern):
+        if file.is_file() and stat.S_IMODE(file.stat().st_mode) == 0o600:
+            file.chmod(mode)
 
 
 def remove_folder(path: Path) -> None:

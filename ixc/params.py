@@ -147,7 +147,7 @@ class BootstrapParams:
     pretrained: str | None = None
     """A folder with an IXC-2.5 model, ours or official; then nothing is trained here."""
     architecture: ArchitectureParams | None = None
-    hd_num: int = Field(default=4, gt=0)
+    hd_num: int = Field(default=4, gt=0, le=1024)
     """Tiles per picture at most (dynamic partition)."""
     steps: int = Field(default=1000, gt=0)
     batch_size: int = Field(default=64, gt=0)

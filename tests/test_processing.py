@@ -117,7 +117,7 @@ def test_frames_lie_on_the_official_canvas(frame: tuple[int, int], count: int, c
 def test_a_film_of_an_official_model_has_the_official_lengths_whatever_its_tile(tmp_path: Path):
     frames = [Image.new("RGB", (1920, 1080))] * 2
     (tmp_path / "config.json").write_text(json.dumps({"vision": {"image_size": 56}}))
-    PROCESSOR.tokenizer.save(str(tmp_path / "tokenizer.json"))
+    PROCESSOR.backend.save(str(tmp_path / "tokenizer.json"))
     official = IXCProcessor.from_official(tmp_path)
     assert official.composite(frames).size == film_strip(frames, 560).size == (1120, 1360)
     assert IXCProcessor(PROCESSOR.tokenizer, 56, 14, 4).composite(frames).size == (112, 2 * (4 + 63 + 1))

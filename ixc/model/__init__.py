@@ -8,8 +8,9 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
+from ixc.model.base import IXCPreTrainedModel
 from ixc.model.configuration import IXCConfig
-from ixc.model.heads import IXCForCausalLM, IXCForRewardModel, IXCModel, IXCPreTrainedModel
+from ixc.model.heads import IXCForCausalLM, IXCForRewardModel, IXCModel
 from ixc.model.layout import Batch, Tree, collate
 from ixc.model.official import BadCheckpoint, from_official, to_official
 from ixc.model.processing import IXCProcessor

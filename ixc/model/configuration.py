@@ -1,6 +1,6 @@
 """The sizes of an IXC-2.5; the defaults are the official 7B's."""
 
-import math
+import sys
 from collections.abc import Iterator
 from typing import Any, Literal, get_args, no_type_check
 
@@ -10,26 +10,33 @@ ROPE_TYPES = ("default", "linear", "dynamic")
 """The rotary scalings of the official code."""
 LINEARS = ("wqkv", "wo", "w1", "w2", "w3")
 """The linear layers of a decoder layer; each has a Partial LoRA."""
+MAX_TILE = 8192
+"""Pixels of a tile's side at most."""
+MAX_TILES = 1024
+"""Tiles of a picture at most, whatever is asked for; the official evaluation has 9 to 55."""
 Pooling = Literal["last_token", "mean"]
-_COUNTS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "max_position_embeddings",
-    "plora_rank",
-    "tile_size",
-    "patch_size",
-    "vision_hidden_size",
-    "vision_intermediate_size",
-    "vision_num_hidden_layers",
-    "vision_num_attention_heads",
-    "hd_num",
-)
+_COUNTS = {
+    "vocab_size": 2**22,
+    "hidden_size": 2**16,
+    "intermediate_size": 2**18,
+    "num_hidden_layers": 1024,
+    "num_attention_heads": 1024,
+    "num_key_value_heads": 1024,
+    "max_position_embeddings": 2**31,
+    "plora_rank": 2**16,
+    "tile_size": MAX_TILE,
+    "patch_size": MAX_TILE,
+    "vision_hidden_size": 2**16,
+    "vision_intermediate_size": 2**18,
+    "vision_num_hidden_layers": 1024,
+    "vision_num_attention_heads": 1024,
+    "hd_num": MAX_TILES,
+}
+"""Whole numbers from 1 to these: several times what the largest models have, and no slip of a keyboard beyond."""
+MAX_WEIGHTS = 10**12
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "image_token_id", "end_of_turn_token_id")
 _NUMBERS = ("rms_norm_eps", "vision_layer_norm_eps", "initializer_range", "plora_scale")
+_LARGEST = sys.float_info.max
 _MULTIPLES = (
     ("hidden_size", "num_attention_heads"),
     ("num_attention_heads", "num_key_value_heads"),
@@ -86,6 +93,8 @@ class IXCConfig(PreTrainedConfig):
     end_of_turn_token_id: int = 92542
     tie_word_embeddings: bool = False
     use_cache: bool = True
+    problem_type: str | None = "regression"
+    """A score is any number: `pipeline("text-classification")` then leaves it as it is."""
     default_theta = 1e6
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -94,6 +103,10 @@ class IXCConfig(PreTrainedConfig):
                 raise ValueError(f'{name}: {value!r}: give {{"type": ..., "factor": ...}}, or null')
             if value and "factor" in value and not (value.get("type") or value.get("rope_type")):
                 raise ValueError(f"{name}: {value!r}: no type; add it, one of {', '.join(ROPE_TYPES)}")
+        if kwargs.get("num_labels") not in (1, None):
+            raise ValueError(_labels(kwargs["num_labels"]))  # the base class would make so many names
+        if self.id2label is None:
+            kwargs["num_labels"] = 1
         super().__post_init__(**kwargs)
         if objection := next(self._objections(), None):
             raise ValueError(objection)
@@ -102,17 +115,23 @@ class IXCConfig(PreTrainedConfig):
 
     def _objections(self) -> Iterator[str]:
         """What no model can be built of, or would silently compute something else; each rests on those before it."""
-        for names, least in ((_COUNTS, 1), (_IDS, 0)):
-            for name in names:
-                if not _is_whole(value := getattr(self, name)) or value < least:
-                    yield f"{name}: {value!r}: give a whole number, {least} at least"
+        for name, most in _COUNTS.items():
+            if not _is_whole(value := getattr(self, name)) or not 1 <= value <= most:
+                yield f"{name}: {value!r:.40}: give a whole number, 1 to {most}"
         for name in _NUMBERS:
             if not _is_number(value := getattr(self, name)) or value < 0:
-                yield f"{name}: {value!r}: give a number, 0 at least"
+                yield f"{name}: {value!r:.40}: give a number, 0 at least"
         for name in _IDS:
-            if (value := getattr(self, name)) >= self.vocab_size:
+            if not _is_whole(value := getattr(self, name)) or value < 0:
+                yield f"{name}: {value!r:.40}: give a whole number, 0 at least"
+            if value >= self.vocab_size:
                 yield f"{name}: {value}: not among the {self.vocab_size} of the vocabulary"
         yield from _partial_objections(self.plora_ranks, self.plora_scales)
+        yield from self._misfits()
+        yield from _rope_objections(self.rope)
+
+    def _misfits(self) -> Iterator[str]:
+        """Sizes, each possible, that do not go together."""
         for whole, parts in _MULTIPLES:
             if getattr(self, whole) % getattr(self, parts):
                 yield f"{whole}: {getattr(self, whole)}: not a multiple of {parts} ({getattr(self, parts)})"
@@ -122,7 +141,20 @@ class IXCConfig(PreTrainedConfig):
             yield f"tile_size: {self.tile_size}: not a multiple of two patches ({2 * self.patch_size} pixels)"
         if self.pooling not in get_args(Pooling):
             yield f"pooling: {self.pooling!r}: unknown; one of {', '.join(get_args(Pooling))}"
-        yield from _rope_objections(self.rope)
+        if self.num_labels != 1:
+            yield _labels(self.num_labels)
+        if self.problem_type != "regression":
+            yield f'problem_type: {self.problem_type!r:.40}: a reward is any number; give "regression", or leave it out'
+        if (weights := self._num_weights()) > MAX_WEIGHTS:
+            yield f"num_hidden_layers, hidden_size, ...: {weights:.0e} weights, more than {MAX_WEIGHTS:.0e}; lower them"
+
+    def _num_weights(self) -> int:
+        """Weights, but for norms, Partial LoRA and what else is small."""
+        layer = self.hidden_size * (3 * self.intermediate_size + 2 * self.hidden_size)
+        tower = self.vision_hidden_size * (2 * self.vision_intermediate_size + 4 * self.vision_hidden_size)
+        patches = self.vision_hidden_size * (self.tile_size // self.patch_size) ** 2
+        layers = self.num_hidden_layers * layer + self.vision_num_hidden_layers * tower
+        return layers + patches + 2 * self.vocab_size * self.hidden_size
 
     @property
     def rope(self) -> dict[str, Any]:
@@ -150,13 +182,17 @@ class IXCConfig(PreTrainedConfig):
         return self.tile_size // self.patch_size // 2
 
 
+def _labels(told: object) -> str:
+    return f"num_labels: {told!r:.40}: a reward is one number; give 1, or leave it out"
+
+
 def _partial_objections(ranks: Any, scales: Any) -> Iterator[str]:
     for name, told in (("plora_ranks", ranks), ("plora_scales", scales)):
         if not isinstance(told, dict | None) or not set(told or ()) <= set(LINEARS):
             yield f"{name}: {told!r}: give an object with keys among {', '.join(LINEARS)}"
     for linear, rank in (ranks or {}).items():
-        if not _is_whole(rank) or rank < 1:
-            yield f"plora_ranks.{linear}: {rank!r}: give a whole number, 1 at least"
+        if not _is_whole(rank) or not 1 <= rank <= _COUNTS["plora_rank"]:
+            yield f"plora_ranks.{linear}: {rank!r:.40}: give a whole number, 1 to {_COUNTS['plora_rank']}"
     for linear, scale in (scales or {}).items():
         if not _is_number(scale) or scale < 0:
             yield f"plora_scales.{linear}: {scale!r}: give a number, 0 at least"
@@ -173,7 +209,8 @@ def _rope_objections(rope: dict[str, Any]) -> Iterator[str]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is one that a float can hold: JSON's whole numbers have no end."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST <= value <= _LARGEST
 
 
 def _is_whole(value: object) -> bool:

@@ -1,6 +1,7 @@
 """A model and its processor in one folder."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -8,10 +9,12 @@ import torch
 
 from ixc.distributed import warn_of_slow_precision
 from ixc.files import replacing_folder
+from ixc.model.agreement import objection
+from ixc.model.card import is_card
 from ixc.model.configuration import IXCConfig
 from ixc.model.heads import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel
 from ixc.model.official import OPTIONS, BadCheckpoint, from_official
-from ixc.model.processing import IXCProcessor
+from ixc.model.processing import BadProcessor, IXCProcessor
 
 Model = TypeVar("Model", bound=IXCPreTrainedModel)
 _CALLED = {IXCForRewardModel: "reward model", IXCForCausalLM: "chat model"}
@@ -20,6 +23,7 @@ _FILES = (
     "generation_config.json",
     "processor_config.json",
     "tokenizer.json",
+    "tokenizer_config.json",
     "tokenizer.model",
     "model.safetensors.index.json",
 )
@@ -27,7 +31,12 @@ _FILES = (
 
 
 def save(model: IXCPreTrainedModel, processor: IXCProcessor, folder: Path) -> None:
-    """Write weights, config and processor; the folder appears whole."""
+    """Write weights, config, processor and model card; the folder appears whole.
+
+    Raises:
+        BadProcessor: the processor is another model's.
+    """
+    agreeing(processor, model, folder)
     with replacing_folder(folder) as part:
         model.save_pretrained(part)
         processor.save_pretrained(part)
@@ -58,18 +67,35 @@ def load(
 
 
 def processor_of(folder: Path, model: IXCPreTrainedModel) -> IXCProcessor:
-    """The processor beside a model, ours or official; see `to_official` for the options of an official one."""
+    """The processor beside a model, ours or official; see `to_official` for the options of an official one.
+
+    Raises:
+        BadProcessor, BadTokenizer: it is damaged, or another model's.
+    """
     if (folder / "processor_config.json").is_file():
-        return IXCProcessor.from_pretrained(folder)
+        return agreeing(IXCProcessor.from_pretrained(folder), model, folder)
     sizes = {"tile_size": model.config.tile_size, "patch_size": model.config.patch_size}
-    return IXCProcessor.from_official(folder, **(sizes | kept_options(folder)))
+    return agreeing(IXCProcessor.from_official(folder, **(sizes | kept_options(folder))), model, folder)
+
+
+def agreeing(processor: IXCProcessor, model: IXCPreTrainedModel, folder: Path) -> IXCProcessor:
+    """The processor, if what it makes is what the model reads.
+
+    Raises:
+        BadProcessor: it is not.
+    """
+    if why := objection(model.config.to_dict(), asdict(processor.options), processor.backend):
+        raise BadProcessor(f"{folder}: {why}")
+    return processor
 
 
 def is_ours(folder: Path) -> bool:
     """Whether all that a folder holds is a checkpoint of ours, or one of the official form that `to_official` wrote."""
     told = _object(folder / "config.json")
     ours = told.get("model_type") == IXCConfig.model_type or OPTIONS in told
-    return ours and all(path.name in _FILES or path.suffix == ".safetensors" for path in folder.iterdir())
+    return ours and all(
+        path.name in _FILES or path.suffix == ".safetensors" or is_card(path) for path in folder.iterdir()
+    )
 
 
 def kept_options(folder: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ixc.model.arguments import refuse_unknown
 from ixc.model.attention import NAME as SHARED_PREFIX
 from ixc.model.attention import Branches, Forest, placed
 from ixc.model.configuration import IXCConfig
@@ -32,6 +33,19 @@ class Read(NamedTuple):
     """Which of them come from a picture; None: the row has none."""
 
 
+class LowRank(nn.Module):
+    """A matrix of Partial LoRA. Not an `nn.Linear`: PEFT would put an adapter on it inside the layer that it adapts."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
+
+    def forward(self, x: Float[Tensor, "*B i"]) -> Float[Tensor, "*B o"]:
+        """`W x`."""
+        return F.linear(x, self.weight)
+
+
 class PLoRALinear(nn.Linear):
     """`x W^T`, plus `scale B A x` where a token comes from a picture.
 
@@ -41,8 +55,8 @@ class PLoRALinear(nn.Linear):
 
     def __init__(self, in_features: int, out_features: int, rank: int, scale: float = 1.0) -> None:
         super().__init__(in_features, out_features, bias=False)
-        self.Plora_A = nn.Linear(in_features, rank, bias=False)
-        self.Plora_B = nn.Linear(rank, out_features, bias=False)
+        self.Plora_A = LowRank(in_features, rank)
+        self.Plora_B = LowRank(rank, out_features)
         self.scale = scale
 
     def forward(self, input: Float[Tensor, "B T i"], places: Places | None) -> Float[Tensor, "B T o"]:
@@ -263,7 +277,14 @@ class InternLM2(nn.Module):
             forest: the input is a packed row of trees, `ixc.model.layout.Batch`, which gives `position_ids` too.
             columns: those of a single row that are returned, of all others nothing after the last layer's attention is
                 computed; None: all.
+            kwargs: some of `ixc.model.arguments.PASSED_ON`.
+
+        Raises:
+            TypeError: another keyword argument.
+            WrongPictures: not as many features as places for them.
+            ValueError: an id that is not of the vocabulary.
         """
+        refuse_unknown(kwargs)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give input_ids or inputs_embeds, one of them")
         x, places = self.embed(input_ids, features) if input_ids is not None else (inputs_embeds, None)
@@ -298,13 +319,23 @@ class InternLM2(nn.Module):
 
         Raises:
             WrongPictures: not as many features as places for them.
+            ValueError: an id that is not of the vocabulary (on a GPU: CUDA's own error, which waits for nothing).
         """
-        x, image = self.tok_embeddings(input_ids), (input_ids == self.config.image_token_id).flatten()
+        x, image = self._tokens(input_ids), (input_ids == self.config.image_token_id).flatten()
         _check_count(image, 0 if features is None else len(features))
         if features is None or len(features) == 0:
             return x, None
         places = torch.nonzero_static(image, size=len(features)).squeeze(1)
         return x.flatten(0, 1).index_copy(0, places, features.to(x)).view_as(x), places
+
+    def _tokens(self, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        try:
+            return self.tok_embeddings(input_ids)
+        except IndexError as error:
+            known = self.tok_embeddings.num_embeddings
+            bad = input_ids[(input_ids < 0) | (input_ids >= known)][0].item()
+            form = f"not among the {known} of this model's vocabulary; use the processor of the model's own folder"
+            raise ValueError(f"input_ids: {bad}: {form}") from error
 
 
 def _read(

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ixc.model.heads import IXCPreTrainedModel
+from ixc.model.base import IXCPreTrainedModel
 from ixc.model.language import PLoRALinear
 
 

@@ -6,31 +6,24 @@ that no score and no answer depends on; every weight of the model comes from the
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import reduce
-from pathlib import Path, PurePath
+from pathlib import Path
 from statistics import mode
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
-from torch import Tensor
 
 from ixc.files import replacing_folder
+from ixc.model.agreement import TOKENS, size_objection
+from ixc.model.base import HEADS, UNUSED_KEYS, IXCPreTrainedModel
+from ixc.model.card import write_card
 from ixc.model.configuration import LINEARS, IXCConfig
-from ixc.model.heads import (
-    HEADS,
-    UNUSED_KEYS,
-    BadCheckpoint,
-    IXCForCausalLM,
-    IXCForRewardModel,
-    IXCPreTrainedModel,
-    some,
-)
+from ixc.model.heads import IXCForCausalLM, IXCForRewardModel
 from ixc.model.tokenizers import SPECIAL, BadTokenizer, read_pieces
+from ixc.model.weights import FLOATS, LAYER, BadCheckpoint, Checkpoint, read_checkpoint, sizes_of, some, stored_type
 
 OPTIONS = "ixc_processor"
 """Where the official form keeps the options of a processor, of which the official code has none."""
@@ -66,35 +59,8 @@ _FIXED = {
 }
 """What this architecture is, where `config.json` says it."""
 _SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-_FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_TOKENS = {
-    "bos_token_id": "bos",
-    "eos_token_id": "eos",
-    "image_token_id": "image",
-    "end_of_turn_token_id": "turn_end",
-}
-"""The config's names of special tokens, and the processor's."""
-_LAYER = "model.layers.0."
 _LINEARS = {name: "attention" if name in ("wqkv", "wo") else "feed_forward" for name in LINEARS}
 """Which part of a layer each is in."""
-_VIT = "vit.vision_tower.vision_model."
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """The tensors of a folder of safetensors, by name, and where each lies."""
-
-    folder: Path
-    files: Mapping[str, Path]
-    shapes: Mapping[str, tuple[int, ...]]
-    types: Mapping[str, str]
-    """As safetensors names them."""
-
-    def tensors(self, names: set[str]) -> Iterator[tuple[str, Tensor]]:
-        """Read these, file by file."""
-        for path in sorted({self.files[name] for name in names}):
-            with _opened(path) as file:
-                yield from ((name, file.get_tensor(name)) for name in file.keys() if name in names)  # noqa: SIM118
 
 
 @dataclass(frozen=True)
@@ -162,7 +128,7 @@ def as_dtype(told: torch.dtype | str | None) -> torch.dtype | None:
         return None
     name = _SHORT.get(told, told.removeprefix("torch.")) if isinstance(told, str) else told
     found = getattr(torch, name, None) if isinstance(name, str) else name
-    if found not in _FLOATS.values():
+    if found not in FLOATS.values():
         raise ValueError(f'dtype: {told!r}: give "auto", "float32", "bfloat16" or "float16" ({", ".join(_SHORT)})')
     return found
 
@@ -184,66 +150,6 @@ def _kind(checkpoint: Checkpoint) -> type[IXCPreTrainedModel]:
     raise BadCheckpoint(f"{checkpoint.folder}: neither {' nor '.join(HEADS)}; name the model_class to get a new head")
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
-    """Names, shapes and types of a folder's tensors; the data stays on disk.
-
-    Raises:
-        BadCheckpoint: no safetensors there, or one that the index names is missing or cut off.
-    """
-    index = sorted(folder.glob("*.safetensors.index.json"))
-    paths = _indexed(index[0]) if index else sorted(folder.glob("*.safetensors"))
-    if not paths:
-        pickles = sorted(path.name for suffix in ("*.bin", "*.pt", "*.pth") for path in folder.glob(suffix))
-        found = f"only {', '.join(pickles[:3])}, pickles, which are not read: save as safetensors" if pickles else ""
-        raise BadCheckpoint(f"{folder}: no *.safetensors; {found or 'name the folder of a checkpoint'}")
-    files: dict[str, Path] = {}
-    shapes: dict[str, tuple[int, ...]] = {}
-    types: dict[str, str] = {}
-    for path in paths:
-        with _opened(path) as file:
-            for name in file.keys():  # noqa: SIM118  a safetensors file is no mapping
-                if name in files:
-                    raise BadCheckpoint(f"{path}: {name} is in {files[name].name} too; keep one checkpoint per folder")
-                part = file.get_slice(name)
-                files[name], shapes[name], types[name] = path, tuple(part.get_shape()), part.get_dtype()
-    return Checkpoint(folder, files, shapes, types)
-
-
-def _indexed(index: Path) -> list[Path]:
-    """The files that an index names, all of its folder."""
-    try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        outside = [name for name in names if PurePath(name).name != name]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadCheckpoint(f"{index}: no index of safetensors ({error!r}); fetch it again") from error
-    if outside:
-        raise BadCheckpoint(f"{index}: {some(outside)}: not a file of this folder; put it there and name it alone")
-    return [index.parent / name for name in names]
-
-
-def _opened(path: Path) -> Any:
-    if not path.is_file():
-        raise BadCheckpoint(f"{path}: the index names this file, but it is not there; fetch it")
-    try:
-        return safe_open(path, "pt")
-    except (SafetensorError, OSError, ValueError) as error:
-        raise BadCheckpoint(f"{path}: cut off or no safetensors ({error}); fetch it again") from error
-
-
-def stored_type(checkpoint: Checkpoint, names: Iterable[str]) -> torch.dtype:
-    """The widest type among these tensors.
-
-    Raises:
-        BadCheckpoint: one is quantised.
-    """
-    found = {checkpoint.types[name]: name for name in names}
-    for kind, name in found.items():
-        if kind not in _FLOATS:
-            form = f"{name}: stored as {kind}; quantised weights are not read: use the bf16 or fp16 checkpoint"
-            raise BadCheckpoint(f"{checkpoint.files[name]}: {form}")
-    return reduce(torch.promote_types, (_FLOATS[kind] for kind in found))
-
-
 def read_config(checkpoint: Checkpoint) -> IXCConfig:
     """The `config.json` of a folder, official or ours.
 
@@ -260,7 +166,10 @@ def read_config(checkpoint: Checkpoint) -> IXCConfig:
     try:
         settings = told if ours else official_settings(told, checkpoint.shapes)
         settings |= token_ids(checkpoint.folder, checkpoint.shapes["model.tok_embeddings.weight"][0])
-        return IXCConfig.from_dict(settings) if ours else IXCConfig(**settings)
+        config = IXCConfig.from_dict(settings) if ours else IXCConfig(**settings)
+        if why := size_objection(config, checkpoint.shapes):
+            raise ValueError(why)
+        return config
     except BadCheckpoint:  # the tokenizer's
         raise
     except LookupError as error:
@@ -289,7 +198,7 @@ def token_ids(folder: Path, vocab_size: int) -> dict[str, int]:
         if ids[token] >= vocab_size:
             form = f"{token!r} is {ids[token]}, but the model knows {vocab_size} tokens"
             raise BadCheckpoint(f"{path}: {form}; fetch the tokenizer of this checkpoint")
-    return {name: ids[SPECIAL[ours]] for name, ours in _TOKENS.items()}
+    return {name: ids[SPECIAL[ours]] for name, ours in TOKENS.items()}
 
 
 def _ids_in(path: Path) -> dict[str, int]:
@@ -323,7 +232,7 @@ def official_settings(told: Mapping[str, Any], shapes: Mapping[str, tuple[int, .
         if told.get(name, value) != value:
             form = f"this architecture has {json.dumps(value)}; it is another model"
             raise ValueError(f"{name}: {json.dumps(told[name])}: {form}")
-    sizes = _sizes(shapes)
+    sizes = sizes_of(shapes)
     heads = _heads(told, sizes, shapes)
     head_dim = sizes["hidden_size"] // heads["num_attention_heads"]
     for name, value in (sizes | {"mm_hidden_size": 4 * sizes["vision_hidden_size"], "head_dim": head_dim}).items():
@@ -342,7 +251,7 @@ def _heads(told: Mapping[str, Any], sizes: Mapping[str, int], shapes: Mapping[st
     heads = told.get("num_attention_heads", width // told.get("head_dim", width + 1))
     if not heads:
         raise ValueError("num_attention_heads: missing, and no shape shows it; add it")
-    keys = (shapes[f"{_LAYER}attention.wqkv.weight"][0] * heads // width - heads) // 2
+    keys = (shapes[f"{LAYER}attention.wqkv.weight"][0] * heads // width - heads) // 2
     tower = max(sizes["vision_hidden_size"] // 64, 1)
     return {"num_attention_heads": heads, "num_key_value_heads": keys, "vision_num_attention_heads": tower}
 
@@ -353,7 +262,7 @@ def _partial(told: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> 
     Where no alpha is told, it is the rank; but the official class's default is rank 8 with alpha 16, so a layer of rank
     8 among others has that. Source: IXC-2.5 (alpha = rank = 256), and the 4KHD model, whose `wqkv` keeps the default.
     """
-    ranks = {name: shapes[f"{_LAYER}{part}.{name}.Plora_A.weight"][0] for name, part in _LINEARS.items()}
+    ranks = {name: shapes[f"{LAYER}{part}.{name}.Plora_A.weight"][0] for name, part in _LINEARS.items()}
     rank = told.get("plora_rank", mode(ranks.values()))
     if rank not in ranks.values():
         raise ValueError(f"plora_rank: {rank!r}, but the weights say {mode(ranks.values())}; correct one of them")
@@ -364,28 +273,6 @@ def _partial(told: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> 
         return settings | {"plora_scales" if isinstance(scaling, dict) else "plora_scale": scaling}
     scales = {name: told.get("plora_alpha", 16 if own == 8 else own) / own for name, own in others.items()}
     return settings | {"plora_scale": told.get("plora_alpha", rank) / rank, "plora_scales": scales or None}
-
-
-def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """What the shapes show."""
-    vocab_size, hidden_size = shapes["model.tok_embeddings.weight"]
-    vision_width, _, _, patch = shapes[f"{_VIT}embeddings.patch_embedding.weight"]
-    patches = shapes[f"{_VIT}embeddings.position_embedding.weight"][0] - 1
-    return {
-        "vocab_size": vocab_size,
-        "hidden_size": hidden_size,
-        "intermediate_size": shapes[f"{_LAYER}feed_forward.w1.weight"][0],
-        "num_hidden_layers": _count(shapes, r"model\.layers\.(\d+)\."),
-        "tile_size": round(patches**0.5) * patch,
-        "patch_size": patch,
-        "vision_hidden_size": vision_width,
-        "vision_intermediate_size": shapes[f"{_VIT}encoder.layers.0.mlp.fc1.weight"][0],
-        "vision_num_hidden_layers": _count(shapes, re.escape(_VIT) + r"encoder\.layers\.(\d+)\."),
-    }
-
-
-def _count(names: Mapping[str, Any], pattern: str) -> int:
-    return len({found[1] for name in names if (found := re.match(pattern, name))})
 
 
 def account(model: IXCPreTrainedModel, checkpoint: Checkpoint) -> LoadReport:
@@ -422,6 +309,7 @@ def to_official(model: IXCPreTrainedModel, folder: str | Path, options: Mapping[
     with replacing_folder(Path(folder)) as part:
         (part / "config.json").write_text(json.dumps(told, indent=2) + "\n")
         save_file(weights, part / "model.safetensors", {"format": "pt"})
+        write_card(model, part)
 
 
 def _told(config: IXCConfig) -> dict[str, Any]:

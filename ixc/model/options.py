@@ -8,9 +8,12 @@ from pydantic import ConfigDict, Field, ValidationError
 from pydantic import dataclasses as checked
 
 from ixc.images import MAX_PIXELS, Transparency
+from ixc.model.configuration import MAX_TILE, MAX_TILES
 from ixc.model.pictures import Geometry
 from ixc.videos import VideoDecoder
 
+MAX_FRAMES = 8192
+"""Frames of a film at most, whatever is asked for: its composite is one picture in memory."""
 OnOverflow = Literal["error", "drop_oldest_turns", "shrink_images"]
 
 
@@ -22,13 +25,13 @@ class BadProcessor(ValueError):
 class ProcessorOptions:
     """What `processor_config.json` says; with the defaults, training and inference read the same."""
 
-    tile_size: int = Field(default=560, gt=0)
+    tile_size: int = Field(default=560, gt=0, le=MAX_TILE)
     """Side of a picture tile, pixels."""
-    patch_size: int = Field(default=14, gt=0)
+    patch_size: int = Field(default=14, gt=0, le=MAX_TILE)
     """Side of a patch, pixels; a token is made of 2 x 2."""
-    hd_num: int = Field(default=9, gt=0)
+    hd_num: int = Field(default=9, gt=0, le=MAX_TILES)
     """Tiles per picture at most, the global view not counted. Official evaluation: 9; its API's default: 24."""
-    hd_num_several: int | None = Field(default=None, gt=0)
+    hd_num_several: int | None = Field(default=None, gt=0, le=MAX_TILES)
     """The same where a conversation shows several pictures; none: `hd_num`. Official inference: 6, always."""
     geometry: Geometry = "official"
     """How pictures are cut; the official code differs between inference and training, see `pictures.partition`."""
@@ -40,7 +43,7 @@ class ProcessorOptions:
     tail_newline: bool = False
     """A newline between the last turn and `</s>`. The transformers that the authors pin (4.33.2) drops it; newer ones
     keep it. The released scores of the 7B, or its tokenizer's config, decide."""
-    max_frames: int = Field(default=32, gt=0)
+    max_frames: int = Field(default=32, gt=0, le=MAX_FRAMES)
     """Frames of a film at most."""
     film_lengths: Literal["tile", "official"] = "tile"
     """Pixels of a film's composite: in proportion to the tile, or `official`: 1120 for a frame's long side, 40 for its
@@ -53,12 +56,13 @@ class ProcessorOptions:
     10 bits a channel and rotated videos, which decord does not; see `ixc.videos`."""
     max_pixels: int = Field(default=MAX_PIXELS, gt=0)
     """Larger pictures, and films of larger frames, are refused: a decompression bomb looks like this."""
-    max_length: int = Field(default=16384, gt=0)
+    max_length: int = Field(default=16384, gt=0, le=2**31)
     """Tokens of a conversation at most. Official default: 16384."""
     on_overflow: OnOverflow = "error"
     """What becomes of a longer one: it is refused, or loses its oldest exchanges, or its pictures lose tiles. The
     answer and its tail are never cut."""
     padding_side: Literal["right", "left"] = "right"
+    """Of conversations to be scored. Those to be answered are padded on the left, as `generate` needs it."""
 
     def __post_init__(self) -> None:
         if self.tile_size % (2 * self.patch_size):

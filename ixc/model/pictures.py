@@ -65,9 +65,9 @@ def partition(width: int, height: int, hd_num: int, tile: int, geometry: Geometr
     if width < height:
         return partition(height, width, hd_num, tile, geometry).turned()
     ratio = width / height
-    most = max((s for s in range(1, hd_num + 1) if s * math.ceil(s / ratio) <= hd_num), default=1)
     asked = width * 1.5 if geometry == "official_train" else width
-    columns = min(math.ceil(asked / tile), most)
+    wanted = math.ceil(asked / tile)
+    columns = max((s for s in range(1, min(wanted, hd_num) + 1) if s * math.ceil(s / ratio) <= hd_num), default=1)
     new_height = max(int(columns * tile / ratio), 1)
     rows = math.ceil(new_height / tile)
     top = (rows * tile - new_height) // 2 if geometry == "official_train" else 0

@@ -7,21 +7,24 @@ The official geometry, template and special tokens; the parts are in `pictures` 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Int
 from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import AutoProcessor, BatchFeature
+from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
 from ixc.files import replacing
 from ixc.images import BadMedia, picture_size
+from ixc.model.agreement import config_in, objection
+from ixc.model.auto_tokenizer import CONFIG, IXCTokenizer
 from ixc.model.configuration import IXCConfig
 from ixc.model.inputs import Kind, is_film, read_film, read_picture
 from ixc.model.options import BadProcessor, OnOverflow, ProcessorOptions, checked_options
+from ixc.model.padding import Padding
 from ixc.model.pictures import Partition, Picture, film_strip, num_tokens, partition, strip, to_tiles
 from ixc.model.prompts import (
     PLACEHOLDER,
@@ -57,8 +60,12 @@ __all__ = [
     "words_of",
 ]
 Conversation = Sequence[Message]
-_FROM_AUTO = ("_from_auto", "revision", "trust_remote_code")
-"""What `AutoProcessor` passes on; it means nothing for a folder."""
+_FROM_AUTO = (
+    *("_from_auto", "_from_pipeline", "_commit_hash", "revision", "code_revision", "trust_remote_code", "token"),
+    *("local_files_only", "cache_dir", "force_download", "proxies", "use_fast", "backend"),
+    *("dtype", "torch_dtype", "device_map", "attn_implementation", "low_cpu_mem_usage"),  # the model's, in a pipeline
+)
+"""What `AutoProcessor` and pipelines pass on; it means nothing for a folder."""
 
 
 class TooLong(BadConversation):
@@ -123,19 +130,24 @@ class _Draft(NamedTuple):
     dropped: Dropped
 
 
-class IXCProcessor:
+class IXCProcessor(ProcessorMixin):
     """Tokenizer, template and picture geometry of one model.
 
     Called as a processor of transformers is, with its file names (`processor_config.json`, `tokenizer.json`), and known
-    to `AutoProcessor`. It does not inherit from `ProcessorMixin`, which writes a prompt as one string with the control
-    tokens in it and tokenizes that; here a prompt is built from ids, so that no text becomes a control token. Text that
-    strangers wrote may still hold `<ImageHere>`: give it as parts, see `prompts`.
+    to `AutoProcessor`. Of `ProcessorMixin`, which writes a prompt as one string with the control tokens in it and
+    tokenizes that, it has the name alone, for pipelines ask for it: here a prompt is built from ids, so that no text
+    becomes a control token. Text that strangers wrote may still hold `<ImageHere>`: give it as parts, see `prompts`.
     """
 
-    model_input_names = ["input_ids", "attention_mask", "pixel_values", "tile_grids"]
+    model_input_names = ["input_ids", "attention_mask", "pixel_values", "tile_grids"]  # pyright: ignore
 
     def __init__(
-        self, tokenizer: Tokenizer, tile_size: int = 560, patch_size: int = 14, hd_num: int = 9, **options: Any
+        self,
+        tokenizer: Tokenizer | IXCTokenizer,
+        tile_size: int = 560,
+        patch_size: int = 14,
+        hd_num: int = 9,
+        **options: Any,
     ) -> None:
         """`options`: the other fields of `ProcessorOptions`.
 
@@ -144,9 +156,20 @@ class IXCProcessor:
             BadTokenizer: the tokenizer lacks a special token.
         """
         self.options = checked_options({"tile_size": tile_size, "patch_size": patch_size, "hd_num": hd_num, **options})
-        self.tokenizer, self.ids = tokenizer, special_ids(tokenizer)
-        tokenizer.encode_special_tokens = True
+        self.backend = tokenizer.backend_tokenizer if isinstance(tokenizer, IXCTokenizer) else tokenizer
+        """What encodes and decodes, without Transformers around it."""
+        self.ids = special_ids(self.backend)
+        self.backend.encode_special_tokens = True
         self.template = Template(self.ids, self.encode)
+
+    @cached_property
+    def tokenizer(self) -> IXCTokenizer:
+        """The tokenizer as Transformers' users hold it, with the processor's ids; made when asked for."""
+        chosen = {"strip_turns": self.options.strip_turns, "tail_newline": self.options.tail_newline}
+        return IXCTokenizer.of(self.backend, **chosen)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.options})"
 
     @property
     def tile_size(self) -> int:
@@ -169,32 +192,41 @@ class IXCProcessor:
 
     # Files
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `tokenizer.json` and `processor_config.json`."""
+    def save_pretrained(self, folder: str | Path) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Write `tokenizer.json`, `tokenizer_config.json` (for `AutoTokenizer`) and `processor_config.json`."""
         folder = Path(folder)
         with replacing(folder / "tokenizer.json") as part:
-            self.tokenizer.save(str(part))
+            self.backend.save(str(part))
+        with replacing(folder / "tokenizer_config.json") as part:
+            part.write_text(json.dumps(CONFIG, indent=2) + "\n")
         told = {"processor_class": type(self).__name__, **asdict(self.options)}
         with replacing(folder / "processor_config.json") as part:
             part.write_text(json.dumps(told, indent=2) + "\n")
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **changes: Any) -> "IXCProcessor":
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, folder: str | Path, **changes: Any
+    ) -> "IXCProcessor":
         """Read what `save_pretrained` wrote.
 
         Args:
             changes: options that differ from the stored ones.
 
         Raises:
-            BadProcessor, BadTokenizer: a file is missing or is not of this form.
+            BadProcessor, BadTokenizer: a file is missing or is not of this form; or the model beside it has another
+                tile size, patch size or vocabulary.
         """
         told = _read_json(Path(folder) / "processor_config.json")
         told.pop("processor_class", None)
         changes = {name: value for name, value in changes.items() if name not in _FROM_AUTO}
+        path = Path(folder) / "processor_config.json"
         try:
-            return cls(_fast_tokenizer(Path(folder) / "tokenizer.json"), **(told | changes))
+            processor = cls(_fast_tokenizer(Path(folder) / "tokenizer.json"), **(told | changes))
         except BadProcessor as error:
-            raise BadProcessor(f"{Path(folder) / 'processor_config.json'}: {error}") from error
+            raise BadProcessor(f"{path}: {error}") from error
+        if why := objection(config_in(Path(folder)), asdict(processor.options), processor.backend):
+            raise BadProcessor(f"{path}: {why}")
+        return processor
 
     @classmethod
     def from_official(cls, folder: str | Path, **options: Any) -> "IXCProcessor":
@@ -227,11 +259,14 @@ class IXCProcessor:
         videos: Any = None,
         *,
         text: Any = None,
-        for_reward: bool = True,
+        for_reward: bool | None = None,
         hd_num: int | None = None,
         max_length: int | None = None,
         on_overflow: OnOverflow | None = None,
+        padding: bool | str | None = None,
         padding_side: Literal["right", "left"] | None = None,
+        pad_to_multiple_of: int | None = None,
+        truncation: bool | str | None = None,
         return_tensors: Literal["pt"] | None = "pt",
     ) -> IXCBatch:
         """What the model reads of one conversation or several.
@@ -242,11 +277,17 @@ class IXCProcessor:
             images: pictures of the conversation, or for several conversations a list of such lists; see
                 `inputs.PictureSource`. A file with a film's suffix is a film.
             videos: likewise films, `inputs.FilmSource`; they come after the images.
-            text: another name for `conversations`, as other processors have it.
+            text: another name for `conversations`, as other processors have it; a string, or a list of them, is
+                what a user says.
             for_reward: conversations end in an answer, and the tail that the score is read from is added; else they
-                end before an answer, and its opening is added.
+                end before an answer, and its opening is added. None: so, but for strings.
             hd_num: tiles per picture at most, whatever the options say.
-            max_length, on_overflow, padding_side: instead of the options.
+            max_length, on_overflow: instead of the options.
+            padding: True or "longest" (default), "max_length", or False: rows of unequal lengths are then refused.
+            padding_side: default: the option's for what is scored, left for what is to be answered, as `generate`
+                needs it.
+            pad_to_multiple_of: lengthen the padding to a multiple of so many tokens.
+            truncation: none but False: an answer is never cut off; see `on_overflow`.
             return_tensors: none: `input_ids` and `attention_mask` are lists, not padded.
 
         Raises:
@@ -254,12 +295,14 @@ class IXCProcessor:
             TooLong: more tokens than `max_length`.
             BadMedia: a picture or film that cannot be read.
         """
+        conversations, for_reward = _spoken(conversations, text, for_reward)
+        pad = Padding.of(padding, pad_to_multiple_of, truncation, return_tensors)
         given = {"hd_num": hd_num, "max_length": max_length, "on_overflow": on_overflow, "padding_side": padding_side}
         changes = {name: value for name, value in given.items() if value is not None}
         if hd_num is not None:
             changes["hd_num_several"] = None
         options = checked_options(asdict(self.options) | changes)
-        chats = _chats(conversations if text is None else text, images, videos)
+        chats = _chats(conversations, images, videos)
         seen: dict[Any, _Shown] = {}
         drafts: list[_Draft] = []
         for number, (messages, media) in enumerate(chats):
@@ -268,7 +311,8 @@ class IXCProcessor:
             except (BadConversation, BadMedia) as error:
                 raise type(error)(f"conversation {number}: {error}" if len(chats) > 1 else str(error)) from error
         rows = [draft.layout.ids(draft.counts, self.ids["image"]) for draft in drafts]
-        data = self._padded(rows, options.padding_side) if return_tensors == "pt" else _unpadded(rows)
+        side = padding_side or (options.padding_side if for_reward else "left")
+        data = pad.tensors(rows, side, self.ids["eos"], options.max_length) if return_tensors else _unpadded(rows)
         pictures = [self._tiles(draft.shown[n], draft.hd_num) for draft in drafts for n in draft.layout.pictures()]
         if pictures:
             data["pixel_values"] = torch.cat([picture.tiles for picture in pictures])
@@ -312,20 +356,13 @@ class IXCProcessor:
         turns = len(whole.blocks) - len(layout.blocks)
         return _Draft(layout, shown, least, counts, Dropped(turns, gone, least if least < hd_num else None))
 
-    def _padded(self, rows: Sequence[list[int]], side: str) -> dict[str, Int[Tensor, "B T"]]:
-        longest = max(map(len, rows))
-        pads = [[0] * (longest - len(row)) for row in rows]
-        ones = [[1] * len(row) for row in rows]
-        mask = torch.tensor([o + p if side == "right" else p + o for o, p in zip(ones, pads, strict=True)])
-        ids = torch.full(mask.shape, self.ids["eos"])
-        ids[mask.bool()] = torch.tensor([i for row in rows for i in row])
-        return {"input_ids": ids, "attention_mask": mask}
-
-    def apply_chat_template(
+    def apply_chat_template(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         conversation: Any,
         chat_template: None = None,
         *,
+        tools: None = None,
+        documents: None = None,
         add_generation_prompt: bool = False,
         continue_final_message: bool = False,
         tokenize: bool = True,
@@ -347,7 +384,10 @@ class IXCProcessor:
             BadConversation: as in `__call__`; or another template or an answer begun is asked for.
         """
         if chat_template is not None or continue_final_message:
-            raise BadConversation("chat_template, continue_final_message: not done here; leave them out")
+            form = "not done here; leave them out, and end with a user's message"
+            raise BadConversation(f"chat_template, continue_final_message: {form}")
+        if tools or documents:
+            raise BadConversation("tools, documents: the template has no place for them; write them into a message")
         _check_list(conversation)
         several = isinstance(conversation[0], list | tuple)
         apart = [media_apart(chat) for chat in (conversation if several else [conversation])]
@@ -432,16 +472,20 @@ class IXCProcessor:
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; control strings in it stay text."""
         try:
-            return self.tokenizer.encode(text, add_special_tokens=False).ids
+            return self.backend.encode(text, add_special_tokens=False).ids
         except TypeError as error:
             form = 'no Unicode text (half a surrogate pair); take text.encode("utf-8", "replace").decode()'
             raise BadConversation(f"{text!r:.80}: {form}") from error
 
-    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+    def decode(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, ids: Sequence[int], skip_special_tokens: bool = True
+    ) -> str:
         """Text of ids, control tokens left out."""
-        return self.tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
-    def batch_decode(self, rows: Any, skip_special_tokens: bool = True) -> list[str]:
+    def batch_decode(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, rows: Any, skip_special_tokens: bool = True
+    ) -> list[str]:
         """Texts of rows of ids, as a list or a tensor."""
         rows = rows.tolist() if isinstance(rows, Tensor) else rows
         return [self.decode(row, skip_special_tokens) for row in rows]
@@ -501,6 +545,17 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(told, dict):
         raise BadProcessor(f"{path}: a JSON {type(told).__name__}, not an object; fetch it again")
     return told
+
+
+def _spoken(conversations: Any, text: Any, for_reward: bool | None) -> tuple[Any, bool]:
+    """Conversations by either name, and whether they are to be scored; strings by the name of text are questions."""
+    if conversations is not None and text is not None:
+        raise BadConversation("text: is another name for conversations; give one of them")
+    if isinstance(text, str):
+        return [{"role": "user", "content": text}], bool(for_reward)
+    if isinstance(text, list | tuple) and text and all(isinstance(one, str) for one in text):
+        return [[{"role": "user", "content": one}] for one in text], bool(for_reward)
+    return conversations if text is None else text, for_reward is not False
 
 
 def _chats(conversations: Any, images: Any, videos: Any) -> list[tuple[Conversation, list[tuple[Kind, Any]]]]:
