@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ixc.batches import passes, within
 from ixc.media import BadMedia
 from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor, Tree, collate
-from ixc.model.folder import is_ours, load, processor_of, save
+from ixc.model.folder import is_ours, load, processor_of, save, suppress_control
 from ixc.model.official import from_official, to_official
 from ixc.model.processing import BadConversation, IXCBatch, Picture
 
@@ -201,6 +201,7 @@ class ChatModel:
 
     def __init__(self, model: IXCForCausalLM, processor: IXCProcessor) -> None:
         self.model, self.processor = model.eval(), processor
+        suppress_control(model, processor)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **options: Any) -> "ChatModel":

@@ -11,6 +11,7 @@ from ixc.model.configuration import IXCConfig
 from ixc.model.heads import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel
 from ixc.model.official import OPTIONS, BadCheckpoint, from_official
 from ixc.model.processing import IXCProcessor
+from ixc.model.tokenizers import unsampled_ids
 
 Model = TypeVar("Model", bound=IXCPreTrainedModel)
 _CALLED = {IXCForRewardModel: "reward model", IXCForCausalLM: "chat model"}
@@ -27,6 +28,7 @@ _FILES = (
 
 def save(model: IXCPreTrainedModel, processor: IXCProcessor, folder: Path) -> None:
     """Write weights, config and processor; the folder appears whole."""
+    suppress_control(model, processor)
     with replacing_folder(folder) as part:
         model.save_pretrained(part)
         processor.save_pretrained(part)
@@ -52,7 +54,19 @@ def load(
     if new := model.load_report.new:
         form = f"no {', '.join(new)}, and a new head knows nothing; name the folder of a {_CALLED[kind]}"
         raise BadCheckpoint(f"{folder}: {form}")
-    return model, processor_of(folder, model)
+    processor = processor_of(folder, model)
+    suppress_control(model, processor)
+    return model, processor
+
+
+def suppress_control(model: IXCPreTrainedModel, processor: IXCProcessor) -> None:
+    """Let a chat model never sample what its tokenizer has no text for; see `IXCForCausalLM.unsampled`.
+
+    Wherever a model and its processor meet: in a folder, and again before answers are sampled.
+    """
+    if isinstance(model, IXCForCausalLM) and model.generation_config is not None:
+        unsampled = unsampled_ids(processor.tokenizer, model.config.vocab_size)
+        model.generation_config.suppress_tokens = unsampled
 
 
 def processor_of(folder: Path, model: IXCPreTrainedModel) -> IXCProcessor:
