@@ -442,7 +442,7 @@ class TrainPPOParams:
     """Paper: 5e-5."""
     critic_learning_rate: float = Field(default=5e-5, gt=0)
     critic_warmup_steps: int = Field(default=2, ge=0)
-    """Rollout batches that only the critic learns from."""
+    """Rollout batches that only the critic learns from; fewer than `steps`."""
     gamma: float = Field(default=0.99, gt=0, le=1)
     """Discount per token. Paper: 0.99."""
     lam: float = Field(default=0.95, ge=0, le=1)
@@ -452,6 +452,7 @@ class TrainPPOParams:
     kl_coef: float = Field(default=0.05, ge=0)
     """Nats of divergence from the reference, per token, subtracted from the reward."""
     temperature: float = Field(default=1.0, gt=0)
+    """Of sampling; ratio, KL and entropy are those of the distribution at this temperature."""
     max_new_tokens: int = Field(default=32, gt=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Of the policy's gradient, and of the critic's."""
@@ -472,6 +473,13 @@ class TrainPPOParams:
         for name in ("batch_size", "minibatch_size"):
             if getattr(self, name) % self.answers_per_prompt:
                 raise ValueError(f"{name} must be a multiple of answers_per_prompt ({self.answers_per_prompt})")
+        return self
+
+    @model_validator(mode="after")
+    def _policy_learns(self) -> "TrainPPOParams":
+        if (warmup := self.critic_warmup_steps) >= self.steps:
+            form = f"the policy would learn in none of the {self.steps} steps; lower it, or raise steps"
+            raise ValueError(f"critic_warmup_steps: {warmup}: {form}")
         return self
 
 
