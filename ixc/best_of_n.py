@@ -32,8 +32,8 @@ def run(
     """Gold accuracy, reward and length of the picked answer for each N, on held-out prompts."""
     samples = balanced(verifiable(read_samples(prompts)), params.max_prompts, params.seed)
     place = distributed.device(), params.precision
-    policy, processor = load(chat, IXCForCausalLM, *place)
-    judge, judges_processor = load(reward, IXCForRewardModel, *place)
+    policy, processor = load(chat, IXCForCausalLM, *place, attention=params.attention)
+    judge, judges_processor = load(reward, IXCForRewardModel, *place, attention=params.attention)
     refuse_unequal(Reader(chat, policy, processor), Reader(reward, judge, judges_processor))
     features = Features(policy, processor, media, params.features)
     answers = generate(

@@ -26,7 +26,8 @@ from ixc.losses import policy_loss, value_loss, whiten
 from ixc.metrics import Log, Metrics, ignore
 from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor, Tree
 from ixc.model.folder import load, save
-from ixc.params import Precision, TrainPPOParams
+from ixc.model.kernels import refuse_attention, use_attention
+from ixc.params import AttentionName, Precision, TrainPPOParams
 from ixc.rollouts import DomainNorm, Models, Rollout, fetched, passes, roll_out, token_log_probs, token_values
 from ixc.samples import Sample, balanced, read_samples, verifiable
 from ixc.towers import Reader, refuse_unequal
@@ -49,7 +50,7 @@ def run(
 ) -> Metrics:
     """Train the chat model on the prompts of the training pairs; compare it with the base on held-out prompts."""
     rng = seed_everything(params.seed)
-    models, processor = ready(base, reward, params.precision)
+    models, processor = ready(base, reward, params.precision, params.attention)
     features = Features(models.reference, processor, media, params.features)
     paired = {s.id.split("#")[0] for s in read_samples(pairs)}
     samples = list(read_samples(prompts))
@@ -60,14 +61,18 @@ def run(
     return compare(params, models, features, held_out)
 
 
-def ready(base: Path, reward: Path, precision: Precision = "fp32") -> tuple[Models, IXCProcessor]:
+def ready(
+    base: Path, reward: Path, precision: Precision = "fp32", attention: AttentionName = "auto"
+) -> tuple[Models, IXCProcessor]:
     """Policy and reference from the base, critic and reward from the reward model; and the processor.
 
     Whatever precision they are stored in, what is trained is kept in fp32: a step of AdamW is lost in bf16.
 
     Raises:
+        NoAttention: as in `use_attention`.
         UnequalModels: base and reward model do not read pictures or texts alike.
     """
+    refuse_attention(attention, distributed.device())
     place = distributed.device(), torch.float32
     policy, processor = load(base, IXCForCausalLM, *place)
     judge, judges_processor = load(reward, IXCForRewardModel, *place)
@@ -82,6 +87,8 @@ def ready(base: Path, reward: Path, precision: Precision = "fp32") -> tuple[Mode
             compute_in_bf16(model)
         for frozen in (models.reference, models.reward):
             keep_in_bf16(frozen)
+    for model in vars(models).values():
+        use_attention(model, attention, torch.bfloat16 if precision == "bf16" else torch.float32)
     return models, processor
 
 

@@ -9,7 +9,8 @@ import torch
 from ixc.files import replacing_folder
 from ixc.model.configuration import IXCConfig
 from ixc.model.heads import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel
-from ixc.model.official import OPTIONS, BadCheckpoint, from_official
+from ixc.model.kernels import refuse_attention, use_attention
+from ixc.model.official import OPTIONS, BadCheckpoint, as_device, from_official
 from ixc.model.processing import IXCProcessor
 from ixc.model.tokenizers import unsampled_ids
 
@@ -40,22 +41,27 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | str | None = None,
     attn_implementation: str = "sdpa",
+    attention: str = "auto",
 ) -> tuple[Model, IXCProcessor]:
     """Model and processor of a folder, ours (`processor_config.json`) or official (`tokenizer.model`).
 
     Args:
         device, dtype, attn_implementation: as in `from_official`.
+        attention: what packed rows are computed with, as in `use_attention`.
 
     Raises:
+        NoAttention: as in `use_attention`; what the machine lacks is found before any weight is read.
         BadCheckpoint: as in `from_official`; or the model has another head than is asked for.
     """
     folder = Path(folder)
+    refuse_attention(attention, as_device(device))
     model = from_official(folder, dtype, attn_implementation, device, kind)
     if new := model.load_report.new:
         form = f"no {', '.join(new)}, and a new head knows nothing; name the folder of a {_CALLED[kind]}"
         raise BadCheckpoint(f"{folder}: {form}")
     processor = processor_of(folder, model)
     suppress_control(model, processor)
+    use_attention(model, attention)
     return model, processor
 
 
