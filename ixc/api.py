@@ -101,7 +101,10 @@ class RewardModel:
 
     @torch.no_grad()
     def score(self, chats: Sequence[Chat], media: Sequence[Shown] | None = None) -> list[float]:
-        """One score per chat, unbounded; higher is better. Alone or among others, a chat's score is the same.
+        """One score per chat, unbounded; higher is better.
+
+        In fp32 a chat scores the same alone and among others, to 1e-5. In bf16 either score is rounded otherwise: they
+        differ by up to 5 % of the spread of scores (of 16 tiny models the worst: 3.5 %), no more than either from fp32's.
 
         Args:
             media: pictures and films of each chat; None: text only.
