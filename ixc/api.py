@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ixc.batches import passes, within
 from ixc.media import BadMedia
 from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor, Tree, collate
-from ixc.model.folder import is_ours, load, processor_of, save
+from ixc.model.folder import is_ours, load, processor_of, save, suppress_control
 from ixc.model.official import from_official, to_official
 from ixc.model.processing import BadConversation, IXCBatch, Picture
 
@@ -101,7 +101,10 @@ class RewardModel:
 
     @torch.no_grad()
     def score(self, chats: Sequence[Chat], media: Sequence[Shown] | None = None) -> list[float]:
-        """One score per chat, unbounded; higher is better. Alone or among others, a chat's score is the same.
+        """One score per chat, unbounded; higher is better.
+
+        In fp32 a chat scores the same alone and among others, to 1e-5. In bf16 either score is rounded otherwise: they
+        differ by up to 5 % of the spread of scores (of 16 tiny models the worst: 3.5 %), no more than either from fp32's.
 
         Args:
             media: pictures and films of each chat; None: text only.
@@ -201,6 +204,7 @@ class ChatModel:
 
     def __init__(self, model: IXCForCausalLM, processor: IXCProcessor) -> None:
         self.model, self.processor = model.eval(), processor
+        suppress_control(model, processor)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **options: Any) -> "ChatModel":

@@ -16,6 +16,7 @@ from ixc.model import IXCForCausalLM, IXCForRewardModel
 from ixc.model.folder import load
 from ixc.params import BestOfNParams
 from ixc.samples import Sample, balanced, read_samples, verifiable, write_samples
+from ixc.towers import Reader, refuse_unequal
 
 
 def run(
@@ -31,7 +32,9 @@ def run(
     """Gold accuracy, reward and length of the picked answer for each N, on held-out prompts."""
     samples = balanced(verifiable(read_samples(prompts)), params.max_prompts, params.seed)
     place = distributed.device(), params.precision
-    (policy, processor), (judge, _) = load(chat, IXCForCausalLM, *place), load(reward, IXCForRewardModel, *place)
+    policy, processor = load(chat, IXCForCausalLM, *place, attention=params.attention)
+    judge, judges_processor = load(reward, IXCForRewardModel, *place, attention=params.attention)
+    refuse_unequal(Reader(chat, policy, processor), Reader(reward, judge, judges_processor))
     features = Features(policy, processor, media, params.features)
     answers = generate(
         policy,

@@ -20,6 +20,7 @@ from ixc.files import replacing_folder, track
 from ixc.metrics import Log, Metrics, ignore
 from ixc.model import IXCConfig, IXCForCausalLM, IXCProcessor, Tree, collate, from_official
 from ixc.model.folder import processor_of, save
+from ixc.model.kernels import refuse_attention, use_attention
 from ixc.model.layout import Batch
 from ixc.model.processing import PLACEHOLDER, Picture, train_tokenizer, words_of
 from ixc.params import BootstrapParams
@@ -44,12 +45,14 @@ def run(params: BootstrapParams, prompts: Path, media: Path, base: Path, *, log:
 
 def learn(params: BootstrapParams, prompts: Path, media: Path, base: Path, log: Log) -> Metrics:
     """Train the tiny model; the first process writes it."""
+    refuse_attention(params.attention, distributed.device())
     rng = seed_everything(params.seed)
     samples = [s for s in read_samples(prompts) if s.split == "train" and s.gold and s.gold.answer]
     if not samples:
         raise NoModel(f"{prompts}: no training prompt has a reference answer; set bootstrap.pretrained instead")
     processor, model = build(params, samples)
     model.to(distributed.device())  # pyright: ignore[reportArgumentType]
+    use_attention(model, params.attention)
     losses = list(train(params, model, processor, samples, media, rng, log))
     if distributed.rank() == 0:
         save(model, processor, base)

@@ -31,7 +31,8 @@ def run(
 ) -> Metrics:
     """Remove the share with the lowest rewards of each domain; measure how well planted defects are found."""
     samples = plant(list(read_samples(corpus)), params.plant, random.Random(params.seed))
-    model, processor = load(reward, IXCForRewardModel, distributed.device(), params.precision)
+    place = distributed.device(), params.precision
+    model, processor = load(reward, IXCForRewardModel, *place, attention=params.attention)
     answers = [[s.chosen[0].content] for s in samples]
     features = Features(model, processor, media, params.features)
     rewards = score(model, features, samples, answers, params.batch_size, params.pass_tokens)

@@ -26,7 +26,8 @@ def run(
 ) -> Metrics:
     """Score the pairs as they are and with swapped media; a tie counts as wrong."""
     samples = list(read_samples(pairs))
-    model, processor = load(reward, IXCForRewardModel, distributed.device(), params.precision)
+    place = distributed.device(), params.precision
+    model, processor = load(reward, IXCForRewardModel, *place, attention=params.attention)
     features = Features(model, processor, media, params.features)
     rewards = _score(params, model, features, samples)
     write_samples((replace(s, rewards=r) for s, r in zip(samples, rewards, strict=True)), scored)

@@ -312,12 +312,18 @@ def geometry_of(processor: IXCProcessor) -> str:
     return hashlib.sha256(repr([told[name] for name in GEOMETRY]).encode()).hexdigest()[:16]
 
 
+def tower_of(model: IXCPreTrainedModel) -> dict[str, Tensor]:
+    """The weights that make tokens of pictures, by name: tower, projector, newline and separator."""
+    parts = {**model.vit.state_dict(), **model.vision_proj.state_dict(prefix="proj.")}
+    return {**parts, "glb": model.plora_glb_GN, "sub": model.plora_sub_GN}
+
+
 @torch.no_grad()
 def encoder_of(model: IXCPreTrainedModel) -> str:
-    """A name for the weights that make tokens of pictures."""
-    digest = hashlib.sha256()
-    parts = {**model.vit.state_dict(), **model.vision_proj.state_dict(prefix="proj.")}
-    for name, value in {**parts, "glb": model.plora_glb_GN, "sub": model.plora_sub_GN}.items():
+    """A name for what makes tokens of pictures: the weights, and the sizes that they do not show."""
+    config = model.config
+    digest = hashlib.sha256(f"{config.vision_num_attention_heads} {config.vision_layer_norm_eps}".encode())
+    for name, value in tower_of(model).items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]

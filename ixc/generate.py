@@ -82,7 +82,7 @@ def locally(
     params: GenerateParams, samples: Sequence[Sample], media: Path, base: Path, journal: Journal
 ) -> list[Answered]:
     """The base model's answers, batch by batch."""
-    model, processor = load(base, IXCForCausalLM, distributed.device(), params.precision)
+    model, processor = load(base, IXCForCausalLM, distributed.device(), params.precision, attention=params.attention)
     features = Features(model, processor, media, params.features)
     features.prepare(samples)
     model.eval()

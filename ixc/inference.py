@@ -1,10 +1,11 @@
 """Scoring and sampling, the prompt once: N answers share their prefix."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -13,6 +14,7 @@ from ixc.features import Features
 from ixc.files import track
 from ixc.model import Batch, IXCForCausalLM, IXCForRewardModel, Tree, collate
 from ixc.model.attention import Branches, placed
+from ixc.model.folder import suppress_control
 from ixc.params import PASS_TOKENS
 from ixc.samples import Sample
 
@@ -24,7 +26,7 @@ class Answer(NamedTuple):
     """A sampled answer."""
 
     ids: list[int]
-    """With the end-of-turn token, if the model came to it."""
+    """With the token that ended it, the turn's end or `</s>`, if the model came to one."""
     text: str
 
 
@@ -187,15 +189,16 @@ def sample_ids(
     generator: torch.Generator,
 ) -> list[list[list[int]]]:
     """Ids of `num_answers` answers per sample."""
+    suppress_control(model, features.processor)
     prompts = [features.prompt(sample) for sample in samples]
     given = (num_answers, temperature, max_new_tokens, generator)
     tokens = sample_tokens(model, prompts, features.together(samples), *given)
-    return cut(tokens, num_answers, model.config.end_of_turn_token_id)
+    return cut(tokens, num_answers, model.ends)
 
 
-def cut(tokens: Int[Tensor, "B N"], num_answers: int, end: int) -> list[list[list[int]]]:
-    """Sampled tokens as `num_answers` answers to each prompt, each up to and with its first `end`."""
-    rows = [_until(row, end) for row in tokens.tolist()]
+def cut(tokens: Int[Tensor, "B N"], num_answers: int, ends: Sequence[int]) -> list[list[list[int]]]:
+    """Sampled tokens as `num_answers` answers to each prompt, each up to and with the first token that ends it."""
+    rows = [_until(row, ends) for row in tokens.tolist()]
     return [rows[i : i + num_answers] for i in range(0, len(rows), num_answers)]
 
 
@@ -235,22 +238,40 @@ def _decode(
 
     To know whether all have, the host waits for a GPU; so there it looks only now and then.
     """
-    end, look = model.config.end_of_turn_token_id, 1 if last.device.type == "cpu" else STEPS_AHEAD
+    look = 1 if last.device.type == "cpu" else STEPS_AHEAD
     tokens: list[Tensor] = []
     done = torch.zeros(len(last), dtype=torch.bool, device=last.device)
     for step in range(max_new_tokens):
-        logits = model.output(last).float() / temperature
-        logits[:, model.config.image_token_id] = float("-inf")  # a picture's place is no word
-        probabilities = torch.softmax(logits, -1)
+        probabilities = torch.softmax(answer_logits(model, last, temperature), -1)
         token = torch.multinomial(probabilities, 1, generator=generator)
         tokens.append(token)
-        done |= token[:, 0] == end
+        for end in model.ends:
+            done |= token[:, 0] == end
         if step + 1 == max_new_tokens or ((step + 1) % look == 0 and done.all()):
             break
         last = model.model(token, position_ids=(start + step)[:, None], past_key_values=said)[:, -1]
     return torch.cat(tokens, 1)
 
 
-def _until(ids: list[int], end: int) -> list[int]:
-    """The ids up to and with the first `end`."""
-    return ids[: ids.index(end) + 1] if end in ids else ids
+def answer_logits(model: IXCForCausalLM, hidden: Float[Tensor, "R D"], temperature: float) -> Float[Tensor, "R V"]:
+    """Logits of an answer's next token, fp32, as answers are sampled: at a temperature, no token that is no text.
+
+    Sampling, ratio, KL and entropy read this one distribution. Temperature 1 is the model's own.
+    """
+    logits = model.output(hidden).float() / temperature
+    unsampled = _mask(tuple(model.unsampled), logits.shape[-1], logits.device)
+    return logits.masked_fill(unsampled, float("-inf"))
+
+
+@lru_cache(maxsize=8)
+def _mask(ids: tuple[int, ...], size: int, device: torch.device) -> Bool[Tensor, " V"]:
+    """Where the ids are; it serves training too, whoever asks first."""
+    with torch.inference_mode(False):
+        mask = torch.zeros(size, dtype=torch.bool)
+        mask[list(ids)] = True
+        return placed(mask, device)
+
+
+def _until(ids: list[int], ends: Sequence[int]) -> list[int]:
+    """The ids up to and with the first that ends them."""
+    return next((ids[: i + 1] for i, token in enumerate(ids) if token in ends), ids)

@@ -86,6 +86,10 @@ def generalized_advantages(
     return advantages
 
 
+MAX_LOG_RATIO = 20.0
+"""Nats; a ratio beyond its exponential is no longer told apart. fp32 overflows at 88; verl clamps at 20 likewise."""
+
+
 class PolicyLoss(NamedTuple):
     """PPO's loss, and how far the policy went."""
 
@@ -103,11 +107,15 @@ def policy_loss(
     """Minus the clipped surrogate, mean over tokens.
 
     `-min(ratio A, clip(ratio, 1 - eps, 1 + eps) A)`. The ratio is against the rollout policy: with the paper's
-    pi_ref it would clip every token once the policy has moved; the reference enters through the KL penalty.
+    pi_ref it would clip every token once the policy has moved; the reference enters through the KL penalty. Its
+    logarithm is clamped before it is exponentiated: one token that has become rare must not make the loss infinite.
+
+    Args:
+        log_probs, old_log_probs: of the policy as it is and as it was sampled from; both at the sampling temperature.
 
     Source: arXiv:2501.12368, eq. 3; PPO, arXiv:1707.06347, eq. 7.
     """
-    ratio = (log_probs - old_log_probs).exp()
+    ratio = (log_probs - old_log_probs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     clipped = ratio.clamp(1 - clip, 1 + clip)
     loss = -torch.minimum(ratio * advantages, clipped * advantages).mean()
     return PolicyLoss(loss, (ratio != clipped).float().mean())

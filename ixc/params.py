@@ -27,6 +27,9 @@ PASS_TOKENS = 32_768
 
 
 Precision = Literal["fp32", "bf16"]
+AttentionName = Literal["auto", "sdpa", "flash_attention_2", "flex"]
+"""Kernels of packed rows: PyTorch's `sdpa`, branch after branch; FlashAttention of the extra `flash`, half precision on
+GPUs only; PyTorch's FlexAttention, GPUs only. `auto`: FlexAttention on a GPU, SDPA elsewhere."""
 
 
 class BadParams(ValueError):
@@ -158,6 +161,8 @@ class BootstrapParams:
     then errs in ways that a reward model can learn to tell."""
     noise_from: float = Field(default=0.8, ge=0, le=1)
     """Share of the steps that see clean answers, before the noise begins."""
+    attention: AttentionName = "auto"
+    """As in `generate`; this stage computes in fp32."""
 
 
 def _variable(name: str) -> str:
@@ -240,6 +245,8 @@ class GenerateParams:
     """Tokens that are in memory together at most, of prompts with all their answers; a prompt of more is refused."""
     precision: Precision | None = None
     """What the model's weights are kept and computed in; none: as they are stored."""
+    attention: AttentionName = "auto"
+    """What packed rows are computed with; what a machine lacks is refused before anything is computed."""
     features: FeatureParams = FeatureParams()
     server: ServerParams | None = None
     """Answers in place of the base model: the same model behind vLLM, say; none: the base model itself."""
@@ -365,6 +372,8 @@ class TrainRMParams:
     """Weight of `centering_loss`: makes rewards comparable between prompts, which cleaning and PPO want."""
     precision: Precision = "fp32"
     """`bf16` (official): the model computes in bfloat16; weights, optimizer and score head stay in fp32."""
+    attention: AttentionName = "auto"
+    """As in `generate`."""
     gradient_checkpointing: bool = False
     """Compute each layer again in the backward pass, rather than keep what it computed. Official: yes."""
     zero: Literal[0, 1, 2, 3] = 0
@@ -417,6 +426,8 @@ class EvaluateRMParams:
     """Bootstrap resamples of the 95 % confidence intervals."""
     precision: Precision | None = None
     """What weights are kept and computed in; none: as they are stored, and `train_rm` stores fp32."""
+    attention: AttentionName = "auto"
+    """As in `generate`."""
     features: FeatureParams = FeatureParams()
 
 
@@ -442,7 +453,7 @@ class TrainPPOParams:
     """Paper: 5e-5."""
     critic_learning_rate: float = Field(default=5e-5, gt=0)
     critic_warmup_steps: int = Field(default=2, ge=0)
-    """Rollout batches that only the critic learns from."""
+    """Rollout batches that only the critic learns from; fewer than `steps`."""
     gamma: float = Field(default=0.99, gt=0, le=1)
     """Discount per token. Paper: 0.99."""
     lam: float = Field(default=0.95, ge=0, le=1)
@@ -452,11 +463,14 @@ class TrainPPOParams:
     kl_coef: float = Field(default=0.05, ge=0)
     """Nats of divergence from the reference, per token, subtracted from the reward."""
     temperature: float = Field(default=1.0, gt=0)
+    """Of sampling; ratio, KL and entropy are those of the distribution at this temperature."""
     max_new_tokens: int = Field(default=32, gt=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Of the policy's gradient, and of the critic's."""
     precision: Precision = "fp32"
     """`bf16`: the models compute in bfloat16; weights that are trained, and heads, stay in fp32."""
+    attention: AttentionName = "auto"
+    """As in `generate`."""
     gradient_checkpointing: bool = False
     """As in `train_rm`."""
     reward_clip: float = Field(default=5.0, gt=0)
@@ -472,6 +486,13 @@ class TrainPPOParams:
         for name in ("batch_size", "minibatch_size"):
             if getattr(self, name) % self.answers_per_prompt:
                 raise ValueError(f"{name} must be a multiple of answers_per_prompt ({self.answers_per_prompt})")
+        return self
+
+    @model_validator(mode="after")
+    def _policy_learns(self) -> "TrainPPOParams":
+        if (warmup := self.critic_warmup_steps) >= self.steps:
+            form = f"the policy would learn in none of the {self.steps} steps; lower it, or raise steps"
+            raise ValueError(f"critic_warmup_steps: {warmup}: {form}")
         return self
 
 
@@ -491,6 +512,8 @@ class BestOfNParams:
     """Tokens that are in memory together at most, of prompts with all their answers; a prompt of more is refused."""
     precision: Precision | None = None
     """As in `evaluate_rm`."""
+    attention: AttentionName = "auto"
+    """As in `generate`."""
     features: FeatureParams = FeatureParams()
 
 
@@ -509,6 +532,8 @@ class CleanParams:
     """As in `evaluate_rm`."""
     precision: Precision | None = None
     """As in `evaluate_rm`."""
+    attention: AttentionName = "auto"
+    """As in `generate`."""
     features: FeatureParams = FeatureParams()
 
 

@@ -12,10 +12,11 @@ from torch.utils.checkpoint import checkpoint
 
 from ixc.batches import within
 from ixc.features import Features
-from ixc.inference import cut, sample_tokens
+from ixc.inference import answer_logits, cut, sample_tokens
 from ixc.losses import generalized_advantages
 from ixc.model import Batch, IXCForCausalLM, IXCForRewardModel, IXCProcessor, Tree, collate
 from ixc.model.attention import placed
+from ixc.model.folder import suppress_control
 from ixc.params import TrainPPOParams
 from ixc.samples import Sample
 
@@ -94,13 +95,15 @@ def roll_out(
 ) -> list[Rollout]:
     """Sample answers, score them, and work out advantages and returns (eq. 2)."""
     models.policy.eval()
+    for model in (models.policy, models.reference):
+        suppress_control(model, processor)
     device = models.policy.device
     said = answered(params, models.policy, prompts, generator)
     trees = [Tree(prompt.ids, ids) for prompt, ids in zip(prompts, said, strict=True)]
     read = [
         (
-            token_log_probs(models.policy, *each),
-            token_log_probs(models.reference, *each),
+            token_log_probs(models.policy, *each, params.temperature),
+            token_log_probs(models.reference, *each, params.temperature),
             token_values(models.critic, *each),
         )
         for each in passes(params, prompts, trees, device)
@@ -126,8 +129,7 @@ def answered(
     sampled = (
         sample_tokens(policy, [prompt.ids for prompt in part], together(part, policy.device), *given) for part in parts
     )
-    end = policy.config.end_of_turn_token_id
-    return [ids for tokens in sampled for ids in cut(tokens, params.answers_per_prompt, end)]
+    return [ids for tokens in sampled for ids in cut(tokens, params.answers_per_prompt, policy.ends)]
 
 
 def judge(
@@ -137,14 +139,20 @@ def judge(
     prompts: Sequence[Prompt],
     said: Sequence[Sequence[list[int]]],
 ) -> Float[Tensor, "S K"]:
-    """Rewards of sampled ids; an answer without an end gets the lowest of the batch."""
+    """Rewards of sampled ids, which are read as if written down; one without an end gets the lowest of the batch."""
+    turns = [[as_turn(processor, ids) for ids in row] for row in said]
     trees = [
-        Tree(prompt.ids, [processor.scored(ids) for ids in row]) for prompt, row in zip(prompts, said, strict=True)
+        Tree(prompt.ids, [processor.scored(ids) for ids in row]) for prompt, row in zip(prompts, turns, strict=True)
     ]
     read = [model.branch_scores(*each) for each in passes(params, prompts, trees, model.device)]
     rewards = torch.cat(read).unflatten(0, (len(prompts), -1))
-    ended = torch.tensor([[ids[-1] == processor.ids["turn_end"] for ids in row] for row in said])
+    ended = torch.tensor([[ids[-1] == processor.ids["turn_end"] for ids in row] for row in turns])
     return torch.where(placed(ended, rewards.device), rewards, rewards.min())
+
+
+def as_turn(processor: IXCProcessor, ids: list[int]) -> list[int]:
+    """A sampled answer as the template writes one: `</s>`, which ends an answer too, becomes the turn's end."""
+    return [*ids[:-1], processor.ids["turn_end"]] if ids[-1] == processor.ids["eos"] else ids
 
 
 def credit(
@@ -169,19 +177,29 @@ def credit(
     return advantages, advantages + values
 
 
-def token_log_probs(model: IXCForCausalLM, batch: Batch, features: Float[Tensor, "P D"] | None) -> Float[Tensor, " M"]:
-    """Log-probability of every answer token, nats; of more than `LOGITS_AT_ONCE`, part by part."""
+def token_log_probs(
+    model: IXCForCausalLM, batch: Batch, features: Float[Tensor, "P D"] | None, temperature: float = 1.0
+) -> Float[Tensor, " M"]:
+    """Log-probability of every answer token, nats; of more than `LOGITS_AT_ONCE`, part by part.
+
+    Args:
+        temperature: that the answers were sampled at.
+    """
     hidden = model.model(**batch.inputs(), features=features, columns=batch.target_from)[0]
     size = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
     if len(hidden) <= size:
-        return log_probs_of(model, hidden, batch.target_ids)
+        return log_probs_of(model, hidden, batch.target_ids, temperature)
     parts = zip(hidden.split(size), batch.target_ids.split(size), strict=True)
-    return torch.cat([checkpoint(log_probs_of, model, *part, use_reentrant=False) for part in parts])  # pyright: ignore
+    computed = [checkpoint(log_probs_of, model, *part, temperature, use_reentrant=False) for part in parts]
+    return torch.cat(computed)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
-def log_probs_of(model: IXCForCausalLM, hidden: Float[Tensor, "M D"], ids: Int[Tensor, " M"]) -> Float[Tensor, " M"]:
-    """Log-probability of each id after its state."""
-    return model.output(hidden).float().log_softmax(-1).gather(1, ids[:, None]).squeeze(1)
+def log_probs_of(
+    model: IXCForCausalLM, hidden: Float[Tensor, "M D"], ids: Int[Tensor, " M"], temperature: float
+) -> Float[Tensor, " M"]:
+    """Log-probability of each id after its state, under the distribution that answers are sampled from."""
+    log_probs = answer_logits(model, hidden, temperature).log_softmax(-1)
+    return log_probs.gather(1, ids[:, None]).squeeze(1)
 
 
 def token_values(model: IXCForRewardModel, batch: Batch, features: Float[Tensor, "P D"] | None) -> Float[Tensor, " M"]:

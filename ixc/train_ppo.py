@@ -26,9 +26,11 @@ from ixc.losses import policy_loss, value_loss, whiten
 from ixc.metrics import Log, Metrics, ignore
 from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor, Tree
 from ixc.model.folder import load, save
-from ixc.params import Precision, TrainPPOParams
+from ixc.model.kernels import refuse_attention, use_attention
+from ixc.params import AttentionName, Precision, TrainPPOParams
 from ixc.rollouts import DomainNorm, Models, Rollout, fetched, passes, roll_out, token_log_probs, token_values
 from ixc.samples import Sample, balanced, read_samples, verifiable
+from ixc.towers import Reader, refuse_unequal
 from ixc.training import Optimizer, compute_in_bf16, seed_everything
 
 COMPARED_AT_ONCE = 64
@@ -48,7 +50,7 @@ def run(
 ) -> Metrics:
     """Train the chat model on the prompts of the training pairs; compare it with the base on held-out prompts."""
     rng = seed_everything(params.seed)
-    models, processor = ready(base, reward, params.precision)
+    models, processor = ready(base, reward, params.precision, params.attention)
     features = Features(models.reference, processor, media, params.features)
     paired = {s.id.split("#")[0] for s in read_samples(pairs)}
     samples = list(read_samples(prompts))
@@ -59,13 +61,22 @@ def run(
     return compare(params, models, features, held_out)
 
 
-def ready(base: Path, reward: Path, precision: Precision = "fp32") -> tuple[Models, IXCProcessor]:
+def ready(
+    base: Path, reward: Path, precision: Precision = "fp32", attention: AttentionName = "auto"
+) -> tuple[Models, IXCProcessor]:
     """Policy and reference from the base, critic and reward from the reward model; and the processor.
 
     Whatever precision they are stored in, what is trained is kept in fp32: a step of AdamW is lost in bf16.
+
+    Raises:
+        NoAttention: as in `use_attention`.
+        UnequalModels: base and reward model do not read pictures or texts alike.
     """
+    refuse_attention(attention, distributed.device())
     place = distributed.device(), torch.float32
-    (policy, processor), (judge, _) = load(base, IXCForCausalLM, *place), load(reward, IXCForRewardModel, *place)
+    policy, processor = load(base, IXCForCausalLM, *place)
+    judge, judges_processor = load(reward, IXCForRewardModel, *place)
+    refuse_unequal(Reader(base, policy, processor), Reader(reward, judge, judges_processor))
     models = Models(policy, copy.deepcopy(policy), copy.deepcopy(judge), judge)
     for frozen in (models.reference, models.reward):
         frozen.requires_grad_(False)
@@ -76,6 +87,8 @@ def ready(base: Path, reward: Path, precision: Precision = "fp32") -> tuple[Mode
             compute_in_bf16(model)
         for frozen in (models.reference, models.reward):
             keep_in_bf16(frozen)
+    for model in vars(models).values():
+        use_attention(model, attention, torch.bfloat16 if precision == "bf16" else torch.float32)
     return models, processor
 
 
@@ -117,10 +130,11 @@ def train(
     if params.gradient_checkpointing:
         for trained in (models.policy, models.critic):
             trained.gradient_checkpointing_enable()
-    updates = params.steps * params.epochs * -(-params.batch_size // params.minibatch_size)
-    norm = params.max_grad_norm
-    actor = Optimizer(models.policy.parameters(), params.learning_rate, updates, max_grad_norm=norm)
-    critic = Optimizer(models.critic.parameters(), params.critic_learning_rate, updates, max_grad_norm=norm)
+    updates = params.epochs * -(-params.batch_size // params.minibatch_size)  # per step
+    own, norm = (params.steps - params.critic_warmup_steps) * updates, params.max_grad_norm
+    actor = Optimizer(models.policy.parameters(), params.learning_rate, own, max_grad_norm=norm)
+    every = params.steps * updates
+    critic = Optimizer(models.critic.parameters(), params.critic_learning_rate, every, max_grad_norm=norm)
     normal = DomainNorm(params.reward_clip)
     generator = sampler(models.policy, params.seed)
     groups = params.batch_size // params.answers_per_prompt
@@ -159,7 +173,7 @@ def update(
         critic.backward(share * loss)
         numbers["value_loss"] += share * loss.item()
         if learn_policy:
-            log_probs = token_log_probs(models.policy, layout, pictures)
+            log_probs = token_log_probs(models.policy, layout, pictures, params.temperature)
             loss, clip_fraction = policy_loss(log_probs, old[at], advantages[at], params.clip)
             actor.backward(share * loss)
             numbers["policy_loss"] += share * loss.item()
@@ -233,6 +247,7 @@ def divergence(
         prompts = fetched(features, samples[part])
         trees = [Tree(prompt.ids, list(ids)) for prompt, ids in zip(prompts, said[part], strict=True)]
         for each in passes(params, prompts, trees, models.policy.device):
-            gap = token_log_probs(models.policy, *each) - token_log_probs(models.reference, *each)
+            read = (token_log_probs(m, *each, params.temperature) for m in (models.policy, models.reference))
+            gap = next(read) - next(read)
             total, count = total + gap.sum().item(), count + len(gap)
     return total / max(1, count)

@@ -19,6 +19,7 @@ from ixc.losses import bradley_terry_loss, centering_loss
 from ixc.metrics import Log, Metrics, ignore
 from ixc.model import IXCForRewardModel, IXCProcessor
 from ixc.model.folder import save
+from ixc.model.kernels import refuse_attention, use_attention
 from ixc.model.lora import add_lora, merge_lora
 from ixc.params import TrainRMParams
 from ixc.samples import Sample, read_samples
@@ -31,7 +32,16 @@ from ixc.training import (
 )
 from ixc.zero import ShardedOptimizer
 
-FREE = ("checkpoint_every", "features", "gradient_checkpointing", "offload", "pass_tokens", "processes", "zero")
+FREE = (
+    "attention",
+    "checkpoint_every",
+    "features",
+    "gradient_checkpointing",
+    "offload",
+    "pass_tokens",
+    "processes",
+    "zero",
+)
 """Parameters that change no number, and may therefore differ when a run goes on."""
 History = list[dict[str, float]]
 """The numbers of every step."""
@@ -60,12 +70,14 @@ def run(params: TrainRMParams, pairs: Path, media: Path, base: Path, reward: Pat
 
 def ready(params: TrainRMParams, base: Path) -> IXCForRewardModel:
     """The base model with a score head, as it will be trained."""
+    refuse_attention(params.attention, distributed.device())
     model = IXCForRewardModel.from_pretrained(base, dtype=torch.float32)
     model.config.pooling = params.pooling
     model.freeze_vision()
     model.to(distributed.device())  # pyright: ignore[reportArgumentType]
     if params.precision == "bf16":
         compute_in_bf16(model)
+    use_attention(model, params.attention, torch.bfloat16 if params.precision == "bf16" else torch.float32)
     if params.lora is not None:
         add_lora(model, params.lora.rank, params.lora.alpha)
     if params.gradient_checkpointing:

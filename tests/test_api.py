@@ -13,7 +13,7 @@ from PIL import Image
 from ixc.api import ChatModel, RewardModel, _messages, branched, convert
 from ixc.compat import AutoModel, AutoTokenizer
 from ixc.media import BadMedia
-from ixc.model import BadCheckpoint, IXCProcessor, language
+from ixc.model import BadCheckpoint, IXCForRewardModel, IXCProcessor, language
 from ixc.model.folder import save
 from ixc.model.pictures import partition, to_tiles
 from ixc.model.processing import BadConversation, TooLong
@@ -59,6 +59,22 @@ def test_a_chat_scores_the_same_alone_among_others_and_after_saving(
     assert together == pytest.approx(alone, abs=1e-5)
     assert loaded.score(chats, media) == pytest.approx(alone, abs=1e-5)
     assert np.std(alone) > 0.05
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_in_bf16_a_chat_scores_nearly_the_same_alone_and_among_others(
+    seed: int, mixed: tuple[list[Any], list[list[Any]]]
+):
+    # the bound that README states; a row's place in a pass decides how its numbers are rounded
+    torch.manual_seed(seed)
+    exact = RewardModel(tiny.shaken(IXCForRewardModel(tiny.config(hidden_size=64)), seed), tiny.processor())
+    wanted = exact.score(*mixed)
+    rounded = RewardModel(exact.model.bfloat16(), exact.processor)
+    together = rounded.score(*mixed)
+    alone = [rounded.score([one], [shown])[0] for one, shown in zip(*mixed, strict=True)]
+    spread = max(wanted) - min(wanted)
+    assert together == pytest.approx(alone, abs=0.05 * spread)
+    assert together == pytest.approx(wanted, abs=0.1 * spread)
 
 
 def test_the_score_is_that_of_the_plain_forward_pass(model: RewardModel, mixed: tuple[list[Any], list[list[Any]]]):

@@ -11,6 +11,7 @@ from ixc.best_of_n import correct, curve, run
 from ixc.model.folder import save
 from ixc.params import BestOfNParams, FeatureParams
 from ixc.samples import read_samples, write_samples
+from ixc.towers import UnequalModels
 
 REWARDS = [[1.0, 2.0, 4.0, 3.0], [0.0, -1.0, 5.0, 6.0]]
 RIGHT = [[1, 0, 1, 0], [0, 1, 0, 1]]
@@ -45,6 +46,15 @@ def test_correct_is_what_the_verifier_accepts():
     assert correct(sample, ["It is red.", "blue", "", "red or blue"]) == [1, 0, 0, 0]
 
 
+def test_a_reward_model_with_another_tower_is_refused(tmp_path: Path):
+    write_samples([tiny.sample("Word?", gold=tiny.match("a"), split="val")], tmp_path / "prompts.parquet")
+    save(tiny.causal(), tiny.processor(), tmp_path / "chat")
+    save(tiny.reward(), tiny.processor(), tmp_path / "reward")
+    given = (tmp_path / "media", tmp_path / "chat", tmp_path / "reward", tmp_path / "scored.parquet")
+    with pytest.raises(UnequalModels, match=r"reward: its vision tower is not that of .*chat \("):
+        run(BestOfNParams(), tmp_path / "prompts.parquet", *given)
+
+
 def test_the_stage_answers_held_out_prompts_that_can_be_checked(tmp_path: Path):
     red = tiny.picture(tmp_path / "media", "red")
     write_samples(
@@ -56,8 +66,9 @@ def test_the_stage_answers_held_out_prompts_that_can_be_checked(tmp_path: Path):
         ],
         tmp_path / "prompts.parquet",
     )
-    save(tiny.causal(), tiny.processor(), tmp_path / "chat")
-    save(tiny.reward(), tiny.processor(), tmp_path / "reward")
+    chat = tiny.causal()
+    save(chat, tiny.processor(), tmp_path / "chat")
+    save(tiny.with_tower_of(tiny.reward(), chat), tiny.processor(), tmp_path / "reward")
     params = BestOfNParams(n=(1, 2, 4), max_new_tokens=4, features=FeatureParams(disk=str(tmp_path / "store")))
     paths = [tmp_path / name for name in ("prompts.parquet", "media", "chat", "reward", "scored.parquet")]
     metrics = run(params, *paths)

@@ -14,7 +14,16 @@ from benchmarks.gpu.attention import calls, flash_attention
 from ixc.contests import contests, num_pairs, read
 from ixc.inference import STEPS_AHEAD, sample_tokens, score
 from ixc.model import IXCForRewardModel, Tree, collate
-from ixc.model.attention import Forest, block_mask, compiled, flex_attention, segment_attention
+from ixc.model.attention import (
+    Forest,
+    block_mask,
+    compiled,
+    flex_attention,
+    segment_attention,
+    varlen,
+    varlen_attention,
+)
+from ixc.model.folder import load, save
 from ixc.params import TrainRMParams
 from ixc.rollouts import token_values
 from ixc.samples import Sample
@@ -42,7 +51,7 @@ def fresh() -> Iterator[None]:
     """Nothing is compiled yet."""
     torch._dynamo.reset()
     counters.clear()
-    for kept in (block_mask, compiled, calls):
+    for kept in (block_mask, compiled, calls, varlen):
         kept.cache_clear()
     yield
 
@@ -81,6 +90,12 @@ def test_every_way_is_branch_after_branch(way: Way, channels: int, dtype: torch.
         got = out_and_gradients(way, forest, given)
         for name, x, wanted in zip(("out", "of q", "of k", "of v"), got, exact, strict=True):
             assert x.dtype == dtype and error(x, wanted) < TOLERANCES[dtype], (forest, name)
+
+
+@pytest.mark.parametrize("channels", [64, 128])
+def test_flash_attention_of_the_package_is_branch_after_branch(channels: int):
+    pytest.importorskip("flash_attn", reason="needs the extra `flash`")
+    test_every_way_is_branch_after_branch(varlen_attention, channels, torch.bfloat16)
 
 
 @pytest.mark.parametrize("trained", [False, True])
@@ -208,6 +223,20 @@ def test_a_chat_scores_alone_as_in_a_batch_and_as_on_the_cpu(
         [alone] = score(model, tiny.features(model, tmp_path), [sample], [answers], batch_size=1)
         assert rewards == pytest.approx(alone, abs=tolerance * spread)
         assert rewards == pytest.approx(cpu, abs=tolerance * spread)
+
+
+@pytest.mark.parametrize("name", ["sdpa", "flex", "flash_attention_2"])
+def test_a_chat_scores_by_every_kernel_as_on_the_cpu(name: str, samples: list[Sample], tmp_path: Path):
+    if name == "flash_attention_2":
+        pytest.importorskip("flash_attn", reason="needs the extra `flash`")
+    twin = tiny.reward(hidden_size=64)
+    wanted = score(twin, tiny.features(twin, tmp_path), samples, ANSWERS, batch_size=3)
+    save(twin, tiny.processor(), tmp_path / "reward")
+    model, _ = load(tmp_path / "reward", IXCForRewardModel, GPU, torch.bfloat16, attention=name)
+    got = score(model, tiny.features(model, tmp_path), samples, ANSWERS, batch_size=3)
+    spread = max(max(row) for row in wanted) - min(min(row) for row in wanted)
+    for rewards, cpu in zip(got, wanted, strict=True):
+        assert rewards == pytest.approx(cpu, abs=0.1 * spread)
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from ixc.batches import OverBudget
 from ixc.inference import batched, generate, rewards_of, sample_ids, score
-from ixc.model import IXCPreTrainedModel, Tree, collate
+from ixc.model import IXCForCausalLM, IXCPreTrainedModel, Tree, collate
+from ixc.model.folder import load, save
 from ixc.samples import Sample
 
-END = tiny.processor().ids["turn_end"]
+END, EOS = (tiny.processor().ids[name] for name in ("turn_end", "eos"))
 
 
 @pytest.fixture
@@ -99,8 +100,9 @@ def test_a_cold_model_says_what_the_full_forward_pass_finds_likeliest(samples: l
         ids = features.prompt(sample)
         for _ in range(5):
             logits = model(torch.tensor([ids]), features=features.together([sample])).logits
+            logits[:, :, model.unsampled] = -torch.inf
             ids = [*ids, int(logits[0, -1].argmax())]
-            if ids[-1] == END:
+            if ids[-1] in (END, EOS):
                 break
         wanted = ids[len(features.prompt(sample)) :]
         assert [answer.ids for answer in row] == [wanted, wanted]
@@ -110,24 +112,54 @@ def test_an_answer_stops_at_the_end_of_its_turn(samples: list[Sample], tmp_path:
     model = tiny.causal()
     rows = generate(model, tiny.features(model, tmp_path), samples, 40, 3.0, 30, 5, seed=0)
     answers = [answer for row in rows for answer in row]
-    assert all(END not in answer.ids[:-1] for answer in answers)
-    assert all(len(answer.ids) == 30 for answer in answers if answer.ids[-1] != END)
-    ended = [answer for answer in answers if answer.ids[-1] == END]
+    assert all(not {END, EOS} & set(answer.ids[:-1]) for answer in answers)
+    assert all(len(answer.ids) == 30 for answer in answers if answer.ids[-1] not in (END, EOS))
+    ended = [answer for answer in answers if answer.ids[-1] in (END, EOS)]
     assert 5 < len(ended) < len(answers)
+    assert {answer.ids[-1] for answer in ended} == {END, EOS}
     assert all(answer.text == tiny.processor().decode(answer.ids[:-1]).strip() for answer in ended)
 
 
+def test_no_answer_contains_a_control_token(samples: list[Sample], tmp_path: Path):
+    save(tiny.causal(vocab_size=300), tiny.processor(), tmp_path / "chat")  # more ids than the tokenizer has tokens
+    model, processor = load(tmp_path / "chat", IXCForCausalLM)
+    size = processor.tokenizer.get_vocab_size()
+    control = {id_ for name, id_ in processor.ids.items() if name not in ("eos", "turn_end")}
+    assert set(model.unsampled) == control | set(range(size, 300)) and size < 300
+    with torch.no_grad():
+        model.output.weight[model.unsampled] *= 20  # it wants to say them
+    features = tiny.features(model, tmp_path)
+    rows = generate(model, features, samples, 40, 3.0, 30, 5, seed=0)
+    assert not {id_ for row in rows for answer in row for id_ in answer.ids} & set(model.unsampled)
+    asked = processor([{"role": "user", "content": "Hi."}], for_reward=False)
+    said = model.generate(**asked, max_new_tokens=20, do_sample=True)[0, asked["input_ids"].shape[1] :].tolist()
+    assert said and not set(said) & set(model.unsampled)
+    again = IXCForCausalLM.from_pretrained(tmp_path / "chat")  # a folder says so to Transformers too
+    assert again.unsampled == model.unsampled
+
+
+def test_a_model_that_comes_from_no_folder_says_no_control_token_either(samples: list[Sample], tmp_path: Path):
+    model, ids = tiny.causal(), tiny.processor().ids
+    control = [ids[name] for name in ("unk", "bos", "turn_start", "reward", "image")]
+    with torch.no_grad():
+        model.output.weight[control] *= 20
+    rows = generate(model, tiny.features(model, tmp_path), samples, 40, 3.0, 30, 5, seed=0)
+    assert not {id_ for row in rows for answer in row for id_ in answer.ids} & set(control)
+
+
+@pytest.mark.parametrize("end", ["turn_end", "eos"])
 @pytest.mark.parametrize("last", [0, 2])
-def test_a_forced_end_ends_an_answer(last: int, samples: list[Sample], tmp_path: Path, monkeypatch):
-    """The model is made to say `x` until step `last`, then the end of the turn."""
+def test_a_forced_end_ends_an_answer(last: int, end: str, samples: list[Sample], tmp_path: Path, monkeypatch):
+    """The model is made to say `x` until step `last`, then that the answer ends."""
+    end_id = tiny.processor().ids[end]
     model, features = tiny.causal(), tiny.features(tiny.causal(), tmp_path)
     features.prepare(samples)
-    wanted, x = iter([*[40] * last, END, *[41] * 9]), torch.zeros(280)
+    wanted, x = iter([*[40] * last, end_id, *[41] * 9]), torch.zeros(280)
     monkeypatch.setattr(
         model.output, "forward", lambda h: x.index_fill(0, torch.tensor(next(wanted)), 1e4).expand(len(h), -1)
     )
     ids = sample_ids(model, features, samples, 2, 1.0, 8, torch.Generator())
-    assert ids == [[[*[40] * last, END]] * 2] * 5
+    assert ids == [[[*[40] * last, end_id]] * 2] * 5
     assert next(wanted) == 41  # nothing was computed after the last answer had ended
 
 

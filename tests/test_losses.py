@@ -120,6 +120,16 @@ def test_a_clipped_token_does_not_pull():
     torch.testing.assert_close(log_probs.grad, torch.zeros(2))
 
 
+@pytest.mark.parametrize("gap", [-1000.0, 1000.0])
+@pytest.mark.parametrize("advantage", [-1.0, 1.0])
+def test_no_gap_however_large_makes_a_policy_loss_that_is_no_number(gap: float, advantage: float):
+    log_probs = torch.tensor([gap, 0.0], requires_grad=True)
+    got = policy_loss(log_probs, torch.zeros(2), torch.full((2,), advantage), clip=0.2)
+    got.loss.backward()
+    assert got.loss.isfinite() and got.clip_fraction == 0.5
+    assert log_probs.grad is not None and log_probs.grad.isfinite().all() and log_probs.grad[1] == -advantage / 2
+
+
 def test_value_loss_by_hand():
     # (1 - 3)^2 = 4; (2 - 2)^2 = 0; mean 2
     torch.testing.assert_close(value_loss(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 2.0])), torch.tensor(2.0))

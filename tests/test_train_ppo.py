@@ -1,6 +1,7 @@
 """PPO: credit by hand, rewards by domain, what is frozen, one pass or many, and a toy reward that rises."""
 
 import copy
+import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +16,15 @@ import torch
 from ixc.batches import OverBudget
 from ixc.features import Features
 from ixc.inference import generate
-from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, Tree, collate
+from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor, Tree, collate
 from ixc.model.folder import save
+from ixc.model.processing import train_tokenizer
 from ixc.params import FeatureParams, TrainPPOParams
 from ixc.rollouts import DomainNorm, Models, Rollout, credit, fetched, judge, roll_out, token_log_probs
 from ixc.samples import Sample, write_samples
+from ixc.towers import UnequalModels
 from ixc.train_ppo import compare, divergence, ready, run, train, update
-from ixc.training import Optimizer
+from ixc.training import Optimizer, rate
 
 END = tiny.processor().ids["turn_end"]
 SMALL = TrainPPOParams(steps=1, batch_size=8, minibatch_size=8, max_new_tokens=4, critic_warmup_steps=0)
@@ -93,9 +96,140 @@ def test_an_answer_without_an_end_gets_the_lowest_reward_of_the_batch(tmp_path: 
 def test_log_probabilities_are_those_of_the_plain_forward_pass():
     model, tree = tiny.causal(), Tree([1, 30], [[40, 41], [50]])
     got = token_log_probs(model, collate([tree]), None)
-    logits = model(torch.tensor([[1, 30, 40, 41]])).logits.log_softmax(-1)[0]
+    logits = without(model(torch.tensor([[1, 30, 40, 41]])).logits, model.unsampled).log_softmax(-1)[0]
     wanted = [logits[1, 40], logits[2, 41], logits[1, 50]]
     torch.testing.assert_close(got, torch.stack(wanted), rtol=1e-4, atol=1e-5)
+
+
+def without(logits: torch.Tensor, ids: list[int]) -> torch.Tensor:
+    """The logits where these ids are impossible."""
+    return logits.index_fill(-1, torch.tensor(ids), -torch.inf)
+
+
+def test_the_log_probabilities_of_an_answer_are_those_it_was_sampled_with(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # the distributions that the sampler draws from, against those of which ratio, KL and entropy are made
+    models, _ = ready(*folders)
+    drawn: list[torch.Tensor] = []
+    multinomial = torch.multinomial
+    monkeypatch.setattr(torch, "multinomial", lambda p, *a, **k: drawn.append(p.log()) or multinomial(p, *a, **k))
+    params = replace(SMALL, temperature=0.6, answers_per_prompt=1, batch_size=1, minibatch_size=1, max_new_tokens=9)
+    features = tiny.features(models.reference, tmp_path)
+    prompts = fetched(features, questions(tmp_path)[:1])
+    normal, generator = DomainNorm(params.reward_clip), torch.Generator().manual_seed(4)
+    [rollout] = roll_out(params, models, features.processor, prompts, normal, generator)
+    [[*ids]] = rollout.tree.branches
+    wanted = torch.stack([log_probs[0, id_] for log_probs, id_ in zip(drawn, ids, strict=True)])
+    torch.testing.assert_close(rollout.log_probs, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(rollout.reference_log_probs, wanted, rtol=1e-4, atol=1e-5)
+    numbers, _ = gradients(params, models, [rollout])  # the ratio too is 1 where nothing has been learned
+    assert numbers["clip_fraction"] == 0
+    warm = token_log_probs(models.policy, collate([rollout.tree]), prompts[0].pictures[0], 1.0)
+    assert not torch.allclose(warm, wanted, rtol=0.05)
+
+
+def test_the_divergence_is_that_at_the_sampling_temperature(folders: tuple[Path, Path], tmp_path: Path):
+    models, _ = ready(*folders)
+    features, sample = tiny.features(models.reference, tmp_path), tiny.sample("Who?")
+    with torch.no_grad():
+        models.policy.output.weight.mul_(2)  # at temperature 2 it is what the base is at 1
+    batch = collate([Tree(features.prompt(sample), [[40, 41], [42]])])
+    cold, warm = (token_log_probs(models.reference, batch, None, t) for t in (1.0, 2.0))
+    got = divergence(replace(SMALL, temperature=2.0), models, features, [sample], [[[40, 41], [42]]])
+    assert got == pytest.approx((cold - warm).mean().item(), rel=1e-4, abs=1e-5)
+
+
+def test_an_answer_that_ends_with_eos_is_judged_as_one_that_ends_its_turn(tmp_path: Path):
+    model, eos = tiny.reward(), tiny.processor().ids["eos"]
+    prompts = fetched(tiny.features(model, tmp_path), [tiny.sample("Hi.")])
+    with torch.no_grad():
+        got = judge(SMALL, model, tiny.processor(), prompts, [[[40, eos], [41, 42, END], [eos]]])
+        wanted = judge(SMALL, model, tiny.processor(), prompts, [[[40, END], [41, 42, END], [END]]])
+    assert torch.equal(got, wanted) and len(set(got.flatten().tolist())) == 3
+
+
+def differing(root: Path, part: str) -> Path:
+    """The reward model of `saved`, but for one part."""
+    reward, processor = IXCForRewardModel.from_pretrained(root / "reward"), tiny.processor()
+    with torch.no_grad():
+        if part == "tower":
+            reward.vit.vision_tower.vision_model.embeddings.class_embedding[3] += 0.01  # pyright: ignore
+        if part == "projector":
+            reward.vision_proj[2].weight[0, 0] += 0.01  # pyright: ignore
+        if part == "newline":
+            reward.plora_sub_GN += 0.01
+    if part == "heads":
+        reward.config.vision_num_attention_heads = 4
+    if part == "tiles":
+        processor = IXCProcessor(processor.tokenizer, tiny.TILE, tiny.PATCH, hd_num=9)
+    if part == "tail":
+        processor = IXCProcessor(processor.tokenizer, tiny.TILE, tiny.PATCH, hd_num=4, tail_newline=True)
+    if part == "tokenizer":
+        processor = IXCProcessor(train_tokenizer(["other text"] * 9, 280), tiny.TILE, tiny.PATCH, hd_num=4)
+    save(reward, processor, root / part)
+    return root / part
+
+
+@pytest.mark.parametrize(
+    ("part", "named"),
+    [
+        ("tower", r"its vision tower is not that of .*base \(.*class_embedding\)"),
+        ("projector", r"its vision tower is not that of .*base \(proj.2.weight\)"),
+        ("newline", r"its vision tower is not that of .*base \(sub\)"),
+        ("heads", "config.json: vision_num_attention_heads: 4, but"),
+        ("tiles", "processor_config.json: hd_num: 9, but .* has 4"),
+        ("tail", "processor_config.json: tail_newline: True, but .* has False"),
+        ("tokenizer", "its tokenizer is not that of"),
+    ],
+)
+def test_a_reward_model_that_reads_otherwise_than_the_base_is_refused(
+    part: str, named: str, folders: tuple[Path, Path], tmp_path: Path
+):
+    with pytest.raises(UnequalModels, match=rf"{part}: {named}"):
+        ready(folders[0], differing(tmp_path, part))
+
+
+def test_the_rounding_of_a_reward_model_stored_in_bf16_is_no_other_tower(folders: tuple[Path, Path], tmp_path: Path):
+    rounded = IXCForRewardModel.from_pretrained(folders[1], dtype=torch.bfloat16)
+    save(rounded, tiny.processor(), tmp_path / "rounded")
+    assert ready(folders[0], tmp_path / "rounded")[0].reward.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("warmup", "steps"), [(2, 2), (3, 2)])
+def test_a_policy_that_would_never_learn_is_refused(warmup: int, steps: int):
+    with pytest.raises(ValueError, match=f"critic_warmup_steps: {warmup}: .* none of the {steps} steps"):
+        TrainPPOParams(steps=steps, critic_warmup_steps=warmup)
+
+
+def test_either_schedule_runs_its_course_over_its_own_updates(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    models, _ = ready(*folders)
+    made: list[Recorded] = []
+
+    def record(*given: Any, **options: Any) -> Recorded:
+        made.append(Recorded(*given, **options))
+        return made[-1]
+
+    monkeypatch.setattr("ixc.train_ppo.Optimizer", record)
+    features = tiny.features(models.reference, tmp_path)
+    params = replace(SMALL, steps=4, minibatch_size=4, epochs=2, critic_warmup_steps=3)
+    train(params, models, features, questions(tmp_path), random.Random(0), lambda m, i: None)
+    actor, critic = (optimizer.rates for optimizer in made)
+    assert (len(actor), len(critic)) == (4, 16)  # 2 minibatches, 2 epochs, of 1 step and of 4
+    for rates in (actor, critic):
+        wanted = [5e-5 * rate(i, 1, len(rates), 0.1) for i in range(len(rates))]
+        assert rates == pytest.approx(wanted)
+
+
+class Recorded(Optimizer):
+    """Remembers the learning rates of its updates."""
+
+    def update(self) -> dict[str, float]:
+        numbers = super().update()
+        self.__dict__.setdefault("rates", []).append(numbers["learning_rate"])
+        return numbers
 
 
 @pytest.fixture
@@ -108,7 +242,7 @@ def saved(root: Path, dtype: torch.dtype = torch.float32) -> tuple[Path, Path]:
     """Folders of a base and a reward model whose weights are stored so."""
     torch.manual_seed(0)
     base = IXCForCausalLM(tiny.config(initializer_range=0.1))
-    reward = tiny.reward()
+    reward = tiny.with_tower_of(tiny.reward(), base)
     for model in (base, reward):
         model.to(dtype)  # pyright: ignore[reportArgumentType]
     save(base, tiny.processor(), root / "base")
@@ -392,10 +526,12 @@ def test_the_divergence_from_the_base_by_hand(folders: tuple[Path, Path], tmp_pa
     models, _ = ready(*folders)
     features, sample = tiny.features(models.reference, tmp_path), tiny.sample("Who?")
     with torch.no_grad():
-        models.policy.output.weight.zero_()  # every token has probability 1/280
+        models.policy.output.weight.zero_()  # every word is equally likely
+    words = 280 - len(models.policy.unsampled)
+    assert words == 264  # the tokenizer has 269; of seven control tokens two end an answer
     got = divergence(SMALL, models, features, [sample], [[[40, 41], [42]]])
     said = token_log_probs(models.reference, collate([Tree(features.prompt(sample), [[40, 41], [42]])]), None)
-    assert got == pytest.approx(-torch.log(torch.tensor(280.0)).item() - said.mean().item(), rel=1e-5)
+    assert got == pytest.approx(-math.log(words) - said.mean().item(), rel=1e-5)
 
 
 def test_the_stage_writes_a_chat_model_that_answers(folders: tuple[Path, Path], tmp_path: Path):

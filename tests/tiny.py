@@ -74,6 +74,16 @@ def reward(**changes: Any) -> IXCForRewardModel:
     return shaken(IXCForRewardModel(config(**changes)), 1)
 
 
+def with_tower_of(model: Model, other: IXCPreTrainedModel) -> Model:
+    """The model with another one's vision tower, as if trained from it."""
+    own = model.state_dict()
+    with torch.no_grad():
+        for name, weights in other.state_dict().items():
+            if name.startswith(("vit.", "vision_proj.", "plora_")):
+                own[name].copy_(weights)
+    return model
+
+
 def picture(root: Path, colour: str, size: tuple[int, int] = (28, 28)) -> Media:
     """A plain picture in the store `root`."""
     name = f"{colour}-{size[0]}x{size[1]}.png"

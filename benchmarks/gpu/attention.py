@@ -1,7 +1,8 @@
 """Ways of attention over packed trees beside each other, at the 7B's sizes: forward, and forward with backward.
 
-`flex` is what models use on a GPU. `flash` are the passes of the CPU's way as two calls of PyTorch's flash attention:
-all causal runs; then all further branches, which look at their prefixes. It takes half precision only. The error is
+`flex` is what models use on a GPU. `varlen`, where the package flash-attn is installed, is one call of it, which reads a
+prefix again for each further branch. `flash` are the passes of the CPU's way as two calls of PyTorch's flash attention:
+all causal runs; then all further branches, which look at their prefixes. Both take half precision only. The error is
 that of the output against fp64, relative, by the norm.
 
     python -m benchmarks.gpu.attention [--device cuda] [--tiny]
@@ -10,6 +11,7 @@ that of the output against fp64, relative, by the norm.
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from importlib.util import find_spec
 from itertools import accumulate, product
 from typing import Any, NamedTuple
 
@@ -19,7 +21,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from benchmarks.gpu.models import Found, attempt, device_name, forget_memory, memory_gib, parser, share_of_peak, tell
-from ixc.model.attention import Forest, Pass, cascade_attention, flex_attention, merge, placed, segment_attention
+from ixc.model.attention import (
+    Forest,
+    Pass,
+    cascade_attention,
+    flex_attention,
+    merge,
+    placed,
+    segment_attention,
+    varlen_attention,
+)
 
 SHAPES = {
     "2 pairs about pictures": ((4000, (300, 300)),) * 2,
@@ -127,7 +138,11 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, forest: Forest, scaling: fl
 
 
 WAYS: dict[str, dict[str, Way]] = {
-    "cuda": {"flex": flex_attention, "flash": flash_attention},
+    "cuda": {
+        "flex": flex_attention,
+        "flash": flash_attention,
+        **({"varlen": varlen_attention} if find_spec("flash_attn") else {}),
+    },
     "cpu": {"cascade": cascade_attention, "segment": segment_attention},
 }
 

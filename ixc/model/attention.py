@@ -221,6 +221,57 @@ def visible(forest: Forest, device: torch.device | str) -> Callable[[Tensor, Ten
     )
 
 
+class Varlen(NamedTuple):
+    """A forest as FlashAttention takes rows of several lengths: K keys of all runs, those of a prefix once per branch.
+
+    A run is a prefix with its first branch, or a further branch, which also looks at the prefix. It sees all its keys
+    up to itself: what FlashAttention (2.1 and later) calls causal where there are more keys than queries.
+    """
+
+    keys: Int[Tensor, " K"]
+    """Columns; the queries are the whole row in its order."""
+    query_ends: Int[Tensor, " n"]
+    """Where each run's queries end, after a 0; int32, as the kernel wants it."""
+    key_ends: Int[Tensor, " n"]
+    longest: tuple[int, int]
+    """Queries and keys of a run at most."""
+
+
+@lru_cache(maxsize=4)
+def varlen(forest: Forest, device: torch.device) -> Varlen:
+    """The runs of a forest, on a device; they serve training too, whoever asks first."""
+    runs: list[tuple[slice, list[slice]]] = []
+    for prefix, *branches in forest.trees:
+        first, *others = branches or [prefix]
+        own = slice(prefix.start, first.stop)
+        runs += [(own, [own]), *((branch, [prefix, branch]) for branch in others)]
+    runs = [(own, seen) for own, seen in runs if own.stop > own.start]
+    queries = [own.stop - own.start for own, _ in runs]
+    sizes = [sum(span.stop - span.start for span in seen) for _, seen in runs]
+    columns = [torch.arange(span.start, span.stop) for _, seen in runs for span in seen]
+    with torch.inference_mode(False):
+        ends = [torch.tensor([0, *accumulate(counts)], dtype=torch.int32) for counts in (queries, sizes)]
+        keys, query_ends, key_ends = (placed(x, device) for x in (torch.cat(columns), *ends))
+    return Varlen(keys, query_ends, key_ends, (max(queries), max(sizes)))
+
+
+def varlen_attention(
+    q: Float[Tensor, "1 H T E"],
+    k: Float[Tensor, "1 G T E"],
+    v: Float[Tensor, "1 G T E"],
+    forest: Forest,
+    scaling: float,
+) -> Float[Tensor, "1 T H E"]:
+    """For CUDA and half precision, where the package flash-attn is installed: one call for the whole row."""
+    from flash_attn import flash_attn_varlen_func  # pyright: ignore[reportMissingImports]
+
+    plan = varlen(forest, q.device)
+    q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))
+    ends, longest = (plan.query_ends, plan.key_ends), plan.longest
+    out = flash_attn_varlen_func(q, k[plan.keys], v[plan.keys], *ends, *longest, softmax_scale=scaling, causal=True)
+    return out[None]
+
+
 class Branches(DynamicCache):
     """Keys and values of answers in the making, beside those of their prompts, which are kept once for all answers."""
 
@@ -276,11 +327,18 @@ def shared_prefix_attention(
     """Under Transformers' attention interface: a packed row the device's way, or one more token of every answer."""
     if isinstance(layout, Branches):
         return layout.attend(module.layer_idx, q, k, v), None  # pyright: ignore[reportArgumentType]
-    return way_of(q)(q, k, v, layout, scaling), None
+    return way_of(q, getattr(module, "kernel", "auto"))(q, k, v, layout, scaling), None
 
 
-def way_of(q: Float[Tensor, "B H T E"]) -> Callable[..., Float[Tensor, "1 T H E"]]:
-    """The function for a packed row on the queries' device; FlexAttention has no heads below 16 channels."""
+WAYS = {"sdpa": segment_attention, "flash_attention_2": varlen_attention, "flex": flex_attention}
+"""The functions for a packed row, by the names of `ixc.model.kernels`."""
+
+
+def way_of(q: Float[Tensor, "B H T E"], kernel: str = "auto") -> Callable[..., Float[Tensor, "1 T H E"]]:
+    """The function for a packed row by its name, or of the queries' device; FlexAttention has no heads below 16
+    channels."""
+    if kernel != "auto":
+        return WAYS[kernel]
     if q.device.type == "cuda" and q.shape[-1] >= 16:
         return flex_attention
     return cascade_attention if q.device.type == "cpu" else segment_attention

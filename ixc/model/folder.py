@@ -13,8 +13,10 @@ from ixc.model.agreement import objection
 from ixc.model.card import is_card
 from ixc.model.configuration import IXCConfig
 from ixc.model.heads import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel
-from ixc.model.official import OPTIONS, BadCheckpoint, from_official
+from ixc.model.kernels import refuse_attention, use_attention
+from ixc.model.official import OPTIONS, BadCheckpoint, as_device, from_official
 from ixc.model.processing import BadProcessor, IXCProcessor
+from ixc.model.tokenizers import unsampled_ids
 
 Model = TypeVar("Model", bound=IXCPreTrainedModel)
 _CALLED = {IXCForRewardModel: "reward model", IXCForCausalLM: "chat model"}
@@ -37,6 +39,7 @@ def save(model: IXCPreTrainedModel, processor: IXCProcessor, folder: Path) -> No
         BadProcessor: the processor is another model's.
     """
     agreeing(processor, model, folder)
+    suppress_control(model, processor)
     with replacing_folder(folder) as part:
         model.save_pretrained(part)
         processor.save_pretrained(part)
@@ -48,22 +51,39 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | str | None = None,
     attn_implementation: str = "sdpa",
+    attention: str = "auto",
 ) -> tuple[Model, IXCProcessor]:
     """Model and processor of a folder, ours (`processor_config.json`) or official (`tokenizer.model`).
 
     Args:
         device, dtype, attn_implementation: as in `from_official`.
+        attention: what packed rows are computed with, as in `use_attention`.
 
     Raises:
+        NoAttention: as in `use_attention`; what the machine lacks is found before any weight is read.
         BadCheckpoint: as in `from_official`; or the model has another head than is asked for.
     """
     folder = Path(folder)
+    refuse_attention(attention, as_device(device))
     model = from_official(folder, dtype, attn_implementation, device, kind)
     if new := model.load_report.new:
         form = f"no {', '.join(new)}, and a new head knows nothing; name the folder of a {_CALLED[kind]}"
         raise BadCheckpoint(f"{folder}: {form}")
     warn_of_slow_precision(model.device, model.dtype)
-    return model, processor_of(folder, model)
+    processor = processor_of(folder, model)
+    suppress_control(model, processor)
+    use_attention(model, attention)
+    return model, processor
+
+
+def suppress_control(model: IXCPreTrainedModel, processor: IXCProcessor) -> None:
+    """Let a chat model never sample what its tokenizer has no text for; see `IXCForCausalLM.unsampled`.
+
+    Wherever a model and its processor meet: in a folder, and again before answers are sampled.
+    """
+    if isinstance(model, IXCForCausalLM) and model.generation_config is not None:
+        unsampled = unsampled_ids(processor.tokenizer, model.config.vocab_size)
+        model.generation_config.suppress_tokens = unsampled
 
 
 def processor_of(folder: Path, model: IXCPreTrainedModel) -> IXCProcessor:

@@ -82,9 +82,24 @@ class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.output: nn.Linear = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
-        if self.generation_config is not None:  # a turn's end ends an answer; a picture's place is no word
-            self.generation_config.eos_token_id = [config.eos_token_id, config.end_of_turn_token_id]
-            self.generation_config.suppress_tokens = [config.image_token_id]
+        if self.generation_config is not None:
+            self.generation_config.eos_token_id = list(self.ends)
+            control = {config.image_token_id, config.bos_token_id}
+            self.generation_config.suppress_tokens = sorted(control - set(self.ends))
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """Either of these ends an answer: `</s>` and the turn's end, as in the authors' chat."""
+        return self.config.eos_token_id, self.config.end_of_turn_token_id
+
+    @property
+    def unsampled(self) -> list[int]:
+        """Ids that are no text and end nothing, which no answer may contain; `folder.load` has them of the tokenizer.
+
+        The config alone knows two of them. They are kept as `suppress_tokens`, which Transformers' `generate` heeds.
+        """
+        kept = self.generation_config and self.generation_config.suppress_tokens
+        return list(kept or ())
 
     def get_output_embeddings(self) -> nn.Module:
         """The vocabulary head."""

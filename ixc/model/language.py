@@ -154,6 +154,9 @@ class Attention(nn.Module):
     Rows of `wqkv` are G groups of (H/G queries, one key, one value) heads.
     """
 
+    kernel = "auto"
+    """What packed rows are computed with; see `ixc.model.kernels.use_attention`."""
+
     def __init__(self, config: IXCConfig, layer_idx: int) -> None:
         super().__init__()
         self.config, self.layer_idx, self.head_dim = config, layer_idx, config.head_dim

@@ -180,6 +180,19 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
+def unsampled_ids(tokenizer: Tokenizer, vocab_size: int) -> list[int]:
+    """Ids below `vocab_size` that no answer may contain: those without a token, and control tokens that end nothing."""
+    tokens = {id_: token for token, id_ in tokenizer.get_vocab().items()}
+    special = {id_ for id_, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    ends = {SPECIAL["eos"], SPECIAL["turn_end"]}
+
+    def is_control(id_: int) -> bool:
+        token = tokens[id_]
+        return id_ in special or token in SPECIAL.values() or token.startswith("[UNUSED_TOKEN_")
+
+    return [i for i in range(vocab_size) if i not in tokens or (is_control(i) and tokens[i] not in ends)]
+
+
 def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
     """Ids of the special tokens, by our names for them."""
     return {name: _required_id(tokenizer, token) for name, token in SPECIAL.items()}
