@@ -1,11 +1,33 @@
 """What a stage reports: numbers by name, and curves through `log(metrics, step)`."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 Metrics = dict[str, float | int]
 Log = Callable[[dict[str, float], int], None]
+
+
+NO_NUMBER = "no number: a weight is broken, or the model overflows; load it with dtype float32, or fetch it again"
+
+
+class BadScore(ValueError):
+    """A reward that is no number: whose it is, and what to do."""
+
+
+def refuse_non_finite(rewards: Iterable[float], whose: str = "") -> None:
+    """Make sure that rewards are numbers: with NaN every comparison is false, and nothing says so.
+
+    Args:
+        whose: begins the error; empty: the caller adds it.
+
+    Raises:
+        BadScore: one is NaN or infinite.
+    """
+    bad = [reward for reward in rewards if not math.isfinite(reward)]
+    if bad:
+        raise BadScore(f"{whose and whose + ': '}score {bad[0]}: {NO_NUMBER}")
 
 
 def ignore(metrics: dict[str, float], step: int) -> None:

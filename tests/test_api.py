@@ -10,7 +10,7 @@ import tiny
 import torch
 from PIL import Image
 
-from ixc.api import ChatModel, RewardModel, _messages, branched, convert
+from ixc.api import ChatModel, RewardModel, branched, convert
 from ixc.compat import AutoModel, AutoTokenizer
 from ixc.media import BadMedia
 from ixc.model import BadCheckpoint, IXCProcessor, language
@@ -137,11 +137,37 @@ def test_a_single_picture_needs_no_list(model: RewardModel):
     assert model.compare(one, one, RED).scores == model.compare(one, one, [RED]).scores
 
 
-def test_more_prompts_than_fit_in_memory_are_scored_in_turn(model: RewardModel, monkeypatch: pytest.MonkeyPatch):
-    chats = [chat(f"Question {n % 7}?", "x" * n) for n in range(20)]
+def test_more_prompts_and_answers_than_fit_into_a_pass_are_scored_in_turn(
+    model: RewardModel, monkeypatch: pytest.MonkeyPatch
+):
+    chats = [chat(f"Question {n % 7}?", "x" * n) for n in range(40)]
     wanted = model.score(chats)
-    monkeypatch.setattr("ixc.api.PROMPTS_AT_ONCE", 2)
+    sizes: list[int] = []
+    plain = model.model.branch_scores
+    counted = lambda batch, features: sizes.append(batch.input_ids.numel()) or plain(batch, features)  # noqa: E731
+    monkeypatch.setattr(model.model, "branch_scores", counted)
+    monkeypatch.setattr("ixc.api.TOKENS_AT_ONCE", 150)
     assert model.score(chats) == pytest.approx(wanted, abs=1e-5)
+    assert max(sizes) <= 150 and len(sizes) < 20
+
+
+def test_a_picture_of_many_answers_passes_the_tower_once(model: RewardModel, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ixc.api.TOKENS_AT_ONCE", 150)
+    passed: list[int] = []
+    plain = model.model.encode_pictures
+    monkeypatch.setattr(model.model, "encode_pictures", lambda shown: passed.append(len(shown)) or plain(shown))
+    chats = [chat("How many?", str(n) * 9) for n in range(40)]
+    found = model.score(chats, [[RED]] * 40)
+    assert passed == [1]
+    alone = RewardModel(model.model, model.processor).score(chats[:1], [[RED]])
+    assert found[0] == pytest.approx(alone[0], abs=1e-5)
+
+
+def test_equal_answers_have_equal_scores_in_whatever_pass(model: RewardModel, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ixc.api.TOKENS_AT_ONCE", 60)
+    answers = ["x" * (n % 9) for n in range(40)]
+    found = model.score([chat("Name it.", answer) for answer in answers])
+    assert len(set(found)) == len(set(answers))
 
 
 def test_no_chats_no_scores(model: RewardModel):
@@ -166,9 +192,9 @@ def test_bad_chats_are_refused(model: RewardModel, chats: Any, media: Any, messa
         model.score(chats, media)
 
 
-def test_a_chat_alone_is_not_a_list_of_chats():
+def test_a_chat_alone_is_not_a_list_of_chats(model: RewardModel):
     with pytest.raises(BadConversation, match=r"chat 0: .*'user'.*no list of messages; give a list of such lists"):
-        _messages(chat("Hi.", "Hi.")[0], 0)
+        model.score(chat("Hi.", "Hi."))
 
 
 def test_what_is_too_long_is_refused(model: RewardModel):
