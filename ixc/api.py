@@ -150,10 +150,7 @@ class RewardModel:
 
     def rank(self, chats: Sequence[Chat], media: Sequence[Shown] | None = None) -> Ranking:
         """Order, places and scores."""
-        scores = self.score(chats, media)
-        order = sorted(range(len(chats)), key=lambda i: -scores[i])
-        place = {chat: rank for rank, chat in enumerate(order, 1)}
-        return Ranking(scores, [place[i] for i in range(len(chats))], order)
+        return ranked(self.score(chats, media))
 
     def _apart(self, ids: Sequence[int]) -> Any:
         """What sequences must have in common to be read as one tree.
@@ -296,6 +293,17 @@ def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
+
+
+def ranked(scores: Sequence[float]) -> Ranking:
+    """Scores with order and places.
+
+    >>> ranked([0.5, 2.0, 0.5])
+    Ranking(scores=[0.5, 2.0, 0.5], ranks=[2, 1, 3], order=[1, 0, 2])
+    """
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])
+    place = {chat: rank for rank, chat in enumerate(order, 1)}
+    return Ranking(list(scores), [place[i] for i in range(len(scores))], order)
 
 
 def convert(source: str | Path, target: str | Path) -> dict[str, list[str]]:

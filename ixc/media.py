@@ -175,7 +175,7 @@ def _recognised(path: Path, max_pixels: int) -> Image.Image:
 def _check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         size = f"{width} x {height} pixels, more than {max_pixels:,}"
-        raise BadMedia(f"{path}: {size}; scale it down, or raise collect.max_pixels")
+        raise BadMedia(f"{path}: {size}; scale it down, or raise max_pixels")
 
 
 def open_picture(path: Path, max_pixels: int) -> Image.Image:

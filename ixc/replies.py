@@ -58,8 +58,5 @@ class FiniteOnly(LogitsProcessor):
         """
         best = scores.max(-1).values
         if not torch.isfinite(best).all():  # the largest of a row with NaN is NaN
-            form = (
-                "no number: a weight is broken, or the model overflows; load it with dtype float32, or fetch it again"
-            )
-            raise BadScore(f"the next token's logits: {best.max().item()}: {form}")
+            raise BadScore(f"the next token's logit {best.max().item()}: {NO_NUMBER}")
         return scores
