@@ -24,7 +24,7 @@ from ixc.chat_batches import SharedPrompt, branched, passes, shared_prompts
 from ixc.chat_media import Video, opened
 from ixc.chats import ChatRecord, read_chat
 from ixc.media import BadMedia
-from ixc.metrics import BadScore, refuse_non_finite
+from ixc.metrics import BadScore, non_finite
 from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor, collate
 from ixc.model.folder import is_ours, load, one_device, processor_of, save, stored
 from ixc.model.official import from_official, to_official
@@ -38,7 +38,7 @@ an object that holds them beside images and videos; all forms: `ixc.chats`."""
 Shown = Any
 """A chat's pictures and films in a list, or a single one: paths, data URLs, bytes, PIL images, arrays, tensors; a path
 with a film's suffix is a film, and so are a `Video` and a list of frames."""
-TOKENS_AT_ONCE = 8192
+TOKENS_AT_ONCE = 4096
 """Tokens of a forward pass; a single longer chat still goes through."""
 TILES_AT_ONCE = 64
 Model = TypeVar("Model", bound=IXCPreTrainedModel)
@@ -140,7 +140,10 @@ class RewardModel:
             rewards = self._rewards(batch, self._features(batch, encoded)).tolist()
             for equal, reward in zip((equal for prompt in batch for equal in prompt.chats), rewards, strict=True):
                 for number in equal:
-                    scores[number] = _finite(reward, number, refuse)
+                    if objection := non_finite([reward]):
+                        refuse(number, BadScore(objection))
+                    else:
+                        scores[number] = reward
         return scores
 
     def compare(self, first: Chat, second: Chat, media: Shown = (), second_media: Shown | None = None) -> Comparison:
@@ -368,13 +371,3 @@ def _records(
         except (BadConversation, BadMedia) as error:
             refuse(number, error)
     return records
-
-
-def _finite(reward: float, number: int, refuse: Callable[[int, ValueError], None]) -> float | None:
-    """The reward, or None if it is no number."""
-    try:
-        refuse_non_finite([reward])
-    except BadScore as error:
-        refuse(number, error)
-        return None
-    return reward

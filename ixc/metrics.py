@@ -16,18 +16,14 @@ class BadScore(ValueError):
     """A reward that is no number: whose it is, and what to do."""
 
 
-def refuse_non_finite(rewards: Iterable[float], whose: str = "") -> None:
-    """Make sure that rewards are numbers: with NaN every comparison is false, and nothing says so.
+def non_finite(rewards: Iterable[float]) -> str:
+    """Why rewards are none: with NaN every comparison is false, and nothing says so. Empty if all are numbers.
 
-    Args:
-        whose: begins the error; empty: the caller adds it.
-
-    Raises:
-        BadScore: one is NaN or infinite.
+    >>> non_finite([0.5, -2.0]), non_finite([float("inf")])[:20]
+    ('', 'score inf: no number')
     """
     bad = [reward for reward in rewards if not math.isfinite(reward)]
-    if bad:
-        raise BadScore(f"{whose and whose + ': '}score {bad[0]}: {NO_NUMBER}")
+    return f"score {bad[0]}: {NO_NUMBER}" if bad else ""
 
 
 def ignore(metrics: dict[str, float], step: int) -> None:
