@@ -14,6 +14,7 @@ from ixc.chat_media import opened
 from ixc.chats import ChatRecord
 from ixc.media import BadMedia
 from ixc.model import Tree
+from ixc.model.inputs import Kind
 from ixc.model.processing import BadConversation, IXCProcessor, Picture, Reading
 
 Refuse = Callable[[int, ValueError], None]
@@ -80,7 +81,7 @@ def _readings(
     """Chats of one group as ids; their media are opened once, and if they cannot be, all are refused."""
     seen: dict[Any, Any] = {}
     try:
-        shown = [(medium.kind, opened(medium)) for medium in chats[answers[0][0]].media]
+        shown: list[tuple[Kind, Any]] = [(medium.kind, opened(medium)) for medium in chats[answers[0][0]].media]
     except BadMedia as error:
         _refuse_all(answers, error, refuse)
         return

@@ -224,7 +224,7 @@ def score_table(options: argparse.Namespace) -> int:
     if unscored:
         why = f"most often: {_commonest_reason(options.target)}; all are in {options.target}, meta.{bulk.NOT_SCORED}"
         _complain(options, f"{unscored:,} of {counts['rows']:,} rows not scored (media from {_root(options)}); {why}")
-    return _exit_status(unscored, counts["rows"])
+    return _exit_status(int(unscored), int(counts["rows"]))
 
 
 def _root(options: argparse.Namespace) -> Path:

@@ -285,9 +285,10 @@ def test_a_score_that_is_no_number_is_refused(model: RewardModel):
         with torch.no_grad():
             broken.score.weight.fill_(value)
         judge = RewardModel(broken, tiny.processor())
-        for call in (lambda: judge.score([one]), lambda: judge.compare(one, two), lambda: judge.rank([one, two])):
+        calls: list[tuple[Any, ...]] = [(judge.score, [one]), (judge.compare, one, two), (judge.rank, [one, two])]
+        for call, *given in calls:
             with pytest.raises(BadScore, match=r"chat 0: score (nan|-?inf): no number"):
-                call()
+                call(*given)
         assert [outcome.score for outcome in judge.score_each([one, two])] == [None, None]
         with pytest.raises(BadScore):
             OfficialRewardModel(broken, tiny.processor()).compare(one, [], two, [])
@@ -334,7 +335,7 @@ def test_a_reply_comes_piece_by_piece_and_from_a_seed():
     assert "".join(pieces) == whole and len(pieces) > 3
     assert policy.reply(asked, seed=3, **how) == whole != policy.reply(asked, seed=4, **how)
     assert torch.equal(torch.random.get_rng_state(), before)
-    with pytest.raises(BadConversation, match="already answered; end with a question$"):
+    with pytest.raises(BadConversation, match=r"already answered; end with a question$"):
         policy.reply(chat("What is it?", "A ring."))
 
 

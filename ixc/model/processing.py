@@ -290,8 +290,10 @@ class IXCProcessor:
         Raises:
             BadProcessor: an unknown option or a bad value.
         """
-        several = {"hd_num_several": None} if "hd_num" in changes else {}
-        return type(self)(self.tokenizer, **(asdict(self.options) | several | changes))
+        options: dict[str, Any] = asdict(self.options)
+        if "hd_num" in changes:
+            options["hd_num_several"] = None
+        return type(self)(self.tokenizer, **{**options, **changes})
 
     def read(
         self, messages: Conversation, media: Sequence[tuple[Kind, Any]], seen: dict[Any, Any], for_reward: bool = True
