@@ -88,8 +88,8 @@ def _readings(
     for place, equal in enumerate(answers):
         try:
             read = _Read(processor.read(chats[equal[0]].messages, shown, seen), equal)
-        except BadMedia as error:
-            _refuse_all(answers[place:], error, refuse)
+        except (BadMedia, OSError) as error:  # a name of a thousand letters, a file that may not be read
+            _refuse_all(answers[place:], BadMedia(str(error)), refuse)
             return
         except BadConversation as error:
             _refuse_all([equal], error, refuse)

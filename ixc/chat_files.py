@@ -61,6 +61,8 @@ def _row(where: str, given: Any, base: Path | None) -> Row:
         return Row(where, read_chat(given, base=base))
     except (BadConversation, BadMedia) as error:
         return Row(where, None, str(error))
+    except RecursionError:
+        return Row(where, None, "nested too deep; write it plainly")
 
 
 class _Unread(NamedTuple):
@@ -85,8 +87,7 @@ def _json(content: bytes, name: str) -> Iterator[tuple[str, Any]]:
         raise BadFile(f"{name}: UTF-16; convert it: iconv -f UTF-16 -t UTF-8")
     content = content.removeprefix(_BOM)
     if _is_one_list(content):
-        for number, element in enumerate(_elements(content, name), 1):
-            yield f"{name}: element {number}", element
+        yield from _elements(content, name)
         return
     # only at \n: in JSON's strings U+2028, U+0085 and others may stand, which `splitlines` takes for line ends
     for number, line in enumerate(content.split(b"\n"), 1):
@@ -106,26 +107,31 @@ def _is_one_list(content: bytes) -> bool:
     return chats and bool(first) and not any(chat.keys() & {"role", "from"} for chat in first)
 
 
-def _elements(content: bytes, name: str) -> Iterator[Any]:
-    """The elements of a JSON list, as far as it can be read."""
+def _elements(content: bytes, name: str) -> Iterator[tuple[str, Any]]:
+    """The elements of a JSON list, as far as it can be read, and the line where each begins."""
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadFile(f"{name}: not UTF-8 (byte {error.start + 1}); convert it: iconv -t UTF-8") from error
     decode = json.JSONDecoder(object_pairs_hook=_object).raw_decode
-    place = text.index("[") + 1
+    place, line = text.index("[") + 1, 1 + text.count("\n", 0, text.index("["))
     while True:
+        start = place
         place = _SEPARATOR.match(text, place).end()  # pyright: ignore[reportOptionalMemberAccess]
+        line += text.count("\n", start, place)
+        where = f"{name}:{line}"
         if text[place : place + 1] == "]":
             if rest := text[place + 1 :].strip():
-                yield _Unread(f"not JSON: behind the list's end stands {rest:.40}; one list a file")
+                yield where, _Unread(f"not JSON: behind the list's end stands {rest:.40}; one list a file")
             return
         try:
-            value, place = decode(text, place)
+            value, end = decode(text, place)
         except (ValueError, RecursionError) as error:
-            yield _Unread(f"not JSON ({error}); nothing behind it is read")
+            yield where, _Unread(f"not JSON ({error}); nothing behind it is read")
             return
-        yield value
+        yield where, value
+        line += text.count("\n", place, end)
+        place = end
 
 
 def _value(text: bytes) -> Any:

@@ -239,15 +239,15 @@ def test_sequences_become_a_tree():
 def test_each_chat_has_a_score_or_a_reason(model: RewardModel, tmp_path: Path):
     good, other = chat("Name it.", "red"), chat("Name it.", "blue")
     missing = str(tmp_path / "missing.png")
-    chats = [good, [good[0]], other, good, {"messages": good, "pictures": [RED]}, other, chat("Hi.", "\ud800")]
-    media = [[RED], [], [RED], [missing], [], [missing], []]
+    chats = [good, [good[0]], other, good, {"messages": good, "pictures": [RED]}, other, chat("Hi.", "\ud800"), good]
+    media = [[RED], [], [RED], [missing], [], [missing], [], ["x" * 5000 + ".png"]]
     found = model.score_each(chats, media)
     wanted = model.score([good, other], [[RED]] * 2)
     assert [found[0].score, found[2].score] == pytest.approx(wanted, abs=1e-5)
-    assert [bool(outcome.reason) for outcome in found] == [False, True, False, True, True, True, True]
+    assert [bool(outcome.reason) for outcome in found] == [False, True, False, True, True, True, True, True]
     assert all((outcome.score is None) == bool(outcome.reason) for outcome in found)
     reasons = {1: "nothing to score; end with an assistant's answer$", 3: "missing.png: no such file", 4: "'pictures'"}
-    for number, reason in {**reasons, 5: "missing.png: no such file", 6: "no Unicode"}.items():
+    for number, reason in {**reasons, 5: "missing.png: no such file", 6: "no Unicode", 7: "name too long"}.items():
         assert re.search(reason, found[number].reason)
 
 

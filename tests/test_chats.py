@@ -15,7 +15,7 @@ from ixc.chat_files import BadFile, read_rows
 from ixc.chat_media import Medium, Video, opened, read_medium
 from ixc.chats import ChatRecord, read_chat
 from ixc.media import BadMedia
-from ixc.model.prompts import BadConversation
+from ixc.model.prompts import BadConversation, parse
 from ixc.samples import Turn
 
 ANSWER = {"role": "assistant", "content": "Red."}
@@ -267,6 +267,30 @@ def test_a_list_over_several_lines_is_read_too(tmp_path: Path):
     assert found(tmp_path / "d.json")[0] == "a" and "not JSON" in found(tmp_path / "d.json")[1]
     (tmp_path / "e.jsonl").write_text(json.dumps(chats[0]["messages"]) + "\n" + json.dumps(chats[1]["messages"]))
     assert found(tmp_path / "e.jsonl") == ["a", "b"]
+
+
+def test_an_element_is_named_by_its_line(tmp_path: Path):
+    (tmp_path / "a.json").write_text(f"\n[{line('a')},\n\n{line('b', imgs=7)}\n,7]")
+    rows = list(read_rows(str(tmp_path / "a.json")))
+    assert [row.where.rsplit(":")[-1] for row in rows] == ["2", "4", "5"]
+    assert [bool(row.reason) for row in rows] == [False, True, True]
+
+
+def test_a_row_of_many_levels_costs_no_other(tmp_path: Path):
+    deep: Any = "a.png"
+    for _ in range(400):
+        deep = {"image": deep}
+    (tmp_path / "a.jsonl").write_text(line("a", images=[deep]) + "\n" + line("b"))
+    assert found(tmp_path / "a.jsonl")[1] == "b" and list(read_rows(str(tmp_path / "a.jsonl")))[0].chat is not None
+    for _ in range(400):
+        deep = {"image": deep}
+    (tmp_path / "b.jsonl").write_text(line("a", images=[deep]) + "\n" + line("b"))
+    assert found(tmp_path / "b.jsonl") == ["nested too deep; write it plainly", "b"]
+
+
+def test_the_processor_refuses_keys_of_a_message_that_it_would_not_read():
+    with pytest.raises(BadConversation, match="message 0: unknown key 'images'"):
+        parse([user("Hi.", images=["a.png"]), ANSWER])
 
 
 def test_parquet_brings_chats_and_the_bytes_of_their_images(tmp_path: Path, red: Path):
