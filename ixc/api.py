@@ -8,10 +8,9 @@
 
 import json
 import shutil
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice, takewhile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,24 +19,37 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ixc.batches import passes, within
+from ixc.batches import within
+from ixc.chat_batches import SharedPrompt, branched, passes, shared_prompts
+from ixc.chat_media import Video, opened
+from ixc.chats import ChatRecord, read_chat
 from ixc.media import BadMedia
-from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor, Tree, collate
-from ixc.model.folder import is_ours, load, processor_of, save, suppress_control
+from ixc.metrics import BadScore, non_finite
+from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor, collate
+from ixc.model.folder import is_ours, load, one_device, processor_of, save, stored, suppress_control
 from ixc.model.official import from_official, to_official
-from ixc.model.processing import BadConversation, IXCBatch, Picture
+from ixc.model.processing import BadConversation, Picture
+from ixc.replies import FiniteOnly, Streamed
 
-Chat = Sequence[Mapping[str, Any]]
-"""Messages `{"role": "system" | "user" | "assistant", "content": text}`; to be scored, the last is the assistant's."""
+__all__ = ["BadScore", "ChatModel", "Comparison", "Outcome", "Ranking", "RewardModel", "Video", "branched", "convert"]
+Chat = Sequence[Mapping[str, Any]] | Mapping[str, Any] | ChatRecord
+"""Messages `{"role": "system" | "user" | "assistant", "content": text}`; to be scored, the last is the assistant's. Or
+an object that holds them beside images and videos; all forms: `ixc.chats`."""
 Shown = Any
-"""A chat's pictures in a list, or a single one: paths, bytes, PIL images, arrays, tensors; a path with a film's suffix
-is a film."""
-PROMPTS_AT_ONCE = 64
-"""Prompts whose pictures are in memory together."""
-TOKENS_AT_ONCE = 16384
+"""A chat's pictures and films in a list, or a single one: paths, data URLs, bytes, PIL images, arrays, tensors; a path
+with a film's suffix is a film, and so are a `Video` and a list of frames."""
+TOKENS_AT_ONCE = 4096
 """Tokens of a forward pass; a single longer chat still goes through."""
 TILES_AT_ONCE = 64
 Model = TypeVar("Model", bound=IXCPreTrainedModel)
+
+
+class Outcome(NamedTuple):
+    """What became of a chat."""
+
+    score: float | None
+    reason: str = ""
+    """Why there is no score."""
 
 
 class Ranking(NamedTuple):
@@ -63,19 +75,6 @@ class Comparison(NamedTuple):
         return None if first == second else int(second > first)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A prompt with the answers to it that are to be scored."""
-
-    tree: Tree
-    pictures: list[Picture]
-    chats: list[list[int]]
-    """Which chats each branch stands for; equal ones are one branch."""
-
-    def __len__(self) -> int:
-        return len(self.tree)
-
-
 class RewardModel:
     """A reward model with its processor.
 
@@ -91,15 +90,20 @@ class RewardModel:
         max_length: int | None = None,
     ) -> None:
         """`hd_num`: tiles per picture at most, default the processor's; `max_length`: tokens, more is an error."""
-        self.model, self.processor = model.eval(), processor
-        self.hd_num, self.max_length = hd_num, max_length
+        self.model, self.processor = model.eval(), _changed(processor, hd_num=hd_num, max_length=max_length)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **options: Any) -> "RewardModel":
-        """A folder of ours or of the official form; `options` as in `load`."""
-        return cls(*load(folder, IXCForRewardModel, **options))
+    def from_pretrained(
+        cls, folder: str | Path, *, hd_num: int | None = None, max_length: int | None = None, **options: Any
+    ) -> "RewardModel":
+        """A reward model of ours or of the official form.
 
-    @torch.no_grad()
+        Args:
+            folder, options: as in `loaded`.
+            hd_num, max_length: as in `__init__`.
+        """
+        return cls(*loaded(folder, IXCForRewardModel, **options), hd_num, max_length)
+
     def score(self, chats: Sequence[Chat], media: Sequence[Shown] | None = None) -> list[float]:
         """One score per chat, unbounded; higher is better.
 
@@ -107,25 +111,43 @@ class RewardModel:
         differ by up to 5 % of the spread of scores (of 16 tiny models the worst: 3.5 %), no more than either from fp32's.
 
         Args:
-            media: pictures and films of each chat; None: text only.
+            media: pictures and films of each chat; None: what the chats themselves hold.
 
         Raises:
             BadConversation: a chat without an answer, or pictures that do not match its placeholders.
             BadMedia: a picture or film that cannot be read.
+            BadScore: a score that is no number.
         """
-        asked = self._asked(chats, [()] * len(chats) if media is None else media)
-        scores = [0.0] * len(chats)
-        while some := list(islice(asked, PROMPTS_AT_ONCE)):
-            for rows in passes(range(len(some)), list(map(len, some)), TOKENS_AT_ONCE):
-                self._score([some[i] for i in rows], scores)
-        return scores
 
-    def _score(self, batch: Sequence[Asked], scores: list[float]) -> None:
-        """Write the scores of a batch into their places."""
-        rewards = self._rewards(batch).tolist()
-        for equal, reward in zip((equal for one in batch for equal in one.chats), rewards, strict=True):
-            for chat in equal:
-                scores[chat] = reward
+        def refuse(number: int, error: ValueError) -> None:
+            raise type(error)(f"chat {number}: {error}") from error
+
+        return [score for score in self._scores(chats, media, refuse) if score is not None]
+
+    def score_each(self, chats: Sequence[Chat], media: Sequence[Shown] | None = None) -> list[Outcome]:
+        """Like `score`, but a chat that cannot be scored says why and costs no other its score."""
+        reasons: dict[int, str] = {}
+        scores = self._scores(chats, media, lambda number, error: reasons.update({number: str(error)}))
+        return [Outcome(score, reasons.get(number, "")) for number, score in enumerate(scores)]
+
+    @torch.no_grad()
+    def _scores(
+        self, chats: Sequence[Chat], media: Sequence[Shown] | None, refuse: Callable[[int, ValueError], None]
+    ) -> list[float | None]:
+        """Scores; None for the chats that were refused."""
+        records = _records(chats, media, refuse)
+        scores: list[float | None] = [None] * len(chats)
+        prompts = shared_prompts(records, self.processor, self._apart, TOKENS_AT_ONCE, refuse)
+        encoded: dict[int, tuple[Picture, Tensor]] = {}
+        for batch in passes(prompts, TOKENS_AT_ONCE):
+            rewards = self._rewards(batch, self._features(batch, encoded)).tolist()
+            for equal, reward in zip((equal for prompt in batch for equal in prompt.chats), rewards, strict=True):
+                for number in equal:
+                    if objection := non_finite([reward]):
+                        refuse(number, BadScore(objection))
+                    else:
+                        scores[number] = reward
+        return scores
 
     def compare(self, first: Chat, second: Chat, media: Shown = (), second_media: Shown | None = None) -> Comparison:
         """Which of two chats is better; they are about the same media unless the second has its own."""
@@ -134,33 +156,7 @@ class RewardModel:
 
     def rank(self, chats: Sequence[Chat], media: Sequence[Shown] | None = None) -> Ranking:
         """Order, places and scores."""
-        scores = self.score(chats, media)
-        order = sorted(range(len(chats)), key=lambda i: -scores[i])
-        place = {chat: rank for rank, chat in enumerate(order, 1)}
-        return Ranking(scores, [place[i] for i in range(len(chats))], order)
-
-    def _asked(self, chats: Sequence[Chat], media: Sequence[Shown]) -> Iterator[Asked]:
-        """Chats with the same prompt and media, together."""
-        if len(media) != len(chats):
-            raise BadConversation(f"{len(chats)} chats but media for {len(media)}; give a list, maybe empty, per chat")
-        groups: dict[Any, list[int]] = defaultdict(list)
-        pictures = [_listed(shown) for shown in media]
-        for i, (chat, shown) in enumerate(zip(chats, pictures, strict=True)):
-            alone = i if _shows(_messages(chat, i)[-1:]) else None  # its pictures are not the prompt's
-            groups[repr(chat[:-1]), tuple(map(_key, shown)), alone].append(i)
-        for same in groups.values():
-            yield from self._trees([chats[i] for i in same], pictures[same[0]], same)
-
-    def _trees(self, chats: Sequence[Chat], shown: Sequence[Any], numbers: Sequence[int]) -> Iterator[Asked]:
-        """One tree; several where the length policy shortened the chats differently, or they cannot share a prompt."""
-        read = self._read(chats, shown, numbers)
-        rest = iter(read.pictures)
-        pictures = [list(islice(rest, len(shown) - len(dropped.pictures))) for dropped in read.dropped]
-        groups: dict[Any, dict[tuple[int, ...], list[int]]] = defaultdict(lambda: defaultdict(list))
-        for ids, dropped, number in zip(read["input_ids"], read.dropped, numbers, strict=True):
-            groups[dropped, self._apart(ids)][tuple(ids)].append(number)
-        for (dropped, _), rows in groups.items():
-            yield Asked(branched(list(rows)), pictures[read.dropped.index(dropped)], list(rows.values()))
+        return ranked(self.score(chats, media))
 
     def _apart(self, ids: Sequence[int]) -> Any:
         """What sequences must have in common to be read as one tree.
@@ -172,19 +168,20 @@ class RewardModel:
             return tuple(ids)
         return max(len(ids), config.max_position_embeddings) if config.rope["rope_type"] == "dynamic" else None
 
-    def _read(self, chats: Sequence[Chat], shown: Sequence[Any], numbers: Sequence[int]) -> IXCBatch:
-        given: dict[str, Any] = {"hd_num": self.hd_num, "max_length": self.max_length}
-        try:
-            return self.processor(list(chats), images=[shown] * len(chats), return_tensors=None, **given)
-        except (BadConversation, BadMedia) as error:
-            if len(chats) == 1:
-                raise type(error)(f"chat {numbers[0]}: {error}") from error
-            for chat, number in zip(chats, numbers, strict=True):  # the one at fault will say which it is
-                self._read([chat], shown, [number])
-            raise
+    def _features(
+        self, batch: Sequence[SharedPrompt], encoded: dict[int, tuple[Picture, Tensor]]
+    ) -> Float[Tensor, "P D"] | None:
+        """Tokens of all pictures; `encoded` keeps those of one batch for the next, which may show the same."""
+        shown = {id(picture): picture for prompt in batch for picture in prompt.pictures}
+        for key in encoded.keys() - shown.keys():
+            del encoded[key]
+        new = [picture for key, picture in shown.items() if key not in encoded]
+        for picture, tokens in zip(new, encode(self.model, new), strict=True):
+            encoded[id(picture)] = picture, tokens
+        tokens = [encoded[id(picture)][1] for prompt in batch for picture in prompt.pictures]
+        return torch.cat(tokens) if tokens else None
 
-    def _rewards(self, batch: Sequence[Asked]) -> Float[Tensor, " R"]:
-        features = encode(self.model, [p for one in batch for p in one.pictures])
+    def _rewards(self, batch: Sequence[SharedPrompt], features: Float[Tensor, "P D"] | None) -> Float[Tensor, " R"]:
         if self.model.config._attn_implementation == "eager":
             return self._plain([[*one.tree.prefix, *branch] for one in batch for branch in one.tree.branches], features)
         layout = collate([one.tree for one in batch]).to(self.model.device)
@@ -202,27 +199,118 @@ class RewardModel:
 class ChatModel:
     """A policy with its processor."""
 
-    def __init__(self, model: IXCForCausalLM, processor: IXCProcessor) -> None:
-        self.model, self.processor = model.eval(), processor
+    def __init__(
+        self,
+        model: IXCForCausalLM,
+        processor: IXCProcessor,
+        hd_num: int | None = None,
+        max_length: int | None = None,
+    ) -> None:
+        """`hd_num`, `max_length`: as of a `RewardModel`; a reply's own tokens are not counted."""
+        self.model, self.processor = model.eval(), _changed(processor, hd_num=hd_num, max_length=max_length)
         suppress_control(model, processor)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **options: Any) -> "ChatModel":
-        """A folder of ours or of the official form; `options` as in `load`."""
-        return cls(*load(folder, IXCForCausalLM, **options))
+    def from_pretrained(
+        cls, folder: str | Path, *, hd_num: int | None = None, max_length: int | None = None, **options: Any
+    ) -> "ChatModel":
+        """A chat model of ours or of the official form; arguments as of `RewardModel.from_pretrained`."""
+        return cls(*loaded(folder, IXCForCausalLM, **options), hd_num, max_length)
 
     @torch.no_grad()
-    def reply(self, chat: Chat, media: Shown = (), max_new_tokens: int = 1024, **options: Any) -> str:
+    def reply(
+        self,
+        chat: Chat,
+        media: Shown = (),
+        max_new_tokens: int = 1024,
+        *,
+        seed: int | None = None,
+        on_text: Callable[[str], None] | None = None,
+        **options: Any,
+    ) -> str:
         """The assistant's next message.
 
         Args:
+            seed: of sampling; equal seeds give equal replies, and the program's own random numbers stay untouched.
+            on_text: is given the reply piece by piece, as it comes; the pieces together are the reply.
             options: of Transformers' `generate`; by default greedy. The official chat samples: `do_sample=True,
                 temperature=1.0, top_p=0.8, repetition_penalty=1.005`.
+
+        Raises:
+            BadConversation, BadMedia: as `RewardModel.score`; or the chat is answered already.
+            BadScore: the model's outputs are no numbers.
         """
-        read = self.processor(list(chat), images=_listed(media), for_reward=False).to(self.model.device)
+        record = read_chat(chat, media)
+        if record.messages[-1]["role"] == "assistant":
+            raise BadConversation("ends with 'assistant': already answered; end with a question")
+        images, videos = ([opened(m) for m in record.media if m.kind == kind] for kind in ("image", "video"))
+        read = self.processor(list(record.messages), images=images, videos=videos, for_reward=False)
         options = {"do_sample": False, "max_new_tokens": max_new_tokens, **options}
-        out = self.model.generate(**read, **options)
+        checks = [FiniteOnly(), *options.pop("logits_processor", ())]
+        shown = {} if on_text is None else {"streamer": Streamed(self.processor.decode, on_text)}
+        with _seeded(seed, self.model.device):
+            out = self.model.generate(**read.to(self.model.device), logits_processor=checks, **shown, **options)
         return self.processor.decode(out[0, read["input_ids"].shape[1] :].tolist()).strip()
+
+
+def loaded(
+    folder: str | Path,
+    kind: type[Model],
+    *,
+    device_map: str | int | torch.device | Mapping[str, Any] | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | str | None = None,
+    attn_implementation: str = "sdpa",
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    **options: Any,
+) -> tuple[Model, IXCProcessor]:
+    """A model on one device, and its processor.
+
+    Args:
+        folder: a model's folder, or the name of one in the local cache of Hugging Face; nothing is fetched.
+        device_map, device: two names of one thing; by default the CPU, `auto`: the GPU if there is one.
+        dtype, attn_implementation: as in `ixc.model.from_official`.
+        revision, cache_dir: of the cache.
+        options: of the processor instead of the stored ones, `max_pixels` or `max_frames`; see `ProcessorOptions`.
+
+    Raises:
+        BadCheckpoint: no such folder, or as in `load`.
+        BadProcessor: an unknown option or a bad value.
+    """
+    if device is not None and device_map is not None:
+        raise ValueError(f"device: {device!r}, device_map: {device_map!r}: two names of one thing; give one")
+    place = one_device(device_map) if device is None else device
+    model, processor = load(stored(folder, revision, cache_dir), kind, place, dtype, attn_implementation)
+    return model, _changed(processor, **options)
+
+
+def _changed(processor: IXCProcessor, **options: Any) -> IXCProcessor:
+    """The processor with options that are given; None: as it has them."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return processor.with_options(**given) if given else processor
+
+
+@contextmanager
+def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Random numbers from a seed; afterwards the caller's go on as if nothing had happened."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def ranked(scores: Sequence[float]) -> Ranking:
+    """Scores with order and places.
+
+    >>> ranked([0.5, 2.0, 0.5])
+    Ranking(scores=[0.5, 2.0, 0.5], ranks=[2, 1, 3], order=[1, 0, 2])
+    """
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])
+    place = {chat: rank for rank, chat in enumerate(order, 1)}
+    return Ranking(list(scores), [place[i] for i in range(len(scores))], order)
 
 
 def convert(source: str | Path, target: str | Path) -> dict[str, list[str]]:
@@ -265,43 +353,25 @@ def _objection(source: Path, target: Path) -> str | None:
     return None
 
 
-def encode(model: IXCPreTrainedModel, pictures: Sequence[Picture]) -> Float[Tensor, "P D"] | None:
-    """Picture tokens, one picture after another; a bounded number of tiles passes the tower at once."""
-    if not pictures:
-        return None
+def encode(model: IXCPreTrainedModel, pictures: Sequence[Picture]) -> list[Float[Tensor, "_ D"]]:
+    """Tokens of each picture; a bounded number of tiles passes the tower at once."""
     chunks = within(range(len(pictures)), [len(picture.tiles) for picture in pictures], TILES_AT_ONCE)
-    return torch.cat([tokens for chunk in chunks for tokens in model.encode_pictures([pictures[i] for i in chunk])])
+    return [tokens for chunk in chunks for tokens in model.encode_pictures([pictures[i] for i in chunk])]
 
 
-def branched(rows: Sequence[Sequence[int]]) -> Tree:
-    """Sequences as a tree: what they all begin with is read once; each keeps a token of its own at least.
-
-    >>> branched([[1, 2, 3, 4], [1, 2, 5]])
-    Tree(prefix=[1, 2], branches=[[3, 4], [5]], free=[])
-    """
-    columns = zip(*(row[:-1] for row in rows), strict=False)
-    shared = sum(1 for _ in takewhile(lambda ids: len(set(ids)) == 1, columns))
-    return Tree(list(rows[0][:shared]), [list(row[shared:]) for row in rows])
-
-
-def _messages(chat: Any, number: int) -> Chat:
-    """The chat; a message alone, what a caller gives who forgets the outer list, is none."""
-    if not isinstance(chat, Sequence) or isinstance(chat, str):
-        raise BadConversation(f"chat {number}: {chat!r:.80}: no list of messages; give a list of such lists")
-    return chat
-
-
-def _shows(messages: Chat) -> bool:
-    """Whether there is a place for a picture among the parts of a message."""
-    contents = [message.get("content") for message in messages if isinstance(message, Mapping)]
-    parts = [part for content in contents if isinstance(content, list | tuple) for part in content]
-    return any(isinstance(part, Mapping) and part.get("type") != "text" for part in parts)
-
-
-def _listed(shown: Shown) -> list[Any]:
-    return list(shown) if isinstance(shown, list | tuple) else [shown]
-
-
-def _key(item: Any) -> Any:
-    """What tells one picture from another: its path, its bytes, or the object itself."""
-    return item if isinstance(item, str | Path | bytes) else id(item)
+def _records(
+    chats: Sequence[Chat], media: Sequence[Shown] | None, refuse: Callable[[int, ValueError], None]
+) -> dict[int, ChatRecord]:
+    """The chats by number, without those that were refused."""
+    if media is not None and len(media) != len(chats):
+        raise BadConversation(f"{len(chats)} chats but media for {len(media)}; give a list, maybe empty, per chat")
+    records: dict[int, ChatRecord] = {}
+    for number, chat in enumerate(chats):
+        try:
+            record = read_chat(chat, () if media is None else media[number])
+            if (role := record.messages[-1]["role"]) != "assistant":
+                raise BadConversation(f"ends with {role!r}: nothing to score; end with an assistant's answer")
+            records[number] = record
+        except (BadConversation, BadMedia) as error:
+            refuse(number, error)
+    return records

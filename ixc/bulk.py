@@ -24,7 +24,7 @@ from ixc.features import LOADERS, Features
 from ixc.files import remove_folder, replacing, track
 from ixc.inference import rewards_of, scoring_tree
 from ixc.media import BadMedia
-from ixc.metrics import Metrics
+from ixc.metrics import Metrics, non_finite
 from ixc.model import IXCForRewardModel, Tree, collate
 from ixc.model.processing import BadConversation
 from ixc.samples import SCHEMA, BadRecord, Sample, read_samples, write_samples
@@ -155,8 +155,10 @@ def scored(
     for rows in chunks(rows_read, ROWS_AT_ONCE):
         rewards = rewards_by_row(model, features, rows, pass_tokens)
         for i, row in enumerate(rows):
-            meta = {**row.sample.meta, NOT_SCORED: row.objection} if row.objection else row.sample.meta
-            yield replace(row.sample, rewards=rewards.get(i, ()), meta=meta)
+            numbers = rewards.get(i, ())
+            objection = row.objection or non_finite(numbers)
+            meta = {**row.sample.meta, NOT_SCORED: objection} if objection else row.sample.meta
+            yield replace(row.sample, rewards=() if objection else numbers, meta=meta)
 
 
 def readable(features: Features, sample: Sample, pass_tokens: int) -> Row:

@@ -4,14 +4,21 @@ import argparse
 import gc
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ixc.cli_options import Version, as_options, count, model_options, seed, table_options, temperature
 from ixc.show import FILTERS
 from ixc.show import show as print_rows
+
+SOME_UNSCORED = 3
+_STATUS = f"""\
+exit status: 0: everything was scored; 2: bad input, nothing was scored; {SOME_UNSCORED}: at least one row could not be
+scored, which stderr names by file and line, all others were (under torchrun: 1 instead of {SOME_UNSCORED})"""
 
 
 class BadInput(ValueError):
@@ -19,37 +26,47 @@ class BadInput(ValueError):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; bad input ends in one line on stderr and exit status 2."""
+    """Run a command; bad input ends in one line on stderr and exit status 2; see `_STATUS`."""
     options = parser().parse_args(arguments)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except (ValueError, OSError, ImportError) as error:  # the last: an attention that is not installed
-        print(f"ixc {options.command}: {error}", file=sys.stderr)
+        _complain(options, str(error))
         return 2
-    return 0
+
+
+def _complain(options: argparse.Namespace, reason: str) -> None:
+    print(f"ixc {options.command}: {as_options(' '.join(reason.split()))}", file=sys.stderr)
 
 
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     top = argparse.ArgumentParser(prog="ixc", description=__doc__)
+    top.add_argument("--version", action=Version, nargs=0, help="print the version and leave")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     score_parser = _command(commands, "score", score, "score chats with a reward model")
     rank_parser = _command(commands, "rank", rank, "rank answers to one question, best first")
     for command in (score_parser, rank_parser):
-        _model_options(command)
-        command.add_argument("chats", nargs="?", help='JSON lines {"messages": [...], "media": [paths]}; -: stdin')
+        model_options(command)
+        command.epilog = _STATUS
+        command.add_argument("chats", nargs="?", help=_CHATS)
         command.add_argument("--question", help="instead of a file: one question ...")
         command.add_argument("--answer", action="append", default=[], help="... and an answer to it; may be repeated")
         command.add_argument("--media", action="append", default=[], help="a picture or film; may be repeated")
-    _table_options(score_parser)
+        root = "the folder of pictures and films; default: of a file of chats its own, of a table data/media"
+        command.add_argument("--media-root", type=Path, help=root)
+    table_options(score_parser)
 
     chat_parser = _command(commands, "chat", chat, "talk to a chat model; one message, or until end of input")
-    _model_options(chat_parser)
+    model_options(chat_parser)
     chat_parser.add_argument("message", nargs="?")
     chat_parser.add_argument("--media", action="append", default=[], help="a picture or film; may be repeated")
-    chat_parser.add_argument("--max-new-tokens", type=int, default=1024)
+    chat_parser.add_argument("--system", help="what the model is told before the conversation")
+    chat_parser.add_argument("--max-new-tokens", type=count, default=1024, help="tokens of a reply at most")
     chat_parser.add_argument("--sample", action="store_true", help="sample as the official chat does, not greedily")
+    chat_parser.add_argument("--temperature", type=temperature, help="sample at this temperature; 0: greedily")
+    chat_parser.add_argument("--seed", type=seed, help="of sampling; equal seeds, equal replies")
 
     show_parser = _command(commands, "show", show, "print the rows of a table of the pipeline")
     show_parser.add_argument("table", type=Path, help="data/pairs/train.parquet, data/quarantine/validate.parquet, ...")
@@ -66,36 +83,18 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], None], help: str) -> argparse.ArgumentParser:
+_CHATS = """\
+chats as JSON lines, one JSON list or Parquet; -: lines from stdin. A chat: {"messages": [{"role": ..., "content": ...},
+...], "images": [paths], "videos": [paths]}, or as OpenAI, Transformers, TRL or LLaVA write it; relative paths start at
+the file's folder"""
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int | None], help: str
+) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=help, description=help)
     command.set_defaults(run=run)
     return command
-
-
-def _model_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", help="a model's folder, ours or official")
-    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...; auto: the GPU if there is one")
-    command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as stored")
-    attention = "sdpa, flash_attention_2, ...: of replies; scores share prompts, by an attention of their own"
-    command.add_argument(
-        "--attention", default="sdpa", help=f"{attention}; eager: every chat (not a table's) whole, in formulae"
-    )
-    command.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _table_options(command: argparse.ArgumentParser) -> None:
-    table = command.add_argument_group("a table of samples, of any size", "under torchrun, by all processes together")
-    table.add_argument("--in", dest="source", type=Path, help="Parquet; a killed call goes on where it was")
-    table.add_argument("--out", dest="target", type=Path, help="the same rows, with rewards")
-    table.add_argument("--media-root", type=Path, default=Path("data/media"), help="the folder of its pictures")
-    table.add_argument("--shard-rows", type=_count, default=1024, help="rows that a kill may cost")
-    table.add_argument("--pass-tokens", type=_count, default=16384, help="tokens of a forward pass at most")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r}: not a whole number above 0")
-    return int(text)
 
 
 def _api() -> ModuleType:
@@ -121,61 +120,160 @@ def _loading(options: argparse.Namespace) -> dict[str, Any]:
     return {"device": device, "dtype": options.dtype, "attn_implementation": options.attention}
 
 
-def score(options: argparse.Namespace) -> None:
+def _reading(options: argparse.Namespace) -> dict[str, Any]:
+    """Options of the processor."""
+    names = ("hd_num", "max_length", "max_frames", "max_pixels", "on_overflow")
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
+def score(options: argparse.Namespace) -> int:
     """Print a score per chat, or score a table."""
     if options.source or options.target:
-        score_table(options)
-        return
-    chats, media = _chats(options)
-    scores = _api().RewardModel.from_pretrained(options.model, **_loading(options)).score(chats, media)
-    _print(options, scores, [f"{value:.4f}  {_shortened(chat)}" for value, chat in zip(scores, chats, strict=True)])
+        return score_table(options)
+    rows = _chats(options)
+    outcomes = _outcomes(options, rows)
+    scores = [outcome.score for outcome in outcomes]
+    shown = ["-" if score is None else f"{score:.4f}" for score in scores]
+    _print(options, scores, [f"{score}  {_shortened(row)}" for score, row in zip(shown, rows, strict=True)])
+    return _status(options, rows, outcomes)
 
 
-def score_table(options: argparse.Namespace) -> None:
+def rank(options: argparse.Namespace) -> int:
+    """Print chats from best to worst; those that cannot be scored have no place."""
+    rows = _chats(options)
+    outcomes = _outcomes(options, rows)
+    scores = [outcome.score for outcome in outcomes]
+    scored = [i for i, value in enumerate(scores) if value is not None]
+    order = [scored[i] for i in _api().ranked([scores[i] for i in scored]).order]
+    places: list[int | None] = [None] * len(rows)
+    for place, i in enumerate(order, 1):
+        places[i] = place
+    lines = [f"{place}. {scores[i]:.4f}  {_shortened(rows[i])}" for place, i in enumerate(order, 1)]
+    _print(options, {"scores": scores, "ranks": places, "order": order}, lines)
+    return _status(options, rows, outcomes)
+
+
+def _outcomes(options: argparse.Namespace, rows: Sequence[Any]) -> list[Any]:
+    """A score or a reason for each row."""
+    api = _api()
+    readable = [row.chat for row in rows if row.chat is not None]
+    model = api.RewardModel.from_pretrained(options.model, **_loading(options), **_reading(options))
+    scored = iter(model.score_each(readable))
+    outcomes = [api.Outcome(None, row.reason) if row.chat is None else next(scored) for row in rows]
+    if options.question is not None and len({outcome.reason for outcome in outcomes} - {""}) == 1:
+        raise BadInput(outcomes[0].reason or next(o.reason for o in outcomes if o.reason))
+    return outcomes
+
+
+def _status(options: argparse.Namespace, rows: Sequence[Any], outcomes: Sequence[Any]) -> int:
+    """Name the rows that have no score; the exit status says whether there are any."""
+    failed = [(row.where, outcome.reason) for row, outcome in zip(rows, outcomes, strict=True) if outcome.reason]
+    for where, reason in failed:
+        _complain(options, f"{where}: {reason}")
+    if failed:
+        _complain(options, f"{len(failed):,} of {len(rows):,} chats not scored, for the reasons above")
+    return _exit_status(len(failed), len(rows))
+
+
+def _exit_status(unscored: int, rows: int) -> int:
+    return 0 if not unscored else SOME_UNSCORED if unscored < rows else 2
+
+
+def score_table(options: argparse.Namespace) -> int:
     """Score a table of samples into another; the first process says how many."""
     from ixc import bulk, distributed
+    from ixc.chat_files import holds_chats
     from ixc.checkpoints import digest_of
     from ixc.features import Features
     from ixc.model import IXCForRewardModel
-    from ixc.model.folder import load
+    from ixc.model.folder import load, stored
 
     if not (options.source and options.target) or options.chats or options.question is not None:
         raise BadInput("--in goes with --out, and without chats or a question")
-    loading = _loading(options)
+    if options.media or options.max_length or options.on_overflow:
+        given = (
+            "--media, --max-length and --on-overflow go with chats; a table names its media, --pass-tokens is its bound"
+        )
+        raise BadInput(given)
+    if holds_chats(options.source):
+        raise BadInput(
+            f"{options.source}: a table of chats, not of the pipeline's samples; give it without --in and --out"
+        )
+    if options.media_root is not None and not options.media_root.is_dir():
+        raise BadInput(
+            f"--media-root {options.media_root}: no such folder; name the one that the table's paths start at"
+        )
+    loading, folder = _loading(options), stored(options.model)
     if str(loading["device"]) == "cuda":
         loading["device"] = distributed.device()
-    model, processor = load(options.model, IXCForRewardModel, **loading)
+    model, processor = load(folder, IXCForRewardModel, **loading)
+    reading = _reading(options)
     counts = bulk.score_table(
         model,
-        Features(model, processor, options.media_root),
+        Features(model, processor.with_options(**reading) if reading else processor, _root(options)),
         options.source,
         options.target,
-        model_name=digest_of(Path(options.model)),
+        model_name=digest_of(folder),
         shard_rows=options.shard_rows,
         pass_tokens=options.pass_tokens,
     )
-    if counts:
-        _print(options, counts, [f"{options.target}: {counts['rows']:,} rows, {counts[bulk.NOT_SCORED]:,} not scored"])
+    if not counts:
+        return 0
+    unscored = counts[bulk.NOT_SCORED]
+    _print(options, counts, [f"{options.target}: {counts['rows']:,} rows, {unscored:,} not scored"])
+    if unscored:
+        why = f"most often: {_commonest_reason(options.target)}; all are in {options.target}, meta.{bulk.NOT_SCORED}"
+        _complain(options, f"{unscored:,} of {counts['rows']:,} rows not scored (media from {_root(options)}); {why}")
+    return _exit_status(int(unscored), int(counts["rows"]))
 
 
-def rank(options: argparse.Namespace) -> None:
-    """Print chats from best to worst."""
-    chats, media = _chats(options)
-    ranking = _api().RewardModel.from_pretrained(options.model, **_loading(options)).rank(chats, media)
-    lines = [f"{place}. {ranking.scores[i]:.4f}  {_shortened(chats[i])}" for place, i in enumerate(ranking.order, 1)]
-    _print(options, ranking._asdict(), lines)
+def _root(options: argparse.Namespace) -> Path:
+    return options.media_root or Path("data/media")
+
+
+def _commonest_reason(table: Path) -> str:
+    """Why most of the rows that have no rewards have none, by the first of them: names and numbers differ."""
+    from collections import Counter
+
+    import pyarrow.parquet as pq
+
+    from ixc.bulk import NOT_SCORED
+
+    counts: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    for batch in pq.ParquetFile(table).iter_batches(columns=["meta"]):
+        for meta in batch["meta"].to_pylist():
+            if reason := json.loads(meta or "{}").get(NOT_SCORED):
+                kind = re.sub(r"\S*[\d/]\S*", "", reason)
+                counts[kind] += 1
+                examples.setdefault(kind, reason)
+    return examples[counts.most_common(1)[0][0]]
 
 
 def chat(options: argparse.Namespace) -> None:
     """Answer one message, or hold a conversation; the media belong to its first message."""
-    model = _api().ChatModel.from_pretrained(options.model, **_loading(options))
-    official = {"do_sample": True, "top_p": 0.8, "repetition_penalty": 1.005}
-    settings = {"max_new_tokens": options.max_new_tokens, **(official if options.sample else {})}
-    messages: list[dict[str, str]] = []
-    for line in [options.message] if options.message else sys.stdin:
+    model = _api().ChatModel.from_pretrained(options.model, **_loading(options), **_reading(options))
+    settings = {"max_new_tokens": options.max_new_tokens, **_sampling(options)}
+    if not options.json:  # as it comes; flushed, or a pipe would get it all at once
+        settings["on_text"] = lambda text: print(text, end="", flush=True)
+    messages = [{"role": "system", "content": options.system}] if options.system else []
+    for number, line in enumerate([options.message] if options.message else sys.stdin):
+        if not line.strip():
+            continue
         messages.append({"role": "user", "content": line.strip()})
-        messages.append({"role": "assistant", "content": model.reply(messages, options.media, **settings)})
-        _print(options, messages[-1], [messages[-1]["content"]])
+        seed = None if options.seed is None else options.seed + number
+        messages.append({"role": "assistant", "content": model.reply(messages, options.media, seed=seed, **settings)})
+        _print(options, messages[-1], [""])
+
+
+def _sampling(options: argparse.Namespace) -> dict[str, Any]:
+    """How replies are sampled, if they are."""
+    settings = {"do_sample": True, "top_p": 0.8, "repetition_penalty": 1.005} if options.sample else {}
+    if options.temperature == 0:
+        return {}
+    return (
+        settings if options.temperature is None else {"do_sample": True, **settings, "temperature": options.temperature}
+    )
 
 
 def show(options: argparse.Namespace) -> None:
@@ -194,35 +292,32 @@ def convert(options: argparse.Namespace) -> None:
     _print(options, report, [f"{what}: {', '.join(names) or 'none'}" for what, names in report.items()])
 
 
-def _chats(options: argparse.Namespace) -> tuple[list[Any], list[list[str]]]:
-    """The chats of a file, or those of the command line."""
+def _chats(options: argparse.Namespace) -> list[Any]:
+    """The chats of a file, or those of the command line, as rows."""
+    from ixc.chat_files import Row, read_rows
+    from ixc.chats import read_chat
+
     if options.question is not None:
         if not options.answer or options.chats:
             raise BadInput("--question goes with one --answer or more, and without a file")
         asked = {"role": "user", "content": options.question}
         chats = [[asked, {"role": "assistant", "content": answer}] for answer in options.answer]
-        return chats, [options.media] * len(chats)
+        return [
+            Row(f"--answer {number}", read_chat(chat, options.media, options.media_root))
+            for number, chat in enumerate(chats, 1)
+        ]
     if not options.chats:
         raise BadInput("name a file of chats, or give --question and --answer")
-    text = sys.stdin.read() if options.chats == "-" else Path(options.chats).read_text(encoding="utf-8")
-    rows = [_row(line, f"{options.chats}:{number}") for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-    return [row["messages"] for row in rows], [row.get("media") or [] for row in rows]
+    if options.media:
+        raise BadInput("--media goes with --question; a file of chats names its own media")
+    return list(read_rows(options.chats, options.media_root))
 
 
-def _row(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise BadInput(f"{where}: not JSON ({error}); one chat a line") from error
-    media = row.get("media") or [] if isinstance(row, dict) else None
-    named = isinstance(media, list) and all(isinstance(path, str) for path in media)
-    if not named or not isinstance(row.get("messages"), list):
-        raise BadInput(f'{where}: a chat is {{"messages": [{{"role": ..., "content": ...}}], "media": [paths]}}')
-    return row
-
-
-def _shortened(chat: Sequence[Any], width: int = 80) -> str:
-    said = chat[-1]["content"]
+def _shortened(row: Any, width: int = 80) -> str:
+    """The answer of a row, or where it stands, if it could not be read."""
+    if row.chat is None:
+        return row.where
+    said = row.chat.messages[-1]["content"]
     said = said if isinstance(said, str) else " ".join(part.get("text", "<picture>") for part in said)
     text = " ".join(said.split())
     return text if len(text) <= width else text[: width - 1] + "…"
@@ -230,7 +325,10 @@ def _shortened(chat: Sequence[Any], width: int = 80) -> str:
 
 def _print(options: argparse.Namespace, data: Any, lines: Sequence[str]) -> None:
     """Data as JSON where that was asked for, else the lines."""
-    print(json.dumps(data, ensure_ascii=False) if options.json else "\n".join(lines))
+    if options.json:
+        print(json.dumps(data, ensure_ascii=False, allow_nan=False))
+    elif lines:
+        print("\n".join(lines))
 
 
 if __name__ == "__main__":

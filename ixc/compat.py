@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from PIL import Image
 from torch import Tensor
 
 from ixc.api import Chat, RewardModel, Shown
 from ixc.media import BadMedia
-from ixc.model import BadCheckpoint, IXCForRewardModel, IXCProcessor
-from ixc.model.folder import kept_options, load
+from ixc.model import IXCForRewardModel, IXCProcessor
+from ixc.model.folder import kept_options, load, one_device, stored
 from ixc.model.pictures import Partition, to_tiles
 from ixc.model.processing import SPECIAL, BadConversation
 from ixc.model.prompts import ROLES
@@ -58,7 +56,7 @@ class AutoModel:
             trust_remote_code, low_cpu_mem_usage: without effect: no remote code runs, and memory is never doubled.
             revision, cache_dir: of the cache.
         """
-        place = found(folder, revision, cache_dir)
+        place = stored(folder, revision, cache_dir)
         kind = dtype if torch_dtype is None else torch_dtype
         return OfficialRewardModel(*load(place, IXCForRewardModel, one_device(device_map), kind, attn_implementation))
 
@@ -74,30 +72,10 @@ class AutoTokenizer:
         cache_dir: str | Path | None = None,
     ) -> IXCProcessor:
         """The processor, which holds the tokenizer."""
-        place = found(folder, revision, cache_dir)
+        place = stored(folder, revision, cache_dir)
         if (place / "processor_config.json").is_file():
             return IXCProcessor.from_pretrained(place)
         return IXCProcessor.from_official(place, **kept_options(place))
-
-
-def found(name: str | Path, revision: str | None = None, cache_dir: str | Path | None = None) -> Path:
-    """The folder of a model: itself, or a snapshot in the local cache of Hugging Face."""
-    if Path(name).is_dir():
-        return Path(name)
-    try:
-        return Path(snapshot_download(str(name), revision=revision, cache_dir=cache_dir, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError) as error:
-        form = "no such folder, and none of this name in the local cache of Hugging Face"
-        raise BadCheckpoint(f"{name}: {form}; nothing is fetched here: `hf download {name}`") from error
-
-
-def one_device(told: str | int | torch.device | Mapping[str, Any] | None) -> str | torch.device:
-    """The device of a `device_map`."""
-    places = set(told.values()) if isinstance(told, Mapping) else {told}
-    if len(places) != 1:
-        raise ValueError(f"device_map: {told!r}: a model lives on one device here; name it")
-    [place] = places
-    return f"cuda:{place}" if isinstance(place, int) else place or "cpu"
 
 
 class OfficialRewardModel:

@@ -12,6 +12,7 @@ from transformers import DynamicCache
 from ixc.batches import ahead, refuse_larger, within
 from ixc.features import Features
 from ixc.files import track
+from ixc.metrics import BadScore, non_finite
 from ixc.model import Batch, IXCForCausalLM, IXCForRewardModel, Tree, collate
 from ixc.model.attention import Branches, placed
 from ixc.model.folder import suppress_control
@@ -91,6 +92,7 @@ def score(
 
     Raises:
         OverBudget: a prompt with a single answer has more.
+        BadScore: a reward is no number.
     """
     features.prepare(samples)
     model.eval()
@@ -107,7 +109,10 @@ def score(
     for batch, layout in track(ahead(batches, read), "score", len(batches)):
         flat = iter(rewards_of(model, features, [samples[row.sample] for row in batch], layout).tolist())
         for row in batch:
-            rewards[row.sample] += [next(flat) for _ in row.answers]
+            numbers = [next(flat) for _ in row.answers]
+            if objection := non_finite(numbers):
+                raise BadScore(f"{samples[row.sample].id}: {objection}")
+            rewards[row.sample] += numbers
     return rewards
 
 

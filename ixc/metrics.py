@@ -1,11 +1,29 @@
 """What a stage reports: numbers by name, and curves through `log(metrics, step)`."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 Metrics = dict[str, float | int]
 Log = Callable[[dict[str, float], int], None]
+
+
+NO_NUMBER = "no number: a weight is broken, or the model overflows; load it with dtype float32, or fetch it again"
+
+
+class BadScore(ValueError):
+    """A reward that is no number: whose it is, and what to do."""
+
+
+def non_finite(rewards: Iterable[float]) -> str:
+    """Why rewards are none: with NaN every comparison is false, and nothing says so. Empty if all are numbers.
+
+    >>> non_finite([0.5, -2.0]), non_finite([float("inf")])[:20]
+    ('', 'score inf: no number')
+    """
+    bad = [reward for reward in rewards if not math.isfinite(reward)]
+    return f"score {bad[0]}: {NO_NUMBER}" if bad else ""
 
 
 def ignore(metrics: dict[str, float], step: int) -> None:

@@ -1,6 +1,10 @@
 """Score, compare, rank and reply: the same numbers alone, together and after saving; and what bad input says."""
 
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +14,14 @@ import tiny
 import torch
 from PIL import Image
 
-from ixc.api import ChatModel, RewardModel, _messages, branched, convert
-from ixc.compat import AutoModel, AutoTokenizer
+from ixc.api import BadScore, ChatModel, RewardModel, Video, branched, convert
+from ixc.compat import AutoModel, AutoTokenizer, OfficialRewardModel
 from ixc.media import BadMedia
 from ixc.model import BadCheckpoint, IXCForRewardModel, IXCProcessor, language
 from ixc.model.folder import save
 from ixc.model.pictures import partition, to_tiles
-from ixc.model.processing import BadConversation, TooLong
+from ixc.model.processing import BadConversation, BadProcessor, TooLong
+from ixc.replies import Streamed
 from ixc.sources.embedded.films import encode
 
 RED, WIDE = Image.new("RGB", (28, 28), "red"), Image.new("RGB", (70, 28), "blue")
@@ -153,11 +158,60 @@ def test_a_single_picture_needs_no_list(model: RewardModel):
     assert model.compare(one, one, RED).scores == model.compare(one, one, [RED]).scores
 
 
-def test_more_prompts_than_fit_in_memory_are_scored_in_turn(model: RewardModel, monkeypatch: pytest.MonkeyPatch):
-    chats = [chat(f"Question {n % 7}?", "x" * n) for n in range(20)]
+def test_more_prompts_and_answers_than_fit_into_a_pass_are_scored_in_turn(
+    model: RewardModel, monkeypatch: pytest.MonkeyPatch
+):
+    chats = [chat(f"Question {n % 7}?", "x" * n) for n in range(40)]
     wanted = model.score(chats)
-    monkeypatch.setattr("ixc.api.PROMPTS_AT_ONCE", 2)
+    sizes: list[int] = []
+    plain = model.model.branch_scores
+    counted = lambda batch, features: sizes.append(batch.input_ids.numel()) or plain(batch, features)  # noqa: E731
+    monkeypatch.setattr(model.model, "branch_scores", counted)
+    monkeypatch.setattr("ixc.api.TOKENS_AT_ONCE", 150)
     assert model.score(chats) == pytest.approx(wanted, abs=1e-5)
+    assert max(sizes) <= 150 and len(sizes) < 20
+
+
+def test_a_picture_of_many_answers_passes_the_tower_once(model: RewardModel, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ixc.api.TOKENS_AT_ONCE", 150)
+    passed: list[int] = []
+    plain = model.model.encode_pictures
+    monkeypatch.setattr(model.model, "encode_pictures", lambda shown: passed.append(len(shown)) or plain(shown))
+    chats = [chat("How many?", str(n) * 9) for n in range(40)]
+    found = model.score(chats, [[RED]] * 40)
+    assert passed == [1]
+    alone = RewardModel(model.model, model.processor).score(chats[:1], [[RED]])
+    assert found[0] == pytest.approx(alone[0], abs=1e-5)
+
+
+MEMORY = """
+import resource, sys
+import tiny
+from ixc.api import RewardModel
+model = RewardModel(tiny.reward(hidden_size=128, intermediate_size=512), tiny.processor())
+asked = {"role": "user", "content": "Describe it."}
+chats = [[asked, {"role": "assistant", "content": f"Answer {n}, at length."}] for n in range(int(sys.argv[1]))]
+assert len(set(model.score(chats))) > 50
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_ten_thousand_answers_take_the_memory_of_a_hundred():
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parent}", "OMP_NUM_THREADS": "1"}
+    peaks = [
+        int(subprocess.check_output([sys.executable, "-c", MEMORY, str(count)], env=environment))
+        for count in (100, 10_000)
+    ]
+    assert peaks[1] < 1.2 * peaks[0]
+
+
+def test_equal_answers_have_equal_scores_in_whatever_pass(model: RewardModel, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ixc.api.TOKENS_AT_ONCE", 60)
+    answers = ["x" * (n % 9) for n in range(40)]
+    found = model.score([chat("Name it.", answer) for answer in answers])
+    assert len(set(found)) == len(set(answers))
 
 
 def test_no_chats_no_scores(model: RewardModel):
@@ -182,9 +236,9 @@ def test_bad_chats_are_refused(model: RewardModel, chats: Any, media: Any, messa
         model.score(chats, media)
 
 
-def test_a_chat_alone_is_not_a_list_of_chats():
+def test_a_chat_alone_is_not_a_list_of_chats(model: RewardModel):
     with pytest.raises(BadConversation, match=r"chat 0: .*'user'.*no list of messages; give a list of such lists"):
-        _messages(chat("Hi.", "Hi.")[0], 0)
+        model.score(chat("Hi.", "Hi."))
 
 
 def test_what_is_too_long_is_refused(model: RewardModel):
@@ -196,6 +250,120 @@ def test_what_is_too_long_is_refused(model: RewardModel):
 def test_sequences_become_a_tree():
     assert branched([[1, 2], [1, 2]]).branches == [[2], [2]]
     assert branched([[1, 2, 3]]).prefix == [1, 2]
+
+
+def test_each_chat_has_a_score_or_a_reason(model: RewardModel, tmp_path: Path):
+    good, other = chat("Name it.", "red"), chat("Name it.", "blue")
+    missing = str(tmp_path / "missing.png")
+    chats = [good, [good[0]], other, good, {"messages": good, "pictures": [RED]}, other, chat("Hi.", "\ud800"), good]
+    media = [[RED], [], [RED], [missing], [], [missing], [], ["x" * 5000 + ".png"]]
+    found = model.score_each(chats, media)
+    wanted = model.score([good, other], [[RED]] * 2)
+    assert [found[0].score, found[2].score] == pytest.approx(wanted, abs=1e-5)
+    assert [bool(outcome.reason) for outcome in found] == [False, True, False, True, True, True, True, True]
+    assert all((outcome.score is None) == bool(outcome.reason) for outcome in found)
+    reasons = {1: "nothing to score; end with an assistant's answer$", 3: "missing.png: no such file", 4: "'pictures'"}
+    for number, reason in {**reasons, 5: "missing.png: no such file", 6: "no Unicode", 7: "name too long"}.items():
+        assert re.search(reason, found[number].reason)
+
+
+def test_a_record_scores_as_its_messages_and_media_do(model: RewardModel):
+    messages = chat("Name it.", "red")
+    wanted = model.score([messages], [[RED]])
+    part = {"type": "image", "image": RED}
+    named = [{"role": "user", "content": [part, {"type": "text", "text": "Name it."}]}, messages[1]]
+    place = [{"role": "user", "content": "<ImageHere>Name it."}, messages[1]]
+    assert model.score([{"messages": messages, "images": [RED]}]) == pytest.approx(wanted, abs=1e-6)
+    assert model.score([named]) == pytest.approx(model.score([place], [[RED]]), abs=1e-6)
+    assert model.compare({"messages": messages, "image": RED}, messages).scores[0] == pytest.approx(wanted[0], abs=1e-5)
+
+
+def test_a_video_may_be_a_file_bytes_or_frames(model: RewardModel, tmp_path: Path):
+    (tmp_path / "film.mp4").write_bytes(encode([frame.resize((64, 48)) for frame in FILM]))
+    one = chat("A film?", "Yes.")
+    [wanted] = model.score([one], [[tmp_path / "film.mp4"]])
+    data = (tmp_path / "film.mp4").read_bytes()
+    for media in (data, Video(data), Video(str(tmp_path / "film.mp4"))):
+        assert model.score([one], [[media]]) == pytest.approx([wanted], abs=1e-6)
+    [frames] = model.score([one], [[Video(FILM)]])
+    array = np.stack([np.asarray(frame) for frame in FILM])
+    for media in (FILM, Video(array), Video([np.asarray(frame) for frame in FILM])):
+        assert model.score([one], [[media]]) == pytest.approx([frames], abs=1e-6)
+    two = [{"role": "user", "content": "Image1 <ImageHere>; Image2 <ImageHere>"}, one[1]]
+    ordered, turned = model.score([two, two], [[Video(data), RED], [RED, Video(data)]])
+    assert ordered == pytest.approx(model.score([two], [[str(tmp_path / "film.mp4"), RED]])[0], abs=1e-6)
+    assert abs(ordered - turned) > 1e-4
+
+
+def test_a_score_that_is_no_number_is_refused(model: RewardModel):
+    broken, one, two = tiny.reward(), chat("Name it.", "red"), chat("Name it.", "blue")
+    for value in (float("nan"), float("inf")):
+        with torch.no_grad():
+            broken.score.weight.fill_(value)
+        judge = RewardModel(broken, tiny.processor())
+        calls: list[tuple[Any, ...]] = [(judge.score, [one]), (judge.compare, one, two), (judge.rank, [one, two])]
+        for call, *given in calls:
+            with pytest.raises(BadScore, match=r"chat 0: score (nan|-?inf): no number"):
+                call(*given)
+        assert [outcome.score for outcome in judge.score_each([one, two])] == [None, None]
+        with pytest.raises(BadScore):
+            OfficialRewardModel(broken, tiny.processor()).compare(one, [], two, [])
+
+
+def test_a_model_is_loaded_with_options_of_its_own(model: RewardModel, tmp_path: Path):
+    save(model.model, model.processor, tmp_path / "reward")
+    one = chat("Name it.", "red")
+    load = RewardModel.from_pretrained
+    small = load(tmp_path / "reward", hd_num=1, device_map="cpu", dtype=torch.bfloat16, max_frames=2)
+    assert (small.processor.hd_num, small.processor.options.max_frames) == (1, 2)
+    assert small.model.dtype == torch.bfloat16
+    assert load(tmp_path / "reward", hd_num=1).score([one], [WIDE]) == pytest.approx(
+        RewardModel(model.model, model.processor, hd_num=1).score([one], [WIDE]), abs=1e-5
+    )
+    with pytest.raises(TooLong, match="more than max_length 20"):
+        load(tmp_path / "reward", max_length=20).score([chat("Name it.", "x" * 99)])
+    with pytest.raises(BadMedia, match="raise max_pixels"):
+        load(tmp_path / "reward", max_pixels=9).score([one], [RED])
+    with pytest.raises(BadProcessor, match="hd_nm"):
+        load(tmp_path / "reward", hd_nm=1)
+    with pytest.raises(ValueError, match="two names of one thing"):
+        load(tmp_path / "reward", device="cpu", device_map="auto")
+
+
+def test_names_in_the_local_cache_are_models_too(model: RewardModel, tmp_path: Path):
+    place = tmp_path / "models--internlm--reward"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("abc")
+    save(model.model, model.processor, place / "snapshots" / "abc")
+    cached = RewardModel.from_pretrained("internlm/reward", cache_dir=tmp_path)
+    one = chat("Name it.", "red")
+    assert cached.score([one]) == pytest.approx(model.score([one]), abs=1e-5)
+    with pytest.raises(BadCheckpoint, match="none of this name in the local cache"):
+        ChatModel.from_pretrained("internlm/other", cache_dir=tmp_path)
+
+
+def test_a_reply_comes_piece_by_piece_and_from_a_seed():
+    policy, asked = ChatModel(tiny.causal(), tiny.processor()), [{"role": "user", "content": "What is it?"}]
+    pieces: list[str] = []
+    before = torch.random.get_rng_state()
+    how: dict[str, Any] = {"max_new_tokens": 40, "do_sample": True, "temperature": 2.0}
+    whole = policy.reply(asked, seed=3, on_text=pieces.append, **how)
+    assert "".join(pieces) == whole and len(pieces) > 3
+    assert policy.reply(asked, seed=3, **how) == whole != policy.reply(asked, seed=4, **how)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    with pytest.raises(BadConversation, match=r"already answered; end with a question$"):
+        policy.reply(chat("What is it?", "A ring."))
+
+
+def test_half_a_character_waits_for_its_other_half():
+    pieces: list[str] = []
+    text = " für 3 €\n\nwohl ".encode()
+    stream = Streamed(lambda ids: bytes(ids).decode("utf-8", "replace"), pieces.append)
+    stream.put(torch.tensor([[1, 2, 3]]))
+    for byte in text:
+        stream.put(torch.tensor([byte]))
+    stream.end()
+    assert "".join(pieces) == text.decode().strip() and "\ufffd" not in "".join(pieces)
 
 
 def test_a_reply_is_generated(tmp_path: Path):

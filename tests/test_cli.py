@@ -2,12 +2,15 @@
 
 import io
 import json
+import re
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
+import torch
 from PIL import Image
 
 from ixc.api import ChatModel, RewardModel
@@ -24,8 +27,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("models")
     save(tiny.reward(), tiny.processor(), root / "reward")
     save(tiny.causal(), tiny.processor(), root / "chat")
+    for name, broken in (("broken", tiny.reward()), ("broken-chat", tiny.causal())):
+        with torch.no_grad():
+            next(broken.model.layers[0].parameters()).fill_(float("nan"))
+        save(broken, tiny.processor(), root / name)
     Image.new("RGB", (28, 28), "red").save(root / "red.png")
-    return {name: str(root / name) for name in ("reward", "chat", "red.png")}
+    return {name: str(root / name) for name in ("reward", "chat", "broken", "broken-chat", "red.png")}
 
 
 @pytest.fixture(autouse=True)
@@ -128,6 +135,13 @@ def test_the_device_may_be_left_to_the_machine(folders: dict[str, str], capsys: 
         (["REWARD", "--question", "a", "--answer", "b", "--media", "missing.png"], "missing.png"),
         (["REWARD", "--question", "a", "--answer", "b", "--media", "https://example.org/a.png"], "address"),
         (["REWARD", "--question", "<ImageHere>", "--answer", "b"], "0 pictures"),
+        (
+            ["REWARD", "--question", "a", "--answer", "b" * 99, "--max-length", "50"],
+            "more than --max-length 50 .*; raise --max-length",
+        ),
+        (["REWARD", "--question", "a", "--answer", "b", "--media", "RED", "--max-pixels", "9"], "raise --max-pixels"),
+        (["REWARD", "CHATS", "--media", "RED"], "--media goes with --question"),
+        (["BROKEN", "--question", "a", "--answer", "b"], "score nan: no number: .*with --dtype float32"),
         (["REWARD", "--question", "a", "--answer", "b", "--attention", "none"], "none"),
         (["REWARD", "--question", "a", "--answer", "b", "--attention", "flash_attention_2"], "FlashAttention2"),
         (["REWARD", "--question", "a", "--answer", "b", "--device", "abacus"], "--device abacus: "),
@@ -135,18 +149,137 @@ def test_the_device_may_be_left_to_the_machine(folders: dict[str, str], capsys: 
     ],
 )
 def test_bad_input_ends_in_one_line(folders: dict[str, str], capsys: Capture, arguments: list[str], message: str):
-    named = {"REWARD": folders["reward"], "CHAT": folders["chat"]}
-    assert main(["score", *(named.get(a, a) for a in arguments)]) == 2
+    named = {"REWARD": "reward", "CHAT": "chat", "RED": "red.png", "BROKEN": "broken"}
+    assert main(["score", *(folders[named[a]] if a in named else a for a in arguments)]) == 2
     printed = capsys.readouterr().err.splitlines()[-1]
-    assert printed.startswith("ixc score: ") and message in printed
+    assert printed.startswith("ixc score: ") and re.search(message, printed)
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"messages": "hello"}', '{"messages": [], "media": "a.png"}'])
-def test_a_bad_line_is_named(folders: dict[str, str], tmp_path: Path, capsys: Capture, line: str):
+@pytest.mark.parametrize("line", ["{", "[]", '{"messages": "hello"}', '{"messages": [], "media": "a.png"}', "\ud800"])
+def test_a_bad_line_is_named_and_the_others_are_scored(
+    folders: dict[str, str], tmp_path: Path, capsys: Capture, line: str
+):
     path = chats(folders, tmp_path)
-    path.write_text(path.read_text().split("\n")[0] + "\n" + line)
-    assert main(["score", folders["reward"], str(path)]) == 2
-    assert f"{path}:2: " in capsys.readouterr().err
+    first, second, *_ = path.read_text().split("\n")
+    path.write_bytes("\n".join([first, line, second]).encode("utf-8", "surrogatepass"))
+    assert main(["score", folders["reward"], str(path), "--json"]) == 3
+    printed = capsys.readouterr()
+    scores = json.loads(printed.out)
+    assert [isinstance(score, float) for score in scores] == [True, False, True] and scores[1] is None
+    named, counted = printed.err.splitlines()[-2:]
+    assert named.startswith(f"ixc score: {path}:2: ") and "1 of 3 chats not scored" in counted
+
+
+def test_one_missing_picture_loses_no_other_row(folders: dict[str, str], tmp_path: Path, capsys: Capture):
+    """Rows of the file under the names of the field, each with a picture beside the file."""
+    shutil.copy(folders["red.png"], tmp_path / "red.png")
+    asked, said = {"role": "user", "content": "Colour?"}, {"role": "assistant", "content": "Red."}
+    rows = [{"messages": [asked, said], "images": [name]} for name in ("red.png", "missing.png", "red.png")]
+    rows.append({"messages": [asked, said], "image": "also-missing.png"})
+    rows.append({"messages": [asked, {**said, "content": "x" * 99}], "images": ["red.png"]})
+    path = tmp_path / "chats.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert main(["rank", folders["reward"], str(path), "--json", "--max-length", "60"]) == 3
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert found["ranks"] == [1, None, 2, None, None] and found["order"] == [0, 2]
+    assert found["scores"][0] == found["scores"][2] != None  # noqa: E711
+    for where, reason in ((2, "/missing.png: no such file"), (4, "also-missing.png: no such"), (5, "--max-length 60")):
+        assert re.search(rf"chats.jsonl:{where}: .*{reason}", printed.err)
+    assert main(["score", folders["reward"], str(path), "--media-root", str(tmp_path / "elsewhere")]) == 2
+
+
+def test_a_row_of_pictures_scores_as_the_api_does(folders: dict[str, str], tmp_path: Path, capsys: Capture):
+    asked, said = {"role": "user", "content": "Colour?"}, {"role": "assistant", "content": "Red."}
+    [wanted] = RewardModel.from_pretrained(folders["reward"]).score([[asked, said]], [folders["red.png"]])
+    [blind] = RewardModel.from_pretrained(folders["reward"]).score([[asked, said]])
+    shutil.copy(folders["red.png"], tmp_path / "red.png")
+    part = {"type": "image_url", "image_url": {"url": "red.png"}}
+    rows: list[Any] = [
+        {"messages": [asked, said], "images": ["red.png"]},
+        {
+            "conversations": [{"from": "human", "value": "<image>\nColour?"}, {"from": "gpt", "value": "Red."}],
+            "image": "red.png",
+        },
+        {"messages": [{"role": "user", "content": [part, {"type": "text", "text": "Colour?"}]}, said]},
+    ]
+    (tmp_path / "chats.json").write_text(json.dumps(rows, indent=1))
+    found = run(capsys, "score", folders["reward"], str(tmp_path / "chats.json"))
+    assert found[:2] == pytest.approx([wanted] * 2, abs=1e-5)
+    assert abs(wanted - blind) > 1e-3 and abs(found[2] - blind) > 1e-3
+    direct = RewardModel.from_pretrained(folders["reward"]).score([{**rows[0], "images": [folders["red.png"]]}])
+    assert direct == pytest.approx([wanted], abs=1e-5)
+
+
+def test_the_exit_status_is_in_the_help(capsys: Capture):
+    with pytest.raises(SystemExit):
+        main(["score", "--help"])
+    assert "3: at least one row could not be scored" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_version_is_printed(capsys: Capture):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0 and re.fullmatch(r"ixc \d+\.\d+.*\n", capsys.readouterr().out)
+
+
+def test_a_reply_is_printed_as_it_comes(folders: dict[str, str], capsys: Capture, monkeypatch: pytest.MonkeyPatch):
+    pieces: list[str] = []
+    write = print
+
+    def note(*values: Any, **how: Any) -> None:
+        pieces.append(str(values[0]))
+        write(*values, **how)
+
+    monkeypatch.setattr("builtins.print", note)
+    asked = ["chat", folders["chat"], "Colour?", "--max-new-tokens", "12", "--temperature", "3", "--seed", "5"]
+    assert main(asked) == 0
+    streamed = capsys.readouterr().out
+    monkeypatch.undo()
+    assert len([piece for piece in pieces if piece]) > 3
+    assert main([*asked, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["content"] + "\n" == streamed
+
+
+def test_chat_options_reach_the_model(folders: dict[str, str], capsys: Capture, monkeypatch: pytest.MonkeyPatch):
+    short = ("chat", folders["chat"], "Colour?", "--max-new-tokens", "8")
+    plain = run(capsys, *short)
+    assert run(capsys, *short, "--temperature", "0") == run(capsys, *short, "--seed", "3") == plain
+    warm = [run(capsys, *short, "--temperature", "5", "--seed", seed) for seed in ("1", "1", "2")]
+    assert warm[0] == warm[1] != warm[2]
+    seen: list[Any] = []
+    monkeypatch.setattr(ChatModel, "reply", lambda self, messages, *_, **how: seen.append((list(messages), how)) or "")
+    run(capsys, *short, "--system", "Be brief.", "--sample", "--temperature", "0.5", "--seed", "7")
+    [(messages, how)] = seen
+    assert messages[0] == {"role": "system", "content": "Be brief."}
+    assert how == {
+        "max_new_tokens": 8,
+        "do_sample": True,
+        "top_p": 0.8,
+        "repetition_penalty": 1.005,
+        "temperature": 0.5,
+        "seed": 7,
+    }
+    for bad in (("--temperature", "-1"), ("--temperature", "nan"), ("--seed", "x"), ("--max-new-tokens", "0")):
+        with pytest.raises(SystemExit):
+            main([*short, *bad])
+
+
+def test_a_chat_that_is_too_long_says_which_options_there_are(folders: dict[str, str], capsys: Capture):
+    asked = ["chat", folders["chat"], "Colour?", "--media", folders["red.png"], "--max-length", "9"]
+    assert main(asked) == 2
+    printed = capsys.readouterr().err
+    for name in ("--max-length", "--hd-num", "--on-overflow"):
+        assert name in printed
+        with pytest.raises(SystemExit):
+            main(["chat", "--help"])
+        assert name in capsys.readouterr().out
+
+
+def test_a_chat_model_without_numbers_is_named(folders: dict[str, str], capsys: Capture):
+    for how in ([], ["--temperature", "1"]):
+        assert main(["chat", folders["broken-chat"], "Colour?", *how]) == 2
+        assert "logit nan: no number" in capsys.readouterr().err
 
 
 def test_show_prints_the_rows_of_a_table(tmp_path: Path, capsys: Capture):

@@ -1,6 +1,7 @@
 """A model and its processor in one folder."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -84,6 +85,37 @@ def suppress_control(model: IXCPreTrainedModel, processor: IXCProcessor) -> None
     if isinstance(model, IXCForCausalLM) and model.generation_config is not None:
         unsampled = unsampled_ids(processor.tokenizer, model.config.vocab_size)
         model.generation_config.suppress_tokens = unsampled
+
+
+def stored(name: str | Path, revision: str | None = None, cache_dir: str | Path | None = None) -> Path:
+    """The folder of a model: itself, or a snapshot in the local cache of Hugging Face; nothing is fetched.
+
+    Raises:
+        BadCheckpoint: neither is there.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(name), revision=revision, cache_dir=cache_dir, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError) as error:
+        form = "no such folder, and none of this name in the local cache of Hugging Face"
+        raise BadCheckpoint(f"{name}: {form}; nothing is fetched here: `hf download {name}`") from error
+
+
+def one_device(told: str | int | torch.device | Mapping[str, Any] | None) -> str | torch.device:
+    """The device of a `device_map`.
+
+    Raises:
+        ValueError: it names several.
+    """
+    places = set(told.values()) if isinstance(told, Mapping) else {told}
+    if len(places) != 1:
+        raise ValueError(f"device_map: {told!r}: a model lives on one device here; name it")
+    [place] = places
+    return f"cuda:{place}" if isinstance(place, int) else place or "cpu"
 
 
 def processor_of(folder: Path, model: IXCPreTrainedModel) -> IXCProcessor:

@@ -83,6 +83,15 @@ class Dropped(NamedTuple):
     """Tiles that its pictures were shrunk to."""
 
 
+class Reading(NamedTuple):
+    """A conversation without a batch around it."""
+
+    ids: list[int]
+    pictures: list[Picture]
+    """In reading order; a picture that several conversations show is one object."""
+    dropped: Dropped
+
+
 class IXCBatch(BatchFeature):
     """`input_ids` and `attention_mask` [B, T]; with pictures, `pixel_values` [N, 3, S, S] and `tile_grids` [P, 2].
 
@@ -318,6 +327,34 @@ class IXCProcessor(ProcessorMixin):
             data["pixel_values"] = torch.cat([picture.tiles for picture in pictures])
             data["tile_grids"] = torch.tensor([[p.rows, (len(p.tiles) - 1) // p.rows] for p in pictures])
         return IXCBatch(data, [draft.dropped for draft in drafts])
+
+    def with_options(self, **changes: Any) -> "IXCProcessor":
+        """The same tokenizer under options of which some differ; a `hd_num` given here holds for several images too.
+
+        Raises:
+            BadProcessor: an unknown option or a bad value.
+        """
+        options: dict[str, Any] = asdict(self.options)
+        if "hd_num" in changes:
+            options["hd_num_several"] = None
+        return type(self)(self.tokenizer, **{**options, **changes})
+
+    def read(
+        self, messages: Conversation, media: Sequence[tuple[Kind, Any]], seen: dict[Any, Any], for_reward: bool = True
+    ) -> "Reading":
+        """One conversation of many that share their images and videos, which are decoded and cut into tiles once.
+
+        Args:
+            media: kind and source of each, as in `__call__`.
+            seen: what was decoded so far; the same dictionary, at first empty, for all conversations that share.
+
+        Raises:
+            As `__call__`.
+        """
+        draft = self._draft(messages, media, for_reward, self.options, seen)
+        ids = draft.layout.ids(draft.counts, self.ids["image"])
+        pictures = [self._tiles(draft.shown[n], draft.hd_num) for n in draft.layout.pictures()]
+        return Reading(ids, pictures, draft.dropped)
 
     def _draft(
         self,

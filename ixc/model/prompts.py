@@ -60,6 +60,9 @@ def _parse(message: Message, where: str, places: bool) -> Said:
         message = {"role": message.role, "content": message.content}
     if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
         raise BadConversation(f'{where}: {message!r:.80}: give {{"role": ..., "content": ...}}')
+    if unknown := [key for key, value in message.items() if key not in ("role", "content") and value]:
+        form = "it would not be read; images and videos go beside the messages, or into the content as parts"
+        raise BadConversation(f"{where}: unknown key {unknown[0]!r}: {form}")
     role, content = message["role"], message["content"]
     if role not in ROLES:
         raise BadConversation(f"{where}: role {role!r}: one of {', '.join(ROLES)}")

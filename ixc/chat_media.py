@@ -1,0 +1,164 @@
+"""What an image or video of a chat may be given as: a path, a data URL, bytes, frames, or the row's own bytes."""
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.request import url2pathname
+
+from ixc.media import BadMedia
+from ixc.model.inputs import Kind, is_film
+
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_DATA = re.compile(r"data:([^,;]*)((?:;[^,;]*)*),", re.IGNORECASE)
+_HELD = ("bytes", "base64", "data", "url", "path", "image", "video")
+"""Keys of an object that stands for an image or video, the first that is not null counts."""
+_BESIDE = ("bytes", "path", "type", "media_type", "detail")
+_STILLS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
+"""Image formats in the container of MP4."""
+
+
+@dataclass(frozen=True, eq=False)
+class Video:
+    """A video that is no file with a video's suffix: its bytes, a list of frames, or an array [T, H, W, C]."""
+
+    source: Any
+
+
+class Medium(NamedTuple):
+    """An image or video of a chat; `source` as `opened` takes it."""
+
+    kind: Kind
+    source: Any
+
+
+def read_medium(given: Any, kind: Kind | None, base: Path | None) -> Medium:
+    """An image or video from whatever the field writes it as.
+
+    Args:
+        given: a path, `file:` or data URL; bytes; an object with `bytes` and `path` (`datasets`), `url` (OpenAI) or
+            `data` (Anthropic); an image in memory; a list of frames; a `Video`.
+        kind: what its key says; none: what it looks like.
+        base: the folder where relative paths start; none: the working directory.
+
+    Raises:
+        BadMedia: an address that would have to be fetched, or none of these forms.
+    """
+    if isinstance(given, Video):
+        return read_medium(given.source, "video", base)
+    if isinstance(given, Mapping):
+        return read_medium(_held(given), kind, base)
+    if isinstance(given, str | PathLike):
+        return _named(str(given), kind, base) if isinstance(given, str) else _of_path(Path(given), kind, base)
+    return _in_memory(given, kind, base)
+
+
+def _in_memory(given: Any, kind: Kind | None, base: Path | None) -> Medium:
+    """Frames, bytes or an image object."""
+    if isinstance(given, list | tuple):
+        if kind == "image":
+            raise BadMedia(f"{given!r:.80}: a list where one image belongs; give its frames as a video")
+        return Medium("video", [read_medium(frame, "image", base).source for frame in given])
+    if isinstance(given, bytes | bytearray | memoryview):
+        given = bytes(given)
+        return Medium("video" if kind == "video" or _is_film(given) else "image", given)
+    if given is None or isinstance(given, bool | int | float):
+        raise BadMedia(f"{given!r}: no {kind or 'image or video'}; give a path, a data URL or bytes")
+    return Medium(kind or "image", given)
+
+
+def _named(text: str, kind: Kind | None, base: Path | None) -> Medium:
+    """A path or URL as text; a data URL is decoded only when the chat's turn comes."""
+    if text[:5].lower() == "data:":
+        head = text[:30].lower()
+        by_type: Kind = "video" if head.startswith("data:video/") else "image"
+        if kind is None and not head.startswith(("data:video/", "data:image/")):
+            by_type = "video" if _is_film(_from_data_url(text)) else "image"
+        return Medium("video" if "video" in (kind, by_type) else "image", text)
+    if text[:5].lower() == "file:":
+        parts = urlsplit(text)
+        return _of_path(Path(url2pathname(parts.netloc.removeprefix("localhost") + parts.path)), kind, base)
+    if _ADDRESS.match(text):
+        form = "an address; nothing is fetched here: download it, give its path or a data URL"
+        raise BadMedia(f"{text[:80]!r}: {form}")
+    if not text:
+        raise BadMedia(f"'': no {kind or 'image or video'}; give a path, a data URL or bytes")
+    return _of_path(Path(text), kind, base)
+
+
+def _of_path(path: Path, kind: Kind | None, base: Path | None) -> Medium:
+    return Medium("video" if kind == "video" or is_film(path) else "image", path if base is None else base / path)
+
+
+def _held(given: Mapping[str, Any]) -> Any:
+    """What an object holds: `{"bytes", "path"}`, `{"url"}`, `{"type": "base64", "media_type", "data"}`."""
+    known = {key: value for key, value in given.items() if value is not None}
+    names = [name for name in _HELD if name in known]
+    unknown = [key for key in known if key not in (*names[:1], *_BESIDE)]
+    if not names or unknown:
+        at_fault = f"unknown key {unknown[0]!r}" if unknown else "neither path, url nor bytes"
+        raise BadMedia(f"{dict(given)!r:.80}: {at_fault}; give a path, a data URL or bytes")
+    value = known[names[0]]
+    if isinstance(value, str) and (names[0] in ("bytes", "base64", "data")) and value[:5].lower() != "data:":
+        return f"data:{known.get('media_type', '')};base64,{value}"
+    return value
+
+
+def opened(medium: Medium) -> Any:
+    """What the processor takes: data URLs become bytes, an array of frames a list.
+
+    Raises:
+        BadMedia: a data URL that is none.
+    """
+    return _opened(medium.source, medium.kind)
+
+
+def _opened(source: Any, kind: Kind) -> Any:
+    if isinstance(source, str) and source[:5].lower() == "data:":
+        return _from_data_url(source)
+    if isinstance(source, list):
+        return [_opened(frame, "image") for frame in source]
+    if kind == "video" and getattr(source, "ndim", 0) == 4:
+        return list(source)
+    return source
+
+
+def _from_data_url(url: str) -> bytes:
+    """The bytes in `data:image/png;base64,...` (RFC 2397); both alphabets of base64 are read."""
+    head = _DATA.match(url)
+    if head is None:
+        raise BadMedia(f"{url[:40]!r}: no data URL; write data:image/png;base64,...")
+    body = url[head.end() :]
+    if "base64" not in head[2].lower().split(";"):
+        return unquote_to_bytes(body)
+    plain = "".join(body.split()).translate(str.maketrans("-_", "+/")).rstrip("=")
+    try:
+        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadMedia(f"{url[:40]!r}: no base64 ({error}); encode the file again") from error
+
+
+def medium_key(medium: Medium) -> Any:
+    """What tells one image or video from another: its path, its bytes, or the objects themselves."""
+    source = medium.source
+    if isinstance(source, list):
+        return (medium.kind, *(medium_key(Medium("image", frame)) for frame in source))
+    return medium.kind, source if isinstance(source, str | Path | bytes) else id(source)
+
+
+def _is_film(data: bytes) -> bool:
+    """Whether bytes begin as a video does.
+
+    >>> _is_film(b"\\0\\0\\0\\x18ftypisom"), _is_film(b"\\x89PNG")
+    (True, False)
+    """
+    if data[4:8] == b"ftyp":
+        return data[8:12] not in _STILLS
+    if data[:4] == b"RIFF":
+        return data[8:12] == b"AVI "
+    return data.startswith((b"\x1a\x45\xdf\xa3", b"\x30\x26\xb2\x75", b"FLV\x01", b"\0\0\x01\xba", b"\0\0\x01\xb3"))
