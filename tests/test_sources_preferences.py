@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from test_sources import paint, write
 
-from ixc.sources import READERS, BadOption, Refused, Row
+from ixc.sources import READERS, BadOption, File, Refused, Row
 from ixc.sources.conversations import pair, place, turns
 from ixc.sources.llava_critic import better
 from ixc.sources.native import Unusable
@@ -406,7 +406,8 @@ def test_answers_without_any_prompt_are_refused(answers: tuple[Any, Any]):
 
 def test_trls_messages_with_parts_are_read():
     parts = [{"type": "image"}, {"type": "text", "text": "What?"}]
-    assert turns([{"role": "user", "content": parts}])[0].content == "<ImageHere>What?"
+    prompt = turns([{"role": "user", "content": [*parts, {"type": "text", "text": " <image>"}]}])
+    assert place(prompt, [File(kind="image")])[0].content == "What? <image>"
 
 
 def test_marks_and_pictures_have_to_agree(tmp_path: Path):

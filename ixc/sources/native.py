@@ -1,5 +1,6 @@
 """Native files, row by row: what is broken is refused with its place and a remedy, and the rest goes on."""
 
+import re
 import reprlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from ixc.sources import BadSource, File, Refused, Row
 from ixc.sources.forms import Numbered, Record, as_record, document, lines, records
 from ixc.sources.hub import Hub, stream
+from ixc.sources.inline import inline, suffix_of
 from ixc.sources.splits import held_out
 
 __all__ = ["Entry", "Make", "Numbered", "Origin", "Record", "Unusable", "attempt", "document", "each", "find", "home"]
@@ -161,22 +163,34 @@ def take(record: Record, name: str, kind: type[T]) -> T:
 
 
 def media(folder: Path | None, value: Any, kind: Literal["image", "video"]) -> File:
-    """A file below `folder`, or one that the row brings along: its bytes, or `{"bytes", "path"}`.
+    """A file below `folder`, or one that the row brings along: bytes, `{"bytes", "path"}`, a data URL or base64.
 
     Raises:
-        Unusable: it is missing, is neither, or its name leads out of the folder.
+        Unusable: it is missing, is none of these, or its name leads out of the folder.
     """
-    if isinstance(value, dict):
-        data, value = value.get("bytes"), value.get("path")
-        if data:
-            return File(kind=kind, data=data, suffix=Path(value or "").suffix)
-    if isinstance(value, bytes) and value:
-        return File(kind=kind, data=value)
-    if not isinstance(value, str) or not value:
-        raise Unusable(f"{kind}: {reprlib.repr(value)}: neither bytes nor a file's name; add it or remove the row")
+    named = value.get("path") if isinstance(value, dict) else value
+    if data := _data(value.get("bytes") if isinstance(value, dict) else value, folder):
+        suffix = Path(named).suffix if isinstance(value, dict) and isinstance(named, str) else ""
+        return File(kind=kind, data=data, suffix=suffix or (suffix_of(data) if kind == "video" else ""))
+    if not isinstance(named, str) or not named:
+        raise Unusable(f"{kind}: {reprlib.repr(named)}: neither bytes nor a file's name; add it or remove the row")
+    if re.match("https?://", named):
+        raise Unusable(f"{reprlib.repr(named)}: an address on the web; download it and give its name below the folder")
     if folder is None:
-        raise Unusable(f"{reprlib.repr(value)}: the hub gives only this name; download the data set and set `path`")
-    return File(kind=kind, path=_below(folder, value))
+        raise Unusable(f"{reprlib.repr(named)}: the hub gives only this name; download the data set and set `path`")
+    return File(kind=kind, path=_below(folder, named))
+
+
+def _data(value: Any, folder: Path | None) -> bytes | None:
+    """The bytes that a value is, or stands for; None for a name."""
+    if not isinstance(value, str):
+        return value if isinstance(value, bytes) and value else None
+    try:
+        data = inline(value)
+    except ValueError as error:
+        raise Unusable(str(error)) from error
+    is_name = data and folder and len(value) < 256 and ":" not in value and (folder / value).is_file()
+    return None if is_name else data
 
 
 def _below(folder: Path, name: str) -> Path:
