@@ -11,8 +11,9 @@ from ixc.sources import File
 from ixc.sources.native import Unusable
 
 _MARK = re.compile(r"<(?:image|image-placeholder|ImageHere|video)>")
-IMAGE_PART, VIDEO_PART = "\ufdd0", "\ufdd1"
-"""Where a turn of parts has a picture or film, until `place`: no text holds these code points."""
+IMAGE_PART, VIDEO_PART, _OF_PARTS = "\ufdd0", "\ufdd1", "\ufdd2"
+"""Until `place`: where a turn of parts has a picture or film, and that a turn is of parts. No text holds such a code
+point, and in a turn of parts `<image>` is a word like any other."""
 _PART_MARK = re.compile(f"[{IMAGE_PART}{VIDEO_PART}]")
 _PARTS = {"image": IMAGE_PART, "image_url": IMAGE_PART, "video": VIDEO_PART, "video_url": VIDEO_PART}
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
@@ -50,7 +51,7 @@ def pair(prompt: Any, chosen: Any, rejected: Any) -> Pair:
     """
     if prompt is None and isinstance(chosen, str) and isinstance(rejected, str):
         return dialogues(chosen, rejected) if _SPEAKER.match(chosen) else _texts(chosen, rejected)
-    (before, first), (other, second) = _ended(chosen), _ended(rejected)
+    (before, first), (other, second) = ended(chosen), ended(rejected)
     if not first.strip() and not second.strip():
         raise Unusable("two empty answers; fill them in or remove the row")
     if before != other and ((before and other) or _goes_on(before) or _goes_on(other)):
@@ -97,20 +98,8 @@ def _texts(chosen: str, rejected: str) -> Pair:
     return Pair(turns(chosen[:length]), chosen[length:], rejected[length:])
 
 
-def _ended(value: Any) -> tuple[tuple[Turn, ...], str]:
-    """What comes before an answer, and the answer."""
-    if isinstance(value, str):
-        return (), value
-    *before, last = turns(value)
-    if last.role != "assistant":
-        raise Unusable("an answer that does not end with the assistant's turn; correct the row")
-    if _PART_MARK.search(last.content):
-        raise Unusable("an answer that shows a picture or film; only prompts can: remove the row")
-    return tuple(before), last.content
-
-
 def ended(value: Any) -> tuple[tuple[Turn, ...], str]:
-    """The turns before the last one, and the answer: of a conversation that ends with the assistant's turn, or a text.
+    """The turns before an answer, and the answer: of a conversation that ends with the assistant's turn, or a text.
 
     >>> ended([{"from": "human", "value": "Hi."}, {"from": "gpt", "value": ""}])[1]
     ''
@@ -118,7 +107,14 @@ def ended(value: Any) -> tuple[tuple[Turn, ...], str]:
     Raises:
         Unusable: it ends with another turn, or with one that shows a picture.
     """
-    return _ended(value)
+    if isinstance(value, str):
+        return (), value
+    *before, last = turns(value)
+    if last.role != "assistant":
+        raise Unusable("an answer that does not end with the assistant's turn; correct the row")
+    if _PART_MARK.search(last.content):
+        raise Unusable("an answer that shows a picture or film; only prompts can: remove the row")
+    return tuple(before), last.content.removeprefix(_OF_PARTS)
 
 
 def dialogue(text: str) -> tuple[Turn, ...]:
@@ -158,7 +154,7 @@ def _turn(turn: Any) -> Turn:
         raise Unusable(f"{reprlib.repr(turn)}: no turn whose role is one of {', '.join(_ROLES)}; correct it")
     content = turn.get("content", turn.get("value"))
     if isinstance(content, list):
-        content = "".join(map(_part, content))
+        content = _OF_PARTS + "".join(map(_part, content))
     if not isinstance(content, str):
         raise Unusable(f"{reprlib.repr(turn)}: a turn without a text; add it or remove the row")
     return Turn(role=role, content=content)
@@ -214,8 +210,8 @@ def ordered(prompt: Sequence[Turn], files: Sequence[File]) -> tuple[File, ...]:
 
 
 def _pattern(prompt: Sequence[Turn]) -> re.Pattern[str]:
-    """What marks a picture: where parts do, `<image>` is a word like any other."""
-    return _PART_MARK if any(_PART_MARK.search(turn.content) for turn in prompt) else _MARK
+    """What marks a picture."""
+    return _PART_MARK if any(turn.content.startswith(_OF_PARTS) for turn in prompt) else _MARK
 
 
 def _marks(prompt: Sequence[Turn], turn: Turn) -> list[str]:
@@ -238,13 +234,14 @@ def place(prompt: Sequence[Turn], files: Sequence[File]) -> tuple[Turn, ...]:
     marks = sum(len(pattern.findall(turn.content)) for turn in prompt)
     if marks != len(files) and (not files or marks > 1):
         raise Unusable(f"the prompt marks {marks} pictures, the row has {len(files)}; correct it")
+    prompt = [replace(turn, content=turn.content.removeprefix(_OF_PARTS)) for turn in prompt]
     if len(files) > 1 and marks <= 1:
         listed = "".join(f"Image{number} {PLACEHOLDER}; " for number in range(1, len(files) + 1))
         return _opened_by(listed, [replace(turn, content=pattern.sub("", turn.content).strip()) for turn in prompt])
     placed = [replace(turn, content=pattern.sub(PLACEHOLDER, turn.content)) for turn in prompt]
     if len(files) == 1:
         first = _first_question(placed)
-        placed[first] = _without_edges(placed[first])
+        placed[first] = _opening(placed[first]) if pattern is _PART_MARK else _without_edges(placed[first])
     return tuple(placed)
 
 
@@ -255,8 +252,12 @@ def unshown(prompt: Sequence[Turn]) -> tuple[Turn, ...]:
         Unusable: one of its parts is a picture or film.
     """
     if any(_PART_MARK.search(turn.content) for turn in prompt):
-        raise Unusable("a turn shows a picture or film, in a set that has none; map its column or remove the row")
-    return tuple(prompt)
+        raise Unusable("a turn shows a picture or film, and the row has none; map its column or remove the row")
+    return tuple(replace(turn, content=turn.content.removeprefix(_OF_PARTS)) for turn in prompt)
+
+
+def _opening(turn: Turn) -> Turn:
+    return replace(turn, content=turn.content.removeprefix(PLACEHOLDER))
 
 
 def _first_question(prompt: Sequence[Turn]) -> int:

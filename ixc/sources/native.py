@@ -169,7 +169,7 @@ def media(folder: Path | None, value: Any, kind: Literal["image", "video"]) -> F
         Unusable: it is missing, is none of these, or its name leads out of the folder.
     """
     named = value.get("path") if isinstance(value, dict) else value
-    if data := _data(value.get("bytes") if isinstance(value, dict) else value, folder):
+    if data := _data((value.get("bytes") or named) if isinstance(value, dict) else value, folder):
         suffix = Path(named).suffix if isinstance(value, dict) and isinstance(named, str) else ""
         return File(kind=kind, data=data, suffix=suffix or (suffix_of(data) if kind == "video" else ""))
     if not isinstance(named, str) or not named:
