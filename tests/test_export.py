@@ -24,7 +24,8 @@ from ixc.samples import Media, Sample, Turn, Verdict, answer, read_samples, writ
 from ixc.sources import File
 from ixc.sources.embedded.films import encode
 
-FORMS = pytest.mark.parametrize("form", get_args(Form))
+EVERY: tuple[Form, ...] = get_args(Form)
+FORMS = pytest.mark.parametrize("form", EVERY)
 
 
 def pair(id: str, *prompt: str, media: tuple[Media, ...] = (), **changes: Any) -> Sample:
@@ -208,7 +209,7 @@ def test_an_altered_picture_is_refused(tmp_path: Path, store: dict[str, Media]):
 def test_an_earlier_export_is_replaced_and_nothing_else(tmp_path: Path):
     source, own = written(tmp_path, [pair("a", "Why?")]), tmp_path / "own"
     own.mkdir()
-    for form in get_args(Form):
+    for form in EVERY:
         export(source, form, own, tmp_path / "media")
     assert sorted(file.name for file in own.iterdir()) == ["README.md", "refused.csv", "train.parquet"]
     (own / "README.md").write_text("# My notes")

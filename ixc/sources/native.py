@@ -11,6 +11,7 @@ from ixc.sources import BadSource, File, Refused, Row
 from ixc.sources.forms import Numbered, Record, as_record, document, lines, records
 from ixc.sources.hub import Hub, stream
 from ixc.sources.inline import inline, suffix_of
+from ixc.sources.phrases import blank
 from ixc.sources.splits import held_out
 
 __all__ = ["Entry", "Make", "Numbered", "Origin", "Record", "Unusable", "attempt", "document", "each", "find", "home"]
@@ -157,7 +158,7 @@ def take(record: Record, name: str, kind: type[T]) -> T:
     value = record[name]
     if not isinstance(value, kind):
         raise Unusable(f"{name}: {reprlib.repr(value)}: expected {kind.__name__}")
-    if isinstance(value, str) and not value.strip():
+    if isinstance(value, str) and blank(value):
         raise Unusable(f"{name}: empty; fill it in or remove the row")
     return value
 

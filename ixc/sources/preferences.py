@@ -60,6 +60,8 @@ class Columns:
 PLAIN = Columns()
 TEXTS = Columns(images="", videos="")
 """Of a set without pictures and films."""
+Kind = Literal["image", "video"]
+KINDS: tuple[Kind, ...] = ("image", "video")
 _CONVERSATIONS = ("conversations", "messages")
 _WORSE = ("rejected_response", "rejected_messages")
 
@@ -73,7 +75,7 @@ class _Parts(NamedTuple):
     answer: str | None = None
     read: tuple[str, ...] = ()
     """The columns that it stood in."""
-    carried: tuple[tuple[Literal["image", "video"], Any], ...] = ()
+    carried: tuple[tuple[Kind, Any], ...] = ()
     """Media in the turns themselves."""
 
 
@@ -96,7 +98,7 @@ def row(entry: Entry, columns: Columns, domain: Domain, ignore: Collection[str] 
         Unusable: a field is missing, not of a form that is known, or could carry something and is not read.
     """
     record, found = entry.record, _parts(entry.record, columns)
-    shown = [(kind, name) for kind in ("image", "video") if (name := _media_column(record, columns, kind))]
+    shown = [(kind, name) for kind in KINDS if (name := _media_column(record, columns, kind))]
     read = (*found.read, columns.id, columns.domain, columns.system, *(name for _, name in shown))
     refuse_unmapped(record, read, ignore)
 
@@ -109,7 +111,7 @@ def row(entry: Entry, columns: Columns, domain: Domain, ignore: Collection[str] 
         domain=_domain(record.get(columns.domain) or domain),
         prompt=place(prompt, files) if columns.images or columns.videos else unshown(prompt),
         media=files,
-        gold=Gold(check="open", value=found.answer, answer=found.answer) if _is_reference(found, columns) else None,
+        gold=_reference(found, columns),
         chosen=found.chosen,
         rejected=found.rejected,
         answer=found.answer,
@@ -118,9 +120,11 @@ def row(entry: Entry, columns: Columns, domain: Domain, ignore: Collection[str] 
     )
 
 
-def _is_reference(found: _Parts, columns: Columns) -> bool:
-    """Whether the answer stands beside its prompt; the last turn of a conversation may be as bad as it likes."""
-    return bool(found.answer) and columns.answer in found.read
+def _reference(found: _Parts, columns: Columns) -> Gold | None:
+    """An answer that stands beside its prompt; the last turn of a conversation may be as bad as it likes."""
+    if not found.answer or columns.answer not in found.read:
+        return None
+    return Gold(check="open", value=found.answer, answer=found.answer)
 
 
 # The forms of a record
@@ -200,7 +204,7 @@ def _domain(value: Any) -> Domain:
 # Media
 
 
-def _media_column(record: Record, columns: Columns, kind: Literal["image", "video"]) -> str:
+def _media_column(record: Record, columns: Columns, kind: Kind) -> str:
     """The column of pictures or films: `images`, or, where that is not there, `image`; empty where there is none."""
     name = columns.images if kind == "image" else columns.videos
     return kind if name == f"{kind}s" and record.get(name) is None and record.get(kind) is not None else name
@@ -208,10 +212,12 @@ def _media_column(record: Record, columns: Columns, kind: Literal["image", "vide
 
 def _files(
     entry: Entry,
-    shown: list[tuple[Literal["image", "video"], str]],
-    in_turns: tuple[tuple[Literal["image", "video"], Any], ...],
+    shown: list[tuple[Kind, str]],
+    in_turns: tuple[tuple[Kind, Any], ...],
 ) -> tuple[File, ...]:
-    in_columns = [(kind, value) for kind, name in shown for value in several(entry.record.get(name))]
+    in_columns: list[tuple[Kind, Any]] = [
+        (kind, value) for kind, name in shown for value in several(entry.record.get(name))
+    ]
     if in_columns and in_turns:
         names = " and ".join(name for _, name in shown)
         raise Unusable(f"pictures or films both in the turns and in {names}; remove one of the two")

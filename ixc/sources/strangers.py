@@ -17,7 +17,7 @@ from ixc.sources.phrases import blank
 _MEDIA = "image img picture photo pixel video film movie audio sound speech voice media attachment screenshot".split()
 _ANSWER = "answer response completion chosen reject accept prefer output reply candidate solution message".split()
 _ANSWER += "conversation dialog assistant".split()
-_PROMPT = "system history instruction input query question context tool function object".split()
+_PROMPT = "prompt system history instruction input query question context tool function object".split()
 _MEDIA_WORDS = set("pic pics clip clips frame frames wav mp3 pdf".split())
 _ABOUT = set(
     "id ids idx index model models score scores rating ratings rank type types source sources count counts num number "

@@ -17,6 +17,7 @@ from ixc.sources import File, Refused, Row, forms
 from ixc.sources.forms import TOO_LONG, Numbered, Record, bounded, oversized, unrepeated
 from ixc.sources.hub import Hub, stream
 from ixc.sources.native import Origin, Unusable, attempt, find, home, media
+from ixc.sources.phrases import blank
 
 Keyed = Iterator[tuple[str, Any] | Refused]
 """(key, value) of each record: the key of a JSON mapping, else the number of the line or row, from 1."""
@@ -291,6 +292,6 @@ def texts(record: Record, name: str) -> list[str]:
     if not isinstance(values, list) or not values:
         raise Unusable(f"{name}: {reprlib.repr(values)}: expected a list of texts; add it or remove the row")
     found = [str(value).strip() for value in values if isinstance(value, str | int | float)]
-    if len(found) < len(values) or not all(found):
+    if len(found) < len(values) or any(map(blank, found)):
         raise Unusable(f"{name}: {reprlib.repr(values)}: expected texts, none of them empty; correct it")
     return found
