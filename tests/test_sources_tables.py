@@ -161,3 +161,9 @@ def test_a_quote_that_swallows_lines_says_which(tmp_path: Path):
     kept, [refused] = read(tmp_path / "x.csv", 'a,b\n1,2\n"3,4\n5,6\n7,8\n')
     assert kept == [("2", {"a": "1", "b": "2"})]
     assert refused[0] == "x.csv:3" and "lines 3 to 5 are one row by it" in refused[1]
+
+
+def test_a_key_that_is_there_twice_in_a_mapping_spoils_only_its_own_record(tmp_path: Path):
+    kept, refused = read(tmp_path / "x.json", '{"p": {"a": 1}, "q": {"a": [{"b": 1, "b": 2}]}, "r": {"a": 3}}')
+    assert kept == [("p", {"a": 1}), ("r", {"a": 3})]
+    assert refused == [("x.json:q", "not JSON (the key 'b' twice); correct it")]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TextIO
 
 from ixc.sources import File, Refused, Row, forms
-from ixc.sources.forms import TOO_LONG, Numbered, Record, bounded, oversized, unrepeated
+from ixc.sources.forms import TOO_LONG, Numbered, Record, RepeatedKey, bounded, oversized, unrepeated
 from ixc.sources.hub import Hub, stream
 from ixc.sources.native import Origin, Unusable, attempt, find, home, media
 from ixc.sources.phrases import blank
@@ -231,21 +231,48 @@ def _list(line: bytes | None, where: str) -> list[Any] | Refused | None:
 def _json(file: Path, name: str, single: bool) -> Keyed:
     """The values of a JSON object, or the object itself."""
     reason = oversized(file)
-    content = Refused(where=name, reason=reason) if reason else _parsed(file.read_bytes(), name)
+    content = Refused(where=name, reason=reason) if reason else _parsed(file.read_bytes(), name, _marked)
+    if isinstance(content, _Repeated):
+        content = Refused(where=name, reason=f"not JSON ({content.fault}); correct it")
     if isinstance(content, Refused):
         yield content
     elif isinstance(content, dict):
-        yield from [("", content)] if single else content.items()
+        for key, value in [("", content)] if single else content.items():
+            fault = _repeated(value)
+            yield Refused(where=f"{name}:{key}", reason=f"not JSON ({fault}); correct it") if fault else (key, value)
     else:
         yield Refused(where=name, reason="neither a list nor an object; is it the data set's file?")
     if content == {}:
         yield _no_rows(name)
 
 
-def _parsed(text: bytes, where: str) -> Any:
+class _Repeated(dict[str, Any]):
+    """An object that has a key twice; it spoils only the record that it is in."""
+
+    fault = ""
+
+
+def _marked(pairs: list[tuple[str, Any]]) -> Record:
+    try:
+        return unrepeated(pairs)
+    except RepeatedKey as error:
+        record = _Repeated(pairs)
+        record.fault = str(error)
+        return record
+
+
+def _repeated(value: Any) -> str:
+    """What is wrong with the keys of a value, or of any within it; empty for nothing."""
+    if isinstance(value, _Repeated):
+        return value.fault
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next(filter(None, map(_repeated, inner)), "")
+
+
+def _parsed(text: bytes, where: str, hook: Callable[[list[tuple[str, Any]]], Record] = unrepeated) -> Any:
     """A JSON text, or why it is none."""
     try:
-        value = json.loads(text.decode("utf-8-sig"), object_pairs_hook=unrepeated)
+        value = json.loads(text.decode("utf-8-sig"), object_pairs_hook=hook)
         if rb"\ud" in text.lower():
             json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair is no text
     except UnicodeError:
