@@ -9,9 +9,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 from ixc.cli_options import Version, as_options, count, model_options, seed, table_options, temperature
+from ixc.export import Form, export
 from ixc.show import FILTERS
 from ixc.show import show as print_rows
 
@@ -80,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
         "target", type=Path, help="a new folder, or a checkpoint that ixc wrote: it is replaced"
     )
     convert_parser.add_argument("--json", action="store_true", help="print JSON")
+    _export_options(commands)
     return top
 
 
@@ -95,6 +97,15 @@ def _command(
     command = commands.add_parser(name, help=help, description=help)
     command.set_defaults(run=run)
     return command
+
+
+def _export_options(commands: Any) -> None:
+    command = _command(commands, "export", export_pairs, "pairs with their pictures and films, for another trainer")
+    command.add_argument("pairs", type=Path, help="data/pairs/train.parquet, ...")
+    command.add_argument("--to", required=True, choices=get_args(Form), help="the trainer that is to read them")
+    command.add_argument("--out", required=True, type=Path, help="a new folder, or an earlier export: it is replaced")
+    command.add_argument("--media-root", type=Path, default=Path("data/media"), help="the folder of their media")
+    command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _api() -> ModuleType:
@@ -290,6 +301,12 @@ def convert(options: argparse.Namespace) -> None:
     """Official to ours, or ours to official, by what the source is; says which keys were new or ignored."""
     report = _api().convert(options.source, options.target)
     _print(options, report, [f"{what}: {', '.join(names) or 'none'}" for what, names in report.items()])
+
+
+def export_pairs(options: argparse.Namespace) -> None:
+    """Write pairs as another trainer reads them; says how many."""
+    counts = export(options.pairs, options.to, options.out, options.media_root)
+    _print(options, counts, [f"{options.out}: {counts['exported']:,} pairs; see README.md there"])
 
 
 def _chats(options: argparse.Namespace) -> list[Any]:

@@ -1,4 +1,7 @@
-"""Stage `collect`: rows of every source in; prompts, ready pairs, a corpus and their media out."""
+"""Stage `collect`: rows of every source in; prompts, ready pairs, a corpus and their media out.
+
+The corpus holds the rows of the sources that are for it, all of them, and the held-out prompts' reference answers.
+"""
 
 import hashlib
 import shutil
@@ -22,6 +25,7 @@ from ixc.mixture import draw, ticket
 from ixc.params import CollectParams, MixtureParams, SourceParams
 from ixc.samples import (
     SCHEMA,
+    Role,
     Sample,
     answer,
     copying,
@@ -50,6 +54,7 @@ class Source(NamedTuple):
     admitted: bool
     """By `collect.licences`."""
     respect_splits: bool
+    role: Role | None
     rows: Iterator[Row | Refused]
     part: str
     """What its samples are kept under until the run ends: another for everything that they depend on."""
@@ -128,7 +133,7 @@ def _source(source: SourceParams, index: int, params: CollectParams) -> Source:
     admitted = commercial or params.licences == "any"
     rows = _rows(source, key, params) if admitted else iter(())
     part = _digest(source, params) if source.path or source.hub else str(index)  # without either, nothing is stale
-    return Source(source.called, licence, commercial, admitted, source.respect_splits, rows, part)
+    return Source(source.called, licence, commercial, admitted, source.respect_splits, source.role, rows, part)
 
 
 def _rows(source: SourceParams, key: str, params: CollectParams) -> Iterator[Row | Refused]:
@@ -231,7 +236,7 @@ def _take_in(source: Source, params: CollectParams, part: Path, store: Store) ->
         bind = stack.enter_context(quarantining(folder / BONDS, _BONDS))
         refuse = stack.enter_context(quarantining(folder / REFUSED, QUARANTINE))
         for item in track(source.rows, source.name):
-            sample = admitted(item, source.name, params, store, seen)
+            sample = admitted(item, source.name, source.role, params, store, seen)
             if isinstance(sample, Refused):
                 refuse((source.name, sample.where, sample.reason, "collect"))
             elif isinstance(item, Row):
@@ -304,15 +309,15 @@ def _give_out(
                 rows = batch.filter(pa.array(here == name))
                 copy(rows)
                 _count(name, rows, counts)
-                counts.update(f"kept/{source}" for source in rows["source"].to_pylist())
             rows = batch.filter(pa.array(here != "left_out"))
+            counts.update(f"kept/{source}" for source in rows["source"].to_pylist())
             kept = zip(rows["source"].to_pylist(), rows["split"].to_pylist(), strict=True)
             counts.update(f"held_out/{source}" for source, split in kept if split == "val")
             shown.update(file["path"] for files in rows["media"].to_pylist() for file in files)
-            references = _references(rows)
-            _count("corpus", references, counts)
-            for sample in decoded(references, outputs["corpus"]):
-                refer(_reference(sample))
+            cleanable = _cleanable(rows)
+            _count("corpus", cleanable, counts)
+            for sample in decoded(cleanable, outputs["corpus"]):
+                refer(sample if sample.role == "corpus" else _reference(sample))
     return shown
 
 
@@ -326,11 +331,20 @@ def _batches(parts: Sequence[Path], splits: np.ndarray) -> Iterator[tuple[int, p
             start += len(batch)
 
 
-def _references(rows: pa.RecordBatch) -> pa.RecordBatch:
-    """The held-out rows whose gold answer is known in full words."""
-    known = (gold is not None and gold["answer"] != "" for gold in rows["gold"].to_pylist())
-    wanted = [split == "val" and is_known for split, is_known in zip(rows["split"].to_pylist(), known, strict=True)]
+def _cleanable(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """The rows for the corpus, and the held-out prompts and pairs whose gold answer is known in full words."""
+    known = [gold is not None and gold["answer"] != "" for gold in rows["gold"].to_pylist()]
+    held_out = [split == "val" for split in rows["split"].to_pylist()]
+    wanted = [own or (out and has) for own, out, has in zip(_for_corpus(rows), held_out, known, strict=True)]
     return rows.filter(pa.array(wanted, pa.bool_()))
+
+
+def _for_corpus(rows: pa.RecordBatch) -> list[bool]:
+    """Whether each row has one answer, as `Sample.role` has it."""
+    return [bool(one) and not other for one, other in zip(*(rows[c].to_pylist() for c in _ANSWERS), strict=True)]
+
+
+_ANSWERS = ("chosen", "rejected")
 
 
 def _reference(sample: Sample) -> Sample:
@@ -340,7 +354,8 @@ def _reference(sample: Sample) -> Sample:
 
 def _count_left_out(rows: pa.RecordBatch, counts: Counter[str]) -> None:
     counts.update(f"left_out/{source}" for source in rows["source"].to_pylist())
-    counts.update(f"left_out/domain/{domain}" for domain in rows["domain"].to_pylist())
+    domains = zip(rows["domain"].to_pylist(), _for_corpus(rows), strict=True)
+    counts.update(f"left_out/domain/{domain}" for domain, for_corpus in domains if not for_corpus)
 
 
 def _count(name: str, rows: pa.RecordBatch, counts: Counter[str]) -> None:

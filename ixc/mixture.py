@@ -21,15 +21,19 @@ class Ticket(NamedTuple):
     source: str
     domain: str
     pile: str
-    """Samples that are trained on together: pairs or prompts, of one split."""
+    """Samples that are used together: pairs, prompts or corpus, of one split."""
     pictured: bool
+
+    @property
+    def is_trained_on(self) -> bool:
+        """Rows of the corpus are only cleaned."""
+        return not self.pile.startswith("corpus")
 
 
 def ticket(sample: Sample, seed: int) -> Ticket:
     """The ticket of a sample."""
     rank = hashlib.sha256(f"{seed}/{sample.id}".encode()).digest()[:8]
-    pile = f"{'pairs' if sample.chosen else 'prompts'}/{sample.split}"
-    return Ticket(rank, sample.source, sample.domain, pile, bool(sample.media))
+    return Ticket(rank, sample.source, sample.domain, f"{sample.role}/{sample.split}", bool(sample.media))
 
 
 def draw(tickets: Sequence[Ticket], params: MixtureParams) -> list[bool]:
@@ -48,7 +52,7 @@ def draw(tickets: Sequence[Ticket], params: MixtureParams) -> list[bool]:
     _check(tickets, params)
     kept = sorted(range(len(tickets)), key=lambda i: (tickets[i].rank, i))
     kept = _first(kept, lambda i: tickets[i].source, params.sources)
-    kept = _first(kept, lambda i: tickets[i].domain, params.domains)
+    kept = _first(kept, lambda i: tickets[i].domain if tickets[i].is_trained_on else None, params.domains)
     if params.pictures_per_text:
         kept = _first(kept, lambda i: tickets[i][3:], _in_step([tickets[i] for i in kept], params.pictures_per_text))
     chosen = set(kept)
@@ -59,7 +63,8 @@ def _check(tickets: Sequence[Ticket], params: MixtureParams) -> None:
     """Where each source has a number, and only pictures or none, nothing is left for `pictures_per_text` to decide."""
     kinds: defaultdict[str, set[bool]] = defaultdict(set)
     for each in tickets:
-        kinds[each.source].add(each.pictured)
+        if each.is_trained_on:
+            kinds[each.source].add(each.pictured)
     ratio, asked = params.pictures_per_text, params.sources
     if not ratio or params.domains or any(name not in asked or len(kind) > 1 for name, kind in kinds.items()):
         return
@@ -92,7 +97,8 @@ def _in_step(tickets: Sequence[Ticket], pictures_per_text: int) -> dict[tuple[st
     """How many with and without a picture each pile keeps."""
     there: defaultdict[str, Counter[bool]] = defaultdict(Counter)
     for each in tickets:
-        there[each.pile][each.pictured] += 1
+        if each.is_trained_on:
+            there[each.pile][each.pictured] += 1
     most = {}
     for pile, count in there.items():
         if count[True] and count[False]:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
-from ixc.samples import Domain
+from ixc.samples import Domain, Role
 from ixc.validation.reasons import Reason
 
 STRICT = ConfigDict(extra="forbid", hide_input_in_errors=True)
@@ -57,6 +57,10 @@ class SourceParams:
     tell; false: train on it all the same, but for `val_fraction` of it."""
     revision: str | None = None
     """A commit of the hub's data set; none: whatever is newest when `collect` runs."""
+    role: Role | None = None
+    """What its rows are for. `corpus`: every answer, empty ones too, goes to `clean`; `prompts`: only the questions are
+    kept, an answer as a reference; `pairs`: a row that is no pair is refused. None: as each row is, a pair with two
+    answers, a prompt without any or with a reference; a row with one answer more is refused, for it could be either."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Arguments of the reader, say `columns: {prompt: question}` of `preferences`; see its module."""
     commercial: bool | None = None
@@ -78,7 +82,10 @@ class SourceParams:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class MixtureParams:
-    """How much of what came in is kept: drawn by seed and id, so that a new source changes no other's draw."""
+    """How much of what came in is kept: drawn by seed and id, so that a new source changes no other's draw.
+
+    Rows for the corpus are not trained on: only their source's number counts for them.
+    """
 
     sources: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
     """Samples of a source at most, by its name; all of those that are not named. Official: a list of such numbers."""

@@ -1,7 +1,8 @@
 """The one record that travels the whole way, and its Parquet form.
 
-The columns follow TRL's conversational preference format, so that
-`datasets.load_dataset("parquet", data_files=...)` feeds other trainers unchanged.
+`prompt`, `chosen` and `rejected` are turns as TRL has them. The pictures and films are not in the file: `media` names
+them in the store, and `<ImageHere>` marks their places, which no other trainer looks for. `ixc export` writes pairs
+with their media as TRL, LLaMA-Factory and ms-swift read them.
 """
 
 import json
@@ -24,6 +25,8 @@ STRICT = ConfigDict(extra="forbid")
 
 Domain = Literal["instruction", "general", "text_rich", "reasoning", "video", "safety"]
 Modality = Literal["text", "image", "video"]
+Role = Literal["corpus", "prompts", "pairs"]
+"""What a sample is for: an answer to be cleaned, a question to be answered, two answers to learn from."""
 Check = Literal["match", "number", "choice", "chart", "vqa", "constraints", "open"]
 
 PLACEHOLDER = "<ImageHere>"
@@ -106,7 +109,12 @@ class Sample:
     rewards: tuple[float, ...] = ()
     """Rewards, in the order of `candidates`, or of (chosen, rejected)."""
     meta: dict[str, Any] = Field(default_factory=dict)
-    """What only one source or stage knows; JSON."""
+    """What only one source or stage knows; JSON. `meta.columns`: what else stood in the source's row."""
+
+    @property
+    def role(self) -> Role:
+        """What it is for, by the answers that it has."""
+        return "pairs" if self.rejected else "corpus" if self.chosen else "prompts"
 
 
 def answer(text: str) -> tuple[Turn, ...]:

@@ -18,8 +18,9 @@ from real import REAL, needs_real
 from ixc import collect
 from ixc.metrics import Metrics
 from ixc.params import CollectParams, MixtureParams, SourceParams
-from ixc.samples import Gold, Sample, Turn, Verdict, answer, read_samples
+from ixc.samples import Gold, Role, Sample, Turn, Verdict, answer, read_samples
 from ixc.sources import READERS, BadSource, File, Reader, Refused, Row
+from ixc.sources.embedded.films import encode
 from ixc.sources.hub import Hub
 from ixc.sources.licences import Licence
 
@@ -107,7 +108,7 @@ def test_every_row_is_kept_or_quarantined_with_a_reason(out: Outputs, feed, tmp_
             row("gone", media=(File(kind="image", path=gone),)),
             row("half", chosen="Yes."),
             row("mute", prompt=(Turn(role="user", content=" "),)),
-            row("open", gold=None),
+            row("one", gold=None, answer="Yes."),
         )
     )
     found = {(line["where"], line["reason"].split(";")[0].split("(")[0].strip()) for line in out.quarantine()}
@@ -118,10 +119,116 @@ def test_every_row_is_kept_or_quarantined_with_a_reason(out: Outputs, feed, tmp_
         ("made/gone", f"{gone}: no such file"),
         ("made/half", "a pair with one answer"),
         ("made/mute", "no question"),
-        ("made/open", "neither a pair nor a gold answer"),
+        ("made/one", "one answer, and what it is for is not clear"),
     }
     assert (metrics["rows/made"], metrics["kept/made"], metrics["quarantined/made"]) == (8, 1, 7)
     assert {line["stage"] for line in out.quarantine()} == {"collect"}
+
+
+# Roles
+
+
+UNSEEN = ["\0", "\u200b\u200d\ufeff", "\u2060 \t\x01", "\u3164", "\u0301", "\u00ad"]
+
+
+@pytest.mark.parametrize("text", UNSEEN)
+def test_a_text_that_nobody_sees_is_quarantined(out: Outputs, feed, text: str):
+    asked, said = (Turn(role="user", content=text),), {"gold": None, "chosen": text, "rejected": "No."}
+    rows = (row("asked", prompt=asked), row("said", **said), row("own", gold=None, answer=text))
+    out.run(feed(row("good"), *rows))
+    assert [line["reason"].split(";")[0].split(",")[0] for line in out.quarantine()] == [
+        "no question",
+        "a pair with one answer",
+        "an answer of characters that nobody sees",
+    ]
+
+
+def test_a_prompt_alone_is_a_prompt(out: Outputs, feed):
+    out.run(feed(row("open", gold=None)))
+    [prompt] = out.samples("prompts")
+    assert (prompt.id, prompt.gold, prompt.chosen) == ("made/open", None, ())
+
+
+SFT = {"gold": None, "answer": "Red."}
+PAIR = {"gold": None, "chosen": "Yes.", "rejected": "No."}
+
+
+@pytest.mark.parametrize(
+    ("role", "kind", "prompts", "pairs", "corpus"),
+    [
+        (None, {}, 1, 0, 0),
+        (None, PAIR, 0, 1, 0),
+        (None, SFT, 0, 0, 0),
+        ("prompts", {}, 1, 0, 0),
+        ("prompts", PAIR, 1, 0, 0),
+        ("prompts", SFT, 1, 0, 0),
+        ("pairs", {}, 0, 0, 0),
+        ("pairs", PAIR, 0, 1, 0),
+        ("pairs", SFT, 0, 0, 0),
+        ("corpus", {}, 0, 0, 1),
+        ("corpus", PAIR, 0, 0, 0),
+        ("corpus", SFT, 0, 0, 1),
+        ("corpus", {**SFT, "answer": ""}, 0, 0, 1),
+        ("corpus", {"gold": None}, 0, 0, 0),
+    ],
+)
+def test_the_role_of_a_source_decides_what_its_rows_are_for(
+    out: Outputs, feed, role: Role | None, kind: dict[str, Any], prompts: int, pairs: int, corpus: int
+):
+    params = feed(row("x", split="train", **kind), row("y", split="train", **kind))
+    params = replace(params, sources=(replace(params.sources[0], role=role),))
+    if not prompts + pairs + corpus:
+        with pytest.raises(BadSource, match="`role"):
+            out.run(params)
+        return
+    metrics = out.run(params)
+    found = [len(out.samples(name)) for name in ("prompts", "public", "corpus")]
+    assert found == [2 * prompts, 2 * pairs, 2 * corpus]
+    assert (metrics["kept/made"], metrics["corpus/all"]) == (2, 2 * corpus)
+    assert all(not s.chosen and not s.rejected for s in out.samples("prompts"))
+
+
+def test_instruction_rows_reach_the_corpus_whole_with_their_own_pictures_films_and_columns(
+    out: Outputs, tmp_path: Path
+):
+    picture(tmp_path / "red.png", "red")
+    (tmp_path / "clip.mp4").write_bytes(encode([Image.new("RGB", (16, 16), "red")] * 2))
+    said = [{"from": "human", "value": "<image>\nWhat colour?"}, {"from": "gpt", "value": "Red."}]
+    mute = [said[0], {"from": "gpt", "value": ""}]
+    more = [*said, {"from": "human", "value": "Sure?"}, {"from": "gpt", "value": "Yes."}]
+    records = [
+        {"id": "a", "image": "red.png", "conversations": said, "my_column": 7, "tags": ["x", {"y": None}]},
+        {"id": "b", "image": "red.png", "conversations": mute},
+        {"id": "c", "conversations": [{"from": "human", "value": "Name a fruit."}, {"from": "gpt", "value": "Sorry."}]},
+        {"id": "d", "image": "missing.png", "conversations": said},
+        {"id": "e", "video": "clip.mp4", "conversations": more},
+        {"id": "f", "conversations": said[:1]},
+    ]
+    (tmp_path / "sft.json").write_text(json.dumps(records))
+    source = SourceParams(reader="preferences", path="sft.json", role="corpus")
+    metrics = out.run(CollectParams(root=str(tmp_path), sources=(source,)))
+    corpus = {sample.id.removeprefix("preferences/"): sample for sample in out.samples("corpus")}
+    assert {id: sample.chosen[0].content for id, sample in corpus.items()} == {
+        "a": "Red.",
+        "b": "",
+        "c": "Sorry.",
+        "e": "Yes.",
+    }
+    assert corpus["a"].meta == {"columns": {"my_column": 7, "tags": ["x", {"y": None}]}}
+    assert [sample.modality for sample in corpus.values()] == ["image", "image", "text", "video"]
+    assert [turn.content for turn in corpus["e"].prompt] == ["What colour?", "Red.", "Sure?"]
+    assert [line["where"] for line in out.quarantine()] == ["sft.json:4", "sft.json:6"]
+    assert (metrics["rows/preferences"], metrics["kept/preferences"]) == (6, 4)
+    assert out.samples("prompts") == out.samples("public") == []
+    assert len(out.media()) == 2
+
+
+def test_the_corpus_keeps_out_of_the_mixture_but_for_its_own_number(out: Outputs, feed, tmp_path: Path):
+    files = [picture(tmp_path / f"{i}.png", f"#00000{i}") for i in range(4)]
+    rows = [row(f"p{i}", gold=None, answer="", media=(file,)) for i, file in enumerate(files)]
+    params = feed(*rows, mixture=MixtureParams(domains={"general": 0}, pictures_per_text=1, sources={"made": 3}))
+    metrics = out.run(replace(params, sources=(replace(params.sources[0], role="corpus"),)))
+    assert (len(out.samples("corpus")), metrics["left_out/made"], metrics["thinned/domain/general"]) == (3, 1, 0)
 
 
 def test_a_domain_that_a_reader_made_up_is_quarantined(out: Outputs, feed):
@@ -357,7 +464,7 @@ def test_what_no_file_can_hold_is_quarantined(out: Outputs, feed):
         ("made/?", "not UTF-8, or half a character"),
         ("made/bytes", "seen: neither text nor number, but bytes"),
         ("made/marked", "the prompt marks 1 pictures with <ImageHere>, the row has 0"),
-        ("made/blank", "neither a pair nor a gold answer"),
+        ("made/blank", "a pair with two empty answers"),
         ("a:1", "?"),
     ]
     assert (metrics["rows/made"], metrics["kept/made"]) == (8, 1)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ixc.samples import Turn
-from ixc.sources import READERS, BadOption, BadSource, Refused, Row, native
+from ixc.sources import READERS, BadOption, BadSource, Refused, Row, forms
 from ixc.sources.hub import Hub
 from ixc.sources.native import Entry, Origin, Unusable, each, media, take
 
@@ -86,8 +86,8 @@ def test_a_list_comes_back_whole_however_it_is_cut(
     path = tmp_path_factory.mktemp("list") / "a.json"
     path.write_text(json.dumps(records, indent=indent, ensure_ascii=False), encoding="utf-8", errors="surrogatepass")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(native, "_CHUNK", chunk)
-        assert list(native.records(path, "a.json")) == list(enumerate(records, start=1))
+        patch.setattr(forms, "_CHUNK", chunk)
+        assert list(forms.records(path, "a.json")) == list(enumerate(records, start=1))
 
 
 # What is broken
@@ -113,6 +113,72 @@ def test_what_is_no_object_or_empty_is_refused_in_its_place(tmp_path: Path):
     assert reasons(put(tmp_path / "c.jsonl.gz", b"")) == ["c.jsonl.gz: empty file; fetch it again, or remove it"]
 
 
+@pytest.mark.parametrize("name", ["a.json", "a.json.gz", "a.jsonl"])
+@pytest.mark.parametrize("between", [b"", b"\n", b" \r\n\n"])
+def test_several_lists_behind_each_other_are_read(tmp_path: Path, name: str, between: bytes):
+    lists = [json.dumps([{"text": text}]).encode() for text in "abc"]
+    assert texts(put(tmp_path / name, between.join(lists))) == ["a/1: a", "a/2: b", "a/3: c"]
+
+
+@pytest.mark.parametrize("rest", [b"]", b"x", b"\x00\x00", b'{"text": "b"}', b', {"text": "b"}]', b'"'])
+@pytest.mark.parametrize("chunk", [1, 3, 2**20])
+def test_what_stands_behind_a_list_is_named_with_how_many_rows_were_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rest: bytes, chunk: int
+):
+    monkeypatch.setattr(forms, "_CHUNK", chunk)
+    first, refused = texts(put(tmp_path / "a.json", b'[{"text": "a"}]\n' + rest))
+    assert first == "a/1: a"
+    assert isinstance(refused, Refused) and refused.where == "a.json:2"
+    assert "behind the list" in refused.reason and "1 rows were read and the rest is missing" in refused.reason
+
+
+def test_a_key_that_is_there_twice_spoils_only_its_own_record(tmp_path: Path):
+    records = (
+        b'{"text": "a"}',
+        b'{"text": "b", "text": "c"}',
+        b'{"text": "d", "more": {"x": 1, "x": 2}}',
+        b'{"text": "e"}',
+    )
+    for name, content in {"a.jsonl": b"\n".join(records), "b.json": b"[" + b", ".join(records) + b"]"}.items():
+        first, second, third, last = texts(put(tmp_path / name, content))
+        assert (str(first)[2:], str(last)[2:]) == ("1: a", "4: e")
+        for item, key in ((second, "text"), (third, "x")):
+            assert isinstance(item, Refused) and f"the key '{key}' twice" in item.reason
+
+
+def test_a_cut_gz_file_says_how_many_rows_were_read(tmp_path: Path):
+    lines = b"".join(json.dumps({"text": str(number) * 50}).encode() + b"\n" for number in range(2000))
+    path = put(tmp_path / "a.jsonl.gz", lines)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    *kept, refused = texts(path)
+    assert isinstance(refused, Refused)
+    assert 0 < len(kept) < 2000 and all(isinstance(item, str) for item in kept)
+    assert f"{len(kept):,} rows were read and the rest is missing" in refused.reason
+
+
+def test_a_cut_parquet_file_says_that_all_is_missing(tmp_path: Path):
+    pq.write_table(pa.Table.from_pylist([HELLO] * 600), tmp_path / "a.parquet", row_group_size=250)
+    put(tmp_path / "a.parquet", (tmp_path / "a.parquet").read_bytes()[:-20])
+    [reason] = reasons(tmp_path)
+    assert "0 rows were read and the rest is missing" in reason
+
+
+def test_a_damaged_part_of_a_parquet_file_loses_its_own_rows_and_says_how_many(tmp_path: Path):
+    records = [{"text": f"{number:032x}" * 8} for number in range(600)]
+    pq.write_table(pa.Table.from_pylist(records), tmp_path / "a.parquet", row_group_size=200, use_dictionary=False)
+    group = pq.ParquetFile(tmp_path / "a.parquet").metadata.row_group(1).column(0)
+    content = bytearray((tmp_path / "a.parquet").read_bytes())
+    start = group.data_page_offset
+    content[start : start + group.total_compressed_size] = b"\xff" * group.total_compressed_size
+    put(tmp_path / "a.parquet", bytes(content))
+    found = texts(tmp_path)
+    kept, [refused] = [item for item in found if isinstance(item, str)], [i for i in found if isinstance(i, Refused)]
+    assert [int(item.split("/")[1].split(":")[0]) for item in kept] == [*range(1, 201), *range(401, 601)]
+    assert (
+        "of rows 201 to 400" in refused.reason and "0 of 200 rows were read and the rest is missing" in refused.reason
+    )
+
+
 @pytest.mark.parametrize("value", [b"9" * 5000, b"[" * 100_000, b'"\xff"', "{'a': 1}".encode("utf-16")])
 @pytest.mark.parametrize("form", [b'{"text": %b}\n{"text": "b"}', b'[{"text": %b}, {"text": "b"}]'])
 def test_no_value_brings_the_reader_down(tmp_path: Path, value: bytes, form: bytes):
@@ -123,12 +189,12 @@ def test_no_value_brings_the_reader_down(tmp_path: Path, value: bytes, form: byt
 
 
 def test_a_record_of_gigabytes_is_skipped_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(native, "MAX_RECORD", 64)
+    monkeypatch.setattr(forms, "MAX_RECORD", 64)
     long = json.dumps({"text": "x" * 1000})
     found = texts(put(tmp_path / "a.jsonl", f'{long}\n{{"text": "b"}}\n'.encode()))
     assert isinstance(found[0], Refused) and "is it one record?" in found[0].reason
     assert found[1:] == ["a/2: b"]
-    monkeypatch.setattr(native, "_CHUNK", 16)
+    monkeypatch.setattr(forms, "_CHUNK", 16)
     assert "not JSON, or cut off" in reasons(put(tmp_path / "b.json", f"[{long}]".encode()))[0]
 
 

@@ -1,9 +1,11 @@
 """Public preference sets: rows of the documented native form, good and bad, from files and from the hub."""
 
+import base64
 import io
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,7 +13,7 @@ import pytest
 from PIL import Image
 from test_sources import paint, write
 
-from ixc.sources import READERS, BadOption, Refused, Row
+from ixc.sources import READERS, BadOption, File, Refused, Row
 from ixc.sources.conversations import pair, place, turns
 from ixc.sources.llava_critic import better
 from ixc.sources.native import Unusable
@@ -406,7 +408,8 @@ def test_answers_without_any_prompt_are_refused(answers: tuple[Any, Any]):
 
 def test_trls_messages_with_parts_are_read():
     parts = [{"type": "image"}, {"type": "text", "text": "What?"}]
-    assert turns([{"role": "user", "content": parts}])[0].content == "<ImageHere>What?"
+    prompt = turns([{"role": "user", "content": [*parts, {"type": "text", "text": " <image>"}]}])
+    assert place(prompt, [File(kind="image")])[0].content == "What? <image>"
 
 
 def test_marks_and_pictures_have_to_agree(tmp_path: Path):
@@ -415,3 +418,194 @@ def test_marks_and_pictures_have_to_agree(tmp_path: Path):
     assert "marks 2 pictures, the row has 1" in read("preferences", tmp_path)[1][0].reason
     with pytest.raises(Unusable, match="marks 1 pictures, the row has 0"):
         place(turns("<image>\nWhat?"), [])
+
+
+# Columns that nobody asked about
+
+PLAIN_PAIR = {"prompt": "What is it?", "chosen": "Red.", "rejected": "Blue.", "images": ["a.png"]}
+
+
+def read_one(folder: Path, record: dict[str, Any], **options: Any) -> Row | Refused:
+    for name in "ab":
+        paint(folder / f"{name}.png")
+    rows, refused = read("preferences", write(folder / "x.jsonl", record), **options)
+    [item] = [*rows, *refused]
+    return item
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rejected_images", ["b.png"]),
+        ("chosen_images", ["b.png"]),
+        ("rejectedImages", ["b.png"]),
+        ("images_rejected", "b.png"),
+        ("negative_image", {"path": "b.png", "bytes": None}),
+        ("image2", "b.png"),
+        ("image", "b.png"),
+        ("pictures", [7]),
+        ("second_pic", "far away"),
+        ("extra", "b.png"),
+        ("extra", ["data:image/png;base64,aGk="]),
+        ("extra", {"nested": {"file": "b.jpeg"}}),
+        ("clip", "a"),
+        ("audios", ["a.wav"]),
+        ("audio", "sound of a bell"),
+        ("voice_note", "a bell"),
+        ("image_url", "https://example.org/b.png"),
+        ("tools", '[{"name": "search"}]'),
+        ("objects", {"bbox": [[1, 2, 3, 4]], "ref": ["dog"]}),
+        ("history", [["Hi.", "Hello."]]),
+        ("input", "A text to translate."),
+        ("rejected_response", "Green."),
+        ("responses", ["Green.", "Yellow."]),
+        ("completion", "Green."),
+        ("output", "Green."),
+        ("messages", [{"role": "user", "content": "Another."}]),
+        ("positive_messages", [{"role": "assistant", "content": "Another."}]),
+    ],
+)
+def test_a_column_that_could_carry_something_is_refused_by_name(tmp_path: Path, name: str, value: Any):
+    item = read_one(tmp_path, PLAIN_PAIR | {name: value})
+    assert isinstance(item, Refused) and item.reason.startswith(f"{name}: ")
+    ignored = read_one(tmp_path, PLAIN_PAIR | {name: value}, ignore=[name])
+    assert isinstance(ignored, Row) and len(ignored.media) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rejected_images", ["a.png"]),  # the same as `images`
+        ("rejected_images", []),
+        ("audios", [None]),
+        ("tools", "[]"),
+        ("gt", "Red."),
+        ("chosen_model", "some/model"),
+        ("chosen_score", 7.5),
+        ("rejected_ratings", [1, 2]),
+        ("image_id", "000000123"),
+        ("image_size", [640, 480]),
+        ("num_images", 1),
+        ("messages", None),
+        ("url", "https://example.org/a.png"),
+        ("my_column", "anything"),
+    ],
+)
+def test_a_column_that_carries_nothing_new_is_no_reason_to_refuse(tmp_path: Path, name: str, value: Any):
+    row = read_one(tmp_path, PLAIN_PAIR | {name: value})
+    assert isinstance(row, Row) and len(row.media) == 1
+
+
+def test_bytes_in_a_column_of_any_name_are_refused(tmp_path: Path):
+    rows, [refused] = read("preferences", parquet(tmp_path / "a.parquet", PLAIN_PAIR | {"images": None, "x": b"\x89"}))
+    assert rows == [] and refused.reason.startswith("x: b'\\x89': could carry media")
+
+
+def test_a_readers_own_set_has_no_column_more_than_it_reads(tmp_path: Path):
+    for name, record in {"mmif": {"conversations": shared("Hi."), "chosen": "A.", "rejected": "B."}, **SETS}.items():
+        rows, [refused] = read(name, write(tmp_path / f"{name}.jsonl", record, record | {"rejected_images": ["b.png"]}))
+        assert len(rows) == 1, name
+        assert refused.reason.startswith("rejected_images: "), name
+
+
+SETS = {
+    "ixc_pairs": {"conversations_a": shared("Hi.", "A."), "conversations_b": shared("Hi.", "B."), "turn": 1},
+    "hh_rlhf": {"chosen": "\n\nHuman: Hi.\n\nAssistant: A.", "rejected": "\n\nHuman: Hi.\n\nAssistant: B."},
+    "tulu_if": TULU,
+}
+
+
+# Media in the record
+
+
+def encoded(form: str) -> str:
+    text = base64.b64encode(stored()["bytes"]).decode()
+    forms = {"plain": text, "url": f"data:image/png;base64,{text}", "lines": "\n".join([text[:60], text[60:]])}
+    return forms.get(form) or "data:image/png," + quote(stored()["bytes"])
+
+
+@pytest.mark.parametrize("form", ["plain", "url", "lines", "percent"])
+@pytest.mark.parametrize(
+    "wrap", [lambda v: v, lambda v: [v], lambda v: {"bytes": v, "path": "1.png"}, lambda v: [{"path": v}]]
+)
+def test_a_picture_may_stand_in_the_record_as_text(tmp_path: Path, form: str, wrap: Any):
+    item = read_one(tmp_path, PLAIN_PAIR | {"images": wrap(encoded(form))})
+    assert isinstance(item, Row) and [file.data for file in item.media] == [stored()["bytes"]]
+
+
+@pytest.mark.parametrize("value", ["data:image/png;base64,?", "data:image/png;base64", "data:,"])
+def test_a_broken_data_url_is_refused(tmp_path: Path, value: str):
+    item = read_one(tmp_path, PLAIN_PAIR | {"images": value})
+    assert isinstance(item, Refused) and "a data URL without data, or whose base64 is broken" in item.reason
+
+
+def test_a_picture_on_the_web_is_refused_with_the_remedy(tmp_path: Path):
+    item = read_one(tmp_path, PLAIN_PAIR | {"images": "https://example.org/a.png"})
+    assert isinstance(item, Refused) and "an address on the web; download it" in item.reason
+
+
+@pytest.mark.parametrize("part", [{"type": "image", "image": "a.png"}, {"type": "image_url", "image_url": "a.png"}])
+def test_a_part_of_a_turn_may_bring_its_picture_along(tmp_path: Path, part: dict[str, Any]):
+    parts = [{"type": "text", "text": "Is "}, part, {"type": "text", "text": " red?"}]
+    record = {**PLAIN_PAIR, "images": None, "prompt": [{"role": "user", "content": parts}]}
+    item = read_one(tmp_path, record)
+    assert isinstance(item, Row)
+    assert (question(item), item.media[0].path) == ("Is <ImageHere> red?", tmp_path / "a.png")
+    both = read_one(tmp_path, record | {"images": ["b.png"]})
+    assert isinstance(both, Refused) and "both in the turns and in images" in both.reason
+
+
+@pytest.mark.parametrize("kind", ["audio", "input_audio", "tool_use", None])
+def test_a_part_of_another_kind_is_refused(tmp_path: Path, kind: str | None):
+    prompt = [{"role": "user", "content": [{"type": kind, "audio": "a.wav"}]}]
+    item = read_one(tmp_path, {**PLAIN_PAIR, "images": None, "prompt": prompt})
+    assert isinstance(item, Refused) and "no part of type text, image or video" in item.reason
+
+
+def test_films_and_pictures_come_in_the_order_of_their_marks(tmp_path: Path):
+    (tmp_path / "a.mp4").write_bytes(b"film")
+    record = {**PLAIN_PAIR, "prompt": "Is <video> like <image>?", "videos": ["a.mp4"]}
+    item = read_one(tmp_path, record)
+    assert isinstance(item, Row) and [file.kind for file in item.media] == ["video", "image"]
+
+
+def test_a_picture_of_a_later_question_stays_there(tmp_path: Path):
+    prompt = said("Hi.", "Hello.", "<image>\nWhat is it?")
+    item = read_one(tmp_path, {**PLAIN_PAIR, "prompt": prompt})
+    assert isinstance(item, Row) and item.prompt[2].content == "<ImageHere>\nWhat is it?"
+
+
+# Forms of other tools
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"messages": said("What is it?", "Red."), "rejected_response": "Blue."},
+        {"messages": said("What is it?", "Red."), "rejected_messages": said("What is it?", "Blue.")},
+        {"conversations": shared("What is it?"), "chosen": shared("", "Red.")[1], "rejected": shared("", "Blue.")[1]},
+        {"messages": said("What is it?"), "chosen": "Red.", "rejected": "Blue."},
+    ],
+)
+def test_the_forms_of_ms_swift_and_llama_factory_are_read(tmp_path: Path, record: dict[str, Any]):
+    item = read_one(tmp_path, record | {"image": "a.png", "system": "Be brief."})
+    assert isinstance(item, Row)
+    assert [(turn.role, turn.content) for turn in item.prompt] == [("system", "Be brief."), ("user", "What is it?")]
+    assert (item.chosen, item.rejected, len(item.media), item.answer) == ("Red.", "Blue.", 1, None)
+
+
+def test_answers_of_several_turns_against_one_are_no_pair(tmp_path: Path):
+    item = read_one(tmp_path, PLAIN_PAIR | {"chosen": said("", "Red.", "Sure?", "Yes.")[1:]})
+    assert isinstance(item, Refused) and "two prompts, no pair" in item.reason
+
+
+def test_a_prompt_that_the_dialogue_does_not_hold_is_not_dropped(tmp_path: Path):
+    whole = {"chosen": said("What is it?", "Red."), "rejected": said("What is it?", "Blue.")}
+    assert isinstance(read_one(tmp_path, PLAIN_PAIR | whole), Row)
+    item = read_one(tmp_path, PLAIN_PAIR | whole | {"prompt": "Answer in French."})
+    assert isinstance(item, Refused) and item.reason.startswith("prompt: says something else")
+
+
+def test_two_empty_answers_are_no_prompt(tmp_path: Path):
+    item = read_one(tmp_path, PLAIN_PAIR | {"chosen": "", "rejected": " "})
+    assert isinstance(item, Refused) and item.reason.startswith("two empty answers")

@@ -686,6 +686,19 @@ def test_pmc_vqa_as_a_table_of_the_hub_has_its_figures_in_a_column(monkeypatch: 
     assert isinstance(refused, Refused) and refused.reason.startswith("image: None: neither bytes")
 
 
+LATER = 'clip_id,source_id,video_id,video_url,dense_caption,short_caption,,\n7,s1,v1,u1,"A dog, running.","A dog.",,\n'
+
+
+@pytest.mark.parametrize("name", ["7.mp4", "s1_v1-7.mp4", "v1_7.mp4"])
+def test_miradata_with_the_header_of_its_own_tables(tmp_path: Path, name: str):
+    (tmp_path / "a.csv").write_text(LATER + "8,s2,v2,u2,A boat.,A boat.,,\n")
+    put(tmp_path / "clip_video" / name, b"film")
+    [row], [refused] = read("miradata", tmp_path)
+    assert (row.id, row.group, row.media[0].path) == ("7", "v1", tmp_path / "clip_video" / name)
+    assert row.gold is not None and row.gold.answer == "A dog, running."
+    assert (refused.where, refused.reason.split(":")[0]) == ("a.csv:3", "'8.mp4'")
+
+
 def test_two_figures_of_one_name_are_not_guessed_between(tmp_path: Path):
     folder = folder_of("pmc_vqa", tmp_path, {})
     put(folder / "other/PMC1_Fig1.jpg", png("blue"))

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ixc.sources import Refused, native, tables
+from ixc.sources import Refused, forms, tables
 from ixc.sources.tables import records
 
 
@@ -121,7 +121,7 @@ def test_two_gigabytes_are_refused_unread(tmp_path: Path):
 
 
 def test_an_endless_line_of_json_is_refused_and_the_next_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(native, "MAX_RECORD", 2**10)
+    monkeypatch.setattr(forms, "MAX_RECORD", 2**10)
     kept, [refused] = read(tmp_path / "x.jsonl", '["a"]\n["' + "x" * 2**12 + '"]\n["b"]\n')
     assert (kept, refused[0]) == ([("3", {"a": "b"})], "x.jsonl:2")
     assert "is it one record?" in refused[1]
@@ -145,3 +145,25 @@ def test_a_cut_parquet_file_is_refused(tmp_path: Path):
     pq.write_table(pa.table({"a": ["one"]}), tmp_path / "x.parquet")
     kept, [refused] = read(tmp_path / "x.parquet", (tmp_path / "x.parquet").read_bytes()[:-9])
     assert kept == [] and "damaged, or cut off" in refused[1]
+
+
+def test_columns_without_a_name_are_nothing_unless_a_value_stands_there(tmp_path: Path):
+    kept, refused = read(tmp_path / "x.csv", "a,b,,\n1,2,,\n3,4\n5,6,,7\n8,x, y,\n9\n")
+    assert kept == [("2", {"a": "1", "b": "2"}), ("3", {"a": "3", "b": "4"})]
+    assert [(where, reason.split(";")[0]) for where, reason in refused] == [
+        ("x.csv:4", "'7' stands in a column without a name"),
+        ("x.csv:5", "' y' stands in a column without a name"),
+        ("x.csv:6", "1 columns, the header has 4"),
+    ]
+
+
+def test_a_quote_that_swallows_lines_says_which(tmp_path: Path):
+    kept, [refused] = read(tmp_path / "x.csv", 'a,b\n1,2\n"3,4\n5,6\n7,8\n')
+    assert kept == [("2", {"a": "1", "b": "2"})]
+    assert refused[0] == "x.csv:3" and "lines 3 to 5 are one row by it" in refused[1]
+
+
+def test_a_key_that_is_there_twice_in_a_mapping_spoils_only_its_own_record(tmp_path: Path):
+    kept, refused = read(tmp_path / "x.json", '{"p": {"a": 1}, "q": {"a": [{"b": 1, "b": 2}]}, "r": {"a": 3}}')
+    assert kept == [("p", {"a": 1}), ("r", {"a": 3})]
+    assert refused == [("x.json:q", "not JSON (the key 'b' twice); correct it")]

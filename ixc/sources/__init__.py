@@ -26,7 +26,7 @@ class File:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row of a source. With `chosen` and `rejected` it is a ready pair, else a prompt to be answered."""
+    """One row of a source: a ready pair (`chosen` and `rejected`), an answer to be cleaned, or a prompt."""
 
     id: str
     """Unique within the source."""
@@ -36,6 +36,8 @@ class Row:
     gold: Gold | None = None
     chosen: str = ""
     rejected: str = ""
+    answer: str | None = None
+    """The one answer of a row that may be for cleaning, perhaps empty; `collect.sources[].role` decides. None: none."""
     wrong: tuple[str, ...] = ()
     """Answers in full words that the source knows to be wrong: what a hallucination would say."""
     split: Literal["train", "val"] | None = None

@@ -13,8 +13,10 @@ from ixc.sources import Refused, Row
 from ixc.sources.conversations import dialogues
 from ixc.sources.licences import Licence
 from ixc.sources.native import Entry, Origin, Unusable, each, take
+from ixc.sources.strangers import refuse_strangers
 
 LICENCE = Licence(name="MIT", commercial=True)
+COLUMNS = ("chosen", "rejected")
 
 
 def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
@@ -23,6 +25,7 @@ def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
 
 
 def _pair(entry: Entry) -> Row:
+    refuse_strangers(entry.record, COLUMNS)
     prompt, chosen, rejected = dialogues(take(entry.record, "chosen", str), take(entry.record, "rejected", str))
     if not chosen or not rejected:
         raise Unusable("an empty response; remove the row")

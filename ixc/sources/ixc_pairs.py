@@ -12,11 +12,13 @@ from pathlib import Path
 from ixc.containers import VIDEO_SUFFIXES
 from ixc.samples import Domain
 from ixc.sources import File, Refused, Row
-from ixc.sources.conversations import pair, place
+from ixc.sources.conversations import pair, place, unshown
 from ixc.sources.licences import Licence
 from ixc.sources.native import Entry, Origin, each, media, several, take
+from ixc.sources.strangers import refuse_strangers
 
 LICENCE = Licence(name="unknown", commercial=False, note="your own data: set `commercial` for it")
+COLUMNS = ("conversations_a", "conversations_b", "image", "id")
 
 
 def read(origin: Origin, seed: int, domain: Domain = "general") -> Iterator[Row | Refused]:
@@ -26,12 +28,13 @@ def read(origin: Origin, seed: int, domain: Domain = "general") -> Iterator[Row 
 
 def _row(entry: Entry, domain: Domain) -> Row:
     record = entry.record
+    refuse_strangers(record, COLUMNS)
     prompt, chosen, rejected = pair(None, take(record, "conversations_a", list), take(record, "conversations_b", list))
     files = tuple(_file(entry, value) for value in several(record.get("image")))
     return Row(
         id=entry.id,
         domain=domain,
-        prompt=place(prompt, files) if files else prompt,
+        prompt=place(prompt, files) if files else unshown(prompt),
         media=files,
         chosen=chosen,
         rejected=rejected,

@@ -14,6 +14,7 @@ from ixc.sources import Refused, Row
 from ixc.sources.conversations import place, turns
 from ixc.sources.licences import Licence
 from ixc.sources.native import Entry, Origin, Unusable, each, media, take
+from ixc.sources.strangers import refuse_strangers
 
 LICENCE = Licence(name="Apache-2.0", commercial=True)
 # The texts may hold brackets themselves: only a bracket before the next label ends one.
@@ -37,6 +38,7 @@ _VERDICTS = [[re.compile(form, re.IGNORECASE) for form in forms] for forms in ((
 """In plain words, and, where there are none, by what makes an answer worth more."""
 _HEDGED = re.compile(r"\b(?:neither|nor|equally|not|no|if|whether)\b|n't\b", re.IGNORECASE)
 _CLAUSE = re.compile(r"[;,:]|\b(?:because|since|as|but|while|whereas|although|though|so)\b", re.IGNORECASE)
+COLUMNS = ("conversations", "image")
 
 
 def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
@@ -45,6 +47,7 @@ def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
 
 
 def _row(entry: Entry) -> Row:
+    refuse_strangers(entry.record, COLUMNS)
     asked, *_, judged = turns(take(entry.record, "conversations", list))
     if not (task := _TASK.search(asked.content)):
         raise Unusable("no question and two responses in brackets: a pointwise row, or another wording; remove it")

@@ -1,6 +1,12 @@
 """Small sentences that several readers build."""
 
 import re
+import unicodedata
+
+_UNSEEN = {"Cc", "Cf", "Cn", "Zs", "Zl", "Zp", "Mn", "Me"}
+"""Unicode categories of what no reader sees: controls, format marks, blanks, accents on nothing."""
+_FILLERS = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters and signs that look like a blank."""
 
 
 def sentence(text: str) -> str:
@@ -38,3 +44,12 @@ def opposite(word: str) -> str:
     ('no', '')
     """
     return {"yes": "no", "no": "yes", "true": "false", "false": "true"}.get(word.strip().lower(), "")
+
+
+def blank(text: str) -> bool:
+    """Whether a reader sees nothing: blanks, NUL and other controls, zero-width characters.
+
+    >>> blank(" \\n"), blank("\\0"), blank("\\u200b\\ufeff"), blank("?")
+    (True, True, True, False)
+    """
+    return all(unicodedata.category(sign) in _UNSEEN or sign in _FILLERS for sign in text)

@@ -14,8 +14,9 @@ from ixc.sources.preferences import Columns, row
 
 LICENCE = Licence(name="CC-BY-NC-4.0", commercial=False)
 COLUMNS = Columns(prompt="question", images="image")
+IGNORE = ("image_path",)  # where the picture in the row was
 
 
 def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
     """Ready pairs, each about one picture."""
-    yield from each(origin, lambda entry: [row(entry, COLUMNS, "general")])
+    yield from each(origin, lambda entry: [row(entry, COLUMNS, "general", IGNORE)])

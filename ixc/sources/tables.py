@@ -13,21 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TextIO
 
-from ixc.sources import File, Refused, Row, native
+from ixc.sources import File, Refused, Row, forms
+from ixc.sources.forms import TOO_LONG, Numbered, Record, RepeatedKey, bounded, oversized, unrepeated
 from ixc.sources.hub import Hub, stream
-from ixc.sources.native import (
-    TOO_LONG,
-    Numbered,
-    Origin,
-    Record,
-    Unusable,
-    attempt,
-    bounded,
-    find,
-    home,
-    media,
-    oversized,
-)
+from ixc.sources.native import Origin, Unusable, attempt, find, home, media
+from ixc.sources.phrases import blank
 
 Keyed = Iterator[tuple[str, Any] | Refused]
 """(key, value) of each record: the key of a JSON mapping, else the number of the line or row, from 1."""
@@ -131,8 +121,8 @@ def _entry(value: Any, place: Entry) -> Entry | Refused:
 
 def records(file: Path, name: str, single: bool = False) -> Keyed:
     """The records of a file by its suffix; `name` is what refusals call it. CSV and JSON lines begin with a header."""
-    if file.suffix == ".parquet" or (file.suffix == ".json" and native.opens_with_a_list(file)):
-        return _keyed(native.records(file, name))
+    if file.suffix == ".parquet" or (file.suffix == ".json" and forms.opens_with_a_list(file)):
+        return _keyed(forms.records(file, name))
     if file.suffix in (".csv", ".tsv"):
         return _headed(_cells(file, name, "," if file.suffix == ".csv" else "\t"), name)
     if file.suffix == ".jsonl":
@@ -147,20 +137,33 @@ def _headed(lists: Iterator[tuple[int, list[Any]] | Refused], name: str) -> Keye
         yield first  # without its header no row has a meaning
         return
     header = [str(column).strip() for column in first[1]]
-    if len(set(header)) < len(header):
+    named = list(filter(None, header))
+    if len(set(named)) < len(named):
         yield Refused(where=f"{name}:{first[0]}", reason="two columns have one name; rename one")
         return
     item = None
     for item in lists:
         if isinstance(item, Refused):
             yield item
-        elif len(item[1]) != len(header):
-            reason = f"{len(item[1])} columns, the header has {len(header)}; quote or correct the row"
+        elif reason := _misfit(item[1], header):
             yield Refused(where=f"{name}:{item[0]}", reason=reason)
         else:
-            yield str(item[0]), dict(zip(header, item[1], strict=True))
+            yield str(item[0]), {column: cell for column, cell in zip(header, item[1], strict=False) if column}
     if item is None:
         yield _no_rows(name)
+
+
+def _misfit(cells: list[Any], header: list[str]) -> str:
+    """Why a row is not one of its header; empty if it is.
+
+    Columns without a name, as spreadsheets leave behind the last one, hold nothing, and need not be there.
+    """
+    last = max((i for i, column in enumerate(header, start=1) if column), default=0)
+    if not last <= len(cells) <= len(header):
+        return f"{len(cells)} columns, the header has {len(header)}; quote or correct the row"
+    if stray := [cell for column, cell in zip(header, cells, strict=False) if not column and cell not in ("", None)]:
+        return f"{reprlib.repr(stray[0])} stands in a column without a name; name it, or quote or correct the row"
+    return ""
 
 
 def _no_rows(name: str) -> Refused:
@@ -185,7 +188,9 @@ def _cells(file: Path, name: str, delimiter: str) -> Iterator[tuple[int, list[st
             except StopIteration:
                 return
             except csv.Error as error:
-                yield Refused(where=f"{name}:{number}", reason=f"not a row ({error}); correct its quotes")
+                last = reader.line_num
+                swallowed = f"; lines {number} to {last} are one row by it" if last > number else ""
+                yield Refused(where=f"{name}:{number}", reason=f"not a row ({error}){swallowed}; correct its quotes")
                 continue
             if any(_STRAY.search(cell) for cell in cells):
                 yield _not_utf8(f"{name}:{number}")
@@ -226,21 +231,48 @@ def _list(line: bytes | None, where: str) -> list[Any] | Refused | None:
 def _json(file: Path, name: str, single: bool) -> Keyed:
     """The values of a JSON object, or the object itself."""
     reason = oversized(file)
-    content = Refused(where=name, reason=reason) if reason else _parsed(file.read_bytes(), name)
+    content = Refused(where=name, reason=reason) if reason else _parsed(file.read_bytes(), name, _marked)
+    if isinstance(content, _Repeated):
+        content = Refused(where=name, reason=f"not JSON ({content.fault}); correct it")
     if isinstance(content, Refused):
         yield content
     elif isinstance(content, dict):
-        yield from [("", content)] if single else content.items()
+        for key, value in [("", content)] if single else content.items():
+            fault = _repeated(value)
+            yield Refused(where=f"{name}:{key}", reason=f"not JSON ({fault}); correct it") if fault else (key, value)
     else:
         yield Refused(where=name, reason="neither a list nor an object; is it the data set's file?")
     if content == {}:
         yield _no_rows(name)
 
 
-def _parsed(text: bytes, where: str) -> Any:
+class _Repeated(dict[str, Any]):
+    """An object that has a key twice; it spoils only the record that it is in."""
+
+    fault = ""
+
+
+def _marked(pairs: list[tuple[str, Any]]) -> Record:
+    try:
+        return unrepeated(pairs)
+    except RepeatedKey as error:
+        record = _Repeated(pairs)
+        record.fault = str(error)
+        return record
+
+
+def _repeated(value: Any) -> str:
+    """What is wrong with the keys of a value, or of any within it; empty for nothing."""
+    if isinstance(value, _Repeated):
+        return value.fault
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next(filter(None, map(_repeated, inner)), "")
+
+
+def _parsed(text: bytes, where: str, hook: Callable[[list[tuple[str, Any]]], Record] = unrepeated) -> Any:
     """A JSON text, or why it is none."""
     try:
-        value = json.loads(text.decode("utf-8-sig"), object_pairs_hook=_object)
+        value = json.loads(text.decode("utf-8-sig"), object_pairs_hook=hook)
         if rb"\ud" in text.lower():
             json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair is no text
     except UnicodeError:
@@ -249,14 +281,6 @@ def _parsed(text: bytes, where: str) -> Any:
         reason = f"not JSON ({error})" if text.strip() else "empty file"
         return Refused(where=where, reason=f"{reason}; fetch the file again, or correct it")
     return value
-
-
-def _object(pairs: list[tuple[str, Any]]) -> Record:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} twice")
-    return record
 
 
 def _keyed(numbered: Numbered) -> Keyed:
@@ -295,6 +319,6 @@ def texts(record: Record, name: str) -> list[str]:
     if not isinstance(values, list) or not values:
         raise Unusable(f"{name}: {reprlib.repr(values)}: expected a list of texts; add it or remove the row")
     found = [str(value).strip() for value in values if isinstance(value, str | int | float)]
-    if len(found) < len(values) or not all(found):
+    if len(found) < len(values) or any(map(blank, found)):
         raise Unusable(f"{name}: {reprlib.repr(values)}: expected texts, none of them empty; correct it")
     return found

@@ -12,8 +12,10 @@ from ixc.sources import Refused, Row
 from ixc.sources.conversations import pair, place
 from ixc.sources.licences import Licence
 from ixc.sources.native import Entry, Origin, Unusable, each, media, take
+from ixc.sources.strangers import refuse_strangers
 
 LICENCE = Licence(name="ODC-BY", commercial=True, note="the pictures are users' uploads")
+COLUMNS = ("conversation_a", "conversation_b", "winner", "image", "language")
 
 
 def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
@@ -23,6 +25,7 @@ def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
 
 def _row(entry: Entry) -> Row:
     record, winner = entry.record, take(entry.record, "winner", str)
+    refuse_strangers(record, COLUMNS)
     if winner not in ("model_a", "model_b"):
         raise Unusable(f"winner: {winner!r:.40}: a tie is no pair; remove the row")
     sides = ("conversation_a", "conversation_b") if winner == "model_a" else ("conversation_b", "conversation_a")
