@@ -7,11 +7,13 @@ powers or percents wakes math-verify.
 import math
 import re
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
+from ixc.judging.choices import ALL, Option, Reading, as_option, option, plain, read_option
 from ixc.judging.constraints import holds, parse_constraints
 from ixc.judging.vqa import soft_accuracy
 from ixc.samples import Gold
@@ -25,7 +27,8 @@ def check(gold: Gold, answer: str) -> float | None:
     """
     if gold.check == "open":
         return None
-    return float(_RULES[gold.check](gold, answer))
+    score = _RULES[gold.check](gold, answer)
+    return None if score is None else float(score)
 
 
 def matches(gold: Gold, answer: str) -> bool:
@@ -183,67 +186,57 @@ def _equal_mathematics(left: str, right: str) -> bool:
     return bool(gold and found) and math_verify.verify(gold, found, timeout_seconds=limit)
 
 
-class Option(NamedTuple):
-    """An option's letter, if it is known, and its text, if there is one."""
+def same_option(gold: Gold, answer: str) -> float | None:
+    """The option the answer settles on is the known one: by letter, or else by its words or its value.
 
-    letter: str | None
-    text: str
-
-
-_LETTERED = re.compile(r"\s*(?:[(\[]([A-Ja-j])[)\]]|([A-Ja-j])(?:[).:]|(?=\s*$)))\s*(.*)", re.DOTALL)
-
-
-def same_option(gold: Gold, answer: str) -> bool:
-    """The option the answer settles on is the known one: by letter, or else by its words or its value."""
-    known, letter = as_option(gold.value), option(answer)
-    if known.letter and letter:
-        return letter == known.letter
-    spelt = replace(gold, value=known.text, others=tuple(as_option(text).text for text in gold.others))
-    return matches(spelt, answer) or (_NUMBER.search(known.text) is not None and equals(spelt, answer))
-
-
-def as_option(text: str) -> Option:
-    """What a source calls an option.
-
-    >>> as_option("(B) a fish"), as_option("b"), as_option("A fish")
-    (Option(letter='B', text='a fish'), Option(letter='B', text=''), Option(letter=None, text='A fish'))
+    None where it names several options and settles on none.
     """
-    found = _LETTERED.fullmatch(text)
-    if found is None:
-        return Option(None, text.strip())
-    return Option((found.group(1) or found.group(2)).upper(), found.group(3).strip())
+    known, others = as_option(gold.value), [as_option(text) for text in gold.others]
+    reading = read_option(answer, _letters(known, others))
+    if known.letter and reading.letter and not _superseded(known, others, answer, reading):
+        return float(reading.letter == known.letter)
+    if _names(known, others, answer):
+        return 1.0
+    return None if known.letter and reading.several else 0.0
 
 
-_LETTER = r"[\(\[*]*([A-Ja-j])[\)\]*]*"
-_STATED = re.compile(
-    rf"(?:\banswer\s*(?:is|:)|\boption|\bchoice|####|^\s*A:)\s*:?\s*{_LETTER}(?![\w'])",
-    re.IGNORECASE | re.MULTILINE,
-)
-_LEADING = re.compile(r"\s*(?:[\(\[]([A-Ja-j])[\)\]]|([A-Ja-j])\s*(?:[\).:]|$)|([B-HJ])(?=\s))")
-_BRACKETED = re.compile(r"[\(\[]([A-J])[\)\]]")
-_ALONE = re.compile(r"\b([A-J])\b(?!\s+[a-z]|')")
+def _letters(known: Option, others: Sequence[Option]) -> str:
+    """Those that the options have; all that there may be where one has none."""
+    found = [each.letter for each in (known, *others) if each.letter]
+    return "".join(sorted(found)) if others and len(found) == 1 + len(others) else ALL
 
 
-def option(answer: str) -> str | None:
-    r"""The letter of the option that an answer settles on, a capital; None if it names none.
+_SAYS_VALUE = re.compile(r"(?:\banswer\s*(?:is\s*:?|:)|答案(?:应该|应|就)?(?:是|为|:))([^\n。]*)", re.IGNORECASE)
 
-    A box counts most, then `answer is`, a letter at the very start, the last `(B)`, the last lone capital.
 
-    >>> [option(text) for text in ("b", "(B) a fish", r"\boxed{\text{B}}", "A cat, so answer: B", "no idea")]
-    ['B', 'B', 'B', 'B', None]
-    """
-    box = boxed(answer)
-    if box is not None and (letter := re.fullmatch(rf"\W*(?:\\text\w*\{{)?\W*{_LETTER}\W*", box)):
-        return letter.group(1).upper()
-    text = answer.replace("$", "").strip()
-    if stated := _STATED.findall(text):
-        return stated[-1].upper()
-    if box is not None:
-        return None  # a boxed value names its option by content, and letters in formulas are no options
-    if leading := _LEADING.match(text):
-        return next(filter(None, leading.groups())).upper()
-    named = _BRACKETED.findall(text) or _ALONE.findall(text)
-    return named[-1] if named else None
+def _superseded(known: Option, others: Sequence[Option], answer: str, reading: Reading) -> bool:
+    """Whether an answer states another value after its letter: `Vitamin (C). The answer is 3`."""
+    text = plain(answer)
+    said = [found for found in _SAYS_VALUE.finditer(text) if found.start() >= reading.end]
+    if not said or not _NUMBER.search(said[-1].group(1)) or not _NUMBER.search(known.text):
+        return False
+    stated = said[-1].group()
+    if reading.rank > 1:
+        return not any(each.letter == reading.letter and _names(each, [], stated) for each in (known, *others))
+    return any(each.letter != reading.letter and _names(each, [], stated) for each in (known, *others))
+
+
+def _names(known: Option, others: Sequence[Option], answer: str) -> bool:
+    """Whether an answer says an option's text, and does not deny it."""
+    texts = tuple(each.text for each in others)
+    said = _affirmed(answer, (known.text, *texts))
+    spelt = Gold(check="choice", value=known.text, others=texts)
+    return matches(spelt, said) or (_NUMBER.search(known.text) is not None and equals(spelt, said))
+
+
+_NOT = r"(?:\bnot|n't|\bneither|\bnor|\bnever|\brather than|\binstead of|\bcannot be|不是|并非|而非|不等于|不为|不选|排除)"
+
+
+def _affirmed(answer: str, texts: Sequence[str]) -> str:
+    """An answer without the options, and the numbers, that it denies."""
+    some = "|".join(re.escape(text) for text in sorted(set(texts), key=len, reverse=True) if text)
+    denied = rf"{_NOT}\s*(?:be\s+|equal to\s+|the\s+|an?\s+)?(?:{some + '|' if some else ''}\$?{_NUMBER.pattern})(?![\w.]*\d)"
+    return re.sub(denied, " ", answer, flags=re.IGNORECASE)
 
 
 TOLERANCE = 0.05
