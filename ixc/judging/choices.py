@@ -192,7 +192,11 @@ def _rank(shown: str, names: Sequence[str], before: str, after: str, first: bool
     small = names[0].islower()
     if small and bare and not re.match(r"\s*(?:[.,;:)!?。、\n]|$|(?:because|since|as|is|项|选项)\b)", after):
         return 0
+    if _EXCEPT.search(before):
+        return 0
     if _DENIED_BEFORE.search(before) or _DENIED_AFTER.match(after):
+        return DENIED
+    if _is_named_option(shown, before, after) and _DENIED_IN.search(_clause(after)):
         return DENIED
     run = len(shown) > 1 and shown.isalpha()
     rank = _affirmed(before, after, first, single=len(names) == 1)
@@ -200,7 +204,7 @@ def _rank(shown: str, names: Sequence[str], before: str, after: str, first: bool
         return 0
     if rank != ANSWER and _FORMULA_BEFORE.search(before) and not re.search(r"[=-]>\s*$", before):
         return 0
-    if rank == 0 and not small and (shown[0] in "([【" or _NAMED_OPTION.search(before) or re.match(r"选?项", after)):
+    if rank == 0 and not small and _is_named_option(shown, before, after):
         rank = MENTION
     if rank and (_DOUBT_BEFORE.search(before) or _DOUBT_AFTER.match(after)):
         rank = HEDGE
@@ -217,15 +221,31 @@ def _affirmed(before: str, after: str, first: bool, single: bool) -> int:
         return LEAD
     if single and re.search(r"(?:^|[.!?。！？\n;→⇒]|[=-]>|:)\s*$", before) and re.match(r"\s*[.。!)]?\s*$", after):
         return LEAD
-    if first and single and re.fullmatch(r"\s*", before) and _NAMED_OPTION.search(before):
-        return LEAD
     if _RIGHT_AFTER.match(after):
         return VERDICT
-    if _THEREFORE.search(before) and _SENTENCE_OVER.match(after):
+    if (_THEREFORE.search(before) or _THE_ONE_IS.search(before)) and _SENTENCE_OVER.match(after):
+        return VERDICT
+    if _SENTENCE_OVER.match(after) and _IS_LAST.search(before) and not _GEOMETRY.search(_sentence(before)):
+        return VERDICT
+    if _ONLY.search(before) and re.match(r"\s+[a-z]+s\b|\s*[\u4e00-\u9fff]", after):
         return VERDICT
     if _WHICH_IS.search(before):
         return VERDICT
     return 0
+
+
+def _is_named_option(shown: str, before: str, after: str) -> bool:
+    """Whether a letter is an option's, whatever is said of it: `(C)`, `option C`, C项."""
+    return shown[0] in "([【" or _NAMED_OPTION.search(before) is not None or re.match(r"选?项", after) is not None
+
+
+def _sentence(before: str) -> str:
+    return re.split(r"[.;!?。；\n,](?!\d)", before)[-1]
+
+
+def _clause(after: str) -> str:
+    """What is said next about an option, as far as it is about this one."""
+    return _CLAUSE_END.split(after.lstrip(" .:)、"), maxsplit=1)[0]
 
 
 def _leads(after: str) -> bool:
@@ -234,9 +254,9 @@ def _leads(after: str) -> bool:
 
 
 _LEADS = re.compile(
-    r"\s*$|\s*[).:、,;!。：](?!\s*[A-J]\b)|\s*\n|\s+[-–—]|选?项|\s*[,]?\s*(?:because|since|因为|是因为)"
+    r"\s*$|\s*[吧呢啊呀]|\s*[).:、,;!。：](?!\s*[A-J]\b)|\s*\n|\s+[-–—]|选?项|\s*[,]?\s*(?:because|since|因为|是因为)"
     r"|\s+(?!(?:is|are|was|and|or|has|have|had|lies|can|must|may|does|do|cannot|to|in|on|of|at|divides|moves|will|would"
-    r"|then|equals?|means|stands|represents|gives|shows|be|being|denotes|intersects?|goes|comes|wins|got|say|think"
+    r"|completes|then|equals?|means|stands|represents|gives|shows|be|being|denotes|intersects?|goes|comes|wins|got|say|think"
     r"|chose|choose|see|don't|am|isn't|doesn't)\b)\S"
 )
 
@@ -252,7 +272,7 @@ _IS = (
     r"|turns out to be|seems to be|appears to be|comes out (?:as|to be)|remains|stays)\b|'s\b|\s*(?:=>|->|[:=→⇒]|[-–—]))"
 )
 _ANSWER_BEFORE = re.compile(
-    rf"(?:\b(?:answers?|ans|solution|(?:correct|right|best|true|proper|valid|final|closest|appropriate|suitable|only)"
+    rf"(?:\b(?:answers?|ans|solution|(?:choice|option|selection|pick|guess|verdict|decision|conclusion)(?=\s+(?:is|would|must)\b|:)|(?:correct|right|best|true|proper|valid|final|closest|appropriate|suitable|only)"
     rf"(?: possible| remaining| matching)?"
     rf"(?: (?:answer|option|choice|one|response|pick|letter|alternative|figure|picture|match|statement))?)\b"
     rf"[\"')\s]*(?:(?:to|for|of|in) (?:this|the|that|our|your)(?: [a-z]+)? ?[a-z]*)?\s*(?:here|then|therefore|thus)?"
@@ -270,13 +290,13 @@ _ANSWER_AFTER = re.compile(
     r"(?:therefore |thus |clearly |definitely |obviously |indeed |hence |then |also )?"
     r"(?:(?:the|my|our|your)\s+(?:only\s+|most\s+|single\s+|final\s+)?"
     r"(?:correct|right|best|proper|answer|final|one|option that|choice|solution|appropriate|suitable|accurate)\b"
-    r"|what (?:we|you|is))|\s*[)]?\s*(?:选项|项)?(?:就是|才是|是|为)(?:本题的?|此题的?|这道题的?|唯一)?(?:正确)?(?:的)?答案",
+    r"|what (?:we|you|is))|[^.;\n]{0,80}\b(?:therefore|thus|hence|so) (?:is |it is )?the (?:correct|right) (?:answer|option|choice)\b|\s*[)]?\s*(?:选项|项)?(?:就是|才是|是|为)(?:本题的?|此题的?|这道题的?|唯一)?(?:正确)?(?:的)?答案",
     re.IGNORECASE,
 )
 _ANSWER_ZH = re.compile(
     r"(?:(?:答案|正解|正确(?:的)?(?:答案|选项|结论|说法|判断|叙述|一项|项|图形?)?|符合(?:题意|条件|要求)的(?:选项)?)\s*"
     r"(?:应该|应当|应|就|只能|必然|显然|当然|一定)?\s*(?:选择|选|是|为|:|有|=|,)+\s*(?:选项|图形?|[:\s(\"“])*"
-    r"|(?:答|解答)\s*[:是为]\s*"
+    r"|答案[】\])》」]?\s*[(“\"]?|(?:答|解答)\s*[:是为]\s*|填(?:入|写|的是|上)?(?:选项|图形?)?\s*[(“]?"
     r"|(?<![任挑])选(?:择)?(?:答案|的是|的|定|出|了|为|是|[:\s(\"“])*(?:选项|图形?)?[\s:(\"“]*)$"
 )
 _RIGHT_AFTER = re.compile(
@@ -291,11 +311,33 @@ _RIGHT_AFTER = re.compile(
 _SENTENCE_OVER = re.compile(r"\s*(?:[.,;:!)。、\n]|$|\(|because|since|as\b|项|选项|[-–—]|吧|了|，|因为)")
 _THEREFORE = re.compile(
     r"(?:\b(?:so|thus|hence|therefore|then|consequently|accordingly|but|no|yes|ok|okay|actually|wait|rather|leaves|leaving"
-    r"|remaining|only)\b[,:\s]*(?:(?:it|that|this|we have|we get|it's|that's)(?: is|'s| must be| has to be| should be"
+    r"|remaining|only|definitely|surely|certainly|probably|clearly|obviously|likely|absolutely|i think|i believe)\b[,:\s]*(?:(?:it|that|this|we have|we get|it's|that's)(?: is|'s| must be| has to be| should be"
     r"| can only be| would be| leaves)?)?"
     r"|\b(?:it|that|this)(?:'s| is| must be| has to be| should be| would be| can only be| will be)"
     r"|的是|应该?是|所以是|因此是|因而是|就是|才是|只能是|必然是|一定是|而是|只有|应为|故为|即为|只剩下?|剩下的?是?|综上,?|所以|因此|因而|故|即|得)"
     r"\s*(?:(?:clearly|definitely|obviously|probably|the|option|choice|answer|letter|just|simply)\b|选项|答案|[:\s,\"“(])*$",
+    re.IGNORECASE,
+)
+_THE_ONE_IS = re.compile(
+    r"\b(?:only|one|best|largest|smallest|longest|shortest|highest|lowest|most|least|correct|missing|odd|next|different)\b"
+    r"[^.;,:\n]{0,50}\b(?:is|must be|should be|would be)\s+(?:option |choice |the )?[(\"“]*$|(?:最|唯一)[^,.;。\n]{0,20}[是为](?:选项)?[(“]*$",
+    re.IGNORECASE,
+)
+_IS_LAST = re.compile(
+    r"(?:\b(?:is|be|are|becomes|like|'s)\s+(?:the |in |at |on )?(?:picture |figure |image |panel |shape )?"
+    r"|(?<![点心角线边弧径段])(?:是|像|为)\s*)[(\"“]*$",
+    re.IGNORECASE,
+)
+_ONLY = re.compile(r"(?:\bonly|只有|仅有?|唯有)\s*(?:option |choice |选项)?[(\"“]*$", re.IGNORECASE)
+_GEOMETRY = re.compile(
+    r"\b(?:points?|cent(?:re|er)|vert(?:ex|ices)|midpoint|angles?|sides?|radius|origin|circle|lines?|segments?|foot|sets?|events?"
+    r"|vitamin|hepatitis|intersection|intersects?|planes?|student|letters? (?:before|after)|blood|grade|size|type|group|team)\b"
+    r"|[点心角线边弧径段圆]",
+    re.IGNORECASE,
+)
+_EXCEPT = re.compile(
+    r"(?:\b(?:anything|everything|all|any|every \w+|any \w+|all \w+|all of \w+(?: \w+)?)\s+(?:but|except)|\bexcept(?: for)?|(?<![排去剔])除了?|除开)"
+    r"\s*(?:option|choice|选项)?[\s(\"“]*$",
     re.IGNORECASE,
 )
 _WHICH_IS = re.compile(
@@ -305,7 +347,7 @@ _WHICH_IS = re.compile(
     r"|(?:对应|即|得|得到|就是|也就是|符合|属于|与|跟|和|同|是|见|匹配)(?:的是|的)?选项)\s*[:(\"“]*$",
     re.IGNORECASE,
 )
-_NAMED_OPTION = re.compile(r"(?:\b(?:option|choice)|选项)\s*[:(\"“]*$", re.IGNORECASE)
+_NAMED_OPTION = re.compile(r"(?:\b(?:option|choice)|\A(?:picture|figure|image|panel|shape|diagram|graph)|选项|\A图形?)\s*[:(\"“]*$", re.IGNORECASE)
 _ARTICLE_AFTER_MARK = re.compile(r"(?:\boption|\bchoice|\bletter|选项|选|答案[是为:])\s*$", re.IGNORECASE)
 _CORRECTION = re.compile(
     r"\b(?:wait|actually|on second thought|scratch that|let me correct|correction|i made a mistake|no wait|oops)\b"
@@ -334,7 +376,7 @@ _DENIED_AFTER = re.compile(
     r"|irrelevant|no good|unlikely|untrue|off\b|dismissed|contradict)"
     r"|(?:is|are|was|were|do|does|did|ca|can|could|wo|would|should)(?:n't|n’t)\b|(?:cannot|can not|does not|do not|fails?|failed"
     r"|contradicts?|violates?|misses|lacks|could not|would not|will not)\b|[✗✘❌×]|\s*[:.)-]?\s*(?:wrong|incorrect|false)\b"
-    r"|(?:[)):.、,]?\s*)?(?:选项|项)?(?:也|均|都|就|则|是|明显|显然|一定|肯定|可以|可|应|被|应该|应当|直接|全|两项|三项|两个|三个|两|三|选项)*"
+    r"|(?:[):.、]?\s*)?(?:选项|项)?(?:也|均|都|就|则|是|明显|显然|一定|肯定|可以|可|应|被|应该|应当|直接|全|两项|三项|两个|三个|两|三|选项)*"
     r"(?:错误|错|不对|不正确|不符|不成立|不满足|不合|不可能|不是|不行|不选|不能|不应|有误|排除|否定|矛盾|偏大|偏小|太大|太小|过大|过小|舍去"
     r"|不等|不相等|不准确|不恰当|不合适|与题意不))",
     re.IGNORECASE,
@@ -349,12 +391,20 @@ _DOUBT_BEFORE = re.compile(
 _DOUBT_AFTER = re.compile(r"\s*[)]?\s*(?:选项|项)?\s*(?:\?|吗|呢|还是|looks (?:good|tempting|plausible|likely)|seems (?:good|tempting|plausible|likely))")
 
 
+_CLAUSE_END = re.compile(r"[.;!?。\n,](?!\d)|\b(?:because|since|as|while|whereas|but|and|so)\b|因为|所以|而|[A-J]\b")
+_DENIED_IN = re.compile(
+    r"\b(?:is|are|was|looks|seems|would be) (?:clearly |also |simply |just |definitely )?(?:wrong|incorrect|false|invalid|too|not|out)\b"
+    r"|\b(?:is|does|do|has|would|can|could)(?:n't| not)\b|\bcannot\b|\bno\b|\bfails?\b|\bcontradicts?\b"
+    r"|不符|不一致|不相符|不吻合|不匹配|不满足|不成立|不正确|错误|不对|有误|矛盾|排除|不同",
+    re.IGNORECASE,
+)
+
 # What remains
 
 
 def _settle(named: Sequence[_Named], letters: str, text: str) -> Reading:
     """The last of the highest rank, or what denials leave."""
-    enumerated = _enumerates(text)
+    enumerated = enumerates(text)
     for rank in (ANSWER, LEAD, VERDICT):
         found = [one for one in named if one.rank == rank]
         if rank == LEAD and enumerated:
@@ -382,6 +432,6 @@ def _reading(found: Sequence[_Named], rank: int) -> Reading:
 _LABEL = re.compile(r"(?<![^\s(\[])([A-J])[).\]:、]")
 
 
-def _enumerates(text: str) -> bool:
+def enumerates(text: str) -> bool:
     """Whether the options are repeated one by one: then the first of them leads nothing."""
     return len(set(_LABEL.findall(text))) > 2

@@ -13,7 +13,7 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
-from ixc.judging.choices import ALL, Option, Reading, as_option, option, plain, read_option
+from ixc.judging.choices import ALL, MENTION, Option, Reading, as_option, enumerates, option, plain, read_option
 from ixc.judging.constraints import holds, parse_constraints
 from ixc.judging.vqa import soft_accuracy
 from ixc.samples import Gold
@@ -46,7 +46,13 @@ def _words(value: str, others: tuple[str, ...]) -> re.Pattern[str]:
     """Longest first: who says `dark red` does not say `red`. And `3` is not named by `3.5` or `1,300`."""
     texts = sorted({_plain(text) for text in (value, *others)} - {""}, key=len, reverse=True)
     any_of = "|".join(r"\s+".join(map(re.escape, text.split())) for text in texts)
-    return re.compile(rf"(?<!\w)(?<!\d[.,])(?:{any_of})(?!\w|[.,]\d)")
+    either = any(_CJK.search(text) for text in texts)
+    letter = _WORD_BUT_CJK if either else r"\w"  # Chinese and Japanese have no spaces between words
+    return re.compile(rf"(?<!{letter})(?<!\d[.,])(?:{any_of})(?!{letter}|[.,]\d)")
+
+
+_CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
+_WORD_BUT_CJK = r"[^\W\u3040-\u30ff\u3400-\u9fff]"
 
 
 def _plain(text: str) -> str:
@@ -189,10 +195,16 @@ def _equal_mathematics(left: str, right: str) -> bool:
 def same_option(gold: Gold, answer: str) -> float | None:
     """The option the answer settles on is the known one: by letter, or else by its words or its value.
 
-    None where it names several options and settles on none.
+    None where nobody can tell: it names several options and settles on none, or only repeats them.
     """
     known, others = as_option(gold.value), [as_option(text) for text in gold.others]
     reading = read_option(answer, _letters(known, others))
+    if not others and reading.letter is None and enumerates(plain(answer)):
+        return None
+    if known.letter and reading.letter and reading.rank >= MENTION:
+        named = [each for each in (known, *others) if _names(each, [one for one in (known, *others) if one != each], answer)]
+        if named and named[0].letter != reading.letter:
+            return None  # says one thing and mentions another
     if known.letter and reading.letter and not _superseded(known, others, answer, reading):
         return float(reading.letter == known.letter)
     if _names(known, others, answer):
@@ -230,13 +242,16 @@ def _names(known: Option, others: Sequence[Option], answer: str) -> bool:
 
 
 _NOT = r"(?:\bnot|n't|\bneither|\bnor|\bnever|\brather than|\binstead of|\bcannot be|不是|并非|而非|不等于|不为|不选|排除)"
+_NO = r"(?:\bno|\bwithout|没有|并无)"
+_A = r"\s*(?:be\s+|equal to\s+|the\s+|an?\s+)?"
 
 
 def _affirmed(answer: str, texts: Sequence[str]) -> str:
     """An answer without the options, and the numbers, that it denies."""
-    some = "|".join(re.escape(text) for text in sorted(set(texts), key=len, reverse=True) if text)
-    denied = rf"{_NOT}\s*(?:be\s+|equal to\s+|the\s+|an?\s+)?(?:{some + '|' if some else ''}\$?{_NUMBER.pattern})(?![\w.]*\d)"
-    return re.sub(denied, " ", answer, flags=re.IGNORECASE)
+    some = "|".join(re.escape(text) for text in sorted({*texts}, key=len, reverse=True) if text) or r"(?!)"
+    value = rf"(?:{some}|\$?{_NUMBER.pattern})(?![\w.]*\d)"
+    several = rf"{value}(?:\s*(?:,|、|\bor\b|\band\b|\bnor\b|或|和|也不是){_A}{value})*"
+    return re.sub(rf"{_NOT}{_A}{several}|{_NO}\s*(?:{some})", " ", answer, flags=re.IGNORECASE)
 
 
 TOLERANCE = 0.05
