@@ -311,7 +311,7 @@ _RIGHT_AFTER = re.compile(
 _SENTENCE_OVER = re.compile(r"\s*(?:[.,;:!)。、\n]|$|\(|because|since|as\b|项|选项|[-–—]|吧|了|，|因为)")
 _THEREFORE = re.compile(
     r"(?:\b(?:so|thus|hence|therefore|then|consequently|accordingly|but|no|yes|ok|okay|actually|wait|rather|leaves|leaving"
-    r"|remaining|only|definitely|surely|certainly|probably|clearly|obviously|likely|absolutely|i think|i believe)\b[,:\s]*(?:(?:it|that|this|we have|we get|it's|that's)(?: is|'s| must be| has to be| should be"
+    r"|remaining|only|definitely|surely|certainly|probably|clearly|obviously|likely|absolutely|perhaps|maybe|possibly|i think|i believe)\b[,:\s]*(?:(?:it|that|this|we have|we get|it's|that's)(?: is|'s| must be| has to be| should be"
     r"| can only be| would be| leaves)?)?"
     r"|\b(?:it|that|this)(?:'s| is| must be| has to be| should be| would be| can only be| will be)"
     r"|的是|应该?是|所以是|因此是|因而是|就是|才是|只能是|必然是|一定是|而是|只有|应为|故为|即为|只剩下?|剩下的?是?|综上,?|所以|因此|因而|故|即|得)"
@@ -369,7 +369,7 @@ _DENIED_BEFORE = re.compile(
     re.IGNORECASE,
 )
 _DENIED_AFTER = re.compile(
-    r"\s*[),]?\s*(?:option|choice|options|choices|选项|项)?\s*(?:"
+    r"\s*\)?\s*(?:option|choice|options|choices|选项|项)?\s*(?:"
     r"(?:(?:is|are|was|were|looks?|seems?|would be|must be|should be|has to be|can be|could be|will be|both|all|clearly|also"
     r"|therefore|thus|obviously|definitely|to be|simply|just|already|being|has been|have been|get|gets)\s+)+"
     r"(?:wrong|incorrect|false|invalid|not\b|too\b|out\b|impossible|ruled|eliminated|excluded|rejected|discarded|inconsistent"
@@ -382,7 +382,7 @@ _DENIED_AFTER = re.compile(
     re.IGNORECASE,
 )
 _DOUBT_BEFORE = re.compile(
-    r"(?:\b(?:if|suppose|assume|assuming|thought|think(?:ing)? at first|initially|at first|first guess|might be|may be|could be"
+    r"(?:\b(?:perhaps|maybe|possibly|if|suppose|assume|assuming|thought|think(?:ing)? at first|initially|at first|first guess|might be|may be|could be"
     r"|whether|tempt(?:ed|ing)|someone|some people|some students|student|why|unless|looks like|hardly|before|is it|people often"
     r"|many|trap|distractor|friend)\b|如果|若|假如|假设|有人|有的(?:同学|人)|以为|看似|可能(?:会|是|选)|容易|起初|一开始|最初|同学|为什么|是否|会不会"
     r"|也许|或许|干扰)[^.。;,，!?！？\n]*$",
