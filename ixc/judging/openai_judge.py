@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ixc.judging.batch import ask_in_batches
-from ixc.judging.questions import Preference, Question, parse
+from ixc.judging.questions import Preference, Question, parse_reply
 from ixc.judging.store import Asked, Judgement, VerdictStore, slug
 from ixc.metrics import Log, ignore
 from ixc.params import LLMJudgeParams
@@ -82,7 +82,7 @@ class _Judge:
 
     def keep_asked(self, asked: Asked, text: str | None, paid: Paid) -> bool:
         """The same for a question of which only this much is known."""
-        found = parse(text)
+        found = parse_reply(text)
         said = {"winner": found and found.winner, "reason": found.reason if found else (text or "")[:MAX_KEPT]}
         self.cost += paid.cost - self._paid(asked.key).cost
         self.store.add(Judgement(**asked._asdict(), model=self.params.model, **said, **paid._asdict()))
