@@ -48,7 +48,9 @@ def sample(asked: str) -> Sample:
 def texts_of(shown: str) -> dict[str, str]:
     """What a judge who keeps to the code reads, by name."""
     code = re.findall(r"^--- end second answer ([0-9a-f]{20}) ---$", shown, re.MULTILINE)[-1]
-    found = re.findall(rf"^--- begin ([a-z ]+) {code} ---\n(.*?)\n--- end \1 {code} ---$", shown, re.MULTILINE | re.DOTALL)
+    found = re.findall(
+        rf"^--- begin ([a-z ]+) {code} ---\n(.*?)\n--- end \1 {code} ---$", shown, re.MULTILINE | re.DOTALL
+    )
     assert len(found) == len(dict(found))
     return dict(found)
 
@@ -74,7 +76,9 @@ def test_who_knows_the_code_of_another_question_gains_nothing() -> None:
 
 def test_the_code_is_in_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
     digests = iter(["ab" * 32, "cd" * 32])
-    monkeypatch.setattr(module.hashlib, "sha256", lambda _: type("Digest", (), {"hexdigest": lambda _: next(digests)})())
+    monkeypatch.setattr(
+        module.hashlib, "sha256", lambda _: type("Digest", (), {"hexdigest": lambda _: next(digests)})()
+    )
     assert boundary("it is " + "AB" * 10, "no") == "cd" * 10
 
 

@@ -28,7 +28,9 @@ class Option(NamedTuple):
     text: str
 
 
-_LETTERED = re.compile(r"\s*(?:[(\[（【]([A-Ja-j])[)\]）】][.:、：．]?|([A-Ja-j])(?:[).:、：．）]|(?=\s*$)))\s*(.*)", re.DOTALL)
+_LETTERED = re.compile(
+    r"\s*(?:[(\[（【]([A-Ja-j])[)\]）】][.:、：．]?|([A-Ja-j])(?:[).:、：．）]|(?=\s*$)))\s*(.*)", re.DOTALL
+)
 
 
 def as_option(text: str) -> Option:
@@ -347,7 +349,10 @@ _WHICH_IS = re.compile(
     r"|(?:对应|即|得|得到|就是|也就是|符合|属于|与|跟|和|同|是|见|匹配)(?:的是|的)?选项)\s*[:(\"“]*$",
     re.IGNORECASE,
 )
-_NAMED_OPTION = re.compile(r"(?:\b(?:option|choice)|\A(?:picture|figure|image|panel|shape|diagram|graph)|选项|\A图形?)\s*[:(\"“]*$", re.IGNORECASE)
+_NAMED_OPTION = re.compile(
+    r"(?:\b(?:option|choice)|\A(?:picture|figure|image|panel|shape|diagram|graph)|选项|\A图形?)\s*[:(\"“]*$",
+    re.IGNORECASE,
+)
 _ARTICLE_AFTER_MARK = re.compile(r"(?:\boption|\bchoice|\bletter|选项|选|答案[是为:])\s*$", re.IGNORECASE)
 _CORRECTION = re.compile(
     r"\b(?:wait|actually|on second thought|scratch that|let me correct|correction|i made a mistake|no wait|oops)\b"
@@ -388,7 +393,9 @@ _DOUBT_BEFORE = re.compile(
     r"|也许|或许|干扰)[^.。;,，!?！？\n]*$",
     re.IGNORECASE,
 )
-_DOUBT_AFTER = re.compile(r"\s*[)]?\s*(?:选项|项)?\s*(?:\?|吗|呢|还是|looks (?:good|tempting|plausible|likely)|seems (?:good|tempting|plausible|likely))")
+_DOUBT_AFTER = re.compile(
+    r"\s*[)]?\s*(?:选项|项)?\s*(?:\?|吗|呢|还是|looks (?:good|tempting|plausible|likely)|seems (?:good|tempting|plausible|likely))"
+)
 
 
 _CLAUSE_END = re.compile(r"[.;!?。\n,](?!\d)|\b(?:because|since|as|while|whereas|but|and|so)\b|因为|所以|而|[A-J]\b")
@@ -412,7 +419,9 @@ def _settle(named: Sequence[_Named], letters: str, text: str) -> Reading:
         if found:
             return _reading(found[-1:], rank)
     denied = {name for one in named if one.rank == DENIED for name in one.letters}
-    mentions = [one for one in named if one.rank == MENTION and not (len(one.letters) == 1 and one.letters[0] in denied)]
+    mentions = [
+        one for one in named if one.rank == MENTION and not (len(one.letters) == 1 and one.letters[0] in denied)
+    ]
     if mentions and not mentions[-1].after.strip(" .。!)"):
         return _reading(mentions[-1:], MENTION)
     if mentions:

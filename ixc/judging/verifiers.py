@@ -202,7 +202,9 @@ def same_option(gold: Gold, answer: str) -> float | None:
     if not others and reading.letter is None and enumerates(plain(answer)):
         return None
     if known.letter and reading.letter and reading.rank >= MENTION:
-        named = [each for each in (known, *others) if _names(each, [one for one in (known, *others) if one != each], answer)]
+        named = [
+            each for each in (known, *others) if _names(each, [one for one in (known, *others) if one != each], answer)
+        ]
         if named and named[0].letter != reading.letter:
             return None  # says one thing and mentions another
     if known.letter and reading.letter and not _superseded(known, others, answer, reading):
@@ -241,7 +243,9 @@ def _names(known: Option, others: Sequence[Option], answer: str) -> bool:
     return matches(spelt, said) or (_NUMBER.search(known.text) is not None and equals(spelt, said))
 
 
-_NOT = r"(?:\bnot|n't|\bneither|\bnor|\bnever|\brather than|\binstead of|\bcannot be|不是|并非|而非|不等于|不为|不选|排除)"
+_NOT = (
+    r"(?:\bnot|n't|\bneither|\bnor|\bnever|\brather than|\binstead of|\bcannot be|不是|并非|而非|不等于|不为|不选|排除)"
+)
 _NO = r"(?:\bno|\bwithout|没有|并无)"
 _A = r"\s*(?:be\s+|equal to\s+|the\s+|an?\s+)?"
 
