@@ -17,7 +17,17 @@ from ixc.files import track
 from ixc.ledger import Due, Ledger, Paid, Usage, due
 from ixc.media import BadMedia
 from ixc.params import ServerParams
-from ixc.replies import Refusal, Said, async_http_client, httpx, read_completion, refusal_of, too_long, wire_bytes
+from ixc.replies import (
+    Refusal,
+    Said,
+    TooLong,
+    async_http_client,
+    httpx,
+    read_completion,
+    refusal_of,
+    too_long,
+    wire_bytes,
+)
 
 T = TypeVar("T")
 
@@ -203,7 +213,7 @@ class _Asking(Generic[T]):
             except BadMedia as error:
                 self.usage.requests -= 1  # none was sent
                 self.usage.media[str(error)] += 1
-            except (openai.APIError, Garbled) as error:
+            except (openai.APIError, Garbled, TooLong) as error:
                 failure = self.failure(job, error)
             finally:
                 self.in_flight -= 1
@@ -279,13 +289,13 @@ class _Asking(Generic[T]):
         """A reply, asked for again while its failures may pass, and each try is within the budget.
 
         Raises:
-            openai.APIError, Garbled: the last failure.
+            openai.APIError, Garbled, TooLong: the last failure.
         """
         retry = 0
         while True:
             try:
                 return await _completion(client, self.params, arguments)
-            except (openai.APIError, Garbled) as error:
+            except (openai.APIError, Garbled, TooLong) as error:
                 if retry == MAX_RETRIES or not passing(error) or not self.affordable(self.in_flight):
                     raise
                 pause = pause_s(error, retry)

@@ -143,6 +143,11 @@ def read_completion(reply: ChatCompletion, max_bytes: int) -> Said:
     return Said(text if isinstance(text, str) and refused is None else None, refused, tokens_in, tokens_out)
 
 
+def completion_of(body: dict[str, Any]) -> ChatCompletion:
+    """A completion from a file, read as leniently as `openai` reads one from the wire."""
+    return ChatCompletion.construct(**body)
+
+
 def _tokens(value: object) -> int:
     """A number of tokens; 0 for what is none: negative, no number, or beyond all reason."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):

@@ -17,8 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import openai
 from openai import OpenAI
 from openai.types import Batch
-from openai.types.chat import ChatCompletion
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from ixc.files import replacing
@@ -40,7 +39,7 @@ from ixc.remote import (
     refusal,
     without,
 )
-from ixc.replies import http_client, refusal_of, wire_bytes
+from ixc.replies import TooLong, completion_of, http_client, refusal_of, too_long, wire_bytes
 
 MAX_BYTES = 100_000_000
 """Of a batch's file; OpenAI takes 200 MB."""
@@ -104,8 +103,8 @@ def ask_in_batches(
         options = client_options(params, key, MAX_RETRIES)
         with OpenAI(**options, http_client=http_client(replies.max_bytes)) as client:
             return _Batches(section, params, key, client, state, ledger, todo, replies).all()
-    except openai.APIError as error:
-        said = without(key, f"{type(error).__name__}: {error.message}")
+    except (openai.APIError, TooLong) as error:
+        said = without(key, f"{type(error).__name__}: {too_long(error) or error}")
         failure = ServerFailed(f"{address(section, params)}: {said}")
         failure = refusal(section, params, error) if hopeless(error) else failure
     raise failure  # out here, so that no traceback holds a server's echo of the key
@@ -323,10 +322,9 @@ class _Batches:
         """Keep one reply, if it can be read."""
         response = line.get("response") if isinstance(line.get("response"), dict) else {}
         body = (response or {}).get("body") or {}
-        try:
-            said, paid = read(self.params, self.key, ChatCompletion.model_validate(body), before, self.ledger.max_bytes)
-        except ValidationError:
+        if not isinstance(body, dict) or not isinstance(body.get("choices"), list):
             return self.keep_error(asked, before, (response or {}).get("status_code"), line.get("error") or body)
+        said, paid = read(self.params, self.key, completion_of(body), before, self.ledger.max_bytes)
         self.replies += 1
         cost = paid.cost - before.cost
         self.usage.cost += cost
