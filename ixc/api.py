@@ -29,7 +29,7 @@ from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXC
 from ixc.model.folder import is_ours, load, one_device, processor_of, save, stored, suppress_control
 from ixc.model.official import from_official, to_official
 from ixc.model.processing import BadConversation, Picture
-from ixc.replies import FiniteOnly, Streamed
+from ixc.streaming import FiniteOnly, Streamed
 
 __all__ = ["BadScore", "ChatModel", "Comparison", "Outcome", "Ranking", "RewardModel", "Video", "branched", "convert"]
 Chat = Sequence[Mapping[str, Any]] | Mapping[str, Any] | ChatRecord
@@ -108,7 +108,7 @@ class RewardModel:
         """One score per chat, unbounded; higher is better.
 
         In fp32 a chat scores the same alone and among others, to 1e-5. In bf16 either score is rounded otherwise: they
-        differ by up to 5 % of the spread of scores (of 16 tiny models the worst: 3.5 %), no more than either from fp32's.
+        differ by up to 5 % of the spread of scores (of 16 tiny models the worst: 3.5 %), no more than from fp32's.
 
         Args:
             media: pictures and films of each chat; None: what the chats themselves hold.

@@ -2,8 +2,9 @@
 
 Beside the output lies a journal while the work lasts: batches of the base model with the state of the random
 numbers after them, so that going on gives what an undisturbed run gives; or single answers of the server. What the
-server was asked three times in vain, and paid for, is a line with `"text": null` and not asked again: the journal then
-stays. To have it asked again, remove those lines: `sed -i '/"text": null/d' data/.candidates.parquet.server.jsonl`.
+server was asked three times in vain, and paid for, is a line with `"text": null` and not asked again, nor is what it
+refused, which has its reason in `"refused"`: the journal then stays. To have it asked again, remove those lines:
+`sed -i '/"text": null/d' data/.candidates.parquet.server.jsonl`.
 """
 
 import base64
@@ -23,13 +24,14 @@ from ixc.features import Features
 from ixc.files import track
 from ixc.inference import by_length, sample_ids, sampler
 from ixc.journal import Journal
+from ixc.ledger import Paid
 from ixc.metrics import Log, Metrics, ignore
 from ixc.model import IXCForCausalLM, IXCProcessor
 from ixc.model.folder import load
 from ixc.model.processing import PLACEHOLDER
 from ixc.params import GenerateParams, ServerParams
 from ixc.parts import Part, picture_parts, text_part
-from ixc.remote import Paid, ask_all
+from ixc.remote import address, ask_all
 from ixc.samples import Sample, balanced, read_samples, write_samples
 
 
@@ -58,7 +60,9 @@ def run(
     else:
         answered, taken = remotely(params, params.server, samples, media, journal)
     write_samples((each.sample for each in answered), candidates)
-    if not any(taken.get(f"server/{name}") for name in ("left", "unreadable", "unreachable", "unusable_media")):
+    if not any(
+        taken.get(f"server/{name}") for name in ("left", "unreadable", "refused", "unreachable", "unusable_media")
+    ):
         journal.remove()
     return metrics(answered) | taken
 
@@ -165,8 +169,13 @@ def remotely(
     wanted = [[one_of(params, server, sample, k) for k in range(params.num_candidates)] for sample in samples]
     answers = _Answers(params, server, media, journal)
     usage = ask_all("generate.server", server, chain.from_iterable(wanted), answers)
+    usage.tell_vain(address("generate.server", server), journal.path, '"text": null')
     rows = [answered_remotely(server.model, *each, answers) for each in zip(samples, wanted, strict=True)]
     return [row for row in rows if row.lengths], {f"server/{name}": n for name, n in usage.metrics().items()}
+
+
+BYTES_PER_TOKEN = 64
+"""More than the tokens of any text have on average; an answer with more was not bounded by `max_new_tokens`."""
 
 
 class _Answers:
@@ -174,6 +183,7 @@ class _Answers:
 
     def __init__(self, params: GenerateParams, server: ServerParams, media: Path, journal: Journal) -> None:
         self.params, self.server, self.media, self.journal = params, server, media, journal
+        self.max_bytes = BYTES_PER_TOKEN * (params.max_new_tokens + 4)
         self.lines: dict[str, dict[str, Any]] = {line["key"]: line for line in map(json.loads, journal)}
 
     def request(self, one: Wanted) -> dict[str, Any]:
@@ -187,15 +197,25 @@ class _Answers:
 
     def paid(self, one: Wanted) -> Paid:
         """What the journal says that its replies took."""
-        line = self.lines.get(one.key, {})
-        return Paid(**{name: line[name] for name in Paid._fields if name in line})
+        return Paid.stored(self.lines.get(one.key, {}))
+
+    def refused(self, one: Wanted) -> bool:
+        """Whether the journal says that the server refused it."""
+        return self.lines.get(one.key, {}).get("refused") is not None
+
+    def refuse(self, one: Wanted, reason: str, paid: Paid) -> None:
+        """Write down why there is no text."""
+        self._write(one, paid, text=None, refused=reason)
 
     def keep(self, one: Wanted, text: str | None, paid: Paid) -> bool:
         """Write down the text, or only what it took."""
-        said = {"text": text and text.strip(), "tokens": paid.output_tokens - self.paid(one).output_tokens}
-        self.lines[one.key] = {"key": one.key, **said, **paid._asdict()}
-        self.journal.append(self.lines[one.key])
+        self._write(one, paid, text=text and text.strip())
         return text is not None
+
+    def _write(self, one: Wanted, paid: Paid, **said: str | None) -> None:
+        tokens = paid.output_tokens - self.paid(one).output_tokens
+        self.lines[one.key] = {"key": one.key, **said, "tokens": tokens, **paid._asdict()}
+        self.journal.append(self.lines[one.key])
 
 
 def one_of(params: GenerateParams, server: ServerParams, sample: Sample, k: int) -> Wanted:

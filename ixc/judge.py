@@ -12,9 +12,9 @@ from ixc.judging.panel import Opinion, agreement, biases, majority, pairwise
 from ixc.judging.questions import Question, questions
 from ixc.judging.store import VerdictStore, slug
 from ixc.judging.verifiers import check
+from ixc.ledger import Usage
 from ixc.metrics import Log, Metrics, ignore
 from ixc.params import JudgeParams
-from ixc.remote import Usage
 from ixc.samples import Gold, Sample, Verdict, answer, read_samples, write_samples
 
 

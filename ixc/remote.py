@@ -5,32 +5,38 @@ import json
 import os
 import random
 import re
-import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, TypeVar
 
 import openai
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletion
 
 from ixc.files import track
+from ixc.ledger import Due, Ledger, Paid, Usage, due
 from ixc.media import BadMedia
 from ixc.params import ServerParams
+from ixc.replies import (
+    Refusal,
+    Said,
+    TooLong,
+    async_http_client,
+    httpx,
+    read_completion,
+    refusal_of,
+    too_long,
+    wire_bytes,
+)
 
 T = TypeVar("T")
-T_contra = TypeVar("T_contra", contravariant=True)
 
 MAX_RETRIES = 4
 """Of one request, with growing pauses: 429, 5xx, time-outs, lost connections, bodies that are no completion."""
 MAX_PAUSE_S = 120.0
 """Between two of them, however long the server asks for."""
-MAX_REASKS = 2
-"""More replies that are asked, and paid, for a job, when one cannot be read."""
-MAX_TOLD = 10
-"""Unusable pictures that are named."""
+MAX_REFUSED_AT_FIRST = 16
+"""Refusals in a row, before any reply ever came, that are taken for the fault of the parameters."""
 
 
 class ServerRefused(ValueError):
@@ -43,122 +49,6 @@ class ServerFailed(RuntimeError):
 
 class Garbled(RuntimeError):
     """A body that is no completion: half of one, or a page of another server; nothing says what it cost."""
-
-
-class Paid(NamedTuple):
-    """What one job took, re-asking included, in earlier runs, too."""
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cost: float = 0.0
-    """US dollars."""
-    attempts: int = 0
-    """Replies, those that could not be read among them."""
-
-    def plus(self, params: ServerParams, tokens_in: int, tokens_out: int) -> "Paid":
-        """With another reply."""
-        cost = (tokens_in * params.input_price + tokens_out * params.output_price) / 1e6
-        return Paid(self.input_tokens + tokens_in, self.output_tokens + tokens_out, self.cost + cost, self.attempts + 1)
-
-    @property
-    def given_up(self) -> bool:
-        """Whether so many replies could not be read that no other is asked for."""
-        return self.attempts > MAX_REASKS
-
-
-@dataclass
-class Usage:
-    """What asking took."""
-
-    requests: int = 0
-    """Sent, those among them that failed and were tried again; of a batch, its questions."""
-    cost: float = 0.0
-    """US dollars, in this run."""
-    spent: float = 0.0
-    """US dollars for the same jobs, in earlier runs, too: what `max_cost` bounds."""
-    done: int = 0
-    unreadable: int = 0
-    """Jobs given up on, in this run or an earlier one, for no reply could be read; they are not asked again."""
-    unreachable: int = 0
-    """Jobs whose requests failed, however often they were tried; the next run asks them again."""
-    left: int = 0
-    """Jobs that the budget left for the next run."""
-    media: Counter[str] = field(default_factory=Counter)
-    """Why jobs could not be asked, for want of a picture or film, and how many; the next run tries them again."""
-    last_error: str = ""
-
-    @property
-    def unusable_media(self) -> int:
-        """Jobs that could not be asked."""
-        return self.media.total()
-
-    def metrics(self) -> dict[str, float | int]:
-        """Its numbers by name."""
-        names = ("requests", "cost", "unreadable", "unreachable", "unusable_media", "left")
-        return {name: getattr(self, name) for name in names}
-
-    def tell_media(self, where: str) -> None:
-        """Name what could not be shown to the server."""
-        for reason, count in self.media.most_common(MAX_TOLD):
-            print(f"{where}: {count} not asked: {reason}", file=sys.stderr)
-        if len(self.media) > MAX_TOLD:
-            print(f"{where}: and {len(self.media) - MAX_TOLD:,} other pictures or films", file=sys.stderr)
-
-
-@runtime_checkable
-class Ledger(Protocol[T_contra]):
-    """How jobs are put, and what is written down about them."""
-
-    def request(self, job: T_contra, /) -> dict[str, Any]:
-        """The arguments of `chat.completions.create`, all but the model; may take its time over pictures.
-
-        Raises:
-            BadMedia: one cannot be used.
-        """
-        ...
-
-    def answered(self, job: T_contra, /) -> bool:
-        """Whether a reply was kept."""
-        ...
-
-    def paid(self, job: T_contra, /) -> Paid:
-        """What the replies so far took."""
-        ...
-
-    def keep(self, job: T_contra, text: str | None, paid: Paid, /) -> bool:
-        """Store a reply, and what all took; False if it cannot be read, and only `paid` was stored."""
-        ...
-
-
-@dataclass(frozen=True)
-class Due(Generic[T]):
-    """What is to be asked, and what was paid before."""
-
-    jobs: list[T]
-    spent: float
-    """US dollars, in earlier runs."""
-    dearest: float
-    """The highest price of a reply, in US dollars; 0 where none is known."""
-    given_up: int
-
-    def usage(self) -> Usage:
-        """At the start."""
-        return Usage(spent=self.spent, unreadable=self.given_up)
-
-
-def due(jobs: Iterable[T], ledger: Ledger[T]) -> Due[T]:
-    """Leave out what is answered, or given up."""
-    found, spent, dearest, given_up = [], 0.0, 0.0, 0
-    for job in jobs:
-        paid = ledger.paid(job)
-        spent += paid.cost
-        dearest = max(dearest, paid.cost / max(paid.attempts, 1))
-        if ledger.answered(job):
-            continue
-        given_up += paid.given_up
-        if not paid.given_up:
-            found.append(job)
-    return Due(found, spent, dearest, given_up)
 
 
 def ask_all(section: str, params: ServerParams, jobs: Iterable[T], ledger: Ledger[T]) -> Usage:
@@ -175,11 +65,13 @@ def ask_all(section: str, params: ServerParams, jobs: Iterable[T], ledger: Ledge
     if not todo.jobs:
         return todo.usage()
     key, where = api_key(section, params), address(section, params)
-    usage = asyncio.run(_Asking(section, params, key, ledger, todo).all())
+    asking = _Asking(section, params, key, ledger, todo)
+    usage = asyncio.run(asking.all())
     usage.tell_media(where)
-    if not usage.done and usage.unreachable:
+    refused = usage.refused - todo.refused
+    if usage.unreachable and not usage.done and not refused and not (asking.reached and todo.answered):
         raise ServerFailed(f"{where}: no request came through ({usage.last_error}); is it up?")
-    settled = usage.done + usage.unreadable - todo.given_up + usage.unreachable + usage.unusable_media
+    settled = usage.done + usage.unreadable - todo.given_up + refused + usage.unreachable + usage.unusable_media
     usage.left = len(todo.jobs) - settled
     return usage
 
@@ -220,12 +112,37 @@ def without(key: str, text: str) -> str:
 
 
 def hopeless(error: Exception) -> bool:
-    """Whether every other request would fail like this one."""
-    return isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError | openai.NotFoundError)
+    """Whether every other request would fail like this one: key, credit, address or model is wrong."""
+    if not isinstance(error, openai.APIStatusError) or error.status_code not in (401, 402, 403, 404):
+        return False
+    return refusal_of(error.status_code, error.body) is None
+
+
+def all_refused(where: str, count: int, reason: str) -> ServerFailed:
+    """What to stop with where a server refuses everything, which may be the parameters' fault."""
+    return ServerFailed(
+        f"{where}: no request came through: {count} of {count} refused ({reason}); see to the parameters"
+    )
+
+
+def refused(error: Exception) -> Refusal | None:
+    """An error that is about its question; None for any other."""
+    cut = too_long(error)
+    if cut is not None:
+        return Refusal(str(cut), about_content=False)
+    return refusal_of(error.status_code, error.body) if isinstance(error, openai.APIStatusError) else None
+
+
+def reached(error: Exception) -> bool:
+    """Whether a server was there, be it that it failed."""
+    lost = isinstance(error, openai.APIConnectionError) and not isinstance(error.__cause__, httpx.ReadTimeout)
+    return not lost
 
 
 def passing(error: Exception) -> bool:
     """Whether the same request may succeed later."""
+    if too_long(error) is not None:
+        return False
     if not isinstance(error, openai.APIStatusError):
         return True  # time-outs, lost connections, garbled bodies
     told = error.response.headers.get("x-should-retry")
@@ -261,11 +178,19 @@ class _Asking(Generic[T]):
         self.section, self.params, self.key, self.ledger = section, params, key, ledger
         self.jobs, self.dearest, self.usage = todo.jobs, todo.dearest, todo.usage()
         self.in_flight = self.failed_in_a_row = 0
+        self.reached = False
+        """Whether a server was there."""
+        self.works = todo.answered > 0
+        """Whether the parameters are known to be good."""
+        self.held: list[tuple[T, str]] = []
+        """Refusals that may yet turn out to be the parameters' fault."""
 
     async def all(self) -> Usage:
         """Work off the jobs; on the first hopeless error, stop."""
         left = iter(track(self.jobs, f"asking {self.params.model}", len(self.jobs)))
-        async with AsyncOpenAI(**client_options(self.params, self.key, 0)) as client:  # we try again: each try counts
+        http = async_http_client(wire_bytes(self.ledger.max_bytes))
+        options = client_options(self.params, self.key, 0)  # we try again: each try counts
+        async with AsyncOpenAI(**options, http_client=http) as client:
             workers = [asyncio.create_task(self.work(client, left)) for _ in range(self.params.concurrency)]
             try:
                 await asyncio.gather(*workers)
@@ -273,6 +198,8 @@ class _Asking(Generic[T]):
                 for worker in workers:
                     worker.cancel()
                 await asyncio.gather(*workers, return_exceptions=True)
+        if self.held:
+            raise self.all_refused()
         return self.usage
 
     async def work(self, client: AsyncOpenAI, left: Iterator[T]) -> None:
@@ -286,17 +213,20 @@ class _Asking(Generic[T]):
             except BadMedia as error:
                 self.usage.requests -= 1  # none was sent
                 self.usage.media[str(error)] += 1
-            except (openai.APIError, Garbled) as error:
-                failure = self.failure(error)
+            except (openai.APIError, Garbled, TooLong) as error:
+                failure = self.failure(job, error)
             finally:
                 self.in_flight -= 1
             if failure:  # raised out here, so that no traceback holds a server's echo of the key
                 raise failure
 
-    def failure(self, error: Exception) -> Exception | None:
+    def failure(self, job: T, error: Exception) -> Exception | None:
         """What to stop with, if an error is hopeless or the last of many."""
+        self.reached |= reached(error)
         if hopeless(error):
             return refusal(self.section, self.params, error)
+        if (no := refused(error)) is not None:
+            return self.refusal(job, no)
         self.usage.unreachable += 1
         self.usage.last_error = without(self.key, f"{type(error).__name__}: {error}")
         self.failed_in_a_row += 1
@@ -304,6 +234,29 @@ class _Asking(Generic[T]):
             return None
         said = f"{self.failed_in_a_row} requests in a row failed ({self.usage.last_error})"
         return ServerFailed(f"{address(self.section, self.params)}: {said}")
+
+    def refusal(self, job: T, no: Refusal) -> Exception | None:
+        """Keep a refusal; what to stop with, if nothing but refusals came and they may be the parameters' fault."""
+        reason = without(self.key, no.reason)
+        self.failed_in_a_row = 0
+        self.usage.refused += 1
+        self.usage.last_refusal = reason
+        self.held.append((job, reason))
+        if no.about_content or self.works:
+            self.release()
+        elif len(self.held) >= max(MAX_REFUSED_AT_FIRST, 3 * self.params.concurrency):
+            return self.all_refused()
+        return None
+
+    def all_refused(self) -> ServerFailed:
+        """Nothing but refusals that name no content, at the very first: they are not stored."""
+        return all_refused(address(self.section, self.params), len(self.held), self.usage.last_refusal)
+
+    def release(self) -> None:
+        """Store the refusals that were held back."""
+        for job, reason in self.held:
+            self.ledger.refuse(job, reason, self.ledger.paid(job))
+        self.held.clear()
 
     def affordable(self, in_flight: int) -> bool:
         """Whether one more request is within the budget, if those in flight are as dear as the dearest so far."""
@@ -315,7 +268,13 @@ class _Asking(Generic[T]):
         """Ask until the reply can be kept, or there were too many that cannot be read."""
         arguments, paid = await asyncio.to_thread(self.ledger.request, job), self.ledger.paid(job)
         while True:
-            text, paid = self.account(await self.send(client, arguments), paid)
+            said, paid = self.account(await self.send(client, arguments), paid)
+            text = said.text
+            if said.refused is not None:
+                self.usage.refused += 1
+                self.usage.last_refusal = said.refused
+                self.ledger.refuse(job, said.refused, paid)
+                return
             if self.ledger.keep(job, text, paid):
                 self.usage.done += 1
                 return
@@ -330,13 +289,13 @@ class _Asking(Generic[T]):
         """A reply, asked for again while its failures may pass, and each try is within the budget.
 
         Raises:
-            openai.APIError, Garbled: the last failure.
+            openai.APIError, Garbled, TooLong: the last failure.
         """
         retry = 0
         while True:
             try:
-                return await _completion(client, self.params.model, arguments)
-            except (openai.APIError, Garbled) as error:
+                return await _completion(client, self.params, arguments)
+            except (openai.APIError, Garbled, TooLong) as error:
                 if retry == MAX_RETRIES or not passing(error) or not self.affordable(self.in_flight):
                     raise
                 pause = pause_s(error, retry)
@@ -344,20 +303,26 @@ class _Asking(Generic[T]):
             self.usage.requests += 1
             await asyncio.sleep(pause)
 
-    def account(self, reply: ChatCompletion, before: Paid) -> tuple[str | None, Paid]:
-        """A reply's text, None if there is none to keep, and what the job has cost with it."""
+    def account(self, reply: ChatCompletion, before: Paid) -> tuple[Said, Paid]:
+        """What a reply says, and what the job has cost with it."""
         self.failed_in_a_row = 0
-        text, paid = read(self.params, self.key, reply, before)
+        self.reached = self.works = True
+        self.release()
+        said, paid = read(self.params, self.key, reply, before, self.ledger.max_bytes)
         cost = paid.cost - before.cost
         self.usage.cost += cost
         self.usage.spent += cost
         self.dearest = max(self.dearest, cost)
-        return text, paid
+        return said, paid
 
 
-async def _completion(client: AsyncOpenAI, model: str, arguments: dict[str, Any]) -> ChatCompletion:
+async def _completion(client: AsyncOpenAI, params: ServerParams, arguments: dict[str, Any]) -> ChatCompletion:
+    whole_s = 2 * params.timeout_s  # `timeout_s` bounds each wait, and a server may send byte after byte for ever
     try:
-        reply: object = await client.chat.completions.create(model=model, **arguments)
+        async with asyncio.timeout(whole_s):
+            reply: object = await client.chat.completions.create(model=params.model, **arguments)
+    except TimeoutError:
+        raise Garbled(f"no whole reply within {whole_s:g} s") from None
     except (json.JSONDecodeError, openai.APIResponseValidationError):
         raise Garbled("a body that is no JSON") from None
     if not isinstance(reply, ChatCompletion):  # a body that is not JSON comes as text
@@ -365,13 +330,11 @@ async def _completion(client: AsyncOpenAI, model: str, arguments: dict[str, Any]
     return reply
 
 
-def read(params: ServerParams, key: str, reply: ChatCompletion, paid: Paid) -> tuple[str | None, Paid]:
-    """A reply's text, and what the job has cost with it.
-
-    There is no text where the model refused, or where it tells the key, which is never to be stored.
-    """
-    used, message = reply.usage, reply.choices[0].message if reply.choices else None
-    tokens = (getattr(used, name, None) or 0 for name in ("prompt_tokens", "completion_tokens"))
-    text = getattr(message, "content", None)
-    told = isinstance(text, str) and not (secret(key) and key in text)
-    return text if told else None, paid.plus(params, *tokens)
+def read(params: ServerParams, key: str, reply: ChatCompletion, paid: Paid, max_bytes: int) -> tuple[Said, Paid]:
+    """What a reply says, and what the job has cost with it; one that tells the key says nothing: it is never stored."""
+    said = read_completion(reply, max_bytes)
+    if said.text is not None and secret(key) and key in said.text:
+        said = said._replace(text=None)
+    if said.refused is not None:
+        said = said._replace(refused=without(key, said.refused))
+    return said, paid.plus(params, said.tokens_in, said.tokens_out)

@@ -1,62 +1,194 @@
-"""What stands between a chat model's tokens and the reader: the text as it comes, and a check that it is no noise."""
+"""A server's replies, bounded while they are read, and what they say: a text, a refusal, what it cost.
 
-from collections.abc import Callable, Sequence
+Nothing that a server sends is believed: a reply longer than what was asked for is cut off on the wire, numbers of
+tokens that cannot be are none, and a refusal is told from a fault.
+"""
 
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
-from transformers import LogitsProcessor
-from transformers.generation.streamers import BaseStreamer
+import importlib
+import math
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, NamedTuple
 
-from ixc.metrics import NO_NUMBER, BadScore
+import openai
+from openai.types.chat import ChatCompletion
 
-_HALF = "\ufffd"
-"""What a tokenizer makes of a character whose last bytes are not there yet."""
+_CLIENT = next(kind for kind in openai.DefaultHttpxClient.__mro__ if kind.__name__ == "Client")
+httpx: Any = importlib.import_module(_CLIENT.__module__.partition(".")[0])
+"""The HTTP library that this `openai` is built on: `httpx`, or `httpx2` from 3 on."""
+
+OVERHEAD_BYTES = 64 * 1024
+"""Of a reply besides its text."""
+BYTES_PER_TEXT_BYTE = 8
+"""On the wire: JSON may write six for one, and a reasoning model sends its thoughts along."""
+MAX_TOKENS = 100_000_000
+"""Of one reply; more cannot be."""
+MAX_REASON = 300
+"""Characters of a server's words that are kept."""
 
 
-class Streamed(BaseStreamer):
-    """Gives a reply away piece by piece; the pieces together are the whole reply, stripped of white space at its ends.
+class TooLong(RuntimeError):
+    """A reply of more bytes than were asked for; the rest was not read."""
 
-    The end of the text is kept back while it may still change: half a character, or white space that may be the last.
+
+class Said(NamedTuple):
+    """What a completion says."""
+
+    text: str | None
+    """None where there is none to keep."""
+    refused: str | None
+    """Why there will be none, however often the question is asked."""
+    tokens_in: int
+    tokens_out: int
+
+
+class Refusal(NamedTuple):
+    """A server's no to one question."""
+
+    reason: str
+    about_content: bool
+    """Whether it is the question's words or pictures; else it may be the parameters, which all questions share."""
+
+
+def wire_bytes(text_bytes: int) -> int:
+    """What a reply may have on the wire, whose text may have so many."""
+    return OVERHEAD_BYTES + BYTES_PER_TEXT_BYTE * text_bytes
+
+
+# On the wire
+
+
+class _Bounded(httpx.AsyncByteStream, httpx.SyncByteStream):
+    """A reply's bytes, and an error where they should have ended."""
+
+    def __init__(self, stream: Any, max_bytes: int) -> None:
+        self.stream, self.left, self.max_bytes = stream, max_bytes, max_bytes
+
+    def count(self, part: bytes) -> bytes:
+        self.left -= len(part)
+        if self.left < 0:
+            raise TooLong(f"a reply of more than {self.max_bytes:,} bytes")
+        return part
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for part in self.stream:
+            yield self.count(part)
+
+    def __iter__(self) -> Iterator[bytes]:
+        for part in self.stream:
+            yield self.count(part)
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+
+    def close(self) -> None:
+        self.stream.close()
+
+
+def _bound(response: Any, max_bytes: int) -> None:
+    """Bound a reply whose body was not read yet; one that is compressed unasked could be of any length."""
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise TooLong("a compressed reply, though none was asked for")
+    response.stream = _Bounded(response.stream, max_bytes)
+
+
+def async_http_client(max_bytes: int) -> Any:
+    """A client none of whose replies, errors among them, is longer than `max_bytes`."""
+
+    async def bound(response: Any) -> None:
+        _bound(response, max_bytes)
+
+    return openai.DefaultAsyncHttpxClient(event_hooks={"response": [bound]}, headers={"Accept-Encoding": "identity"})
+
+
+def http_client(max_bytes: Callable[[], int]) -> Any:
+    """The same for one thread; the bound is asked for reply by reply."""
+
+    def bound(response: Any) -> None:
+        _bound(response, max_bytes())
+
+    return openai.DefaultHttpxClient(event_hooks={"response": [bound]}, headers={"Accept-Encoding": "identity"})
+
+
+def too_long(error: BaseException) -> TooLong | None:
+    """The cut-off reply behind an error of the client."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, TooLong):
+        cause = cause.__cause__ or cause.__context__
+    return cause
+
+
+# What is said
+
+
+def read_completion(reply: ChatCompletion, max_bytes: int) -> Said:
+    """A completion's text, or why there is none.
+
+    There is none where the model or a filter refused, and where it has more than `max_bytes`.
     """
-
-    def __init__(self, decode: Callable[[Sequence[int]], str], on_text: Callable[[str], None]) -> None:
-        self.decode, self.on_text = decode, on_text
-        self.ids: list[int] = []
-        self.given = ""
-        self.prompt_seen = False
-
-    def put(self, value: Int[Tensor, "..."]) -> None:
-        """Take the next token; the first call brings the prompt."""
-        if not self.prompt_seen:
-            self.prompt_seen = True
-            return
-        self.ids += value.flatten().tolist()
-        text = self.decode(self.ids).strip()
-        if not text.endswith(_HALF):
-            self._give(text)
-
-    def end(self) -> None:
-        """Give what is left."""
-        self._give(self.decode(self.ids).strip())
-
-    def _give(self, text: str) -> None:
-        new = text[len(self.given) :]
-        if new and text.startswith(self.given):
-            self.on_text(new)
-            self.given = text
+    used = reply.usage
+    tokens_in, tokens_out = (_tokens(getattr(used, name, None)) for name in ("prompt_tokens", "completion_tokens"))
+    choice = reply.choices[0] if reply.choices else None
+    message = getattr(choice, "message", None)
+    text, refusal = getattr(message, "content", None), getattr(message, "refusal", None)
+    if isinstance(text, str):
+        text = text.encode("utf-8", "replace").decode()  # half a character cannot be stored
+    refused = None
+    if getattr(choice, "finish_reason", None) == "content_filter":
+        refused = "content filter"
+    elif isinstance(refusal, str) and refusal.strip():
+        refused = f"refused by the model: {_line(refusal)}"
+    elif isinstance(text, str) and len(text.encode()) > max_bytes:
+        refused = f"a text of more than {max_bytes:,} bytes, which is more than was asked for"
+    return Said(text if isinstance(text, str) and refused is None else None, refused, tokens_in, tokens_out)
 
 
-class FiniteOnly(LogitsProcessor):
-    """Ends a reply whose next token would be drawn from numbers that are none."""
+def completion_of(body: dict[str, Any]) -> ChatCompletion:
+    """A completion from a file, read as leniently as `openai` reads one from the wire."""
+    return ChatCompletion.construct(**body)
 
-    def __call__(self, input_ids: Int[Tensor, "B T"], scores: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
-        """The logits as they are; -inf is how others forbid a token.
 
-        Raises:
-            BadScore: one is NaN or infinite, or all are forbidden.
-        """
-        best = scores.max(-1).values
-        if not torch.isfinite(best).all():  # the largest of a row with NaN is NaN
-            raise BadScore(f"the next token's logit {best.max().item()}: {NO_NUMBER}")
-        return scores
+def _tokens(value: object) -> int:
+    """A number of tokens; 0 for what is none: negative, no number, or beyond all reason."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return 0
+    return int(value) if 0 <= value <= MAX_TOKENS else 0
+
+
+_FAULTS = (401, 402, 404, 405, 407, 408, 409, 425, 429)
+"""Codes below 500 that tell of the server, the key or the moment, and not of the question."""
+_ACCOUNT = {
+    "invalid_api_key",
+    "insufficient_quota",
+    "billing_not_active",
+    "billing_hard_limit_reached",
+    "model_not_found",
+}
+_ABOUT_CONTENT = re.compile(
+    r"content[ _-]?(?:filter|policy|management|moderation)|moderation|flagged|safety|policy[ _-]?violation|harmful"
+    r"|data_?inspection|sensitive|inappropriate|responsible ?ai|敏感|违规|不安全",
+    re.IGNORECASE,
+)
+
+
+def refusal_of(status: int, body: object) -> Refusal | None:
+    """What an error status says about the question; None if it says nothing about it.
+
+    >>> refusal_of(400, {"code": "content_filter", "message": "Flagged."})
+    Refusal(reason='400: content_filter: Flagged.', about_content=True)
+    >>> refusal_of(401, {}), refusal_of(500, {}), refusal_of(403, {"message": "no access"})
+    (None, None, None)
+    """
+    told: dict[Any, Any] = body if isinstance(body, dict) else {"message": body}
+    if isinstance(told.get("error"), dict):
+        told = told["error"]
+    code, kind, message = (_line(told.get(name)) for name in ("code", "type", "message"))
+    about_content = _ABOUT_CONTENT.search(" ".join((code, kind, message))) is not None
+    if not 400 <= status < 500 or status in _FAULTS or {code, kind} & _ACCOUNT or (status == 403 and not about_content):
+        return None
+    return Refusal(": ".join(filter(None, (str(status), code, message or kind)))[:MAX_REASON], about_content)
+
+
+def _line(value: object) -> str:
+    """A server's words as one short line."""
+    return " ".join(str(value).split())[:MAX_REASON] if isinstance(value, str | int) else ""

@@ -21,8 +21,8 @@ from ixc.model import BadCheckpoint, IXCForRewardModel, IXCProcessor, language
 from ixc.model.folder import save
 from ixc.model.pictures import partition, to_tiles
 from ixc.model.processing import BadConversation, BadProcessor, TooLong
-from ixc.replies import Streamed
 from ixc.sources.embedded.films import encode
+from ixc.streaming import Streamed
 
 RED, WIDE = Image.new("RGB", (28, 28), "red"), Image.new("RGB", (70, 28), "blue")
 FILM = [Image.new("RGB", (28, 20), colour) for colour in ("red", "green", "blue")]

@@ -121,10 +121,46 @@ def test_an_empty_answer_follows_nothing() -> None:
         ("It costs 3.50 dollars. Dr. Who pays, e.g. in cash.", 2),
         ("Wait... what?!", 2),
         ("一。二。", 2),
+        ("He said “Stop.” Then he left.", 2),  # curly quotes, guillemets, brackets, bold: all close a sentence
+        ("“One.” “Two.” “Three.”", 3),
+        ("He said “Why?” and left.", 2),
+        ("«Stop.» Then he left.", 2),
+        ("‘Fine.’ She left.", 2),
+        ("(One.) [Two.] {Three.} Four.", 4),
+        ("**Stop.** She left.", 2),
+        ('He left."She stayed.', 2),
+        ("他说：“停。”然后走了。", 2),
+        ("她说：「走吧。」他走了。", 2),
+        ('It is 3.5" long.', 1),
     ],
 )
 def test_sentences_are_counted_as_people_do(text: str, count: int) -> None:
     assert count_sentences(text) == count
+
+
+@pytest.mark.parametrize(
+    ("answer", "language"),
+    [  # what langdetect 1.0.9 says, whichever half it takes
+        (f"This is an English answer about the weather, and it is quite long. {GERMAN}", "de"),
+        ("Here is the text in German that you asked for: Das Wetter ist heute schön, die Sonne scheint.", "de"),
+        ("Certainly! Here is the poem in Hindi. सूरज चमकता है और पक्षी गाते हैं। यह एक सुंदर दिन है।", "hi"),
+        ("The weather today is nice and the sun is shining. El clima de hoy es agradable.", "en"),
+    ],
+)
+def test_a_half_english_answer_is_what_the_official_detector_says(answer: str, language: str) -> None:
+    kinds = {
+        code: holds(Constraint("language:response_language", {"language": code}), answer) for code in ("en", "de", "hi")
+    }
+    assert kinds == {code: code == language for code in kinds}
+    assert holds(Constraint("language:response_language", {"language": "fi"}), "42!")  # no letters: let pass
+
+
+def test_the_same_answer_has_the_same_language_every_time() -> None:
+    found = {
+        holds(Constraint("language:response_language", {"language": "de"}), "Das is good, und so on.")
+        for _ in range(20)
+    }
+    assert len(found) == 1
 
 
 def test_null_arguments_count_as_absent() -> None:

@@ -9,6 +9,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -16,32 +17,29 @@ from typing import Any, Protocol, runtime_checkable
 import openai
 from openai import OpenAI
 from openai.types import Batch
-from openai.types.chat import ChatCompletion
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from ixc.files import replacing
 from ixc.judging.questions import Question
 from ixc.judging.store import Asked
+from ixc.ledger import MAX_REASKS, Due, Ledger, Paid, Usage, due
 from ixc.media import BadMedia
 from ixc.params import LLMJudgeParams
 from ixc.remote import (
-    MAX_REASKS,
+    MAX_REFUSED_AT_FIRST,
     MAX_RETRIES,
-    Due,
-    Ledger,
-    Paid,
     ServerFailed,
-    Usage,
     address,
+    all_refused,
     api_key,
     client_options,
-    due,
     hopeless,
     read,
     refusal,
     without,
 )
+from ixc.replies import TooLong, completion_of, http_client, refusal_of, too_long, wire_bytes
 
 MAX_BYTES = 100_000_000
 """Of a batch's file; OpenAI takes 200 MB."""
@@ -55,6 +53,10 @@ class BatchLedger(Ledger[Question], Protocol):
 
     def keep_asked(self, asked: Asked, text: str | None, paid: Paid, /) -> bool:
         """As `keep`."""
+        ...
+
+    def refuse_asked(self, asked: Asked, reason: str, paid: Paid, /) -> None:
+        """As `refuse`."""
         ...
 
 
@@ -97,13 +99,26 @@ def ask_in_batches(
     key = api_key(section, params)
     failure: Exception
     try:
-        with OpenAI(**client_options(params, key, MAX_RETRIES)) as client:
-            return _Batches(section, params, key, client, state, ledger, todo).all()
-    except openai.APIError as error:
-        said = without(key, f"{type(error).__name__}: {error.message}")
+        replies = _Replies(ledger.max_bytes)
+        options = client_options(params, key, MAX_RETRIES)
+        with OpenAI(**options, http_client=http_client(replies.max_bytes)) as client:
+            return _Batches(section, params, key, client, state, ledger, todo, replies).all()
+    except (openai.APIError, TooLong) as error:
+        said = without(key, f"{type(error).__name__}: {too_long(error) or error}")
         failure = ServerFailed(f"{address(section, params)}: {said}")
         failure = refusal(section, params, error) if hopeless(error) else failure
     raise failure  # out here, so that no traceback holds a server's echo of the key
+
+
+class _Replies:
+    """How long the next reply may be: a batch's file has one for each question."""
+
+    def __init__(self, max_text_bytes: int) -> None:
+        self.each, self.count = wire_bytes(max_text_bytes), 1
+
+    def max_bytes(self) -> int:
+        """Of the next one."""
+        return self.each * self.count
 
 
 class _Batches:
@@ -118,11 +133,15 @@ class _Batches:
         state: Path,
         ledger: BatchLedger,
         todo: Due[Question],
+        file_replies: _Replies,
     ) -> None:
         self.where, self.params, self.key, self.client = address(section, params), params, key, client
         self.state, self.requests = state, state.with_suffix(".jsonl")
         self.ledger, self.questions = ledger, todo.jobs
         self.usage, self.dearest = todo.usage(), todo.dearest
+        self.works, self.file_replies = todo.answered > 0, file_replies
+        self.held: list[tuple[Asked, str, Paid]] = []
+        """Refusals that may yet turn out to be the parameters' fault."""
         self.replies = 0
         self.tried: Counter[str] = Counter()
         """How often a question was sent in this run."""
@@ -142,11 +161,13 @@ class _Batches:
                 self.forget()
             batches += 1
             self.check(batches)
+        if self.held:
+            raise self.all_refused()
         return self.outcome(given_up)
 
     def check(self, batches: int) -> None:
         """Stop a run whose first batches brought nothing but errors, or all of whose batches did."""
-        if self.replies or not self.usage.last_error:
+        if self.replies or self.works or not self.usage.last_error:
             return
         if batches > MAX_REASKS or not self.next():
             raise ServerFailed(f"{self.where}: no request came through ({self.usage.last_error})")
@@ -155,10 +176,12 @@ class _Batches:
         """What became of the questions; so many had been given up before."""
         unanswered = [question for question in self.questions if not self.ledger.answered(question)]
         vain = [self.ledger.paid(question).given_up for question in unanswered]
-        failed = [self.tried[question.key] > MAX_REASKS for question in unanswered]
+        failed = [self.tried[one.key] > MAX_REASKS and not self.ledger.refused(one) for one in unanswered]
         self.usage.unreadable = given_up + sum(vain)
         self.usage.unreachable = sum(failure and not done for failure, done in zip(failed, vain, strict=True))
-        self.usage.left = len(unanswered) - sum(vain) - self.usage.unreachable - self.usage.unusable_media
+        refused = [self.ledger.refused(question) for question in unanswered]
+        settled = sum(vain) + sum(refused) + self.usage.unreachable + self.usage.unusable_media
+        self.usage.left = len(unanswered) - settled
         self.usage.tell_media(self.where)
         return self.usage
 
@@ -175,7 +198,9 @@ class _Batches:
     def open(self, question: Question) -> bool:
         """Whether it is worth another request."""
         vain = self.tried[question.key] > MAX_REASKS or self.ledger.paid(question).given_up
-        return not vain and question.key not in self.unusable and not self.ledger.answered(question)
+        settled = self.ledger.answered(question) or self.ledger.refused(question)
+        settled = settled or any(question.key == asked.key for asked, _, _ in self.held)
+        return not vain and not settled and question.key not in self.unusable
 
     def submit(self, questions: Sequence[Question]) -> Pending:
         """Send the requests that were written."""
@@ -258,31 +283,70 @@ class _Batches:
         return batch
 
     def take(self, batch: Batch, pending: Pending) -> None:
-        """Keep the replies of a batch."""
+        """Keep the replies of a batch; refusals last, when it is known whether there was anything else."""
         asked = {one.key: one for one in pending.asked}
-        for line in self.lines(batch):
-            one = asked.pop(line.get("custom_id", ""), None)
+        for line in self.lines(batch, len(pending.asked)):
+            one = asked.pop(str(line.get("custom_id")), None)
             if one is not None:
                 self.usage.done += self.keep_line(one, pending.paid.get(one.key, Paid()), line)
         self.usage.requests += len(pending.asked)
+        if self.replies or self.works:
+            self.release()
+        elif len(self.held) >= MAX_REFUSED_AT_FIRST:
+            self.forget()
+            raise self.all_refused()
 
-    def lines(self, batch: Batch) -> Iterator[dict[str, Any]]:
-        """The replies, then the errors."""
-        for id in (batch.output_file_id, batch.error_file_id):
-            text = self.client.files.content(id).text if id else ""
-            yield from (json.loads(line) for line in text.split("\n") if line)
+    def release(self) -> None:
+        """Store the refusals that were held back."""
+        for refused in self.held:
+            self.ledger.refuse_asked(*refused)
+        self.held.clear()
+
+    def all_refused(self) -> ServerFailed:
+        """Nothing but refusals that name no content, at the very first: they are not stored."""
+        return all_refused(self.where, len(self.held), self.usage.last_refusal)
+
+    def lines(self, batch: Batch, count: int) -> Iterator[dict[str, Any]]:
+        """The replies, then the errors; what is no JSON object is passed over, its question counts as not answered."""
+        for id in filter(None, (batch.output_file_id, batch.error_file_id)):
+            self.file_replies.count = count
+            text = self.client.files.content(id).text
+            self.file_replies.count = 1
+            for line in text.split("\n"):
+                with suppress(ValueError):
+                    found = json.loads(line)
+                    if isinstance(found, dict):
+                        yield found
 
     def keep_line(self, asked: Asked, before: Paid, line: dict[str, Any]) -> bool:
         """Keep one reply, if it can be read."""
-        body = (line.get("response") or {}).get("body") or {}
-        try:
-            text, paid = read(self.params, self.key, ChatCompletion.model_validate(body), before)
-        except ValidationError:
-            self.usage.last_error = without(self.key, json.dumps(line.get("error") or body))[:500]
-            return False
+        response = line.get("response") if isinstance(line.get("response"), dict) else {}
+        body = (response or {}).get("body") or {}
+        if not isinstance(body, dict) or not isinstance(body.get("choices"), list):
+            return self.keep_error(asked, before, (response or {}).get("status_code"), line.get("error") or body)
+        said, paid = read(self.params, self.key, completion_of(body), before, self.ledger.max_bytes)
         self.replies += 1
         cost = paid.cost - before.cost
         self.usage.cost += cost
         self.usage.spent += cost
         self.dearest = max(self.dearest, cost)
-        return self.ledger.keep_asked(asked, text, paid)
+        if said.refused is not None:
+            self.refuse(asked, said.refused, paid)
+            return False
+        return self.ledger.keep_asked(asked, said.text, paid)
+
+    def keep_error(self, asked: Asked, before: Paid, status: object, error: object) -> bool:
+        """Keep a refusal; note any other error, after which the question is asked again."""
+        refusal = refusal_of(status, error) if isinstance(status, int) else None
+        if refusal is None:
+            self.usage.last_error = without(self.key, json.dumps(error))[:500]
+            return False
+        self.works |= refusal.about_content
+        self.refuse(asked, without(self.key, refusal.reason), before)
+        return False
+
+    def refuse(self, asked: Asked, reason: str, paid: Paid) -> None:
+        """Note a refusal, which is stored with its batch."""
+        self.usage.refused += 1
+        self.usage.last_refusal = reason
+        self.held.append((asked, reason, paid))

@@ -1,22 +1,24 @@
 """A model as judge of pairs, over any OpenAI-compatible server: request by request, or in batches."""
 
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ixc.judging.batch import ask_in_batches
-from ixc.judging.questions import Preference, Question, parse
+from ixc.judging.questions import Preference, Question, parse_reply
 from ixc.judging.store import Asked, Judgement, VerdictStore, slug
+from ixc.ledger import Paid, Usage
 from ixc.metrics import Log, ignore
 from ixc.params import LLMJudgeParams
 from ixc.parts import picture_parts, text_part
-from ixc.remote import Paid, Usage, address, ask_all
+from ixc.remote import address, ask_all
 
 SECTION = "judge.judges"
 SCHEMA = {"name": "preference", "strict": True, "schema": Preference.model_json_schema()}
 MAX_KEPT = 500
 """Characters of a reply that cannot be read."""
+MAX_REASON = 4000
+"""Characters of a verdict's reason that are stored."""
 
 
 def ask(
@@ -33,10 +35,7 @@ def ask(
         usage = ask_in_batches(SECTION, params, questions, judge, store.path)
     else:
         usage = ask_all(SECTION, params, questions, judge)
-    if usage.unreadable:
-        said = f"{usage.unreadable} questions without a readable reply; they are not asked again"
-        remedy = f'to ask them again, remove the lines of {store.path} with "winner": null'
-        print(f"{address(SECTION, params)}: {said}; {remedy}", file=sys.stderr)
+    usage.tell_vain(address(SECTION, params), store.path, '"winner": null')
     return usage
 
 
@@ -50,6 +49,9 @@ def _distinct(asked: Iterable[Question]) -> Iterator[Question]:
 
 class _Judge:
     """How a question is put, and what is kept of the replies."""
+
+    max_bytes = 100_000
+    """Of a reply; a verdict with its reason has a few hundred."""
 
     def __init__(self, params: LLMJudgeParams, media_root: Path, store: VerdictStore, log: Log) -> None:
         self.params, self.media_root, self.store, self.log = params, media_root, store, log
@@ -74,7 +76,20 @@ class _Judge:
 
     def _paid(self, key: str) -> Paid:
         found = self.store.get(key)
-        return Paid() if found is None else Paid(*(getattr(found, name) for name in Paid._fields))
+        return Paid() if found is None else Paid.stored(vars(found))
+
+    def refused(self, question: Question) -> bool:
+        """Whether the store says that it will not be judged."""
+        found = self.store.get(question.key)
+        return found is not None and found.refused is not None
+
+    def refuse(self, question: Question, reason: str, paid: Paid) -> None:
+        """Store that it will not be judged."""
+        self.refuse_asked(question.asked, reason, paid)
+
+    def refuse_asked(self, asked: Asked, reason: str, paid: Paid) -> None:
+        """The same for a question of which only this much is known."""
+        self._add(asked, paid, winner=None, reason="", refused=reason)
 
     def keep(self, question: Question, text: str | None, paid: Paid) -> bool:
         """Store what was replied and report progress; False if there is no judgement in it."""
@@ -82,12 +97,15 @@ class _Judge:
 
     def keep_asked(self, asked: Asked, text: str | None, paid: Paid) -> bool:
         """The same for a question of which only this much is known."""
-        found = parse(text)
-        said = {"winner": found and found.winner, "reason": found.reason if found else (text or "")[:MAX_KEPT]}
-        self.cost += paid.cost - self._paid(asked.key).cost
-        self.store.add(Judgement(**asked._asdict(), model=self.params.model, **said, **paid._asdict()))
+        found = parse_reply(text)
+        reason = found.reason[:MAX_REASON] if found else (text or "")[:MAX_KEPT]
+        self._add(asked, paid, winner=found and found.winner, reason=reason)
         if found is None:
             return False
         self.judgements += 1
         self.log({f"llm/{slug(self.params.model)}/cost": self.cost}, self.judgements)
         return True
+
+    def _add(self, asked: Asked, paid: Paid, **said: Any) -> None:
+        self.cost += paid.cost - self._paid(asked.key).cost
+        self.store.add(Judgement(**asked._asdict(), model=self.params.model, **said, **paid._asdict()))

@@ -4,6 +4,7 @@ Each pair is asked about twice, once in either order, for judges favour a positi
 """
 
 import hashlib
+import itertools
 import json
 import re
 from functools import cache
@@ -43,10 +44,44 @@ class Question(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The judge's prompt."""
-        conversation = "\n\n".join(f"[{turn.role}]\n{turn.content}" for turn in self.sample.prompt)
-        rubric = _read(f"rubrics/{self.sample.domain}")
-        return fill(_read("pairwise"), rubric=rubric, conversation=conversation, first=self.first, second=self.second)
+        """The judge's prompt; a code that no text holds marks where each begins and ends."""
+        code = boundary(*(turn.content for turn in self.sample.prompt), self.first, self.second)
+        turns = (fenced(turn.role, turn.content, code) for turn in self.sample.prompt)
+        return fill(
+            _read("pairwise"),
+            rubric=_read(f"rubrics/{self.sample.domain}"),
+            boundary=code,
+            conversation="\n\n".join(turns),
+            first=fenced("first answer", self.first, code),
+            second=fenced("second answer", self.second, code),
+        )
+
+
+def boundary(*texts: str) -> str:
+    """A code that stands in none of the texts, and that their authors could not foresee.
+
+    It is a digest of the texts themselves: the same question has the same code, so that its verdict is found again,
+    and a text would have to contain its own digest to end where it wants.
+
+    >>> boundary("a", "b") == boundary("a", "b") != boundary("ab", "")
+    True
+    """
+    for attempt in itertools.count():
+        code = hashlib.sha256(json.dumps([attempt, *texts]).encode()).hexdigest()[:20]
+        if not any(code in text.lower() for text in texts):
+            return code
+    raise AssertionError  # `count` never ends
+
+
+def fenced(name: str, text: str, code: str) -> str:
+    """A text between two lines that only we can write.
+
+    >>> print(fenced("user", "Hi.", "c0de"))
+    --- begin user c0de ---
+    Hi.
+    --- end user c0de ---
+    """
+    return f"--- begin {name} {code} ---\n{text}\n--- end {name} {code} ---"
 
 
 @cache
@@ -89,17 +124,27 @@ def verdict(model: str, chosen_first: Judgement, rejected_first: Judgement) -> V
 
 
 def parse(content: str | None) -> Preference | None:
-    r"""The judge's reply: JSON, bare or in a Markdown fence, or a text with `[[A>B]]`; None if it cannot be read.
+    r"""A published judgement: what `parse_reply` reads, or a text with `[[A>B]]`; None if it cannot be read.
 
-    >>> parse('```json\n{"reason": "It counts right.", "winner": "first"}\n```').winner
-    'first'
     >>> parse("B names the colour. My final verdict is: [[B>>A]]").winner
     'second'
+    """
+    return parse_reply(content) or _in_words(content or "")
+
+
+def parse_reply(content: str | None) -> Preference | None:
+    r"""Our judge's reply: JSON, bare or in a Markdown fence; None if it cannot be read.
+
+    A `[[A>B]]` counts for nothing here: it may be a word of the answers, quoted.
+
+    >>> parse_reply('```json\n{"reason": "It counts right.", "winner": "first"}\n```').winner
+    'first'
+    >>> parse_reply("The second answer wants to hear [[B>A]], so the first is better.")
     """
     try:
         return Preference.model_validate_json(re.sub(r"^\s*```(?:json)?|```\s*$", "", content or ""))
     except ValidationError:
-        return _in_words(content or "")
+        return None
 
 
 _LABELS: dict[str, Literal["first", "second", "tie"]] = {

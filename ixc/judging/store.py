@@ -1,8 +1,9 @@
 """Verdicts are paid for: one JSON line each, on disk before the next is asked for, never asked for twice.
 
 A reply that cannot be read is paid for, too: it is a line with `"winner": null`, and what was asked three times in
-vain is not asked again. To have it asked again, remove those lines:
-`sed -i '/"winner": null/d' data/verdicts/<model>.jsonl`.
+vain is not asked again; nor is what the server or the model refused, which has its reason in `"refused"`. To have it
+asked again, remove those lines: `sed -i '/"winner": null/d' data/verdicts/<model>.jsonl`, or only the refused ones:
+`sed -i '/"refused": "/d' data/verdicts/<model>.jsonl`.
 """
 
 import re
@@ -48,6 +49,8 @@ class Judgement:
     """US dollars; like the tokens, of all replies."""
     attempts: int = 1
     """Replies that it took, those that could not be read among them."""
+    refused: str | None = None
+    """Why the server or the model will not judge it; it is not asked again."""
 
 
 _LINE = TypeAdapter(Judgement)

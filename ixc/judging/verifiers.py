@@ -7,11 +7,13 @@ powers or percents wakes math-verify.
 import math
 import re
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
+from ixc.judging.choices import ALL, MENTION, Option, Reading, as_option, enumerates, plain, read_option
 from ixc.judging.constraints import holds, parse_constraints
 from ixc.judging.vqa import soft_accuracy
 from ixc.samples import Gold
@@ -25,7 +27,8 @@ def check(gold: Gold, answer: str) -> float | None:
     """
     if gold.check == "open":
         return None
-    return float(_RULES[gold.check](gold, answer))
+    score = _RULES[gold.check](gold, answer)
+    return None if score is None else float(score)
 
 
 def matches(gold: Gold, answer: str) -> bool:
@@ -43,7 +46,13 @@ def _words(value: str, others: tuple[str, ...]) -> re.Pattern[str]:
     """Longest first: who says `dark red` does not say `red`. And `3` is not named by `3.5` or `1,300`."""
     texts = sorted({_plain(text) for text in (value, *others)} - {""}, key=len, reverse=True)
     any_of = "|".join(r"\s+".join(map(re.escape, text.split())) for text in texts)
-    return re.compile(rf"(?<!\w)(?<!\d[.,])(?:{any_of})(?!\w|[.,]\d)")
+    either = any(_CJK.search(text) for text in texts)
+    letter = _WORD_BUT_CJK if either else r"\w"  # Chinese and Japanese have no spaces between words
+    return re.compile(rf"(?<!{letter})(?<!\d[.,])(?:{any_of})(?!{letter}|[.,]\d)")
+
+
+_CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
+_WORD_BUT_CJK = r"[^\W\u3040-\u30ff\u3400-\u9fff]"
 
 
 def _plain(text: str) -> str:
@@ -183,67 +192,70 @@ def _equal_mathematics(left: str, right: str) -> bool:
     return bool(gold and found) and math_verify.verify(gold, found, timeout_seconds=limit)
 
 
-class Option(NamedTuple):
-    """An option's letter, if it is known, and its text, if there is one."""
+def same_option(gold: Gold, answer: str) -> float | None:
+    """The option the answer settles on is the known one: by letter, or else by its words or its value.
 
-    letter: str | None
-    text: str
-
-
-_LETTERED = re.compile(r"\s*(?:[(\[]([A-Ja-j])[)\]]|([A-Ja-j])(?:[).:]|(?=\s*$)))\s*(.*)", re.DOTALL)
-
-
-def same_option(gold: Gold, answer: str) -> bool:
-    """The option the answer settles on is the known one: by letter, or else by its words or its value."""
-    known, letter = as_option(gold.value), option(answer)
-    if known.letter and letter:
-        return letter == known.letter
-    spelt = replace(gold, value=known.text, others=tuple(as_option(text).text for text in gold.others))
-    return matches(spelt, answer) or (_NUMBER.search(known.text) is not None and equals(spelt, answer))
-
-
-def as_option(text: str) -> Option:
-    """What a source calls an option.
-
-    >>> as_option("(B) a fish"), as_option("b"), as_option("A fish")
-    (Option(letter='B', text='a fish'), Option(letter='B', text=''), Option(letter=None, text='A fish'))
+    None where nobody can tell: it names several options and settles on none, or only repeats them.
     """
-    found = _LETTERED.fullmatch(text)
-    if found is None:
-        return Option(None, text.strip())
-    return Option((found.group(1) or found.group(2)).upper(), found.group(3).strip())
+    known, others = as_option(gold.value), [as_option(text) for text in gold.others]
+    reading = read_option(answer, _letters(known, others))
+    if not others and reading.letter is None and enumerates(plain(answer)):
+        return None
+    if known.letter and reading.letter and reading.rank >= MENTION:
+        named = [
+            each for each in (known, *others) if _names(each, [one for one in (known, *others) if one != each], answer)
+        ]
+        if named and named[0].letter != reading.letter:
+            return None  # says one thing and mentions another
+    if known.letter and reading.letter and not _superseded(known, others, answer, reading):
+        return float(reading.letter == known.letter)
+    if _names(known, others, answer):
+        return 1.0
+    return None if known.letter and reading.several else 0.0
 
 
-_LETTER = r"[\(\[*]*([A-Ja-j])[\)\]*]*"
-_STATED = re.compile(
-    rf"(?:\banswer\s*(?:is|:)|\boption|\bchoice|####|^\s*A:)\s*:?\s*{_LETTER}(?![\w'])",
-    re.IGNORECASE | re.MULTILINE,
+def _letters(known: Option, others: Sequence[Option]) -> str:
+    """Those that the options have; all that there may be where one has none."""
+    found = [each.letter for each in (known, *others) if each.letter]
+    return "".join(sorted(found)) if others and len(found) == 1 + len(others) else ALL
+
+
+_SAYS_VALUE = re.compile(r"(?:\banswer\s*(?:is\s*:?|:)|答案(?:应该|应|就)?(?:是|为|:))([^\n。]*)", re.IGNORECASE)
+
+
+def _superseded(known: Option, others: Sequence[Option], answer: str, reading: Reading) -> bool:
+    """Whether an answer states another value after its letter: `Vitamin (C). The answer is 3`."""
+    text = plain(answer)
+    said = [found for found in _SAYS_VALUE.finditer(text) if found.start() >= reading.end]
+    if not said or not _NUMBER.search(said[-1].group(1)) or not _NUMBER.search(known.text):
+        return False
+    stated = said[-1].group()
+    if reading.rank > 1:
+        return not any(each.letter == reading.letter and _names(each, [], stated) for each in (known, *others))
+    return any(each.letter != reading.letter and _names(each, [], stated) for each in (known, *others))
+
+
+def _names(known: Option, others: Sequence[Option], answer: str) -> bool:
+    """Whether an answer says an option's text, and does not deny it."""
+    texts = tuple(each.text for each in others)
+    said = _affirmed(answer, (known.text, *texts))
+    spelt = Gold(check="choice", value=known.text, others=texts)
+    return matches(spelt, said) or (_NUMBER.search(known.text) is not None and equals(spelt, said))
+
+
+_NOT = (
+    r"(?:\bnot|n't|\bneither|\bnor|\bnever|\brather than|\binstead of|\bcannot be|不是|并非|而非|不等于|不为|不选|排除)"
 )
-_LEADING = re.compile(r"\s*(?:[\(\[]([A-Ja-j])[\)\]]|([A-Ja-j])\s*(?:[\).:]|$)|([B-HJ])(?=\s))")
-_BRACKETED = re.compile(r"[\(\[]([A-J])[\)\]]")
-_ALONE = re.compile(r"\b([A-J])\b(?!\s+[a-z]|')")
+_NO = r"(?:\bno|\bwithout|没有|并无)"
+_A = r"\s*(?:be\s+|equal to\s+|the\s+|an?\s+)?"
 
 
-def option(answer: str) -> str | None:
-    r"""The letter of the option that an answer settles on, a capital; None if it names none.
-
-    A box counts most, then `answer is`, a letter at the very start, the last `(B)`, the last lone capital.
-
-    >>> [option(text) for text in ("b", "(B) a fish", r"\boxed{\text{B}}", "A cat, so answer: B", "no idea")]
-    ['B', 'B', 'B', 'B', None]
-    """
-    box = boxed(answer)
-    if box is not None and (letter := re.fullmatch(rf"\W*(?:\\text\w*\{{)?\W*{_LETTER}\W*", box)):
-        return letter.group(1).upper()
-    text = answer.replace("$", "").strip()
-    if stated := _STATED.findall(text):
-        return stated[-1].upper()
-    if box is not None:
-        return None  # a boxed value names its option by content, and letters in formulas are no options
-    if leading := _LEADING.match(text):
-        return next(filter(None, leading.groups())).upper()
-    named = _BRACKETED.findall(text) or _ALONE.findall(text)
-    return named[-1] if named else None
+def _affirmed(answer: str, texts: Sequence[str]) -> str:
+    """An answer without the options, and the numbers, that it denies."""
+    some = "|".join(re.escape(text) for text in sorted({*texts}, key=len, reverse=True) if text) or r"(?!)"
+    value = rf"(?:{some}|\$?{_NUMBER.pattern})(?![\w.]*\d)"
+    several = rf"{value}(?:\s*(?:,|、|\bor\b|\band\b|\bnor\b|或|和|也不是){_A}{value})*"
+    return re.sub(rf"{_NOT}{_A}{several}|{_NO}\s*(?:{some})", " ", answer, flags=re.IGNORECASE)
 
 
 TOLERANCE = 0.05
