@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from math import sqrt
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,11 +28,35 @@ def calibration_error(margins: Sequence[float], bins: int = 10) -> float:
     >>> round(calibration_error([30.0, 30.0, 30.0, -30.0]), 6)
     0.25
     """
+    claimed, right, counts = reliability(margins, bins)
+    gaps = [count * abs(claim - share) for claim, share, count in zip(claimed, right, counts, strict=True)]
+    return float(sum(gaps) / len(margins))
+
+
+class Reliability(NamedTuple):
+    """What a model claims and what is right, bin by bin; empty bins are left out."""
+
+    claimed: list[float]
+    """Mean probability that the model gives its own choice."""
+    right: list[float]
+    """Share of its choices that are right."""
+    counts: list[int]
+    """Pairs."""
+
+
+def reliability(margins: Sequence[float], bins: int = 10) -> Reliability:
+    """The bins of `calibration_error`."""
     ahead = np.asarray(margins, dtype=float)
     claimed, right = 1 / (1 + np.exp(-np.abs(ahead))), ahead > 0
     place = np.minimum(((claimed - 0.5) * 2 * bins).astype(int), bins - 1)
-    gaps = np.bincount(place, weights=claimed - right, minlength=bins)
-    return float(np.abs(gaps).sum() / len(ahead))
+    counts = np.bincount(place, minlength=bins)
+    filled = counts > 0
+    claims, hits = (np.bincount(place, weights=values, minlength=bins) for values in (claimed, right))
+    return Reliability(
+        (claims[filled] / counts[filled]).tolist(),
+        (hits[filled] / counts[filled]).tolist(),
+        counts[filled].tolist(),
+    )
 
 
 def accuracy_interval(

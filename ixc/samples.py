@@ -195,6 +195,33 @@ def read_samples(path: Path, group: int | None = None) -> Iterator[Sample]:
         yield from decoded(batch, path, first)
 
 
+def read_each(path: Path) -> Iterator[Sample | BadRecord]:
+    """Stream the rows of a Parquet file; in the place of one that is no sample stands why.
+
+    Raises:
+        BadRecord: it is no Parquet file, or lacks a column.
+    """
+    for first, batch in read_batches(path):
+        try:
+            records = batch.to_pylist()
+        except (UnicodeDecodeError, pa.ArrowInvalid):
+            for number in range(len(batch)):
+                yield _record_or_reason(batch.slice(number, 1), path, first + number)
+            continue
+        for row, record in enumerate(records, first):
+            try:
+                yield _decode(record, path, row)
+            except BadRecord as error:
+                yield error
+
+
+def _record_or_reason(row: pa.RecordBatch, path: Path, number: int) -> Sample | BadRecord:
+    try:
+        return next(decoded(row, path, number))
+    except BadRecord as error:
+        return error
+
+
 def read_pairs(path: Path) -> list[Sample]:
     """The pairs of a Parquet file; both answers of each can be scored, whole, however many turns they have.
 
@@ -215,7 +242,12 @@ def decoded(batch: pa.RecordBatch, path: Path, first: int = 0) -> Iterator[Sampl
     Raises:
         BadRecord: a row is not what the schema says.
     """
-    for row, record in enumerate(batch.to_pylist(), first):
+    try:
+        records = batch.to_pylist()
+    except (UnicodeDecodeError, pa.ArrowInvalid) as error:
+        rows = f"row {first}" if len(batch) == 1 else f"rows {first} to {first + len(batch) - 1}"
+        raise BadRecord(f"{path}: {rows}: {error}; write them again as UTF-8") from error
+    for row, record in enumerate(records, first):
         yield _decode(record, path, row)
 
 
@@ -230,10 +262,16 @@ def read_batches(path: Path, group: int | None = None) -> Iterator[tuple[int, pa
     groups = range(file.num_row_groups) if group is None else [group]
     names = [name for name in _NAMES if name in file.schema_arrow.names]
     for batch in file.iter_batches(batch_size=4096, row_groups=groups, columns=names):
-        for name in _OPTIONAL.difference(names):
-            batch = batch.append_column(SCHEMA.field(name), pa.array([""] * len(batch)))
-        yield row, batch
+        yield row, _completed(batch)
         row += batch.num_rows
+
+
+def _completed(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The rows with the columns that their table may lack."""
+    for name in _OPTIONAL.difference(batch.schema.names):
+        empty = pa.array([""] * len(batch))
+        batch = batch.append_column(SCHEMA.field(name), empty)
+    return batch
 
 
 def open_table(path: Path) -> pq.ParquetFile:

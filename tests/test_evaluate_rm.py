@@ -216,6 +216,6 @@ def test_models_that_are_only_read_are_loaded_in_the_precision_asked_for(
 
     monkeypatch.setattr(stage, "load", load)
     write_samples([tiny.sample("?", gold=tiny.match("a"), split="val", chosen=answer("a"))], tmp_path / "table.parquet")
-    folders = [tmp_path / name for name in ("media", "model", "more", "last")]
+    folders = [tmp_path / name for name in ("media", "model", "more", "last", "unscored", "scores")]
     with pytest.raises(Stopped):
-        stage.run(params, tmp_path / "table.parquet", *folders[: 4 if stage in (best_of_n, clean) else 3])
+        stage.run(params, tmp_path / "table.parquet", *folders[: {best_of_n: 4, clean: 6}.get(stage, 3)])
