@@ -11,12 +11,15 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -299,5 +302,28 @@ def _listed(shown: Shown) -> list[Any]:
 
 
 def _key(item: Any) -> Any:
-    """What tells one picture from another: its path, its bytes, or the object itself."""
-    return item if isinstance(item, str | Path | bytes) else id(item)
+    """What tells one picture from another: its path, or all that it holds, so that equal chats get equal scores."""
+    if isinstance(item, str | Path):
+        return Path(item).absolute()
+    if isinstance(item, bytes):
+        return item
+    if isinstance(item, list | tuple):
+        return tuple(map(_key, item))
+    try:
+        return _content(item)
+    except (TypeError, ValueError, OSError):  # a closed file, a kind that nobody knows: the processor says so
+        return id(item)
+
+
+def _content(item: Any) -> Any:
+    """A digest of a picture in memory; where it may be more than its pixels say, the object itself."""
+    if isinstance(item, Image.Image):
+        if getattr(item, "n_frames", 1) > 1:
+            return id(item)
+        look = item.mode, item.size, item.getpalette(), item.getexif().tobytes(), sorted(item.info.items())
+        return type(item).__name__, repr(look), sha256(item.tobytes()).digest()
+    if isinstance(item, np.ndarray | Tensor):
+        pixels = np.asarray(item)
+        look = type(item).__name__, pixels.shape, pixels.dtype.str
+        return id(item) if pixels.dtype.hasobject else (*look, sha256(pixels.tobytes()).digest())
+    return id(item)
