@@ -22,7 +22,7 @@ import torch
 
 from ixc import distributed
 from ixc.batches import ahead, passes, within
-from ixc.checkpoints import digest, digest_of
+from ixc.digests import digest, digest_of
 from ixc.features import LOADERS, Features
 from ixc.files import replacing, track
 from ixc.inference import rewards_of, scored_ids

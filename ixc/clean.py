@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 
 from ixc import distributed
 from ixc.bulk import Limits, NoAnswer, score_rows, told
-from ixc.checkpoints import digest_of
 from ixc.defects import Planting
+from ixc.digests import digest_of
 from ixc.features import Features
 from ixc.files import replacing
 from ixc.metrics import Log, Metrics, ignore

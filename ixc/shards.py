@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ixc import distributed
-from ixc.checkpoints import OtherRun
+from ixc.digests import OtherRun
 from ixc.files import remove_folder, replacing
 
 KEY_BYTES = 16
