@@ -1,50 +1,79 @@
 """Scoring tables of any size: streamed, in shards, by any number of processes, each row once and in its place.
 
-A shard is so many rows of the table. The process that it falls to writes its scored rows into a file that appears
-whole; a shard whose file is there is not scored again, whoever asks. When all are there, the first process joins them.
+A shard is so many rows. The process that it falls to writes their rewards into a file that appears whole; a shard whose
+file is there is not scored again, whoever asks. When all are there, the first process joins them. A row that cannot be
+scored never stops the others: it has a reason in place of rewards.
 """
 
 import json
-import math
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
 from ixc import distributed
-from ixc.batches import ahead, passes
-from ixc.checkpoints import OtherRun, digest, digest_of
+from ixc.batches import ahead, passes, within
+from ixc.digests import digest, digest_of
 from ixc.features import LOADERS, Features
-from ixc.files import remove_folder, replacing, track
-from ixc.inference import rewards_of, scoring_tree
-from ixc.media import BadMedia
+from ixc.files import replacing, track
+from ixc.inference import rewards_of, scored_ids
 from ixc.metrics import Metrics, non_finite
 from ixc.model import IXCForRewardModel, Tree, collate
-from ixc.model.processing import BadConversation
-from ixc.samples import SCHEMA, BadRecord, Sample, read_samples, write_samples
+from ixc.samples import BadRecord, Reply, Sample, objection_to_turns, open_table, read_each
+from ixc.shards import Scored, Scores, Shards
 
 ROWS_AT_ONCE = 64
 """Rows that are read while those before them are scored."""
 NOT_SCORED = "not_scored"
 """The key in a row's `meta` that says why it has no rewards."""
 T = TypeVar("T")
+Item = Sample | BadRecord
+"""A row, or why it is none."""
 
 
-class Row(NamedTuple):
+class NoAnswer(ValueError):
+    """A row without an answer that can be scored."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What memory allows, and what the reader may change of it."""
+
+    pass_tokens: int = 16384
+    """Tokens of a forward pass at most."""
+    pass_tokens_option: str = "--pass-tokens"
+    """What that is called where the reader can change it."""
+    rows_at_once: int = ROWS_AT_ONCE
+    """Rows in memory together at most, with their pictures."""
+
+
+@dataclass(frozen=True)
+class Row:
     """A sample as the model reads it, or why it cannot."""
+
+    sample: Sample | None = None
+    prompt: list[int] = field(default_factory=list)
+    branches: list[list[int]] = field(default_factory=list)
+    """Ids of each answer with the tail that its score is read from."""
+    keys: list[bytes] = field(default_factory=list)
+    """A name for each answer with its prompt and pictures: equal ones have equal rewards."""
+    objection: str = ""
+
+
+class Part(NamedTuple):
+    """A prompt with as many of its answers as fit into a pass."""
 
     sample: Sample
     tree: Tree
-    objection: str = ""
-
-    def __len__(self) -> int:
-        return len(self.tree)
+    keys: list[bytes]
 
 
 def score_table(
@@ -57,9 +86,10 @@ def score_table(
     shard_rows: int = 1024,
     pass_tokens: int = 16384,
 ) -> Metrics:
-    """Write the table's samples, in order, with their `rewards`: of the candidates, else of chosen and rejected.
+    """Write the table's rows, in order, with their `rewards`: of the candidates, else of chosen and rejected.
 
-    A row that cannot be scored keeps its place, without rewards, and `meta` says why.
+    All other columns are copied as they are. A row that cannot be scored keeps its place, without rewards, and `meta`
+    says why.
 
     Args:
         model_name: what shards of an earlier, killed call must have been scored by to be used.
@@ -68,18 +98,44 @@ def score_table(
 
     Raises:
         OtherRun: there are shards of another table, model or size.
-        BadRecord: the table or one of its rows is not what its schema says.
+        BadRecord: it is no table of samples.
     """
     if source.resolve() == target.resolve():
         raise BadRecord(f"{target}: is what is to be read; name another file to write")
-    sizes = {"shard_rows": shard_rows, "pass_tokens": pass_tokens}
-    shards = Shards(target, source, {"model": model_name, **told(model, features), **sizes})
+    about = {"model": model_name, **told(model, features), "pass_tokens": pass_tokens, "table": digest_of(source)}
+    shards = Shards(target, [open_table(source).metadata.num_rows], shard_rows, about)
+    scores = score_rows(model, features, [read_each(source)], shards, Limits(pass_tokens))
+    if scores is None:
+        return {}
+    _write_table(source, target, scores)
+    shards.remove()
+    return {"rows": shards.rows, NOT_SCORED: len(scores.reasons)}
+
+
+def score_rows(
+    model: IXCForRewardModel,
+    features: Features,
+    parts: Iterable[Iterable[Item]],
+    shards: Shards,
+    limits: Limits,
+    answers_of: Callable[[Sample], Sequence[Reply]] | None = None,
+) -> Scores | None:
+    """Score rows, shard by shard, with all other processes; only the first gets the result.
+
+    Args:
+        parts: the rows, in as many parts and of the numbers that the shards were made for; the same in every process.
+        answers_of: what is to be scored of a row, default `candidates_or_pair`; raises `NoAnswer`.
+
+    Raises:
+        OtherRun: see `Shards`.
+    """
     todo = shards.todo()
     model.eval()
-    for number, samples in enumerate(track(chunks(read_samples(source), shard_rows), "score", shards.count)):
+    coming = (some for rows in parts for some in chunks(rows, shards.size))
+    for number, some in enumerate(track(coming, "score", shards.count)):
         if number in todo:
-            write_samples(scored(model, features, samples, pass_tokens), shards.path(number))
-    return shards.joined() if distributed.rank() == 0 else {}
+            shards.write(number, scored(model, features, some, limits, answers_of or candidates_or_pair))
+    return shards.joined() if distributed.rank() == 0 else None
 
 
 def told(model: IXCForRewardModel, features: Features) -> dict[str, str]:
@@ -92,116 +148,136 @@ def told(model: IXCForRewardModel, features: Features) -> dict[str, str]:
     }
 
 
-class Shards:
-    """The scored parts of one table, beside what they will become."""
-
-    def __init__(self, target: Path, source: Path, about: dict[str, str | int]) -> None:
-        try:
-            self.rows = pq.ParquetFile(source).metadata.num_rows
-        except pa.ArrowInvalid as error:
-            raise BadRecord(f"{source}: not a Parquet file ({error}); name a table of samples") from error
-        self.target, self.count = target, math.ceil(self.rows / int(about["shard_rows"]))
-        self.folder = target.with_name(f".{target.name}.shards")
-        self._agree({**about, "table": digest_of(source)})
-
-    def _agree(self, about: dict[str, str | int]) -> None:
-        written = self.folder / "about.json"
-        known = json.loads(written.read_text()) if written.exists() else about
-        keys = [key for key in about if known.get(key) != about[key]]
-        if keys:
-            changes = ", ".join(f"{key} was {known.get(key)!r}, is {about[key]!r}" for key in keys)
-            raise OtherRun(f"{self.folder}: {changes}; set it back to go on, or delete the folder to start anew")
-        if distributed.rank() == 0:
-            if not written.exists():
-                remove_folder(self.folder)  # nobody knows whose shards there may be
-            with replacing(written) as part:
-                part.write_text(json.dumps(about))
-
-    def path(self, number: int) -> Path:
-        """Where a shard is, once it is scored."""
-        return self.folder / f"{number:06d}.parquet"
-
-    def todo(self) -> set[int]:
-        """This process's shards that are not there yet."""
-        mine = range(distributed.rank(), self.count, distributed.world_size())
-        with distributed.joined():
-            distributed.gathered(None)  # the first process has removed what is of no use
-            missing = {number for number in mine if not self.path(number).exists()}
-            distributed.gathered(None)  # or the first process may join and tidy up before another has looked
-        return missing
-
-    def joined(self) -> Metrics:
-        """Wait for the other processes' shards, and make one table of all; how many rows there are, and how many of
-        them could not be scored."""
-        while not all(self.path(number).exists() for number in range(self.count)):
-            time.sleep(0.2)
-        rows = missing = 0
-        with replacing(self.target) as part, pq.ParquetWriter(part, SCHEMA) as writer:
-            for number in range(self.count):
-                table = pq.read_table(self.path(number))
-                writer.write_table(table)
-                rows += len(table)
-                missing += sum(NOT_SCORED in json.loads(meta) for meta in table["meta"].to_pylist())
-        assert rows == self.rows, f"{self.target}: {rows} rows of {self.rows}"
-        remove_folder(self.folder)
-        return {"rows": rows, NOT_SCORED: missing}
-
-
 def scored(
-    model: IXCForRewardModel, features: Features, samples: Sequence[Sample], pass_tokens: int
-) -> Iterator[Sample]:
-    """The samples with their rewards, or with the reason why there are none."""
-    rows_read = ahead(samples, lambda sample: readable(features, sample, pass_tokens), ROWS_AT_ONCE, LOADERS)
-    for rows in chunks(rows_read, ROWS_AT_ONCE):
-        rewards = rewards_by_row(model, features, rows, pass_tokens)
-        for i, row in enumerate(rows):
-            numbers = rewards.get(i, ())
-            objection = row.objection or non_finite(numbers)
-            meta = {**row.sample.meta, NOT_SCORED: objection} if objection else row.sample.meta
-            yield replace(row.sample, rewards=() if objection else numbers, meta=meta)
+    model: IXCForRewardModel,
+    features: Features,
+    rows: Sequence[Item],
+    limits: Limits,
+    answers_of: Callable[[Sample], Sequence[Reply]],
+) -> Iterator[Scored]:
+    """The rewards of each row, or the reason why there are none; equal answers to equal prompts are read once."""
+    known: dict[bytes, float] = {}
+    coming = ahead(rows, lambda item: readable(features, item, limits, answers_of), limits.rows_at_once, LOADERS)
+    for some in chunks(coming, limits.rows_at_once):
+        score_new(model, features, some, known, limits.pass_tokens)
+        for row in some:
+            rewards = [known[key] for key in row.keys]
+            objection = non_finite(rewards)
+            yield Scored([], [], objection) if objection else Scored(rewards, row.keys, row.objection)
 
 
-def readable(features: Features, sample: Sample, pass_tokens: int) -> Row:
-    """A sample's tokens and pictures, or what speaks against it."""
+def readable(features: Features, item: Item, limits: Limits, answers_of: Callable[[Sample], Sequence[Reply]]) -> Row:
+    """A sample's tokens, its pictures at hand; or what speaks against it."""
+    if isinstance(item, BadRecord):
+        return Row(objection=str(item))
     try:
-        tree = scoring_tree(features, sample, answers_of(sample))
-        if not (objection := objection_to(tree, pass_tokens)):
-            features.load_ahead([sample])
-            return Row(sample, tree)
-    except (BadMedia, BadConversation) as error:
+        branches = [scored_ids(features, reply) for reply in answers_of(item)]
+        prompt = features.prompt(item)
+        longest = len(prompt) + max(map(len, branches))
+        if longest <= limits.pass_tokens:
+            features.load_ahead([item])
+            return Row(item, prompt, branches, keys_of(features, item, prompt, branches))
+        more = f"more than {limits.pass_tokens:,}; raise {limits.pass_tokens_option}"
+        objection = f"{longest:,} tokens, {more}"
+    except (ValueError, OSError) as error:  # BadMedia, BadConversation, NoAnswer, a file that may not be read
         objection = str(error)
-    features.forget([sample])
-    return Row(sample, Tree([], []), objection)
+    with suppress(ValueError, OSError):
+        features.forget([item])
+    return Row(objection=objection)
 
 
-def objection_to(tree: Tree, pass_tokens: int) -> str:
-    """Why a row cannot be scored, whatever its pictures show."""
-    if not tree.branches:
-        return "no answer: neither candidates nor chosen"
-    form = f"{len(tree):,} tokens, more than {pass_tokens:,}; raise --pass-tokens"
-    return form if len(tree) > pass_tokens else ""
+def candidates_or_pair(sample: Sample) -> list[Reply]:
+    """What is to be scored: the candidates, else chosen and, if it is there, rejected.
 
-
-def answers_of(sample: Sample) -> list[str]:
-    """What is to be scored: the candidates, else chosen and rejected, as far as they are there."""
+    Raises:
+        NoAnswer: there is neither, or one has turns that are no answer.
+    """
     if sample.candidates:
         return list(sample.candidates)
-    return [turns[0].content for turns in (sample.chosen, sample.rejected) if turns]
+    if not sample.chosen:
+        raise NoAnswer("no answer: neither candidates nor chosen")
+    named = {"chosen": sample.chosen, "rejected": sample.rejected} if sample.rejected else {"chosen": sample.chosen}
+    for name, turns in named.items():
+        if objection := objection_to_turns(turns):
+            raise NoAnswer(f"{name}: {objection}")
+    return list(named.values())
+
+
+def keys_of(
+    features: Features, sample: Sample, prompt: Sequence[int], branches: Iterable[Sequence[int]]
+) -> list[bytes]:
+    """A name, 16 bytes, for all that each answer's reward depends on in the row."""
+    shown = "\0".join(features.key(look) for look in features.looks([sample]))
+    common = blake2b(shown.encode() + b"\0\0" + np.array(prompt, np.int64).tobytes(), digest_size=16)
+    keys = []
+    for branch in branches:
+        hashed = common.copy()
+        hashed.update(b"answer" + np.array(branch, np.int64).tobytes())
+        keys.append(hashed.digest())
+    return keys
 
 
 @torch.no_grad()
-def rewards_by_row(
-    model: IXCForRewardModel, features: Features, rows: Sequence[Row], pass_tokens: int
-) -> dict[int, tuple[float, ...]]:
-    """Rewards of the rows that nothing speaks against, by their place."""
-    found: dict[int, tuple[float, ...]] = {}
-    sound = [i for i, row in enumerate(rows) if not row.objection]
-    for batch in passes(sound, [len(row) for row in rows], pass_tokens):
-        trees = collate([rows[i].tree for i in batch])
-        rewards = rewards_of(model, features, [rows[i].sample for i in batch], trees)
-        sizes = [len(rows[i].tree.branches) for i in batch]
-        found |= {i: tuple(part.tolist()) for i, part in zip(batch, rewards.split(sizes), strict=True)}
-    return found
+def score_new(
+    model: IXCForRewardModel, features: Features, rows: Sequence[Row], known: dict[bytes, float], pass_tokens: int
+) -> None:
+    """Add to `known` the rewards of all answers that it lacks."""
+    parts: list[Part] = []
+    asked = set(known)
+    for row in rows:
+        if row.sample is None:
+            continue
+        new = {key: ids for key, ids in zip(row.keys, row.branches, strict=True) if key not in asked}
+        asked.update(new)
+        if not new:
+            features.release([row.sample])
+        parts += _parts(row.sample, row.prompt, new, pass_tokens)
+    for batch in passes(range(len(parts)), [len(part.tree) for part in parts], pass_tokens):
+        some = [parts[i] for i in batch]
+        rewards = rewards_of(model, features, [part.sample for part in some], collate([part.tree for part in some]))
+        keys = [key for part in some for key in part.keys]
+        known.update(zip(keys, rewards.tolist(), strict=True))
+
+
+def _parts(sample: Sample, prompt: list[int], branches: dict[bytes, list[int]], pass_tokens: int) -> Iterator[Part]:
+    keys, ids = list(branches), list(branches.values())
+    for some in within(range(len(ids)), list(map(len, ids)), pass_tokens - len(prompt)):
+        yield Part(sample, Tree(prompt, [ids[k] for k in some]), [keys[k] for k in some])
+
+
+def _write_table(source: Path, target: Path, scores: Scores) -> None:
+    """The source's rows, as they are but for `rewards`, and for why there are none in `meta`."""
+    file = open_table(source)
+    schema = file.schema_arrow
+    for column in (pa.field("rewards", pa.list_(pa.float64())), pa.field("meta", pa.string())):
+        schema = schema.set(schema.get_field_index(column.name), column)
+    row = 0
+    with replacing(target) as part, pq.ParquetWriter(part, schema) as writer:
+        for batch in file.iter_batches(batch_size=4096):
+            numbers = range(row, row + len(batch))
+            metas = map(_meta, batch["meta"].to_pylist(), (scores.reasons.get(i, "") for i in numbers))
+            columns = {**dict(zip(batch.schema.names, batch.columns, strict=True))}
+            columns["rewards"] = pa.array([scores.of(i) for i in numbers], pa.list_(pa.float64()))
+            columns["meta"] = pa.array(list(metas), pa.string())
+            writer.write_batch(pa.record_batch(list(columns.values()), schema=schema))
+            row += len(batch)
+
+
+def _meta(text: str | None, reason: str) -> str | None:
+    """A row's `meta` with the reason; without that of an earlier call, if it has rewards now.
+
+    >>> _meta('{"a":1}', ""), _meta('{"a": 1, "not_scored": "gone"}', ""), _meta("", "lost")
+    ('{"a":1}', '{"a": 1}', '{"not_scored": "lost"}')
+    """
+    if not reason and NOT_SCORED not in (text or ""):
+        return text
+    try:
+        known = json.loads(text or "{}")
+    except ValueError:
+        known = None
+    known = known if isinstance(known, dict) else {"meta": text}  # what is no JSON is kept as it came
+    rest = {key: value for key, value in known.items() if key != NOT_SCORED}
+    return json.dumps({**rest, NOT_SCORED: reason} if reason else rest, sort_keys=True)
 
 
 def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

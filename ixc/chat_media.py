@@ -5,11 +5,16 @@ import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes, urlsplit
 from urllib.request import url2pathname
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
 
 from ixc.media import BadMedia
 from ixc.model.inputs import Kind, is_film
@@ -144,11 +149,35 @@ def _from_data_url(url: str) -> bytes:
 
 
 def medium_key(medium: Medium) -> Any:
-    """What tells one image or video from another: its path, its bytes, or the objects themselves."""
-    source = medium.source
-    if isinstance(source, list):
-        return (medium.kind, *(medium_key(Medium("image", frame)) for frame in source))
-    return medium.kind, source if isinstance(source, str | Path | bytes) else id(source)
+    """What tells one image or video from another: its path, or all that it holds, so that equal chats score equally."""
+    return medium.kind, _key(medium.source)
+
+
+def _key(source: Any) -> Any:
+    if isinstance(source, str | Path):
+        return Path(source).absolute()
+    if isinstance(source, bytes):
+        return source
+    if isinstance(source, list | tuple):
+        return tuple(map(_key, source))
+    try:
+        return _content(source)
+    except (TypeError, ValueError, OSError):  # a closed file, a kind that nobody knows: the processor says so
+        return id(source)
+
+
+def _content(source: Any) -> Any:
+    """A digest of an image in memory; where it may be more than its pixels say, the object itself."""
+    if isinstance(source, Image.Image):
+        if getattr(source, "n_frames", 1) > 1:
+            return id(source)
+        look = source.mode, source.size, source.getpalette(), source.getexif().tobytes(), sorted(source.info.items())
+        return type(source).__name__, repr(look), sha256(source.tobytes()).digest()
+    if isinstance(source, np.ndarray | Tensor):
+        pixels = np.asarray(source)
+        look = type(source).__name__, pixels.shape, pixels.dtype.str
+        return id(source) if pixels.dtype.hasobject else (*look, sha256(pixels.tobytes()).digest())
+    return id(source)
 
 
 def _is_film(data: bytes) -> bool:

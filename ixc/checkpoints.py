@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ixc import distributed
+from ixc.digests import OtherRun, digest, digest_of
 from ixc.files import remove_folder, replacing, replacing_folder, sweep
 from ixc.stores import GB
 from ixc.training import Optimizer, copied
@@ -28,8 +28,7 @@ WEIGHTS, OPTIMIZER, TOLD = PARTS = ("model.safetensors", "optimizer.pt", "state.
 """The files of a state."""
 
 
-class OtherRun(ValueError):
-    """A checkpoint of other parameters, data or base model: what differs, and what to do."""
+__all__ = ("Checkpoints", "NotSaved", "OtherRun", "digest", "digest_of")
 
 
 class NotSaved(OSError):
@@ -189,25 +188,6 @@ class Checkpoints:
         """The run is done."""
         if not distributed.rank():
             remove_folder(self.folder)
-
-
-def digest(*parts: Any) -> str:
-    """A name for data classes and strings, for `about`."""
-    hashed = sha256()
-    for part in parts:
-        hashed.update(repr(part).encode("utf-8", "surrogatepass") + b"\0")
-    return hashed.hexdigest()[:16]
-
-
-def digest_of(path: Path, ends: int = 2**20) -> str:
-    """A name for a file, or for the files of a folder: by names, sizes and both ends, which is all of a small one."""
-    hashed = sha256()
-    for each in sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]:
-        with each.open("rb") as file:
-            hashed.update(f"{each.name} {each.stat().st_size}".encode() + file.read(ends))
-            file.seek(max(0, each.stat().st_size - ends))
-            hashed.update(file.read(ends))
-    return hashed.hexdigest()[:16]
 
 
 def _random() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ixc.features import Features
 from ixc.inference import rewards_of, scoring_tree
 from ixc.model import Batch, IXCForRewardModel, Tree, collate
 from ixc.model.attention import placed
-from ixc.samples import Sample
+from ixc.samples import Reply, Sample
 
 
 class NoPairs(ValueError):
@@ -27,7 +27,7 @@ class Contest(NamedTuple):
 
     sample: Sample
     """One with this prompt and these media."""
-    answers: list[str]
+    answers: list[Reply]
     chosen: list[int]
     """The better answer of each pair; `rejected`, the other."""
     rejected: list[int]
@@ -65,10 +65,10 @@ def contests(samples: Sequence[Sample], by_prompt: bool) -> list[Contest]:
 
 
 def contest(samples: Sequence[Sample]) -> Contest:
-    """Pairs of one prompt as one row; an answer that is in several of them stands there once."""
-    place: dict[str, int] = {}
-    chosen = [place.setdefault(s.chosen[0].content, len(place)) for s in samples]
-    rejected = [place.setdefault(s.rejected[0].content, len(place)) for s in samples]
+    """Pairs of one prompt as one row; an answer that is in several of them stands there once, with all its turns."""
+    place: dict[Reply, int] = {}
+    chosen = [place.setdefault(s.chosen, len(place)) for s in samples]
+    rejected = [place.setdefault(s.rejected, len(place)) for s in samples]
     return Contest(samples[0], list(place), chosen, rejected)
 
 

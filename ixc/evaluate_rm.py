@@ -1,6 +1,7 @@
 """The reward model on held-out pairs: by domain, modality, source and length, and again with every picture swapped."""
 
 import random
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,57 +12,100 @@ import numpy as np
 from ixc import distributed
 from ixc.features import Features
 from ixc.inference import score
-from ixc.metrics import Log, Metrics, calibration_error, ignore
+from ixc.metrics import Log, Metrics, accuracy_interval, calibration_error, ignore
 from ixc.model import IXCForRewardModel
 from ixc.model.folder import load
 from ixc.params import EvaluateRMParams
-from ixc.samples import Media, Sample, read_samples, write_samples
+from ixc.samples import Media, Sample, Turn, read_pairs, write_samples
 
 LENGTHS = (16, 64, 256)
 """Words of a pair's longer answer: where its group ends."""
+_EAST_ASIAN = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+Rewards = tuple[float, float]
+"""Of the chosen and of the rejected answer."""
 
 
 def run(
     params: EvaluateRMParams, pairs: Path, media: Path, reward: Path, scored: Path, *, log: Log = ignore
 ) -> Metrics:
-    """Score the pairs as they are and with swapped media; a tie counts as wrong."""
-    samples = list(read_samples(pairs))
+    """Score the pairs as they are, and those that can be with swapped media; a tie counts as wrong.
+
+    Raises:
+        BadRecord: a pair has an answer that cannot be scored whole.
+    """
+    samples = read_pairs(pairs)
     place = distributed.device(), params.precision
     model, processor = load(reward, IXCForRewardModel, *place, attention=params.attention)
     features = Features(model, processor, media, params.features)
     rewards = _score(params, model, features, samples)
     write_samples((replace(s, rewards=r) for s, r in zip(samples, rewards, strict=True)), scored)
 
-    swapped = swap_media(samples, random.Random(params.seed))
+    swapped = [
+        after
+        for before, after in zip(samples, swap_media(samples, random.Random(params.seed)), strict=True)
+        if after.media != before.media
+    ]
     misled = _score(params, model, features, swapped)
     rng = np.random.default_rng(params.seed)
     metrics: Metrics = {"pairs": len(samples)}
-    for group, margins in sorted(by_group(samples, rewards).items()):
-        right = [margin > 0 for margin in margins]
-        low, high = interval(right, params.num_resamples, rng)
-        metrics |= {f"accuracy/{group}": float(np.mean(right)), f"pairs/{group}": len(right)}
-        metrics |= {f"accuracy_low/{group}": low, f"accuracy_high/{group}": high}
-        metrics |= {f"margin/{group}": float(np.mean(margins)), f"ece/{group}": calibration_error(margins)}
-    for group, margins in sorted(by_group(swapped, misled).items()):
-        if group in ("image", "video"):
-            metrics[f"accuracy_swapped_media/{group}"] = float(np.mean([margin > 0 for margin in margins]))
-    return metrics
+    for group, members in sorted(by_group(samples).items()):
+        few = [samples[i] for i in members]
+        metrics |= _measured(group, few, [rewards[i] for i in members], params.num_resamples, rng)
+    return metrics | swapped_metrics(samples, swapped, misled)
 
 
 def _score(
     params: EvaluateRMParams, model: IXCForRewardModel, features: Features, samples: Sequence[Sample]
-) -> list[tuple[float, ...]]:
-    answers = [(s.chosen[0].content, s.rejected[0].content) for s in samples]
-    return [tuple(row) for row in score(model, features, samples, answers, params.batch_size, params.pass_tokens)]
+) -> list[Rewards]:
+    answers = [(s.chosen, s.rejected) for s in samples]
+    rows = score(model, features, samples, answers, params.batch_size, params.pass_tokens)
+    return [(chosen, rejected) for chosen, rejected in rows]
 
 
-def by_group(samples: Sequence[Sample], rewards: Sequence[tuple[float, ...]]) -> dict[str, list[float]]:
-    """How far the better answer is ahead in each pair, for all, and by modality, domain, source and length."""
-    groups: dict[str, list[float]] = defaultdict(list)
-    for sample, (chosen, rejected) in zip(samples, rewards, strict=True):
+def _measured(
+    group: str, samples: Sequence[Sample], rewards: Sequence[Rewards], num_resamples: int, rng: np.random.Generator
+) -> Metrics:
+    """What is told of a group of pairs; `length_only` beside it is what a look at lengths alone would get right."""
+    margins = [chosen - rejected for chosen, rejected in rewards]
+    right = [margin > 0 for margin in margins]
+    prompts = [(sample.prompt, sample.media) for sample in samples]
+    low, high = accuracy_interval(right, prompts, num_resamples, rng)
+    words = np.array([(num_words(sample.chosen), num_words(sample.rejected)) for sample in samples], dtype=float)
+    numbers = {
+        "accuracy": float(np.mean(right)),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "pairs": len(samples),
+        "prompts": len(set(prompts)),
+        "ties": margins.count(0.0),
+        "margin": float(np.mean(margins)),
+        "ece": calibration_error(margins),
+        "length_only": float(np.mean((1 + np.sign(words[:, 0] - words[:, 1])) / 2)),
+        "words_chosen": float(words[:, 0].mean()),
+        "words_rejected": float(words[:, 1].mean()),
+    }
+    return {f"{name}/{group}": value for name, value in numbers.items()}
+
+
+def swapped_metrics(samples: Sequence[Sample], swapped: Sequence[Sample], rewards: Sequence[Rewards]) -> Metrics:
+    """The accuracy of pairs with swapped media by modality, and how many of its pairs could be swapped at all."""
+    metrics: Metrics = {}
+    for modality in sorted({sample.modality for sample in samples if sample.media}):
+        pairs = zip(swapped, rewards, strict=True)
+        right = [chosen > rejected for sample, (chosen, rejected) in pairs if sample.modality == modality]
+        metrics[f"pairs_swapped/{modality}"] = len(right)
+        if right:
+            metrics[f"accuracy_swapped_media/{modality}"] = float(np.mean(right))
+    return metrics
+
+
+def by_group(samples: Sequence[Sample]) -> dict[str, list[int]]:
+    """Which pairs belong to each group: all, and by modality, domain, source and length."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for i, sample in enumerate(samples):
         names = ("all", sample.modality, f"domain:{sample.domain}", f"source:{sample.source}", *lengths(sample))
         for name in names:
-            groups[name].append(chosen - rejected)
+            groups[name].append(i)
     return groups
 
 
@@ -73,29 +117,39 @@ def lengths(sample: Sample) -> tuple[str, str]:
     ...                rejected=answer("c")))
     ('length:to 16 words', 'longer:chosen')
     """
-    chosen, rejected = (len(turns[0].content.split()) for turns in (sample.chosen, sample.rejected))
+    chosen, rejected = num_words(sample.chosen), num_words(sample.rejected)
     most = next((limit for limit in LENGTHS if max(chosen, rejected) <= limit), None)
     longer = "chosen" if chosen > rejected else "rejected" if rejected > chosen else "neither"
     return f"length:to {most} words" if most else f"length:over {LENGTHS[-1]} words", f"longer:{longer}"
 
 
+def num_words(turns: Sequence[Turn]) -> int:
+    """Words of an answer, all its turns; a Chinese or Japanese character is one, for nothing stands between them.
+
+    >>> num_words([Turn(role="assistant", content="It is \u7ea2\u8272.")])
+    5
+    """
+    texts = (_EAST_ASIAN.sub(" \\g<0> ", turn.content) for turn in turns)
+    return sum(len(text.split()) for text in texts)
+
+
 def swap_media(samples: Sequence[Sample], rng: random.Random) -> list[Sample]:
-    """Give every sample with media those of another prompt of its domain and modality.
+    """Give every sample with media those of another prompt of its domain and modality; where there is none, its own.
 
     A model that looks at pictures then answers no better than chance; one that reads only the text does not notice.
     """
-    pools: dict[tuple[str, str, int], list[tuple[Media, ...]]] = defaultdict(list)
+    pools: dict[tuple[str, str, int], dict[tuple[Media, ...], int]] = defaultdict(dict)
     for s in samples:
-        pools[s.domain, s.modality, len(s.media)].append(s.media)
+        pool = pools[s.domain, s.modality, len(s.media)]
+        pool.setdefault(s.media, len(pool))
+    choices = {key: list(pool) for key, pool in pools.items()}
     swapped = []
     for s in samples:
-        others = [m for m in dict.fromkeys(pools[s.domain, s.modality, len(s.media)]) if m != s.media]
-        swapped.append(replace(s, media=rng.choice(others)) if s.media and others else s)
+        key = s.domain, s.modality, len(s.media)
+        if s.media and len(choices[key]) > 1:
+            place = rng.randrange(len(choices[key]) - 1)
+            place += place >= pools[key][s.media]  # any but its own
+            swapped.append(replace(s, media=choices[key][place]))
+        else:
+            swapped.append(s)
     return swapped
-
-
-def interval(right: Sequence[bool], num_resamples: int, rng: np.random.Generator) -> tuple[float, float]:
-    """95 % bootstrap interval of an accuracy, as fractions (Efron 1979, percentile method)."""
-    hits = rng.binomial(len(right), float(np.mean(right)), num_resamples) / len(right)
-    low, high = np.quantile(hits, (0.025, 0.975))
-    return float(low), float(high)

@@ -142,6 +142,10 @@ class Features:
         """Rows whose prompts were read will not be asked for."""
         self._release(self._shown(samples), uses=False)
 
+    def release(self, samples: Iterable[Sample]) -> None:
+        """Rows that were loaded ahead will not be asked for after all."""
+        self._release(self._shown(samples))
+
     def of(self, samples: Iterable[Sample]) -> list[Float[Tensor, "_ D"]]:
         """Tokens of each picture, in reading order; those that are not kept pass the tower together."""
         rows = list(samples)

@@ -1,6 +1,6 @@
 """Scoring and sampling, the prompt once: N answers share their prefix."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from ixc.model import Batch, IXCForCausalLM, IXCForRewardModel, Tree, collate
 from ixc.model.attention import Branches, placed
 from ixc.model.folder import suppress_control
 from ixc.params import PASS_TOKENS
-from ixc.samples import Sample
+from ixc.samples import Reply, Sample
 
 STEPS_AHEAD = 16
 """Tokens of each answer that a GPU is given to sample before the host asks whether all have ended."""
@@ -31,12 +31,22 @@ class Answer(NamedTuple):
     text: str
 
 
-class Row(NamedTuple):
-    """A sample with as many of its answers as one pass can take: nearly always all."""
+class Asked(NamedTuple):
+    """A place in what was asked for: an answer of a sample."""
 
     sample: int
-    """Its index."""
-    answers: list[str]
+    answer: int
+
+
+class Row(NamedTuple):
+    """A prompt with as many of its different answers as one pass can take: nearly always all."""
+
+    sample: int
+    """Index of the first sample with this prompt."""
+    branches: list[list[int]]
+    """Ids of each answer with the tail that its score is read from."""
+    places: list[list[Asked]]
+    """Whose score each branch's is; equal answers are one branch."""
     prompt: int
     """Tokens of the prompt; `tokens`, of the whole row."""
     tokens: int
@@ -79,15 +89,18 @@ def score(
     model: IXCForRewardModel,
     features: Features,
     samples: Sequence[Sample],
-    answers: Sequence[Sequence[str]],
+    answers: Sequence[Sequence[Reply]],
     batch_size: int,
     pass_tokens: int = PASS_TOKENS,
 ) -> list[list[float]]:
     """Rewards of each sample's answers, unbounded; higher is better.
 
+    Equal answers to equal prompts are read once, so that they get equal rewards: the same text in another batch would
+    differ in its last digits.
+
     Args:
-        answers: any number of texts per sample.
-        batch_size: samples per forward pass at most.
+        answers: any number of texts, or of answers in turns, per sample.
+        batch_size: prompts per forward pass at most.
         pass_tokens: tokens per forward pass at most; answers that do not fit beside each other are read apart.
 
     Raises:
@@ -96,7 +109,7 @@ def score(
     """
     features.prepare(samples)
     model.eval()
-    rewards: list[list[float]] = [[] for _ in samples]
+    rewards = [[math.nan] * len(texts) for texts in answers]
     rows = rows_of(features, samples, answers, pass_tokens)
     names = [samples[row.sample].id for row in rows]
     batches = batched([row.prompt for row in rows], [row.tokens for row in rows], names, batch_size, pass_tokens)
@@ -104,38 +117,53 @@ def score(
     def read(batch: list[int]) -> tuple[list[Row], Batch]:
         chosen = [rows[i] for i in batch]
         features.load_ahead(samples[row.sample] for row in chosen)
-        return chosen, collate([scoring_tree(features, samples[row.sample], row.answers) for row in chosen])
+        return chosen, collate([Tree(features.prompt(samples[row.sample]), row.branches) for row in chosen])
 
     for batch, layout in track(ahead(batches, read), "score", len(batches)):
-        flat = iter(rewards_of(model, features, [samples[row.sample] for row in batch], layout).tolist())
-        for row in batch:
-            numbers = [next(flat) for _ in row.answers]
-            if objection := non_finite(numbers):
-                raise BadScore(f"{samples[row.sample].id}: {objection}")
-            rewards[row.sample] += numbers
+        found = rewards_of(model, features, [samples[row.sample] for row in batch], layout).tolist()
+        places = [equal for row in batch for equal in row.places]
+        for equal, reward in zip(places, found, strict=True):
+            if objection := non_finite([reward]):
+                raise BadScore(f"{samples[equal[0].sample].id}: {objection}")
+            for sample, answer in equal:
+                rewards[sample][answer] = reward
     return rewards
 
 
 def rows_of(
-    features: Features, samples: Sequence[Sample], answers: Sequence[Sequence[str]], pass_tokens: int
+    features: Features, samples: Sequence[Sample], answers: Sequence[Sequence[Reply]], pass_tokens: int
 ) -> list[Row]:
-    """What is to be scored, in order; a sample's answers stand in one row as far as they fit into a pass."""
-    rows = []
-    for i, (sample, texts) in enumerate(zip(samples, answers, strict=True)):
-        prompt = len(features.prompt(sample))
-        sizes = [len(_scored(features, text)) for text in texts]
-        for part in within(range(len(texts)), sizes, pass_tokens - prompt):
-            rows.append(Row(i, [texts[k] for k in part], prompt, prompt + sum(sizes[k] for k in part)))
-    return rows
+    """What is to be scored: every prompt with its different answers, in one row as far as they fit into a pass."""
+    groups: dict[object, dict[tuple[int, ...], list[Asked]]] = {}
+    for i, (sample, replies) in enumerate(zip(samples, answers, strict=True)):
+        group = groups.setdefault((sample.prompt, sample.media), {})
+        for k, reply in enumerate(replies):
+            group.setdefault(tuple(scored_ids(features, reply)), []).append(Asked(i, k))
+    return [row for group in groups.values() for row in _rows(features, samples, group, pass_tokens)]
 
 
-def scoring_tree(features: Features, sample: Sample, answers: Sequence[str]) -> Tree:
+def _rows(
+    features: Features, samples: Sequence[Sample], group: dict[tuple[int, ...], list[Asked]], pass_tokens: int
+) -> Iterator[Row]:
+    """The rows of one prompt; none if it has no answers."""
+    branches, places = [list(ids) for ids in group], list(group.values())
+    if not places:
+        return
+    sample = places[0][0].sample
+    prompt, sizes = len(features.prompt(samples[sample])), [len(ids) for ids in branches]
+    for part in within(range(len(sizes)), sizes, pass_tokens - prompt):
+        tokens = prompt + sum(sizes[k] for k in part)
+        yield Row(sample, [branches[k] for k in part], [places[k] for k in part], prompt, tokens)
+
+
+def scoring_tree(features: Features, sample: Sample, answers: Sequence[Reply]) -> Tree:
     """A prompt with its answers, each with the tail that the score is read from."""
-    return Tree(features.prompt(sample), [_scored(features, text) for text in answers])
+    return Tree(features.prompt(sample), [scored_ids(features, reply) for reply in answers])
 
 
-def _scored(features: Features, text: str) -> list[int]:
-    return features.processor.scored(features.processor.answer(text))
+def scored_ids(features: Features, reply: Reply) -> list[int]:
+    """Ids of an answer with the tail that the score is read from."""
+    return features.processor.scored(features.processor.answer(reply))
 
 
 def rewards_of(

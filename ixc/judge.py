@@ -106,6 +106,7 @@ def as_sample(sample: Sample, k: int, pair: Pair) -> Sample:
     return replace(
         sample,
         id=f"{sample.id}#{k}",
+        prompt_id=sample.id,
         candidates=(),
         rewards=(),
         chosen=answer(pair.chosen),

@@ -529,14 +529,19 @@ class CleanParams:
     """Cleaning of an instruction-tuning corpus (paper, section 4.3)."""
 
     seed: int = 0
-    plant: float = Field(default=0.3, ge=0, lt=1)
-    """Share of rows given a defect first, so that the filter can be measured; 0 for a corpus to be used."""
+    plant: float = Field(default=0.0, ge=0, lt=1)
+    """Share of rows of which a copy is spoilt, to measure how well a low reward finds defects. Only the copy is: every
+    row comes out as it came in, and no copy does. 0: nothing is measured."""
     remove: float = Field(default=0.25, gt=0, lt=1)
     """Share of rows removed, lowest reward within their domain first."""
+    processes: int = Field(default=1, gt=0)
+    """Processes of this machine that share the rows out. More machines: `torchrun` in `dvc.yaml`."""
     batch_size: int = Field(default=64, gt=0)
-    """Rows scored together at most."""
+    """Rows, with their pictures, that are in memory together at most."""
+    shard_rows: int = Field(default=1024, gt=0)
+    """Rows that a kill may cost: the next run goes on with the rest."""
     pass_tokens: int = Field(default=PASS_TOKENS, gt=0)
-    """As in `evaluate_rm`."""
+    """Tokens of one forward pass at most: what memory allows. A row of more is not scored."""
     precision: Precision | None = None
     """As in `evaluate_rm`."""
     attention: AttentionName = "auto"

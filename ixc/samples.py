@@ -8,7 +8,7 @@ with their media as TRL, LLaMA-Factory and ms-swift read them.
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -90,6 +90,9 @@ class Sample:
     """A prompt, and what the stages so far have added to it."""
 
     id: str
+    prompt_id: str = ""
+    """Id of the prompt that the answers belong to; empty: the row is itself a prompt, or its source pairs no prompts.
+    Ids carry no meaning: what an id looks like says nothing about the prompt."""
     source: str
     domain: Domain
     modality: Modality
@@ -126,10 +129,34 @@ def answer(text: str) -> tuple[Turn, ...]:
     return (Turn(role="assistant", content=text),)
 
 
+Reply = str | tuple[Turn, ...]
+"""An answer to be scored: its text, or its turns, of which the first and the last are the assistant's."""
+
+
+def objection_to_turns(turns: Sequence[Turn]) -> str:
+    """Why turns are no answer that can be scored; empty if they are one.
+
+    >>> objection_to_turns(answer("Yes."))
+    ''
+    >>> objection_to_turns((Turn(role="user", content="Why?"), *answer("It is red.")))
+    'turns of user, assistant: an answer begins and ends with the assistant; move what comes before into the prompt'
+    """
+    if not turns:
+        return "no answer; add it, or remove the row"
+    if turns[0].role != "assistant" or turns[-1].role != "assistant":
+        roles = ", ".join(turn.role for turn in turns)
+        remedy = "move what comes before into the prompt" if turns[0].role != "assistant" else "remove what follows it"
+        return f"turns of {roles}: an answer begins and ends with the assistant; {remedy}"
+    if any(PLACEHOLDER in turn.content for turn in turns if turn.role != "assistant"):
+        return f"{PLACEHOLDER} in a turn after the first: media belong to the prompt; remove it, or the row"
+    return ""
+
+
 _TURNS = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
 SCHEMA = pa.schema(
     {
         "id": pa.string(),
+        "prompt_id": pa.string(),
         "source": pa.string(),
         "domain": pa.string(),
         "modality": pa.string(),
@@ -162,6 +189,8 @@ SCHEMA = pa.schema(
 )
 _SAMPLE = TypeAdapter(Sample)
 _NAMES = [field.name for field in fields(Sample)]
+_OPTIONAL = frozenset({"prompt_id"})
+"""Columns that tables of earlier versions, or a user's own, may lack: they read as empty."""
 
 
 def read_samples(path: Path, group: int | None = None) -> Iterator[Sample]:
@@ -174,13 +203,59 @@ def read_samples(path: Path, group: int | None = None) -> Iterator[Sample]:
         yield from decoded(batch, path, first)
 
 
+def read_each(path: Path) -> Iterator[Sample | BadRecord]:
+    """Stream the rows of a Parquet file; in the place of one that is no sample stands why.
+
+    Raises:
+        BadRecord: it is no Parquet file, or lacks a column.
+    """
+    for first, batch in read_batches(path):
+        try:
+            records = batch.to_pylist()
+        except (UnicodeDecodeError, pa.ArrowInvalid):
+            for number in range(len(batch)):
+                yield _record_or_reason(batch.slice(number, 1), path, first + number)
+            continue
+        for row, record in enumerate(records, first):
+            try:
+                yield _decode(record, path, row)
+            except BadRecord as error:
+                yield error
+
+
+def _record_or_reason(row: pa.RecordBatch, path: Path, number: int) -> Sample | BadRecord:
+    try:
+        return next(decoded(row, path, number))
+    except BadRecord as error:
+        return error
+
+
+def read_pairs(path: Path) -> list[Sample]:
+    """The pairs of a Parquet file; both answers of each can be scored, whole, however many turns they have.
+
+    Raises:
+        BadRecord: one has an answer that cannot, or is not what the schema says.
+    """
+    samples = list(read_samples(path))
+    for row, sample in enumerate(samples):
+        for name, turns in (("chosen", sample.chosen), ("rejected", sample.rejected)):
+            if objection := objection_to_turns(turns):
+                raise BadRecord(f"{path}: row {row} ({sample.id}): {name}: {objection}")
+    return samples
+
+
 def decoded(batch: pa.RecordBatch, path: Path, first: int = 0) -> Iterator[Sample]:
     """The samples of a batch of rows; `path` and `first`, the number of its first row, are for errors.
 
     Raises:
         BadRecord: a row is not what the schema says.
     """
-    for row, record in enumerate(batch.to_pylist(), first):
+    try:
+        records = batch.to_pylist()
+    except (UnicodeDecodeError, pa.ArrowInvalid) as error:
+        rows = f"row {first}" if len(batch) == 1 else f"rows {first} to {first + len(batch) - 1}"
+        raise BadRecord(f"{path}: {rows}: {error}; write them again as UTF-8") from error
+    for row, record in enumerate(records, first):
         yield _decode(record, path, row)
 
 
@@ -193,9 +268,18 @@ def read_batches(path: Path, group: int | None = None) -> Iterator[tuple[int, pa
     file = open_table(path)
     row = sum(file.metadata.row_group(i).num_rows for i in range(group or 0))
     groups = range(file.num_row_groups) if group is None else [group]
-    for batch in file.iter_batches(batch_size=4096, row_groups=groups, columns=_NAMES):
-        yield row, batch
+    names = [name for name in _NAMES if name in file.schema_arrow.names]
+    for batch in file.iter_batches(batch_size=4096, row_groups=groups, columns=names):
+        yield row, _completed(batch)
         row += batch.num_rows
+
+
+def _completed(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The rows with the columns that their table may lack."""
+    for name in _OPTIONAL.difference(batch.schema.names):
+        empty = pa.array([""] * len(batch))
+        batch = batch.append_column(SCHEMA.field(name), empty)
+    return batch
 
 
 def open_table(path: Path) -> pq.ParquetFile:
@@ -208,7 +292,7 @@ def open_table(path: Path) -> pq.ParquetFile:
         file = pq.ParquetFile(path)
     except pa.ArrowInvalid as error:
         raise BadRecord(f"{path}: not a Parquet file ({error}); run the stage that writes it again") from error
-    missing = set(_NAMES) - set(file.schema_arrow.names)
+    missing = set(_NAMES) - _OPTIONAL - set(file.schema_arrow.names)
     if missing:
         raise BadRecord(f"{path}: no column {sorted(missing)}; expected {_NAMES}")
     return file
@@ -216,7 +300,8 @@ def open_table(path: Path) -> pq.ParquetFile:
 
 def _decode(record: dict[str, Any], path: Path, row: int) -> Sample:
     try:
-        return _SAMPLE.validate_python({**record, "meta": json.loads(record["meta"] or "{}")})
+        known = {**record, "prompt_id": record.get("prompt_id") or "", "meta": json.loads(record["meta"] or "{}")}
+        return _SAMPLE.validate_python(known)
     except (ValidationError, ValueError) as error:
         detail = error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("meta",), "msg": str(error)}
         where = ".".join(map(str, detail["loc"]))
@@ -299,6 +384,30 @@ def balanced(samples: Iterable[Sample], limit: int | None, seed: int) -> list[Sa
         places.append((rank[samples[i].domain], i))
         rank[samples[i].domain] += 1
     return [samples[i] for i in sorted(i for _, i in sorted(places)[:limit])]
+
+
+def prompts_of_pairs(pairs: Iterable[Sample], prompts: Iterable[Sample], pairs_path: Path) -> list[Sample]:
+    """The prompts that pairs were made of, in the prompts' order; ready pairs, made of no prompt, name none.
+
+    Args:
+        pairs_path: what the table of pairs is called in an error.
+
+    Raises:
+        BadRecord: no pair names its prompt, or a named prompt is not there.
+    """
+    wanted = {pair.prompt_id for pair in pairs} - {""}
+    if not wanted:
+        raise BadRecord(
+            f"{pairs_path}: prompt_id: no pair names the prompt that it was made of; if an earlier version wrote the "
+            "table, run `judge` and `validate` again; if all pairs are ready ones, add a source of prompts"
+        )
+    found = [prompt for prompt in prompts if prompt.id in wanted]
+    if lost := sorted(wanted - {prompt.id for prompt in found}):
+        raise BadRecord(
+            f"{pairs_path}: prompt_id: {lost[0]!r} (and {len(lost) - 1:,} more): no prompt of this id; run `generate`, "
+            "`judge` and `validate` again on these prompts"
+        )
+    return found
 
 
 def verifiable(samples: Iterable[Sample]) -> list[Sample]:

@@ -86,8 +86,9 @@ class _Page:
 
     def _field(self, name: str, value: Any) -> None:
         if name in _TEXTS:
+            own = ("user", "assistant") if name == "prompt" else ("assistant",)
             for turn in value:
-                self._text(name if turn["role"] in ("user", "assistant") else turn["role"], turn["content"])
+                self._text(name if turn["role"] in own else turn["role"], turn["content"])
         elif name == "candidates":
             for place, text in enumerate(value):
                 self._text(f"candidate {place}", text)

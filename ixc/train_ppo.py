@@ -29,7 +29,7 @@ from ixc.model.folder import load, save
 from ixc.model.kernels import refuse_attention, use_attention
 from ixc.params import AttentionName, Precision, TrainPPOParams
 from ixc.rollouts import DomainNorm, Models, Rollout, fetched, passes, roll_out, token_log_probs, token_values
-from ixc.samples import Sample, balanced, read_samples, verifiable
+from ixc.samples import Sample, balanced, prompts_of_pairs, read_samples, verifiable
 from ixc.towers import Reader, refuse_unequal
 from ixc.training import Optimizer, compute_in_bf16, seed_everything
 
@@ -52,11 +52,11 @@ def run(
     rng = seed_everything(params.seed)
     models, processor = ready(base, reward, params.precision, params.attention)
     features = Features(models.reference, processor, media, params.features)
-    paired = {s.id.split("#")[0] for s in read_samples(pairs)}
     samples = list(read_samples(prompts))
+    asked = prompts_of_pairs(read_samples(pairs), samples, pairs)
     held_out = balanced(verifiable(samples), params.eval_prompts, params.seed)
     refuse_long(params, features, held_out, params.eval_samples)
-    train(params, models, features, [s for s in samples if s.id in paired], rng, log)
+    train(params, models, features, asked, rng, log)
     save(models.policy, processor, chat)
     return compare(params, models, features, held_out)
 

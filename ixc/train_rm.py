@@ -22,7 +22,7 @@ from ixc.model.folder import save
 from ixc.model.kernels import refuse_attention, use_attention
 from ixc.model.lora import add_lora, merge_lora
 from ixc.params import TrainRMParams
-from ixc.samples import Sample, read_samples
+from ixc.samples import Sample, read_pairs
 from ixc.training import (
     Diverged,
     MuonOptimizer,
@@ -51,7 +51,7 @@ def run(params: TrainRMParams, pairs: Path, media: Path, base: Path, reward: Pat
     """Train on the pairs, starting from the base model with a new score head, or where a killed run had come to."""
     with distributed.joined(alone=params.zero >= 2):
         seed_everything(params.seed)
-        samples = list(read_samples(pairs))
+        samples = read_pairs(pairs)
         model, processor = ready(params, base), IXCProcessor.from_pretrained(base)
         checkpoints = Checkpoints(reward.with_name(f".{reward.name}.checkpoints"), about(params, samples, base))
         features = Features(model, processor, media, params.features)

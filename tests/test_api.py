@@ -53,6 +53,19 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], list[lis
     return chats, media
 
 
+def test_equal_chats_get_equal_scores_to_the_last_digit(model: RewardModel):
+    """Three times the same picture in other objects, and one that is equal but for its palette."""
+    indexed = [Image.new("P", (28, 28)) for _ in range(3)]
+    for picture, colour in zip(indexed, ((200, 0, 0), (200, 0, 0), (0, 0, 200)), strict=True):
+        picture.putpalette(colour)
+    shown: list[Any] = [[RED], [RED.copy()], [np.asarray(RED)], [np.array(RED)], *([each] for each in indexed)]
+    chats = [chat("What is it?", "A square.")] * len(shown)
+    longer = [chat(f"Something else, number {n}?", "Yes, " * n) for n in range(9)]
+    scores = model.score([*chats, *longer], [*shown, *([[]] * 9)])
+    assert scores[0] == scores[1] and scores[2] == scores[3] and scores[4] == scores[5]
+    assert abs(scores[5] - scores[6]) > 1e-4
+
+
 def test_a_chat_scores_the_same_alone_among_others_and_after_saving(
     model: RewardModel, mixed: tuple[list[Any], list[list[Any]]], tmp_path: Path
 ):

@@ -65,7 +65,7 @@ def test_every_row_keeps_its_place_and_gets_what_it_would_get_alone(tmp_path: Pa
     model = tiny.reward()
     for row, sample in zip(found[:7], samples, strict=False):
         if NOT_SCORED not in row.meta:
-            answers = bulk.answers_of(sample)
+            answers = bulk.candidates_or_pair(sample)
             [alone] = score(model, tiny.features(model, tmp_path / "media"), [sample], [answers], 1)
             assert row.rewards == pytest.approx(alone, abs=1e-5)
     assert [len(row.rewards) for row in found[:7]] == [3, 2, 0, 0, 1, 0, 0]

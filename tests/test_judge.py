@@ -50,7 +50,7 @@ def test_a_pair_is_its_prompt_with_two_answers_and_a_verdict(tmp_path: Path) -> 
     assert (pair.verdict.winner, pair.verdict.judge) == ("chosen", "verifier/number")
     assert pair.verdict.reason.endswith(".")
     added = {"chosen": pair.chosen, "rejected": pair.rejected, "verdict": pair.verdict}
-    assert pair == replace(CATS, id="cats#0", candidates=(), rewards=(), **added)
+    assert pair == replace(CATS, id="cats#0", prompt_id="cats", candidates=(), rewards=(), **added)
 
 
 def test_without_a_right_candidate_the_reference_answer_is_chosen(tmp_path: Path) -> None:

@@ -142,6 +142,29 @@ def write_validation_summary(root: Path) -> None:
     (root / "reports" / "validation.json").write_text(json.dumps(content))
 
 
+def write_removed(samples: list[Sample], rewards: list[float], root: Path) -> None:
+    """What `clean` removes: the rows with two columns of its own."""
+    path = root / "data" / "removed.parquet"
+    write_samples(samples, path)
+    table = pq.read_table(path)
+    for name, values in (("clean_reward", rewards), ("clean_reason", ["low"] * len(samples))):
+        table = table.append_column(name, pa.array(values))
+    pq.write_table(table, path)
+
+
+def write_scores(rng: np.random.Generator, root: Path) -> None:
+    """What `clean` says of every row of a corpus of 120."""
+    kinds = ["", "hallucination", "empty", "mismatch"] * 30
+    columns = {
+        "domain": ["general", "instruction"] * 60,
+        "fate": ["kept"] * 80 + ["removed"] * 38 + ["unscored"] * 2,
+        "reward": [*rng.normal(1, 1, 118).tolist(), None, None],
+        "planted": kinds,
+        "planted_reward": [float(rng.normal(-2)) if kind else None for kind in kinds],
+    }
+    pq.write_table(pa.table(columns), root / "data" / "scored" / "corpus.parquet")
+
+
 def write_metrics(root: Path, stages: dict[str, dict[str, float]]) -> None:
     (root / "metrics").mkdir(exist_ok=True)
     for stage, metrics in stages.items():
@@ -174,13 +197,8 @@ def root(tmp_path: Path) -> Path:
         for one in make[:24]
     ]
     write_samples(drawn, tmp_path / "data" / "scored" / "best_of_n.parquet")
-    kinds = ("hallucination", "empty", "mismatch", None)
-    for name, mean in (("removed", -2), ("cleaned", 1)):
-        rows = [
-            sample(*one, rewards=(float(rng.normal(mean)),), meta={"defect": kind} if kind else {})
-            for one, kind in zip(make, (*kinds, *kinds[:3], *kinds) * 8, strict=False)
-        ]
-        write_samples(rows, tmp_path / "data" / f"{name}.parquet")
+    write_removed([sample(*one) for one in make], rng.normal(-2, 1, 80).tolist(), tmp_path)
+    write_scores(rng, tmp_path)
     (tmp_path / "data" / "quarantine").mkdir()
     write_samples([sample(f"drop{index}", media[index]) for index in range(3)], tmp_path / "data" / "judged.parquet")
     reasons = ("identical answers", "identical answers", HOSTILE)
@@ -264,25 +282,43 @@ def test_the_page_needs_nothing_but_itself(root: Path) -> None:
     assert not re.search(r"https?://|@import|url\(", html)
 
 
-def test_removed_samples_are_shown_with_their_pictures_and_kinds(root: Path) -> None:
+def test_what_became_of_the_corpus_is_told_apart_from_what_was_measured_in_its_copy(root: Path) -> None:
+    text = "".join(page(root).text.split())
+    assert "all80382" in text, "kept, removed, unscored"
+    assert "Measuredinacopyofthecorpus,ashareofwhichwasspoiltonpurpose" in text
+    assert "mismatch––85.0%" in text
+
+
+def test_lengths_ties_calibration_and_exchanged_pairs_stand_beside_the_accuracy(root: Path) -> None:
+    numbers = {"pairs/all": 4227, "prompts/all": 1658, "ties/all": 3, "ece/all": 0.05, "length_only/all": 0.55}
+    numbers |= {"words_chosen/all": 21.5, "words_rejected/all": 18, "pairs/image": 900, "pairs_swapped/image": 890}
+    write_metrics(root, {"evaluate_rm": METRICS["evaluate_rm"] | numbers})
+    text = "".join(page(root).text.split())
+    assert "all4,2271,65884.0%55.0%5.0%321.518––" in text
+    assert "image900–80.0%–––––89055.0%" in text
+    assert "Thepicturepairs(890of900)withpicturesexchanged" in text
+    assert "Calibration" in text and "longerwins" in text
+
+
+def test_removed_samples_are_shown_with_their_pictures_and_domains(root: Path) -> None:
     found = page(root)
     groups = [
         attributes["data-group"] for tag, attributes in found.tags if tag == "article" and attributes["data-group"]
     ]
-    assert len(groups) == 40 and {groups.count(kind) for kind in set(groups)} == {10}
+    assert len(groups) == 40 and set(groups) == set(DOMAINS.values())
+    assert {groups.count(domain) for domain in DOMAINS.values()} == {13, 14}
     pictured = [attributes for tag, attributes in found.tags if tag == "img"]
     assert 30 <= len(pictured) <= 60
 
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
     hostile = (Turn(role="user", content=HOSTILE),)
-    bad = sample("1", rewards=(-1.0,), chosen=answer(HOSTILE), meta={"defect": HOSTILE}, prompt=hostile)
-    write_samples([bad], tmp_path / "data" / "removed.parquet")
+    write_removed([sample("1", chosen=answer(HOSTILE), prompt=hostile)], [-1.0], tmp_path)
     write_curve(tmp_path, "train_rm", {HOSTILE.replace(",", ""): [0.5, 0.4]})
     found = page(tmp_path)
     assert found.count("script") == 1, "only the page's own"
     assert found.count("img") == 0
-    assert found.text.count(HOSTILE) >= 3, "question, answer and tag, readable"
+    assert found.text.count(HOSTILE) >= 3, "question, answer and curve, readable"
 
 
 def test_an_empty_folder_is_a_page_that_says_so(tmp_path: Path) -> None:
@@ -451,9 +487,9 @@ def test_damaged_pairs_are_a_note_on_the_report(root: Path) -> None:
 
 def test_a_section_appears_with_its_stage(tmp_path: Path) -> None:
     write_metrics(tmp_path, {"clean": METRICS["clean"]})
-    assert sections(page(tmp_path)) == ["headline", "reading"]
+    assert sections(page(tmp_path)) == ["headline", "cleaning", "reading"]
     write_metrics(tmp_path, {"train_ppo": METRICS["train_ppo"]})
-    assert sections(page(tmp_path)) == ["headline", "ppo", "reading"]
+    assert sections(page(tmp_path)) == ["headline", "ppo", "cleaning", "reading"]
 
 
 @pytest.mark.parametrize(
@@ -484,7 +520,7 @@ def test_a_file_without_the_expected_columns_is_a_note(tmp_path: Path) -> None:
 
 def test_a_missing_picture_is_named_on_its_card(tmp_path: Path) -> None:
     lost = Media(kind="image", path="ab/lost.png", sha256="0" * 64)
-    write_samples([sample("1", lost, rewards=(-1.0,))], tmp_path / "data" / "removed.parquet")
+    write_removed([sample("1", lost)], [-1.0], tmp_path)
     assert "cannot show data/media/ab/lost.png" in page(tmp_path).text
 
 

@@ -51,6 +51,13 @@ def test_a_pair_is_shown_with_all_that_is_known_of_it(table: Path):
     assert "gold" not in text and "candidate" not in text, "what a pair has not is not shown"
 
 
+def test_a_question_amid_an_answer_is_not_shown_as_the_answer(tmp_path: Path):
+    several = (*answer("Red."), Turn(role="user", content="Sure?"), *answer("Yes."))
+    write_samples([pair("one", chosen=several)], tmp_path / "pairs.parquet")
+    lines = [line.split() for line in shown(tmp_path / "pairs.parquet").splitlines()]
+    assert ["chosen", "Red."] in lines and ["user", "Sure?"] in lines and ["chosen", "Yes."] in lines
+
+
 @pytest.mark.parametrize(
     ("filters", "ids"),
     [

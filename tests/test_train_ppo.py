@@ -351,7 +351,7 @@ def test_a_prompt_that_is_too_long_is_refused_before_anything_is_trained(
     long = tiny.sample("why " * 40, gold=tiny.match("x"), split=split, id="long")
     write_samples([tiny.sample("a"), tiny.sample("b", gold=tiny.match("x"), split="val"), long], tmp_path / "prompts")
     paired = ("a", "long") if split == "train" else ("a",)
-    write_samples([tiny.pair(i, "x", "y", id=f"{i}#0") for i in paired], tmp_path / "pairs")
+    write_samples([tiny.pair(i, "x", "y", id=f"{i}#0", prompt_id=i) for i in paired], tmp_path / "pairs")
     data = tmp_path / "prompts", tmp_path / "pairs", tmp_path / "media"
     curve: list[dict[str, float]] = []
     with pytest.raises(OverBudget, match=r"long: \d+ tokens with its answers, more than train_ppo.pass_tokens 99"):
@@ -541,7 +541,7 @@ def test_the_stage_writes_a_chat_model_that_answers(folders: tuple[Path, Path], 
         tiny.sample("c", gold=tiny.match("x"), split="val"),
     ]
     write_samples(prompts, tmp_path / "prompts.parquet")
-    write_samples([tiny.pair("a", "x", "y", id="a#0")], tmp_path / "pairs.parquet")
+    write_samples([tiny.pair("a", "x", "y", id="a#0", prompt_id="a")], tmp_path / "pairs.parquet")
     params = TrainPPOParams(
         steps=2,
         batch_size=4,

@@ -133,6 +133,7 @@ TRAIN, VAL = pair("good"), pair("held", split="val")
         ({}, None),
         ({"chosen": ()}, "no answer"),
         ({"rejected": answer("  ")}, "no answer"),
+        ({"chosen": (*answer("It is red."), Turn(role="user", content="Are you sure?"))}, "no answer"),
         ({"rejected": answer("Yes. ")}, "identical answers"),
         ({"verdict": None}, "no verdict"),
         ({"verdict": Verdict(winner="tie", judge="m")}, "tie"),

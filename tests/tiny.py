@@ -107,7 +107,7 @@ def sample(text: str, media: Sequence[Media] = (), **known: Any) -> Sample:
 
 def pair(text: str, good: str, bad: str, media: Sequence[Media] = (), **known: Any) -> Sample:
     """A question with a better and a worse answer."""
-    return sample(text, media, chosen=answer(good), rejected=answer(bad), **known)
+    return sample(text, media, **{"chosen": answer(good), "rejected": answer(bad), **known})
 
 
 def match(value: str, *others: str) -> Gold:

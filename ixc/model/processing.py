@@ -38,7 +38,7 @@ from ixc.model.prompts import (
     parse,
 )
 from ixc.model.tokenizers import SPECIAL, BadTokenizer, official_tokenizer, special_ids, train_tokenizer, words_of
-from ixc.samples import Media, Turn
+from ixc.samples import Media, Reply, Turn, objection_to_turns
 
 __all__ = [
     "PLACEHOLDER",
@@ -545,13 +545,22 @@ class IXCProcessor(ProcessorMixin):
         """What stands before an assistant's answer."""
         return self.template.opening()
 
-    def answer(self, text: str) -> list[int]:
-        """Ids of an answer as the chat model writes it: the text, then the end of the turn.
+    def answer(self, reply: Reply) -> list[int]:
+        """Ids of an answer as the chat model writes it: the text, then the end of the turn; of all its turns.
 
         It is encoded apart from the prompt, so that all answers share the prompt's ids. An answer that begins with a
         newline therefore differs by one id from the whole conversation encoded at once, where two newlines are one.
+
+        Raises:
+            BadConversation: turns that are no answer, see `samples.objection_to_turns`.
         """
-        return [*self.encode(text.strip() if self.options.strip_turns else text), self.ids["turn_end"]]
+        if isinstance(reply, str):
+            return [*self.encode(reply.strip() if self.options.strip_turns else reply), self.ids["turn_end"]]
+        if objection := objection_to_turns(reply):
+            raise BadConversation(objection)
+        first, *later = reply
+        ids = self.answer(first.content)
+        return ids + self.template.continued(parse(later, self.options.strip_turns)) if later else ids
 
     def scored(self, answer_ids: Sequence[int]) -> list[int]:
         """An answer with the tail that the score is read from: `</s>` and the reward token; see `tail_newline`."""

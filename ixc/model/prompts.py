@@ -232,6 +232,12 @@ class Template:
         """What stands before an assistant's answer."""
         return [self.ids["turn_start"], *self.encode("assistant\n")]
 
+    def continued(self, messages: Sequence[Said]) -> list[int]:
+        """What follows the first turn of an answer that has several: a newline, and the messages to their last end."""
+        pieces = [piece for message in messages for piece in self._block(message, iter(())).pieces]
+        texts = [self.encode("\n"), *(piece for piece in pieces[:-1] if isinstance(piece, list))]
+        return [i for text in texts for i in text]
+
     def tail(self, newline: bool) -> list[int]:
         """What the score is read from: `</s>` and the reward token, or a newline and these."""
         return [*(self.encode("\n") if newline else []), self.ids["eos"], self.ids["reward"]]

@@ -1,7 +1,7 @@
 """What came in: blocks that count rows, prompts and pairs."""
 
 from ixc.report.blocks import Block, Figure, Figures, Table
-from ixc.report.record import MODALITIES, Record
+from ixc.report.record import MODALITIES, Record, named
 from ixc.report.svg import bars
 
 FILES = {"Prompts": "prompts", "Training pairs": "pairs/train", "Held-out pairs": "pairs/val"}
@@ -11,7 +11,7 @@ FATES = {"kept": "kept", "quarantined": "quarantined", "left_out": "left out by 
 def sources_plot(record: Record) -> Block | None:
     """How many rows of each source were kept."""
     metrics = record.metrics("collect")
-    fates = {name: {FATES[key]: _fate(metrics, key, name) for key in FATES} for name in _named(metrics, "rows")}
+    fates = {name: {FATES[key]: _fate(metrics, key, name) for key in FATES} for name in named(metrics, "rows")}
     if not fates:
         return None
     svg = bars(fates, label="Rows by source and what became of them")
@@ -23,9 +23,9 @@ def sources_table(record: Record) -> Block | None:
     """The same in numbers, and what was not read at all."""
     metrics = record.metrics("collect")
     table = [
-        [name, *(f"{_fate(metrics, key, name):,.0f}" for key in ("rows", *FATES))] for name in _named(metrics, "rows")
+        [name, *(f"{_fate(metrics, key, name):,.0f}" for key in ("rows", *FATES))] for name in named(metrics, "rows")
     ]
-    table += [[f"{name} (left out by its licence, not read)", *"––––"] for name in _named(metrics, "unread")]
+    table += [[f"{name} (left out by its licence, not read)", *"––––"] for name in named(metrics, "unread")]
     return Table(("source", "rows", *FATES.values()), table, "What came in, and what was left out") if table else None
 
 
@@ -61,11 +61,6 @@ def _counts(record: Record, name: str) -> dict[str, dict[str, int]]:
         domain: {modality: counts.get((domain, modality), 0) for modality in MODALITIES}
         for domain in sorted({domain for domain, _ in counts})
     }
-
-
-def _named(metrics: dict[str, float], prefix: str) -> list[str]:
-    """What follows a prefix in the keys."""
-    return [key.removeprefix(f"{prefix}/") for key in metrics if key.startswith(f"{prefix}/")]
 
 
 def _fate(metrics: dict[str, float], fate: str, source: str) -> float:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from ixc.report.blocks import Answer, Block, Card, Gallery
 from ixc.report.pictures import thumbnail
-from ixc.report.record import MODALITIES, NONE_PLANTED, Record, kinds, metas, pair_rewards, rows
+from ixc.report.record import MODALITIES, Record, metas, pair_rewards, rows
 
 MAX_REMOVED = 40
 """Cards in the gallery of removed samples: with the examples, about 60 pictures on the page."""
@@ -44,17 +44,17 @@ def picks(record: Record) -> Block | None:
 
 
 def removed_gallery(record: Record) -> Block | None:
-    """The removed samples, a few of each kind."""
-    table = record.table("removed", (*CARD, "chosen", "rewards", "meta"))
+    """The removed samples, a few of each domain."""
+    table = record.table("removed", (*CARD, "domain", "chosen", "clean_reward"))
     if table is None or not len(table):
         return None
-    planted = [meta.get("defect") or NONE_PLANTED for meta in metas(table)]
-    rewards = [row[0] if row else 0.0 for row in table["rewards"].to_pylist()]
-    order = sorted(range(len(planted)), key=rewards.__getitem__)
-    chosen = in_turn(order, planted.__getitem__, MAX_REMOVED)
-    cards = [_removed_card(record, row, planted[i]) for i, row in zip(chosen, rows(table, chosen), strict=True)]
-    caption = f"{len(cards)} of {len(table):,} removed samples, lowest reward first, the kinds in turn."
-    return Gallery("Removed samples", cards, caption, kinds(card.group for card in cards))
+    domains = [str(domain) for domain in table["domain"].to_pylist()]
+    rewards = [reward or 0.0 for reward in table["clean_reward"].to_pylist()]
+    order = sorted(range(len(rewards)), key=rewards.__getitem__)
+    chosen = in_turn(order, domains.__getitem__, MAX_REMOVED)
+    cards = [_removed_card(record, row) for row in rows(table, chosen)]
+    caption = f"{len(cards)} of {len(table):,} removed samples, lowest reward first, the domains in turn."
+    return Gallery("Removed samples", cards, caption, sorted({card.group for card in cards}))
 
 
 def _examples(record: Record, title: str, caption: str, sign: int) -> Block | None:
@@ -117,9 +117,9 @@ def _pick_card(record: Record, row: dict[str, Any], correct: Sequence[int]) -> C
     return _card(record, row, marks, tag=f"{sum(correct)} of {len(correct)} right")
 
 
-def _removed_card(record: Record, row: dict[str, Any], kind: str) -> Card:
-    reward = row["rewards"][0] if row["rewards"] else None
-    return _card(record, row, [Answer(said(row["chosen"]), reward)], tag=kind, group=kind)
+def _removed_card(record: Record, row: dict[str, Any]) -> Card:
+    answers = [Answer(said(row["chosen"]), row["clean_reward"])]
+    return _card(record, row, answers, tag=row["domain"], group=row["domain"])
 
 
 def _card(record: Record, row: dict[str, Any], answers: Sequence[Answer], tag: str, group: str = "") -> Card:

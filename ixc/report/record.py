@@ -139,6 +139,11 @@ def metas(table: pa.Table) -> list[dict[str, Any]]:
     return [_json_object(text or "{}", f"meta of row {row}") for row, text in enumerate(table["meta"].to_pylist())]
 
 
+def named(metrics: Metrics, prefix: str) -> list[str]:
+    """What follows `<prefix>/` in the names of metrics."""
+    return [key.removeprefix(f"{prefix}/") for key in metrics if key.startswith(f"{prefix}/")]
+
+
 def kinds(found: Iterable[str]) -> list[str]:
     """Each kind once, sound samples first, then the known defects."""
     known = (NONE_PLANTED, *DEFECTS)

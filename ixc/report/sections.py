@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from ixc.report.accuracy import accuracy, accuracy_table, calibration, num_swapped, reward_histograms
 from ixc.report.blocks import Block, Figure, Figures, Table, Tile, Tiles
+from ixc.report.cleaning import cleaned_table, cleaning_table, planted
 from ixc.report.data import data_counts, data_table, sources_plot, sources_table
 from ixc.report.galleries import picks, removed_gallery, right_examples, wrong_examples
 from ixc.report.judges import judges, judges_agree
-from ixc.report.record import MODALITIES, NONE_PLANTED, Record, kinds, metas, pair_rewards
+from ixc.report.record import Record, metas
 from ixc.report.svg import Mark, Row, dots, histogram, lines, number, percent, whole_percent
 
 MODELS = ("base", "chat")
@@ -46,7 +48,8 @@ def headline(record: Record) -> Block | None:
         ),
         _tile(
             "Pictures exchanged",
-            "The same picture pairs with pictures exchanged. The fall is how much the model looks.",
+            f"The picture pairs{num_swapped(reward_model)} with pictures exchanged. The fall is how much the model "
+            "looks.",
             reward_model.get("accuracy_swapped_media/image"),
             reward_model.get("accuracy/image"),
         ),
@@ -64,7 +67,8 @@ def headline(record: Record) -> Block | None:
         ),
         _tile(
             "Defects found",
-            "AUROC: how often a spoilt sample gets less reward than a sound one. Chance: 50\u202f%.",
+            "AUROC in a copy of the corpus with planted defects: how often a spoilt sample gets less reward than a "
+            "sound one. Chance: 50\u202f%.",
             record.metrics("clean").get("auroc/all"),
         ),
     ]
@@ -86,43 +90,6 @@ def reward_curves(record: Record) -> Block | None:
         "learning_rate": "Warm-up, then decay.",
     }
     return _small_multiples(record, "train_rm", captions)
-
-
-def accuracy(record: Record) -> Block | None:
-    """Accuracy by group, with intervals and with exchanged pictures."""
-    metrics = record.metrics("evaluate_rm")
-    groups = [key.removeprefix("accuracy/") for key in metrics if key.startswith("accuracy/")]
-    if not groups:
-        return None
-    shown = [_accuracy_row(metrics, name) for name in ("all", *MODALITIES) if name in groups]
-    for prefix in ("domain", "source"):
-        if members := sorted(name for name in groups if name.startswith(f"{prefix}:")):
-            shown += [Row(f"By {prefix}"), *(_accuracy_row(metrics, name) for name in members)]
-    figure = Figure(
-        "Accuracy on held-out pairs",
-        dots(shown, label="Reward model accuracy by group", reference=0.5),
-        "Dots with their 95 % intervals; dashed: a coin. "
-        "After the arrow: the same pairs, scored with pictures exchanged.",
-        wide=True,
-    )
-    return Figures([figure])
-
-
-def reward_histograms(record: Record) -> Block | None:
-    """How far apart the rewards of better and worse answers are."""
-    table = record.table("scored/val", ("modality", "rewards"))
-    if table is None or not len(table):
-        return None
-    pairs, modalities = pair_rewards(table), np.array(table["modality"].to_pylist())
-    figures = []
-    for name in ("all", *MODALITIES):
-        rewards = pairs if name == "all" else pairs[modalities == name]
-        if len(rewards):
-            caption = f"{percent(float(np.mean(rewards[:, 0] > rewards[:, 1])))} of the pairs in the right order."
-            groups = {"chosen": rewards[:, 0], "rejected": rewards[:, 1]}
-            svg = histogram(groups, label=f"Rewards of chosen and rejected answers, {name}", x_label="reward")
-            figures.append(Figure("Rewards" if name == "all" else f"Rewards, {name}", svg, caption))
-    return Figures(figures)
 
 
 def ppo_curves(record: Record) -> Block | None:
@@ -205,39 +172,6 @@ def candidates(record: Record) -> Block | None:
     return Figures([Figure("Rewards of all candidates", svg, caption)]) if svg else None
 
 
-def planted(record: Record) -> Block | None:
-    """Rewards of sound samples and of each planted defect."""
-    groups: dict[str, list[float]] = {}
-    for name in ("cleaned", "removed"):
-        table = record.table(name, ("rewards", "meta"))
-        for rewards, meta in () if table is None else zip(table["rewards"].to_pylist(), metas(table), strict=True):
-            groups.setdefault(meta.get("defect") or NONE_PLANTED, []).extend(rewards[:1])
-    svg = histogram(
-        {name: groups[name] for name in kinds(groups)},
-        label="Rewards of corpus samples by planted defect",
-        x_label="reward",
-    )
-    caption = "Every group is drawn as shares of itself. The further left of the sound samples, the easier to find."
-    return Figures([Figure("Rewards by planted defect", svg, caption)]) if svg else None
-
-
-def cleaning_table(record: Record) -> Block | None:
-    """What was removed, and how well the reward tells each kind apart."""
-    metrics, removed, cleaned = (
-        record.metrics("clean"),
-        _defects(record, "removed"),
-        _defects(record, "cleaned"),
-    )
-    table = []
-    for kind in kinds(removed + cleaned):
-        total = removed[kind] + cleaned[kind]
-        share = percent(removed[kind] / total) if total else "–"
-        auroc = percent(metrics[f"auroc/{kind}"]) if f"auroc/{kind}" in metrics else "–"
-        table.append([kind, f"{total:,}", f"{removed[kind]:,}", share, auroc])
-    head = ("planted defect", "in the corpus", "removed", "removed, share", "AUROC")
-    return Table(head, table) if removed or cleaned else None
-
-
 def quarantine(record: Record) -> Block | None:
     """Why rows were set aside, by stage."""
     found = []
@@ -275,7 +209,7 @@ SECTIONS = (
         "accuracy",
         "Reward model accuracy",
         "Does it generalise, and does it look at the pictures?",
-        (accuracy, reward_histograms, wrong_examples, right_examples),
+        (accuracy, accuracy_table, calibration, reward_histograms, wrong_examples, right_examples),
     ),
     Section(
         "ppo",
@@ -292,9 +226,9 @@ SECTIONS = (
     Section(
         "cleaning",
         "Cleaning a corpus",
-        "The samples with the lowest rewards within their domain are removed. "
-        "Defects that were planted first let the filter be measured.",
-        (planted, cleaning_table, removed_gallery),
+        "The samples with the lowest rewards within their domain are removed; the others stay as they came. "
+        "How well that finds defects is measured in a copy in which some were planted.",
+        (cleaned_table, planted, cleaning_table, removed_gallery),
     ),
     Section("quarantine", "Quarantine", "Rows that were set aside, and why.", (quarantine,)),
 )
@@ -326,14 +260,6 @@ def _interval(metrics: dict[str, float], group: str) -> str:
     return f" (95\u202f% interval: {percent(low)} to {percent(high)})" if low is not None and high is not None else ""
 
 
-def _accuracy_row(metrics: dict[str, float], group: str) -> Row:
-    low, high = metrics.get(f"accuracy_low/{group}"), metrics.get(f"accuracy_high/{group}")
-    marks = [Mark("as they are", metrics[f"accuracy/{group}"], low, high)]
-    if (swapped := metrics.get(f"accuracy_swapped_media/{group}")) is not None:
-        marks.append(Mark("pictures exchanged", swapped))
-    return Row(group.partition(":")[2] or group, tuple(marks))
-
-
 def _before_after(metrics: dict[str, float], suffix: str) -> tuple[Mark, ...]:
     """Base and chat, or nothing where one is unknown."""
     models = [model for model in MODELS if f"gold/{model}{suffix}" in metrics]
@@ -348,8 +274,3 @@ def _sizes(metrics: dict[str, float], name: str) -> list[int]:
 
 def _by_size(metrics: dict[str, float], name: str) -> list[tuple[float, float]]:
     return [(float(np.log2(n)), metrics[f"{name}/{n}"]) for n in _sizes(metrics, name)]
-
-
-def _defects(record: Record, name: str) -> Counter[str]:
-    table = record.table(name, ("meta",))
-    return Counter() if table is None else Counter(meta.get("defect") or NONE_PLANTED for meta in metas(table))

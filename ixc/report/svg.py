@@ -45,6 +45,15 @@ def percent(value: Real) -> str:
     return f"{100 * value:.1f}\u202f%"
 
 
+def whole(value: Real) -> str:
+    """A count.
+
+    >>> whole(1234.0)
+    '1,234'
+    """
+    return f"{value:,.0f}"
+
+
 def whole_percent(value: Real) -> str:
     """A share as a percentage without decimals: for axes."""
     return f"{100 * value:.0f}\u202f%"

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from ixc.params import BadParams, ValidateParams
-from ixc.samples import Sample, Turn
+from ixc.samples import Sample, Turn, objection_to_turns
 from ixc.validation.reasons import Objection
 
 
@@ -20,6 +20,9 @@ def objection(sample: Sample, params: ValidateParams, length: Callable[[str], in
     chosen, rejected = text(sample.chosen), text(sample.rejected)
     if not chosen or not rejected:
         return Objection("no answer", "neither" if chosen == rejected else "rejected" if chosen else "chosen")
+    for name, turns in (("chosen", sample.chosen), ("rejected", sample.rejected)):
+        if odd := objection_to_turns(turns):
+            return Objection("no answer", f"{name}: {odd}")
     if chosen == rejected:
         return Objection("identical answers")
     if sample.verdict is None:

@@ -1,0 +1,91 @@
+"""The record: what pairs say about their prompts, and answers of several turns."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import tiny
+
+from ixc import judge
+from ixc.api import RewardModel
+from ixc.contests import contest
+from ixc.inference import score, scored_ids
+from ixc.model.processing import BadConversation
+from ixc.params import JudgeParams
+from ixc.samples import (
+    BadRecord,
+    Turn,
+    answer,
+    objection_to_turns,
+    prompts_of_pairs,
+    read_batches,
+    read_pairs,
+    read_samples,
+    write_samples,
+)
+
+SEVERAL = (*answer("It is red."), Turn(role="user", content="Are you sure?"), *answer("Yes, as a rose."))
+IDS = ("web/q#1", "web/q", "#", "a#b#c", "plain", "web/q#1#0")
+
+
+def test_every_prompt_of_a_pair_is_found_whatever_its_id_looks_like(tmp_path: Path):
+    prompts = [tiny.sample(id, gold=tiny.match("red", "blue"), candidates=("red", "blue")) for id in IDS]
+    write_samples(prompts, tmp_path / "candidates.parquet")
+    paths = [tmp_path / name for name in ("candidates.parquet", "media", "judged.parquet", "verdicts")]
+    judge.run(JudgeParams(), *paths)
+    pairs = list(read_samples(paths[2]))
+    assert [pair.prompt_id for pair in pairs] == list(IDS)
+    assert prompts_of_pairs(pairs[1:3], prompts, paths[2]) == prompts[1:3]
+    assert prompts_of_pairs(pairs, prompts, paths[2]) == prompts
+
+
+def test_pairs_that_name_no_prompt_or_a_lost_one_are_refused(tmp_path: Path):
+    prompts, table = [tiny.sample("q")], tmp_path / "train.parquet"
+    with pytest.raises(BadRecord, match=r"train.parquet: prompt_id: no pair names .* run `judge` and `validate` again"):
+        prompts_of_pairs([tiny.pair("q", "x", "y", id="q#0")], prompts, table)
+    with pytest.raises(BadRecord, match="prompt_id: 'gone'"):
+        prompts_of_pairs([tiny.pair("q", "x", "y", prompt_id=name) for name in ("q", "gone")], prompts, table)
+
+
+def test_a_table_of_before_the_column_is_read_and_copied(tmp_path: Path):
+    write_samples([tiny.pair("q", "x", "y")], tmp_path / "new.parquet")
+    pq.write_table(pq.read_table(tmp_path / "new.parquet").drop_columns(["prompt_id"]), tmp_path / "old.parquet")
+    assert list(read_samples(tmp_path / "old.parquet")) == [tiny.pair("q", "x", "y")]
+    [(_, batch)] = read_batches(tmp_path / "old.parquet")
+    assert batch["prompt_id"].to_pylist() == [""]
+
+
+def test_an_answer_of_several_turns_is_scored_whole_as_the_chat_is(tmp_path: Path):
+    sample, model = tiny.sample("What colour is it?"), tiny.reward()
+    [[whole, first, text]] = score(
+        model, tiny.features(model, tmp_path), [sample], [[SEVERAL, SEVERAL[:1], "It is red."]], 1
+    )
+    chat = [{"role": turn.role, "content": turn.content} for turn in (*sample.prompt, *SEVERAL)]
+    assert [whole] == pytest.approx(RewardModel(model, tiny.processor()).score([chat]), abs=1e-5)
+    assert first == text != whole
+
+
+def test_pairs_that_differ_in_a_later_turn_are_trained_on_as_different(tmp_path: Path):
+    pair = tiny.pair("What colour is it?", "", "", chosen=SEVERAL, rejected=(*SEVERAL[:2], *answer("No.")))
+    row, features = contest([pair]), tiny.features(tiny.reward(), tmp_path)
+    assert (row.chosen, row.rejected) == ([0], [1])
+    assert scored_ids(features, row.answers[0]) != scored_ids(features, row.answers[1])
+
+
+@pytest.mark.parametrize(
+    ("turns", "reason"),
+    [
+        ((), "no answer"),
+        ((Turn(role="user", content="Why?"), *answer("Because.")), "turns of user, assistant: .* move what comes"),
+        (SEVERAL[:2], "turns of assistant, user: .* remove what follows"),
+        ((SEVERAL[0], Turn(role="user", content="<ImageHere>?"), SEVERAL[2]), "<ImageHere> in a turn after the first"),
+    ],
+)
+def test_turns_that_are_no_answer_are_refused_by_name(turns: tuple[Turn, ...], reason: str, tmp_path: Path):
+    assert objection_to_turns(turns)
+    good = tiny.pair("q", "x", "y")
+    write_samples([good, tiny.pair("r", "", "", chosen=answer("x"), rejected=turns)], tmp_path / "pairs.parquet")
+    with pytest.raises(BadRecord, match=rf"pairs.parquet: row 1 \(r\): rejected: {reason}"):
+        read_pairs(tmp_path / "pairs.parquet")
+    with pytest.raises(BadConversation, match=reason):
+        tiny.processor().answer(turns)
