@@ -109,7 +109,7 @@ def score(
     """
     features.prepare(samples)
     model.eval()
-    rewards = [[math.nan] * len(texts) for texts in answers]
+    rewards = [[float("nan")] * len(texts) for texts in answers]
     rows = rows_of(features, samples, answers, pass_tokens)
     names = [samples[row.sample].id for row in rows]
     batches = batched([row.prompt for row in rows], [row.tokens for row in rows], names, batch_size, pass_tokens)

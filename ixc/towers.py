@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ixc.features import GEOMETRY, tower_of
 from ixc.model import IXCPreTrainedModel, IXCProcessor
-from ixc.model.heads import some
+from ixc.model.weights import some
 
 READ_ALIKE = (*GEOMETRY, "hd_num", "hd_num_several", "strip_turns", "tail_newline")
 """The processor's options that ids and features depend on."""
@@ -82,7 +82,7 @@ def _options(first: Reader, second: Reader) -> str | None:
 
 
 def _tokenizers(first: Reader, second: Reader) -> str | None:
-    if first.processor.tokenizer.get_vocab() == second.processor.tokenizer.get_vocab():
+    if first.processor.backend.get_vocab() == second.processor.backend.get_vocab():
         return None
     form = "sampled ids would be other words to it; train the one from the other"
     return f"its tokenizer is not that of {first.folder}: {form}"

@@ -187,7 +187,7 @@ def test_a_prompt_and_its_answer_apart_are_the_whole(case: str, tail: Tail):
 @cache
 def control() -> dict[str, int]:
     """The vocabulary's control tokens, by their names."""
-    vocabulary = processor().tokenizer.get_vocab()
+    vocabulary = processor().backend.get_vocab()
     return {name: i for name, i in vocabulary.items() if re.fullmatch(r"<unk>|</?s>|\[UNUSED_TOKEN_\d+\]", name)}
 
 

@@ -27,6 +27,7 @@ from ixc.metrics import BadScore, Metrics
 from ixc.model import IXCForRewardModel, IXCProcessor
 from ixc.model.folder import save
 from ixc.samples import BadRecord, Media, Sample, read_samples, write_samples
+from ixc.shards import Scored
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def killed_after_3(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Rows of every shard that is scored; the fourth is never finished."""
     whole, seen = bulk.scored, []
 
-    def score_and_die(*arguments: object) -> Iterator[Sample]:
+    def score_and_die(*arguments: object) -> Iterator[Scored]:
         seen.append(len(arguments[2]))  # pyright: ignore[reportArgumentType]
         for row in whole(*arguments):  # pyright: ignore[reportArgumentType]
             yield row

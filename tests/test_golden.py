@@ -75,7 +75,7 @@ def checkpoint() -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
-    return IXCProcessor.from_official(official_folder()).tokenizer
+    return IXCProcessor.from_official(official_folder()).backend
 
 
 def loaded(folder: Path, kind: type[IXCPreTrainedModel], attention: str = "sdpa") -> Any:

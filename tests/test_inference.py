@@ -123,7 +123,7 @@ def test_an_answer_stops_at_the_end_of_its_turn(samples: list[Sample], tmp_path:
 def test_no_answer_contains_a_control_token(samples: list[Sample], tmp_path: Path):
     save(tiny.causal(vocab_size=300), tiny.processor(), tmp_path / "chat")  # more ids than the tokenizer has tokens
     model, processor = load(tmp_path / "chat", IXCForCausalLM)
-    size = processor.tokenizer.get_vocab_size()
+    size = processor.backend.get_vocab_size()
     control = {id_ for name, id_ in processor.ids.items() if name not in ("eos", "turn_end")}
     assert set(model.unsampled) == control | set(range(size, 300)) and size < 300
     with torch.no_grad():

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from real import REAL, needs_real
 
 from ixc.judging.agreement import SETS, Marked, report
-from ixc.judging.verifiers import check, final_value, option
+from ixc.judging.choices import option
+from ixc.judging.verifiers import check, final_value
 from ixc.judging.vqa import BadAnswers
 from ixc.samples import Check, Gold
 

@@ -83,7 +83,7 @@ def suppress_control(model: IXCPreTrainedModel, processor: IXCProcessor) -> None
     Wherever a model and its processor meet: in a folder, and again before answers are sampled.
     """
     if isinstance(model, IXCForCausalLM) and model.generation_config is not None:
-        unsampled = unsampled_ids(processor.tokenizer, model.config.vocab_size)
+        unsampled = unsampled_ids(processor.backend, model.config.vocab_size)
         model.generation_config.suppress_tokens = unsampled
 
 
