@@ -103,6 +103,15 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(trainer: Any, build:
         torch.testing.assert_close(run.gradients[0], whole.gradients[0], rtol=1e-5, atol=1e-5)
 
 
+def test_trainer_evaluates_too(tmp_path: Path):
+    told: dict[str, Any] = {"report_to": "none", "disable_tqdm": True, "use_cpu": True}
+    for model, data in ((tiny.causal(), rows(4)), (tiny.reward(), rows(4, wanted=True))):
+        trainer = Trainer(model=model, args=TrainingArguments(str(tmp_path), **told), eval_dataset=data)
+        batch = {name: torch.stack([row[name] for row in data]) for name in data[0]}
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(model(**batch).loss.item(), abs=1e-4)
+    assert trainer.predict(data).predictions.shape == (4, 1)
+
+
 def test_a_loss_is_the_sum_over_the_items_of_the_step():
     # the mean over 5 predicted tokens, times 5, over the 10 of the whole step
     model, labels = tiny.causal(), IDS.masked_fill(IDS == IMAGE, 33)

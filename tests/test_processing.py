@@ -685,3 +685,71 @@ def test_a_missing_or_damaged_file_is_named(tmp_path: Path):
     with pytest.raises(BadTokenizer, match=r"tokenizer\.model: no such file"):
         (tmp_path / "config.json").write_text(json.dumps({}))
         IXCProcessor.from_official(tmp_path)
+
+
+# Padding and truncation, by the names that Transformers has for them
+
+UNEQUAL = [said("a", "b"), said("a", "a longer answer")]
+
+
+@pytest.mark.parametrize("padding", [None, True, "longest"])
+def test_rows_are_padded_to_the_longest(padding: Any):
+    batch, plain = PROCESSOR(UNEQUAL, padding=padding), PROCESSOR(UNEQUAL)
+    assert torch.equal(batch["input_ids"], plain["input_ids"])
+    assert batch["attention_mask"].sum(1).max() == batch["input_ids"].shape[1]
+
+
+def test_rows_may_be_padded_to_a_length_or_a_multiple():
+    rows = [row(PROCESSOR(chat)) for chat in UNEQUAL]
+    for options, width in (
+        ({"padding": "max_length", "max_length": 77}, 77),
+        ({"pad_to_multiple_of": 64}, 64),
+        ({"padding": "max_length", "max_length": 77, "pad_to_multiple_of": 8}, 80),
+    ):
+        batch = PROCESSOR(UNEQUAL, **options)
+        assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, width)
+        assert [row(batch, i) for i in range(2)] == rows
+
+
+@pytest.mark.parametrize("padding", [False, "do_not_pad"])
+def test_rows_that_must_not_be_padded_are_of_one_length_or_lists(padding: Any):
+    with pytest.raises(BadConversation, match=r"padding: False: rows of \d+ to \d+ tokens make no tensor; give pad"):
+        PROCESSOR(UNEQUAL, padding=padding)
+    assert len(PROCESSOR(UNEQUAL, padding=padding, return_tensors=None)["input_ids"]) == 2
+    assert PROCESSOR(UNEQUAL[0], padding=padding)["attention_mask"].all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"truncation": True}, "truncation: True: nothing is cut off here; give on_overflow="),
+        ({"truncation": "longest_first"}, "truncation: 'longest_first': nothing is cut off"),
+        ({"padding": "left"}, "padding: 'left': give True"),
+        ({"pad_to_multiple_of": 0}, "pad_to_multiple_of: 0: give 1 at least"),
+        ({"return_tensors": "np"}, "return_tensors: 'np': give"),
+        ({"text": said("a", "b")}, "text: is another name for conversations; give one"),
+    ],
+)
+def test_what_a_processor_cannot_do_is_refused_by_name(options: dict[str, Any], message: str):
+    with pytest.raises(BadConversation, match=message):
+        PROCESSOR(UNEQUAL, **options)
+    assert PROCESSOR(UNEQUAL, truncation=False) is not None
+
+
+def test_an_unknown_argument_is_refused_by_name():
+    for name in ("paddding", "text_kwargs", "add_special_tokens"):
+        with pytest.raises(TypeError, match=f"'{name}'"):
+            PROCESSOR(UNEQUAL, **{name: True})
+        with pytest.raises(TypeError, match=f"'{name}'"):
+            PROCESSOR.apply_chat_template(UNEQUAL, **{name: True})
+    with pytest.raises(BadConversation, match="tools, documents"):
+        PROCESSOR.apply_chat_template(ASKED, tools=[print], **GENERATE)
+
+
+def test_a_string_by_the_name_of_text_is_what_a_user_says():
+    assert row(PROCESSOR(text="Which?")) == row(PROCESSOR(ASKED, for_reward=False))
+    several = PROCESSOR(text=["Which?", "<ImageHere> and what is this?"], images=[[], RED])
+    assert row(several) == row(PROCESSOR(ASKED, for_reward=False))
+    assert several["attention_mask"][0, 0] == 0  # to be answered: padded on the left
+    with pytest.raises(BadConversation, match="ends with 'user': nothing to score"):
+        PROCESSOR(text="Which?", for_reward=True)

@@ -40,12 +40,10 @@ _REWARD = """from ixc.api import RewardModel
 model = RewardModel.from_pretrained("{folder}")
 chat = [{{"role": "user", "content": "What is it?"}}, {{"role": "assistant", "content": "A red ring."}}]
 model.score([chat], [["picture.png"]])  # one number per chat, the higher the better"""
-_CHAT = """import ixc.model  # makes the classes known to Transformers
-from transformers import pipeline
+_CHAT = """from ixc.api import ChatModel
 
-pipe = pipeline("image-text-to-text", model="{folder}")
-asked = [{{"type": "image", "path": "picture.png"}}, {{"type": "text", "text": "What is it?"}}]
-pipe(text=[{{"role": "user", "content": asked}}], max_new_tokens=64)"""
+model = ChatModel.from_pretrained("{folder}")
+model.reply([{{"role": "user", "content": "What is it?"}}], ["picture.png"])"""
 _SCORES = (
     "A reward model: it reads a chat with its images and videos, and gives the last answer a score, one unbounded "
     "number. Only scores of answers to the same question can be compared. It measures what its pairs preferred, in "

@@ -52,6 +52,7 @@ class IXCConfig(PreTrainedConfig):
     """
 
     model_type = "ixc2_5"
+    keys_to_ignore_at_inference = ["past_key_values", "last_hidden_state"]
 
     vocab_size: int = 92544
     hidden_size: int = 4096

@@ -76,7 +76,6 @@ class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin):
     """The chat model: base, policy and reference."""
 
     accepts_loss_kwargs = True
-    loss_type = "ForCausalLM"
 
     def __init__(self, config: IXCConfig) -> None:
         super().__init__(config)
@@ -124,7 +123,6 @@ class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin):
         labels: Int[Tensor, "B T"] | None = None,
         logits_to_keep: int | Int[Tensor, " kept"] = 0,
         num_items_in_batch: Tensor | int | None = None,
-        shift_labels: Int[Tensor, "B T"] | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits of the next token, and the loss of `labels`, nats per token.
@@ -135,8 +133,10 @@ class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin):
             logits_to_keep: only the last so many columns, or these; 0: all. Not with labels.
             num_items_in_batch: learned tokens of the whole optimizer step, of which this batch may be a part: what the
                 sum is divided by. None: those of this batch.
-            shift_labels: instead of `labels`, each token's successor.
+            kwargs: as in `states`; and `shift_labels`, instead of `labels` each token's successor (not in the
+                signature, for `Trainer` would ask every batch for it).
         """
+        shift_labels = kwargs.pop("shift_labels", None)
         if (labels is not None or shift_labels is not None) and not _keeps_all(logits_to_keep):
             raise ValueError(f"logits_to_keep: {logits_to_keep!r:.80}: the loss needs all columns; leave it out")
         out = self.states(
@@ -225,8 +225,6 @@ class ScoreHead(nn.Linear):
 
 class IXCForRewardModel(IXCPreTrainedModel):
     """The reward model, and the critic: one number per token, read where the caller pools."""
-
-    loss_type = "ForSequenceClassification"
 
     def __init__(self, config: IXCConfig) -> None:
         super().__init__(config)

@@ -276,7 +276,7 @@ class IXCProcessor(ProcessorMixin):
         padding_side: Literal["right", "left"] | None = None,
         pad_to_multiple_of: int | None = None,
         truncation: bool | str | None = None,
-        return_tensors: Literal["pt"] | None = "pt",
+        return_tensors: str | None = "pt",
     ) -> IXCBatch:
         """What the model reads of one conversation or several.
 
@@ -398,8 +398,8 @@ class IXCProcessor(ProcessorMixin):
         conversation: Any,
         chat_template: None = None,
         *,
-        tools: None = None,
-        documents: None = None,
+        tools: Any = None,
+        documents: Any = None,
         add_generation_prompt: bool = False,
         continue_final_message: bool = False,
         tokenize: bool = True,
