@@ -188,6 +188,8 @@ def measured(outcome: Outcome, share: float) -> Metrics:
     scored = ~np.isnan(rewards)
     sound = rewards[scored & (kinds == "")]
     metrics: Metrics = {}
+    if not len(sound) or not (kinds[scored] != "").any():
+        return metrics  # nothing to compare
     for kind in sorted(set(kinds[scored].tolist()) - {""}):
         bad = scored & (kinds == kind)
         metrics |= {f"auroc/{kind}": auroc(rewards[bad], sound), f"planted/{kind}": int(bad.sum())}

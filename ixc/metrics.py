@@ -130,4 +130,4 @@ def _wilson(share: float, count: float, z: float) -> tuple[float, float]:
     """Wilson's score interval of a share of `count` trials."""
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     reach = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
-    return max(0.0, centre - reach), min(1.0, centre + reach)
+    return max(0.0, min(share, centre - reach)), min(1.0, max(share, centre + reach))

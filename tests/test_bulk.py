@@ -91,6 +91,44 @@ def test_shards_change_no_row(tmp_path: Path, samples: list[Sample], shard_rows:
         assert row.rewards == pytest.approx(rewards, abs=1e-5)
 
 
+def test_equal_answers_get_equal_rewards_in_whatever_shard_they_stand(tmp_path: Path):
+    red = tiny.picture(tmp_path / "media", "red")
+    copies = [tiny.pair("Which?", "a good one", "a good one", [red], id=f"{i}") for i in range(6)]
+    others = [tiny.pair(f"Number {i}?", "good " * i, "bad", id=f"other {i}") for i in range(6)]
+    rows = [row for pair in zip(copies, others, strict=True) for row in pair]
+    scored(tmp_path, rows, shard_rows=3)
+    found = [row.rewards for row in read_samples(tmp_path / "out.parquet")]
+    assert len({reward for rewards in found[::2] for reward in rewards}) == 1
+    assert len({rewards[0] for rewards in found[1::2]}) == 6
+
+
+def test_candidates_of_more_than_a_pass_are_read_in_several(tmp_path: Path):
+    [row] = rows = [tiny.sample("Many?", candidates=tuple("good " * i for i in range(40)))]
+    assert scored(tmp_path, rows, pass_tokens=300)[NOT_SCORED] == 0
+    model = tiny.reward()
+    [wanted] = score(model, tiny.features(model, tmp_path), [row], [row.candidates], 1)
+    assert next(read_samples(tmp_path / "out.parquet")).rewards == pytest.approx(wanted, abs=1e-5)
+
+
+def test_what_is_no_sample_keeps_its_place_and_all_columns_come_out_as_they_came(tmp_path: Path):
+    good = [tiny.pair(f"{i}?", "good", "bad", meta={NOT_SCORED: "once", "kept": i}) for i in range(3)]
+    write_samples([*good, replace(good[0], chosen=())], tmp_path / "plain.parquet")
+    table = pq.read_table(tmp_path / "plain.parquet")
+    records = table.append_column("licence", pa.array(list("abcd"))).to_pylist()
+    records[1] |= {"domain": "cooking", "meta": "no JSON"}
+    pq.write_table(pa.Table.from_pylist(records), tmp_path / "in.parquet")
+    model, paths = tiny.reward(), (tmp_path / "in.parquet", tmp_path / "out.parquet")
+    assert score_table(model, tiny.features(model, tmp_path), *paths, model_name="") == {"rows": 4, NOT_SCORED: 2}
+    came, went = (pq.read_table(path).to_pylist() for path in paths)
+    for before, after in zip(came, went, strict=True):
+        assert {**before, "meta": "", "rewards": []} == {**after, "meta": "", "rewards": []}
+    assert [len(row["rewards"]) for row in went] == [2, 0, 2, 0]
+    assert json.loads(went[0]["meta"]) == {"kept": 0}, "the reason of an earlier call is gone"
+    told = json.loads(went[1]["meta"])
+    assert "row 1: meta" in told[NOT_SCORED] and told["meta"] == "no JSON"
+    assert "no answer" in json.loads(went[3]["meta"])[NOT_SCORED], "the only reward would be taken for that of chosen"
+
+
 @pytest.fixture
 def killed_after_3(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Rows of every shard that is scored; the fourth is never finished."""

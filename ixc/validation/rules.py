@@ -18,11 +18,8 @@ def objection(sample: Sample, params: ValidateParams, length: Callable[[str], in
     'identical answers'
     """
     chosen, rejected = text(sample.chosen), text(sample.rejected)
-    if not chosen or not rejected:
-        return Objection("no answer", "neither" if chosen == rejected else "rejected" if chosen else "chosen")
-    for name, turns in (("chosen", sample.chosen), ("rejected", sample.rejected)):
-        if odd := objection_to_turns(turns):
-            return Objection("no answer", f"{name}: {odd}")
+    if missing := _missing(sample, chosen, rejected):
+        return Objection("no answer", missing)
     if chosen == rejected:
         return Objection("identical answers")
     if sample.verdict is None:
@@ -33,6 +30,14 @@ def objection(sample: Sample, params: ValidateParams, length: Callable[[str], in
     if longer >= params.min_length_for_ratio and longer > params.max_length_ratio * shorter:
         return Objection("chosen too long", f"{longer} {'tokens' if params.tokenizer else 'words'} against {shorter}")
     return None
+
+
+def _missing(sample: Sample, chosen: str, rejected: str) -> str:
+    """Which of the two says nothing, or has turns that are no answer; empty if both are answers."""
+    if not chosen or not rejected:
+        return "neither" if chosen == rejected else "rejected" if chosen else "chosen"
+    named = (("chosen", sample.chosen), ("rejected", sample.rejected))
+    return next((f"{name}: {odd}" for name, turns in named if (odd := objection_to_turns(turns))), "")
 
 
 def text(turns: tuple[Turn, ...]) -> str:
