@@ -98,7 +98,7 @@ def row(entry: Entry, columns: Columns, domain: Domain, ignore: Collection[str] 
         Unusable: a field is missing, not of a form that is known, or could carry something and is not read.
     """
     record, found = entry.record, _parts(entry.record, columns)
-    shown = [(kind, name) for kind in KINDS if (name := _media_column(record, columns, kind))]
+    shown: list[tuple[Kind, str]] = [(kind, name) for kind in KINDS if (name := _media_column(record, columns, kind))]
     read = (*found.read, columns.id, columns.domain, columns.system, *(name for _, name in shown))
     refuse_unmapped(record, read, ignore)
 
