@@ -157,6 +157,8 @@ def _parts(record: Record, columns: Columns) -> _Parts:
 def _conversation(record: Record, name: str) -> _Parts:
     """A conversation that holds its own answer, and perhaps a worse one beside it."""
     said, worse = record[name], [column for column in _WORSE if record.get(column) is not None]
+    if turns(said)[-1].role == "user" and not worse:  # nothing but a prompt
+        return _Parts(turns(said), read=(name,), carried=tuple(carried(said)))
     before, answer = ended(said)
     if not before:
         raise Unusable(f"{name}: no turn before the answer; add the question or remove the row")
