@@ -109,7 +109,8 @@ class _Writer:
     """The tables of a form, and the media beside them."""
 
     def __init__(self, form: Form, folder: Path, media: Path, in_parts: bool) -> None:
-        self._form, self._folder, self._media, self._in_parts = form, folder, media, in_parts
+        self._form: Form = form
+        self._folder, self._media, self._in_parts = folder, media, in_parts
         self._tables: dict[str, _Table] = {}
         self._checked: dict[str, str] = {}
         """Of each medium, what speaks against it; empty for nothing."""

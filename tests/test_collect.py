@@ -202,7 +202,7 @@ def test_instruction_rows_reach_the_corpus_whole_with_their_own_pictures_films_a
         {"id": "c", "conversations": [{"from": "human", "value": "Name a fruit."}, {"from": "gpt", "value": "Sorry."}]},
         {"id": "d", "image": "missing.png", "conversations": said},
         {"id": "e", "video": "clip.mp4", "conversations": more},
-        {"id": "f", "conversations": said[:1]},
+        {"id": "f", "conversations": [{"from": "human", "value": "Why?"}]},
     ]
     (tmp_path / "sft.json").write_text(json.dumps(records))
     source = SourceParams(reader="preferences", path="sft.json", role="corpus")
@@ -217,7 +217,7 @@ def test_instruction_rows_reach_the_corpus_whole_with_their_own_pictures_films_a
     assert corpus["a"].meta == {"columns": {"my_column": 7, "tags": ["x", {"y": None}]}}
     assert [sample.modality for sample in corpus.values()] == ["image", "image", "text", "video"]
     assert [turn.content for turn in corpus["e"].prompt] == ["What colour?", "Red.", "Sure?"]
-    assert [line["where"] for line in out.quarantine()] == ["sft.json:4", "sft.json:6"]
+    assert [line["where"] for line in out.quarantine()] == ["sft.json:4", "preferences/f"]
     assert (metrics["rows/preferences"], metrics["kept/preferences"]) == (6, 4)
     assert out.samples("prompts") == out.samples("public") == []
     assert len(out.media()) == 2

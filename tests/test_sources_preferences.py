@@ -594,6 +594,13 @@ def test_the_forms_of_ms_swift_and_llama_factory_are_read(tmp_path: Path, record
     assert (item.chosen, item.rejected, len(item.media), item.answer) == ("Red.", "Blue.", 1, None)
 
 
+@pytest.mark.parametrize("record", [{"messages": said("What is it?")}, {"conversations": shared("What is it?")}])
+def test_a_conversation_that_waits_for_its_answer_is_a_prompt(tmp_path: Path, record: dict[str, Any]):
+    item = read_one(tmp_path, record | {"image": "a.png"})
+    assert isinstance(item, Row)
+    assert (question(item), item.answer, item.chosen, len(item.media)) == ("What is it?", None, "", 1)
+
+
 def test_answers_of_several_turns_against_one_are_no_pair(tmp_path: Path):
     item = read_one(tmp_path, PLAIN_PAIR | {"chosen": said("", "Red.", "Sure?", "Yes.")[1:]})
     assert isinstance(item, Refused) and "two prompts, no pair" in item.reason

@@ -98,7 +98,7 @@ def row(entry: Entry, columns: Columns, domain: Domain, ignore: Collection[str] 
         Unusable: a field is missing, not of a form that is known, or could carry something and is not read.
     """
     record, found = entry.record, _parts(entry.record, columns)
-    shown = [(kind, name) for kind in KINDS if (name := _media_column(record, columns, kind))]
+    shown: list[tuple[Kind, str]] = [(kind, name) for kind in KINDS if (name := _media_column(record, columns, kind))]
     read = (*found.read, columns.id, columns.domain, columns.system, *(name for _, name in shown))
     refuse_unmapped(record, read, ignore)
 
@@ -157,6 +157,8 @@ def _parts(record: Record, columns: Columns) -> _Parts:
 def _conversation(record: Record, name: str) -> _Parts:
     """A conversation that holds its own answer, and perhaps a worse one beside it."""
     said, worse = record[name], [column for column in _WORSE if record.get(column) is not None]
+    if turns(said)[-1].role == "user" and not worse:  # nothing but a prompt
+        return _Parts(turns(said), read=(name,), carried=tuple(carried(said)))
     before, answer = ended(said)
     if not before:
         raise Unusable(f"{name}: no turn before the answer; add the question or remove the row")
