@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import av
 import numpy as np
+from av.container import OutputContainer
 
 
 class Form(NamedTuple):
@@ -51,9 +52,7 @@ def clip(form: Form, num_frames: int = 24, size: tuple[int, int] = SIZE, **optio
     return buffer.getvalue()
 
 
-def draw_into(
-    container: av.container.OutputContainer, form: Form, num_frames: int, size: tuple[int, int], **options: str
-) -> None:
+def draw_into(container: OutputContainer, form: Form, num_frames: int, size: tuple[int, int], **options: str) -> None:
     """Add a track to a container."""
     keys = {"g": "12", "svtav1-params": "lp=1"} if form.codec.startswith("lib") else {}
     stream = container.add_stream(form.codec, rate=25, options=keys | options)
