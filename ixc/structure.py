@@ -131,7 +131,8 @@ def _walk_matroska(stream: BinaryIO, start: int, end: int, size: int, seen: list
         stop = end if length is None else body + length
         if element in _LINKS:
             raise _points_away(_LINKS[element])
-        if element == _ORDERED and any(stream.seek(body) and stream.read(length or 0)):
+        stream.seek(body)
+        if element == _ORDERED and any(stream.read(min(length or 0, 8))):
             raise _points_away("a Matroska file with ordered chapters")
         if element in (_SEGMENT, _INFO, _CHAPTERS, _EDITION, _ATOM):
             _walk_matroska(stream, body, stop, size, seen)

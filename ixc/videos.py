@@ -10,7 +10,7 @@ is what the official code uses; both give the same frames, see `read_with_decord
 
 import bisect
 import errno
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,6 +19,7 @@ from typing import BinaryIO, Literal, NamedTuple, NoReturn
 
 import av
 from av.container import InputContainer
+from av.stream import Disposition
 from av.video.stream import VideoStream
 from PIL import Image
 
@@ -33,8 +34,6 @@ _LEAST = 0.9
 """Share of what a header declares that must be there: an edit list may hide a few frames at the ends."""
 _WORTH_SEEKING = 250
 """Frames that need not be decoded; less does not pay for finding the others."""
-_ATTACHED_PICTURE = 1024
-"""FFmpeg's AV_DISPOSITION_ATTACHED_PIC: the cover of a song."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +174,7 @@ def _refuse_to_open(url: str, flags: int, options: dict[str, str]) -> NoReturn:
 def _best_track(path: Path, container: InputContainer) -> VideoStream:
     """FFmpeg's choice among several tracks, which decord follows too: the largest, more or less."""
     track = container.streams.best("video")
-    if not isinstance(track, VideoStream) or track.disposition & _ATTACHED_PICTURE:
+    if not isinstance(track, VideoStream) or track.disposition & Disposition.attached_pic:
         raise BadMedia(f"{path}: no picture track: cut off, or sound only; fetch it again, or drop it")
     codec = track.codec_context.codec.canonical_name if track.codec_context else "unknown"
     if codec not in VIDEO_CODECS:
@@ -230,7 +229,7 @@ def _check_complete(path: Path, video: OpenVideo, num_packets: int, end: float, 
 # Decoding
 
 
-def _frames(path: Path, max_pixels: int) -> Iterator[av.VideoFrame]:
+def _frames(path: Path, max_pixels: int) -> Generator[av.VideoFrame, None, None]:
     with opened(path, max_pixels) as (container, track, _):
         yield from container.decode(track)
 
@@ -301,17 +300,16 @@ def _decode_run(
     container: InputContainer, track: VideoStream, times: Sequence[int], run: _Run
 ) -> list[Image.Image] | None:
     images, place = [], run.start
-    with closing(container.decode(track)) as frames:
-        for frame in frames:
-            if frame.pts is not None and frame.pts < times[run.start]:  # the key frame that was found lies earlier
-                continue
-            if frame.pts != times[place]:
-                return None
-            if place in run.wanted:
-                images.append(_upright(frame))
-            if place == run.wanted[-1]:
-                return images
-            place += 1
+    for frame in container.decode(track):
+        if frame.pts is not None and frame.pts < times[run.start]:  # the key frame that was found lies earlier
+            continue
+        if frame.pts != times[place]:
+            return None
+        if place in run.wanted:
+            images.append(_upright(frame))
+        if place == run.wanted[-1]:
+            return images
+        place += 1
     return None
 
 

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import av
 import numpy as np
+from av.container import OutputContainer
+from av.video.stream import VideoStream
 
 
 class Form(NamedTuple):
@@ -51,12 +53,11 @@ def clip(form: Form, num_frames: int = 24, size: tuple[int, int] = SIZE, **optio
     return buffer.getvalue()
 
 
-def draw_into(
-    container: av.container.OutputContainer, form: Form, num_frames: int, size: tuple[int, int], **options: str
-) -> None:
+def draw_into(container: OutputContainer, form: Form, num_frames: int, size: tuple[int, int], **options: str) -> None:
     """Add a track to a container."""
     keys = {"g": "12", "svtav1-params": "lp=1"} if form.codec.startswith("lib") else {}
     stream = container.add_stream(form.codec, rate=25, options=keys | options)
+    assert isinstance(stream, VideoStream)
     stream.width, stream.height, stream.pix_fmt = *size, form.pixels
     for index in range(num_frames):
         container.mux(stream.encode(frame(index, size, form.pixels)))

@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 import tiny
+from av.stream import Disposition
 from clips import FORMS, SIZE, Form, clip, draw_into, frame
 from far_reaching import far_reaching
 from PIL import Image
@@ -126,7 +127,8 @@ def test_the_cover_of_a_song_is_no_video(tmp_path: Path):
     with av.open(str(path), "w", format="mp4") as container:
         sound = container.add_stream("aac", rate=8000)
         cover = container.add_stream("mjpeg", rate=1)
-        cover.width, cover.height, cover.pix_fmt, cover.disposition = *SIZE, "yuvj420p", 1024
+        cover.width, cover.height, cover.pix_fmt = *SIZE, "yuvj420p"
+        cover.disposition = Disposition.attached_pic
         silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
         silence.sample_rate = 8000
         for packet in [*sound.encode(silence), *sound.encode(None)]:
@@ -229,7 +231,7 @@ def test_of_several_tracks_the_best_is_read(tmp_path: Path):
         streams = [container.add_stream("libx264", rate=25) for _ in range(2)]
         for stream, size in zip(streams, ((64, 48), SIZE), strict=True):
             stream.width, stream.height, stream.pix_fmt = *size, form.pixels
-            stream.disposition = av.stream.Disposition.default
+            stream.disposition = Disposition.default
         for stream in streams:
             for index in range(12):
                 container.mux(stream.encode(frame(index, (stream.width, stream.height), form.pixels)))

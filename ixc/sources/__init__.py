@@ -21,7 +21,7 @@ class File:
     path: Path | None = None
     data: bytes | None = None
     suffix: str = ""
-    """With the dot; needed with the `data` of a film."""
+    """With the dot; for images of a format that the store knows no suffix of."""
 
 
 @dataclass(frozen=True, kw_only=True)
