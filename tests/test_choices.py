@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ THEIR_MISTAKES = {
     *("247", "775", "865", "1175", "1727", "1", "511", "893", "937", "1291", "1468", "689", "749", "1120", "1444"),
     *("1937", "1984", "2180", "2655", "742"),
 }
-"""Problems of which the authors marked some answer wrongly: `(C) South.` as wrong, say, or `(E)` for option D as right."""
+"""Problems of which the authors marked some answer wrongly: `(C) South.` as wrong, `(E)` for option D as right."""
 
 
 @needs_real
@@ -81,8 +82,6 @@ def test_where_the_authors_of_math_vision_are_right_we_are() -> None:
 
 
 def test_long_answers_take_no_time() -> None:
-    import time
-
     text = "Let A and B be points, so (A) is not what we want, because angle C = 45. " * 400
     start = time.process_time()
     check(gold("angle"), text + "故选C")

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from ixc.judging.choices import ALL, MENTION, Option, Reading, as_option, enumerates, plain, read_option
-from ixc.judging.choices import option as option
+from ixc.judging.choices import option as option  # noqa: PLC0414 - the verifiers' readers find it here
 from ixc.judging.constraints import holds, parse_constraints
 from ixc.judging.vqa import soft_accuracy
 from ixc.samples import Gold
