@@ -75,7 +75,7 @@ SENTENCE_OVER = re.compile(r"\s*(?:[.,;:!)。、\n]|$|\(|because|since|as\b|项|
 THEREFORE = re.compile(
     r"(?:\b(?:so|thus|hence|therefore|then|consequently|accordingly|but|no|yes|ok|okay|actually|wait|rather"
     r"|leaves|leaving"
-    r"|remaining|only|definitely|surely|certainly|probably|clearly|obviously|likely|absolutely|perhaps|maybe"
+    r"|remaining|only|definitely|surely|certainly|probably|clearly|obviously|likely|absolutely|elimination|finally|overall|conclusion|perhaps|maybe"
     r"|possibly|i think|i believe)\b[,:\s]*(?:(?:it|that|this|we have|we get|it's|that's)(?: is|'s| must be"
     r"| has to be| should be"
     r"| can only be| would be| leaves)?)?"
