@@ -3,6 +3,7 @@
 import gzip
 import json
 import resource
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -161,7 +162,7 @@ def test_a_reply_that_drips_for_ever_is_given_up(tmp_path: Path, server: Any, mo
         self.end_headers()
         for _ in range(100):
             self.wfile.write(b" ")
-            __import__("time").sleep(0.05)
+            time.sleep(0.05)
         return None
 
     monkeypatch.setattr(server, "chat", drip)
@@ -172,7 +173,7 @@ def test_a_reply_that_drips_for_ever_is_given_up(tmp_path: Path, server: Any, mo
 # Impossible numbers
 
 
-@pytest.mark.parametrize("number", [-1_000_000, -0.5, 1e300, 10**30, "12", True, None, [5], {"a": 1}])
+@pytest.mark.parametrize("number", [-1_000_000, -0.5, 1e300, 10**30, "many", None, [5], {"a": 1}])
 @pytest.mark.parametrize("batch", [False, True])
 def test_no_number_of_tokens_lowers_what_was_spent(
     tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch, number: Any, batch: bool
@@ -244,8 +245,8 @@ def test_a_model_that_declines_is_not_asked_three_times(
 ) -> None:
     completion = server.completion
 
-    def declined(self: Any, body: Any, *arguments: Any) -> Any:
-        found = completion(self, body, *arguments)
+    def declined(self: Any, body: Any, *arguments: Any, **named: Any) -> Any:
+        found = completion(self, body, *arguments, **named)
         if "bombs" in self.text(body):
             choice = found["choices"][0]
             choice |= {key: value for key, value in how.items() if key == "finish_reason"}

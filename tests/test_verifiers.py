@@ -326,7 +326,7 @@ def test_no_answer_breaks_a_verifier(kind: Check, value: str, answer: str) -> No
 @needs_real
 @pytest.mark.parametrize(
     ("name", "count", "share"),
-    [("gsm8k", 1200, 0.99), ("math_vision", 1760, 0.97), ("wildvision_judgements", 60, 1.0)],
+    [("gsm8k", 1200, 0.99), ("math_vision", 1760, 0.985), ("wildvision_judgements", 60, 1.0)],
 )  # measured: 1.0, 0.9875, 1.0
 def test_the_authors_of_real_answers_agree(name: str, count: int, share: float) -> None:
     marked = list(SETS[name](REAL))

@@ -17,6 +17,8 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from ixc.judging import phrases
+
 ALL = "ABCDEFGHIJ"
 """The letters that an option may have where a source does not say which there are."""
 
@@ -78,7 +80,7 @@ def read_option(answer: str, letters: str = ALL) -> Reading:
         letters: those of the question's options; a letter that none has is no option.
     """
     text = plain(answer)
-    corrections = list(_CORRECTION.finditer(text))
+    corrections = list(phrases.CORRECTION.finditer(text))
     if corrections:
         last = corrections[-1].end()
         tail = _settle([one for one in _judged(text, letters) if one.start >= last], letters, text)
@@ -134,7 +136,8 @@ def _unboxed(text: str) -> str:
 
 _ONE = (
     r"(?:\(\s*[A-Ja-j]\s*\)|\[\s*[A-Ja-j]\s*\]|\{\s*[A-Ja-j]\s*\}|<[A-Ja-j]>|\"[A-Ja-j][.,]?\"|'[A-Ja-j][.,]?'"
-    r"|“[A-Ja-j][.,]?”|‘[A-Ja-j]’|「[A-Ja-j]」|『[A-Ja-j]』|【[A-Ja-j]】|《[A-Ja-j]》|[A-Ja-j](?!['′’][A-Za-z]|['′’](?!\s|$)))"
+    r"|“[A-Ja-j][.,]?”|‘[A-Ja-j]’|「[A-Ja-j]」|『[A-Ja-j]』|【[A-Ja-j]】|《[A-Ja-j]》|[A-Ja-j](?!['′’][A-Za-z]"
+    r"|['′’](?!\s|$)))"
 )
 _NOUN = r"(?:option|choice|answer|选项|答案)"
 _JOIN = rf"(?:\s*[、/&]\s*(?:和|或|与|及)?|\s+(?:and|or|nor)\s+|\s*(?:和|或者?|与|以?及|还是)\s*)(?:{_NOUN}\s*)?"
@@ -152,6 +155,9 @@ _ARTICLE = re.compile(
     r"|cannot|isn't|doesn't|does|gives|matches|fits|not|remains|works|rather|instead|with|by)\b)[A-Za-z]"
 )
 _FORMULA_BEFORE = re.compile(r"(?:[+×÷<≤≥∠△⊙∥⊥∪∩∈^]|(?<![=\-])>|=)\s*$")
+
+
+_FIRST = re.compile(r"\s*(?:(?:option|choice|letter)\s*)?", re.IGNORECASE)
 
 
 class _Named(NamedTuple):
@@ -178,27 +184,29 @@ def _judged(text: str, letters: str) -> Iterator[_Named]:
         if not names or not all(name.upper() in letters for name in names):
             continue
         before, after = text[max(0, found.start() - _WINDOW) : found.start()], text[found.end() :][:_WINDOW]
-        rank = _rank(found.group(), names, before, after, found.start() == 0 or not text[: found.start()].strip())
+        rank = _rank(found.group(), names, before, after, _FIRST.fullmatch(before) is not None)
         if rank:
             yield _Named(tuple(name.upper() for name in names), rank, found.start(), found.end(), after)
 
 
-def _rank(shown: str, names: Sequence[str], before: str, after: str, first: bool) -> int:
+def _rank(shown: str, names: Sequence[str], before: str, after: str, first: bool) -> int:  # noqa: PLR0911 - one rule a line
     bare = len(shown) == 1
-    if _NOT_A_LETTER.match(after) and not _DENIED_AFTER.match(after):
+    if _NOT_A_LETTER.match(after) and not phrases.DENIED_AFTER.match(after):
         return 0
-    if bare and shown in "Aa" and _ARTICLE.match(after) and not _ARTICLE_AFTER_MARK.search(before):
+    if bare and shown in "Aa" and _ARTICLE.match(after) and not phrases.ARTICLE_AFTER_MARK.search(before):
         return 0
     if bare and shown in "Ii" and not re.match(r"\s*[.,;:)!。]|\s*$", after):
         return 0
     small = names[0].islower()
     if small and bare and not re.match(r"\s*(?:[.,;:)!?。、\n]|$|(?:because|since|as|is|项|选项)\b)", after):
         return 0
-    if _EXCEPT.search(before):
+    if phrases.EXCEPT.search(before):
         return 0
-    if _DENIED_BEFORE.search(before) or _DENIED_AFTER.match(after):
+    if phrases.DENIED_SENTENCE.search(_sentence(before)):
         return DENIED
-    if _is_named_option(shown, before, after) and _DENIED_IN.search(_clause(after)):
+    if phrases.DENIED_BEFORE.search(before) or phrases.DENIED_AFTER.match(after):
+        return DENIED
+    if _is_named_option(shown, before, after) and phrases.DENIED_IN.search(_clause(after)):
         return DENIED
     run = len(shown) > 1 and shown.isalpha()
     rank = _affirmed(before, after, first, single=len(names) == 1)
@@ -208,37 +216,43 @@ def _rank(shown: str, names: Sequence[str], before: str, after: str, first: bool
         return 0
     if rank == 0 and not small and _is_named_option(shown, before, after):
         rank = MENTION
-    if rank and (_DOUBT_BEFORE.search(before) or _DOUBT_AFTER.match(after)):
+    if rank and (phrases.DOUBT_BEFORE.search(before) or phrases.DOUBT_AFTER.match(after)):
         rank = HEDGE
     return rank
 
 
-def _affirmed(before: str, after: str, first: bool, single: bool) -> int:
+def _affirmed(before: str, after: str, first: bool, single: bool) -> int:  # noqa: PLR0911 - one rule a line
     """The rank of letters that are not denied."""
-    if _ANSWER_BEFORE.search(before) or _CHOSEN_BEFORE.search(before) or _ANSWER_ZH.search(before):
+    if phrases.ANSWER_BEFORE.search(before) or phrases.CHOSEN_BEFORE.search(before) or phrases.ANSWER_ZH.search(before):
         return ANSWER
-    if _ANSWER_AFTER.match(after):
+    if phrases.ANSWER_AFTER.match(after):
         return ANSWER
     if first and single and _leads(after):
         return LEAD
     if single and re.search(r"(?:^|[.!?。！？\n;→⇒]|[=-]>|:)\s*$", before) and re.match(r"\s*[.。!)]?\s*$", after):
         return LEAD
-    if _RIGHT_AFTER.match(after):
+    if phrases.RIGHT_AFTER.match(after):
         return VERDICT
-    if (_THEREFORE.search(before) or _THE_ONE_IS.search(before)) and _SENTENCE_OVER.match(after):
+    if (phrases.THEREFORE.search(before) or phrases.THE_ONE_IS.search(before)) and phrases.SENTENCE_OVER.match(after):
         return VERDICT
-    if _SENTENCE_OVER.match(after) and _IS_LAST.search(before) and not _GEOMETRY.search(_sentence(before)):
+    if (
+        phrases.SENTENCE_OVER.match(after)
+        and phrases.IS_LAST.search(before)
+        and not phrases.GEOMETRY.search(_sentence(before))
+    ):
         return VERDICT
-    if _ONLY.search(before) and re.match(r"\s+[a-z]+s\b|\s*[\u4e00-\u9fff]", after):
+    if phrases.ONLY.search(before) and re.match(r"\s+[a-z]+s\b|\s*[\u4e00-\u9fff]", after):
         return VERDICT
-    if _WHICH_IS.search(before):
+    if phrases.WHICH_IS.search(before):
         return VERDICT
     return 0
 
 
 def _is_named_option(shown: str, before: str, after: str) -> bool:
     """Whether a letter is an option's, whatever is said of it: `(C)`, `option C`, C项."""
-    return shown[0] in "([【" or _NAMED_OPTION.search(before) is not None or re.match(r"选?项", after) is not None
+    return (
+        shown[0] in "([【" or phrases.NAMED_OPTION.search(before) is not None or re.match(r"选?项", after) is not None
+    )
 
 
 def _sentence(before: str) -> str:
@@ -247,164 +261,13 @@ def _sentence(before: str) -> str:
 
 def _clause(after: str) -> str:
     """What is said next about an option, as far as it is about this one."""
-    return _CLAUSE_END.split(after.lstrip(" .:)、"), maxsplit=1)[0]
+    return phrases.CLAUSE_END.split(after.lstrip(" .:)、"), maxsplit=1)[0]
 
 
 def _leads(after: str) -> bool:
     """Whether a letter at the very start is the answer, and no sentence's subject."""
-    return _LEADS.match(after) is not None
+    return phrases.LEADS.match(after) is not None
 
-
-_LEADS = re.compile(
-    r"\s*$|\s*[吧呢啊呀]|\s*[).:、,;!。：](?!\s*[A-J]\b)|\s*\n|\s+[-–—]|选?项|\s*[,]?\s*(?:because|since|因为|是因为)"
-    r"|\s+(?!(?:is|are|was|and|or|has|have|had|lies|can|must|may|does|do|cannot|to|in|on|of|at|divides|moves|will|would"
-    r"|completes|then|equals?|means|stands|represents|gives|shows|be|being|denotes|intersects?|goes|comes|wins|got|say|think"
-    r"|chose|choose|see|don't|am|isn't|doesn't)\b)\S"
-)
-
-# English, and what both languages share
-
-_FILL = (
-    r"(?:(?:therefore|thus|then|hence|definitely|clearly|obviously|indeed|simply|just|probably|likely|most|certainly"
-    r"|surely|still|really|also|that|the|of|option|choice|letter|answer|number|statement|figure|image|picture|it|it's"
-    r"|is|correct|right|best|final|one|figure|选项|图形?|图像|图片)\b|[:\s,\"'“(]|选项|图形?)*"
-)
-_IS = (
-    r"(?:(?:\s+|\b)(?:is|was|are|be|becomes|would be|must be|should be|will be|has to be|ought to be|can only be"
-    r"|turns out to be|seems to be|appears to be|comes out (?:as|to be)|remains|stays)\b|'s\b|\s*(?:=>|->|[:=→⇒]|[-–—]))"
-)
-_ANSWER_BEFORE = re.compile(
-    rf"(?:\b(?:answers?|ans|solution|(?:choice|option|selection|pick|guess|verdict|decision|conclusion)(?=\s+(?:is|would|must)\b|:)|(?:correct|right|best|true|proper|valid|final|closest|appropriate|suitable|only)"
-    rf"(?: possible| remaining| matching)?"
-    rf"(?: (?:answer|option|choice|one|response|pick|letter|alternative|figure|picture|match|statement))?)\b"
-    rf"[\"')\s]*(?:(?:to|for|of|in) (?:this|the|that|our|your)(?: [a-z]+)? ?[a-z]*)?\s*(?:here|then|therefore|thus)?"
-    rf"{_IS}{_FILL}|\banswer,?\s+(?:option|choice|letter)?\s*|\bans\.\s*|^\s*A:\s*|\n\s*A:\s*)$",
-    re.IGNORECASE,
-)
-_CHOSEN_BEFORE = re.compile(
-    rf"(?:\b(?:choose|chose|choosing|select|selected|selecting|pick|picked|picking|go(?:ing)? (?:with|for)"
-    rf"|went (?:with|for)|opt(?:ed|ing)? for|settle (?:on|for)|vote for|say|guess|bet on|conclude|stick with|lean towards?"
-    rf"|mark|circle|tick)\b{_FILL})$",
-    re.IGNORECASE,
-)
-_ANSWER_AFTER = re.compile(
-    r"\s*[),]?\s*(?:option|选项)?\s*(?:is|are|was|must be|should be|would be|has to be|will be|,)\s*"
-    r"(?:therefore |thus |clearly |definitely |obviously |indeed |hence |then |also )?"
-    r"(?:(?:the|my|our|your)\s+(?:only\s+|most\s+|single\s+|final\s+)?"
-    r"(?:correct|right|best|proper|answer|final|one|option that|choice|solution|appropriate|suitable|accurate)\b"
-    r"|what (?:we|you|is))|[^.;\n]{0,80}\b(?:therefore|thus|hence|so) (?:is |it is )?the (?:correct|right) (?:answer|option|choice)\b|\s*[)]?\s*(?:选项|项)?(?:就是|才是|是|为)(?:本题的?|此题的?|这道题的?|唯一)?(?:正确)?(?:的)?答案",
-    re.IGNORECASE,
-)
-_ANSWER_ZH = re.compile(
-    r"(?:(?:答案|正解|正确(?:的)?(?:答案|选项|结论|说法|判断|叙述|一项|项|图形?)?|符合(?:题意|条件|要求)的(?:选项)?)\s*"
-    r"(?:应该|应当|应|就|只能|必然|显然|当然|一定)?\s*(?:选择|选|是|为|:|有|=|,)+\s*(?:选项|图形?|[:\s(\"“])*"
-    r"|答案[】\])》」]?\s*[(“\"]?|(?:答|解答)\s*[:是为]\s*|填(?:入|写|的是|上)?(?:选项|图形?)?\s*[(“]?"
-    r"|(?<![任挑])选(?:择)?(?:答案|的是|的|定|出|了|为|是|[:\s(\"“])*(?:选项|图形?)?[\s:(\"“]*)$"
-)
-_RIGHT_AFTER = re.compile(
-    r"\s*[),]?\s*(?:option|choice|选项|项|图)?\s*,?\s*(?:"
-    r"(?:(?:is|are|was|looks|seems|must be|should be|would be|has to be|appears to be|will be)\s+)"
-    r"(?:therefore |thus |clearly |definitely |obviously |indeed |hence |also |the only |the one |only )?"
-    r"(?:correct|right|true|valid|it\b|best|that (?:fits|matches|works|is)|(?:which|that) )"
-    r"|(?:fits|matches|works|remains|satisfies|holds|is left|wins)\b|[✓✔✅]"
-    r"|(?:显然|一定|才|就|最|均|都|也|是|为)*(?:正确|对的|对(?=[,.。;!]|$)|符合|满足|成立|合适|合理|相符|吻合|准确|恰当))",
-    re.IGNORECASE,
-)
-_SENTENCE_OVER = re.compile(r"\s*(?:[.,;:!)。、\n]|$|\(|because|since|as\b|项|选项|[-–—]|吧|了|，|因为)")
-_THEREFORE = re.compile(
-    r"(?:\b(?:so|thus|hence|therefore|then|consequently|accordingly|but|no|yes|ok|okay|actually|wait|rather|leaves|leaving"
-    r"|remaining|only|definitely|surely|certainly|probably|clearly|obviously|likely|absolutely|perhaps|maybe|possibly|i think|i believe)\b[,:\s]*(?:(?:it|that|this|we have|we get|it's|that's)(?: is|'s| must be| has to be| should be"
-    r"| can only be| would be| leaves)?)?"
-    r"|\b(?:it|that|this)(?:'s| is| must be| has to be| should be| would be| can only be| will be)"
-    r"|的是|应该?是|所以是|因此是|因而是|就是|才是|只能是|必然是|一定是|而是|只有|应为|故为|即为|只剩下?|剩下的?是?|综上,?|所以|因此|因而|故|即|得)"
-    r"\s*(?:(?:clearly|definitely|obviously|probably|the|option|choice|answer|letter|just|simply)\b|选项|答案|[:\s,\"“(])*$",
-    re.IGNORECASE,
-)
-_THE_ONE_IS = re.compile(
-    r"\b(?:only|one|best|largest|smallest|longest|shortest|highest|lowest|most|least|correct|missing|odd|next|different)\b"
-    r"[^.;,:\n]{0,50}\b(?:is|must be|should be|would be)\s+(?:option |choice |the )?[(\"“]*$|(?:最|唯一)[^,.;。\n]{0,20}[是为](?:选项)?[(“]*$",
-    re.IGNORECASE,
-)
-_IS_LAST = re.compile(
-    r"(?:\b(?:is|be|are|becomes|like|'s)\s+(?:the |in |at |on )?(?:picture |figure |image |panel |shape )?"
-    r"|(?<![点心角线边弧径段])(?:是|像|为)\s*)[(\"“]*$",
-    re.IGNORECASE,
-)
-_ONLY = re.compile(r"(?:\bonly|只有|仅有?|唯有)\s*(?:option |choice |选项)?[(\"“]*$", re.IGNORECASE)
-_GEOMETRY = re.compile(
-    r"\b(?:points?|cent(?:re|er)|vert(?:ex|ices)|midpoint|angles?|sides?|radius|origin|circle|lines?|segments?|foot|sets?|events?"
-    r"|vitamin|hepatitis|intersection|intersects?|planes?|student|letters? (?:before|after)|blood|grade|size|type|group|team)\b"
-    r"|[点心角线边弧径段圆]",
-    re.IGNORECASE,
-)
-_EXCEPT = re.compile(
-    r"(?:\b(?:anything|everything|all|any|every \w+|any \w+|all \w+|all of \w+(?: \w+)?)\s+(?:but|except)|\bexcept(?: for)?|(?<![排去剔])除了?|除开)"
-    r"\s*(?:option|choice|选项)?[\s(\"“]*$",
-    re.IGNORECASE,
-)
-_WHICH_IS = re.compile(
-    r"(?:\b(?:is|matches|match|equals|corresponds? (?:to|with)|corresponding to|gives?|agrees with|leads? to|leaves|yields"
-    r"|points? to|namely|i\.e\.,?|matching|that is,?|as in|fits|supports?|indicates?|means|consistent with|listed as"
-    r"|shown in|in line with|labell?ed)\s+(?:by |in |as )?(?:the )?(?:correct )?(?:option|choice|answer|letter)|=>|[→⇒]"
-    r"|(?:对应|即|得|得到|就是|也就是|符合|属于|与|跟|和|同|是|见|匹配)(?:的是|的)?选项)\s*[:(\"“]*$",
-    re.IGNORECASE,
-)
-_NAMED_OPTION = re.compile(
-    r"(?:\b(?:option|choice)|\A(?:picture|figure|image|panel|shape|diagram|graph)|选项|\A图形?)\s*[:(\"“]*$",
-    re.IGNORECASE,
-)
-_ARTICLE_AFTER_MARK = re.compile(r"(?:\boption|\bchoice|\bletter|选项|选|答案[是为:])\s*$", re.IGNORECASE)
-_CORRECTION = re.compile(
-    r"\b(?:wait|actually|on second thought|scratch that|let me correct|correction|i made a mistake|no wait|oops)\b"
-    r"|(?:不对(?=[,，.。!])|等等|更正|纠正一下|哦不|重新(?:考虑|检查|计算|审题))",
-    re.IGNORECASE,
-)
-
-# Denied and doubted
-
-_DENIED_BEFORE = re.compile(
-    r"(?:(?:\bnot|n't|\bnever|\bneither|\bnor|\bcannot|\brather than|\binstead of|\beliminat(?:e|es|ed|ing)"
-    r"|\brul(?:e|es|ed|ing) out|\bexclud(?:e|es|ed|ing)|\bdiscard(?:s|ed|ing)?|\breject(?:s|ed|ing)?"
-    r"|\bcross(?:es|ed|ing)? (?:out|off)|\bstrik(?:e|es|ing) (?:out|off)|\bwithout|\bother than|\bunlike|\bdismiss(?:es|ed|ing)?"
-    r"|\b(?:wrong|incorrect|worst) (?:answer|option|choice)s? (?:is|are|would be))"
-    r"(?:\s+(?:be|is|the|to|pick|choose|select|go with|say|option|choice|answer|letter|options|choices|answers|correct|both"
-    r"|necessarily|really|actually|simply|just|either))*[\s:(\"“]*"
-    r"|(?:[不没未非勿别莫误错](?:应该|应当|能|要|会|可能|可以|可|该|应|必|得)*(?:是|选择|选|为|填)|而非|并非|非|排除(?:掉|了)?|去掉|剔除"
-    r"|否定(?:了)?|舍去|去除|淘汰|不等于|不属于|不符合|误认为是?|误以为是?)(?:的是|了)?\s*(?:选项|答案|项)*[\s:(\"“]*)$",
-    re.IGNORECASE,
-)
-_DENIED_AFTER = re.compile(
-    r"\s*\)?\s*(?:option|choice|options|choices|选项|项)?\s*(?:"
-    r"(?:(?:is|are|was|were|looks?|seems?|would be|must be|should be|has to be|can be|could be|will be|both|all|clearly|also"
-    r"|therefore|thus|obviously|definitely|to be|simply|just|already|being|has been|have been|get|gets)\s+)+"
-    r"(?:wrong|incorrect|false|invalid|not\b|too\b|out\b|impossible|ruled|eliminated|excluded|rejected|discarded|inconsistent"
-    r"|irrelevant|no good|unlikely|untrue|off\b|dismissed|contradict)"
-    r"|(?:is|are|was|were|do|does|did|ca|can|could|wo|would|should)(?:n't|n’t)\b|(?:cannot|can not|does not|do not|fails?|failed"
-    r"|contradicts?|violates?|misses|lacks|could not|would not|will not)\b|[✗✘❌×]|\s*[:.)-]?\s*(?:wrong|incorrect|false)\b"
-    r"|(?:[):.、]?\s*)?(?:选项|项)?(?:也|均|都|就|则|是|明显|显然|一定|肯定|可以|可|应|被|应该|应当|直接|全|两项|三项|两个|三个|两|三|选项)*"
-    r"(?:错误|错|不对|不正确|不符|不成立|不满足|不合|不可能|不是|不行|不选|不能|不应|有误|排除|否定|矛盾|偏大|偏小|太大|太小|过大|过小|舍去"
-    r"|不等|不相等|不准确|不恰当|不合适|与题意不))",
-    re.IGNORECASE,
-)
-_DOUBT_BEFORE = re.compile(
-    r"(?:\b(?:perhaps|maybe|possibly|if|suppose|assume|assuming|thought|think(?:ing)? at first|initially|at first|first guess|might be|may be|could be"
-    r"|whether|tempt(?:ed|ing)|someone|some people|some students|student|why|unless|looks like|hardly|before|is it|people often"
-    r"|many|trap|distractor|friend)\b|如果|若|假如|假设|有人|有的(?:同学|人)|以为|看似|可能(?:会|是|选)|容易|起初|一开始|最初|同学|为什么|是否|会不会"
-    r"|也许|或许|干扰)[^.。;,，!?！？\n]*$",
-    re.IGNORECASE,
-)
-_DOUBT_AFTER = re.compile(
-    r"\s*[)]?\s*(?:选项|项)?\s*(?:\?|吗|呢|还是|looks (?:good|tempting|plausible|likely)|seems (?:good|tempting|plausible|likely))"
-)
-
-
-_CLAUSE_END = re.compile(r"[.;!?。\n,](?!\d)|\b(?:because|since|as|while|whereas|but|and|so)\b|因为|所以|而|[A-J]\b")
-_DENIED_IN = re.compile(
-    r"\b(?:is|are|was|looks|seems|would be) (?:clearly |also |simply |just |definitely )?(?:wrong|incorrect|false|invalid|too|not|out)\b"
-    r"|\b(?:is|does|do|has|would|can|could)(?:n't| not)\b|\bcannot\b|\bno\b|\bfails?\b|\bcontradicts?\b"
-    r"|不符|不一致|不相符|不吻合|不匹配|不满足|不成立|不正确|错误|不对|有误|矛盾|排除|不同",
-    re.IGNORECASE,
-)
 
 # What remains
 

@@ -139,7 +139,8 @@ def is_english(text: str, min_letters: int = 20) -> bool:
 _ABBREVIATION = re.compile(r"\b(?:mr|mrs|ms|dr|prof|st|jr|sr|vs|etc|e\.g|i\.e|[a-z])\.$", re.IGNORECASE)
 _CLOSING = r"\"'”’»›)\]}*"
 _SENTENCE_END = re.compile(
-    rf"[.!?]+[{_CLOSING}]*\s+(?=\S)|[.!?]+[\"”»](?=[^\W\d_])|[。！？।]+[{_CLOSING}」』）]*\s*(?=[^\s{_CLOSING}」』）])"
+    rf"[.!?]+[{_CLOSING}]*\s+(?=\S)|[.!?]+[\"”»](?=[^\W\d_])"
+    rf"|[。！？।]+[{_CLOSING}」』）]*\s*(?=[^\s{_CLOSING}」』）])"
 )
 
 

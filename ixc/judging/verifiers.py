@@ -201,6 +201,8 @@ def same_option(gold: Gold, answer: str) -> float | None:
     reading = read_option(answer, _letters(known, others))
     if not others and reading.letter is None and enumerates(plain(answer)):
         return None
+    if reading.several and reading.rank >= MENTION and not others:
+        return None
     if known.letter and reading.letter and reading.rank >= MENTION:
         named = [
             each for each in (known, *others) if _names(each, [one for one in (known, *others) if one != each], answer)
@@ -244,7 +246,8 @@ def _names(known: Option, others: Sequence[Option], answer: str) -> bool:
 
 
 _NOT = (
-    r"(?:\bnot|n't|\bneither|\bnor|\bnever|\brather than|\binstead of|\bcannot be|不是|并非|而非|不等于|不为|不选|排除)"
+    r"(?:\bnot|n't|\bneither|\bnor|\bnever|\brather than|\binstead of|\bcannot be|不是|并非|而非|不等于|不为|不选"
+    r"|排除)"
 )
 _NO = r"(?:\bno|\bwithout|没有|并无)"
 _A = r"\s*(?:be\s+|equal to\s+|the\s+|an?\s+)?"
@@ -255,7 +258,9 @@ def _affirmed(answer: str, texts: Sequence[str]) -> str:
     some = "|".join(re.escape(text) for text in sorted({*texts}, key=len, reverse=True) if text) or r"(?!)"
     value = rf"(?:{some}|\$?{_NUMBER.pattern})(?![\w.]*\d)"
     several = rf"{value}(?:\s*(?:,|、|\bor\b|\band\b|\bnor\b|或|和|也不是){_A}{value})*"
-    return re.sub(rf"{_NOT}{_A}{several}|{_NO}\s*(?:{some})", " ", answer, flags=re.IGNORECASE)
+    return re.sub(
+        rf"{_NOT}{_A}{several}|(?:{_NOT}\s*(?:\w+\s+){{1,2}}?|{_NO}\s*)(?:{some})", " ", answer, flags=re.IGNORECASE
+    )
 
 
 TOLERANCE = 0.05
