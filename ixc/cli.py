@@ -12,6 +12,7 @@ from typing import Any
 
 from ixc.show import FILTERS
 from ixc.show import show as print_rows
+from ixc.startup import quick_imports
 
 
 class BadInput(ValueError):
@@ -101,7 +102,8 @@ def _count(text: str) -> int:
 def _api() -> ModuleType:
     """`ixc.api`; what an import makes lives to the end, and to look through it for garbage takes a second."""
     gc.disable()
-    from ixc import api
+    with quick_imports():
+        from ixc import api
 
     gc.freeze()
     gc.enable()
@@ -121,13 +123,19 @@ def _loading(options: argparse.Namespace) -> dict[str, Any]:
     return {"device": device, "dtype": options.dtype, "attn_implementation": options.attention}
 
 
+def _loaded(options: argparse.Namespace, kind: str) -> Any:
+    """A model of `ixc.api`, by the name of its class."""
+    with quick_imports():
+        return getattr(_api(), kind).from_pretrained(options.model, **_loading(options))
+
+
 def score(options: argparse.Namespace) -> None:
     """Print a score per chat, or score a table."""
     if options.source or options.target:
         score_table(options)
         return
     chats, media = _chats(options)
-    scores = _api().RewardModel.from_pretrained(options.model, **_loading(options)).score(chats, media)
+    scores = _loaded(options, "RewardModel").score(chats, media)
     _print(options, scores, [f"{value:.4f}  {_shortened(chat)}" for value, chat in zip(scores, chats, strict=True)])
 
 
@@ -161,14 +169,14 @@ def score_table(options: argparse.Namespace) -> None:
 def rank(options: argparse.Namespace) -> None:
     """Print chats from best to worst."""
     chats, media = _chats(options)
-    ranking = _api().RewardModel.from_pretrained(options.model, **_loading(options)).rank(chats, media)
+    ranking = _loaded(options, "RewardModel").rank(chats, media)
     lines = [f"{place}. {ranking.scores[i]:.4f}  {_shortened(chats[i])}" for place, i in enumerate(ranking.order, 1)]
     _print(options, ranking._asdict(), lines)
 
 
 def chat(options: argparse.Namespace) -> None:
     """Answer one message, or hold a conversation; the media belong to its first message."""
-    model = _api().ChatModel.from_pretrained(options.model, **_loading(options))
+    model = _loaded(options, "ChatModel")
     official = {"do_sample": True, "top_p": 0.8, "repetition_penalty": 1.005}
     settings = {"max_new_tokens": options.max_new_tokens, **(official if options.sample else {})}
     messages: list[dict[str, str]] = []
