@@ -15,6 +15,7 @@ from ixc.cli_options import Version, as_options, count, model_options, seed, tab
 from ixc.export import Form, export
 from ixc.show import FILTERS
 from ixc.show import show as print_rows
+from ixc.startup import quick_imports
 
 SOME_UNSCORED = 3
 _STATUS = f"""\
@@ -111,7 +112,8 @@ def _export_options(commands: Any) -> None:
 def _api() -> ModuleType:
     """`ixc.api`; what an import makes lives to the end, and to look through it for garbage takes a second."""
     gc.disable()
-    from ixc import api
+    with quick_imports():
+        from ixc import api
 
     gc.freeze()
     gc.enable()
@@ -135,6 +137,12 @@ def _reading(options: argparse.Namespace) -> dict[str, Any]:
     """Options of the processor."""
     names = ("hd_num", "max_length", "max_frames", "max_pixels", "on_overflow")
     return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
+def _loaded(options: argparse.Namespace, kind: str) -> Any:
+    """A model of `ixc.api`, by the name of its class."""
+    with quick_imports():
+        return getattr(_api(), kind).from_pretrained(options.model, **_loading(options), **_reading(options))
 
 
 def score(options: argparse.Namespace) -> int:
@@ -168,7 +176,7 @@ def _outcomes(options: argparse.Namespace, rows: Sequence[Any]) -> list[Any]:
     """A score or a reason for each row."""
     api = _api()
     readable = [row.chat for row in rows if row.chat is not None]
-    model = api.RewardModel.from_pretrained(options.model, **_loading(options), **_reading(options))
+    model = _loaded(options, "RewardModel")
     scored = iter(model.score_each(readable))
     outcomes = [api.Outcome(None, row.reason) if row.chat is None else next(scored) for row in rows]
     if options.question is not None and len({outcome.reason for outcome in outcomes} - {""}) == 1:
@@ -263,7 +271,7 @@ def _commonest_reason(table: Path) -> str:
 
 def chat(options: argparse.Namespace) -> None:
     """Answer one message, or hold a conversation; the media belong to its first message."""
-    model = _api().ChatModel.from_pretrained(options.model, **_loading(options), **_reading(options))
+    model = _loaded(options, "ChatModel")
     settings = {"max_new_tokens": options.max_new_tokens, **_sampling(options)}
     if not options.json:  # as it comes; flushed, or a pipe would get it all at once
         settings["on_text"] = lambda text: print(text, end="", flush=True)
