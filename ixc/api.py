@@ -107,8 +107,8 @@ class RewardModel:
     def score(self, chats: Sequence[Chat], media: Sequence[Shown] | None = None) -> list[float]:
         """One score per chat, unbounded; higher is better.
 
-        In fp32 a chat scores the same alone and among others, to 1e-5. In bf16 either score is rounded otherwise: they
-        differ by up to 5 % of the spread of scores (of 16 tiny models the worst: 3.5 %), no more than from fp32's.
+        In fp32 a chat scores the same alone and among others, to 1e-5. In bf16, where either score is rounded, they
+        differ by up to 5 % of the spread of scores (of 16 tiny models the worst: 3.5 %), much as both do from fp32's.
 
         Args:
             media: pictures and films of each chat; None: what the chats themselves hold.

@@ -201,17 +201,17 @@ class Stopped(Exception):
 @pytest.mark.parametrize(
     ("stage", "params"),
     [
-        (generate, GenerateParams(precision="bf16")),
-        (evaluate_rm, EvaluateRMParams(precision="bf16")),
-        (best_of_n, BestOfNParams(precision="bf16")),
-        (clean, CleanParams(precision="bf16")),
+        (generate, GenerateParams(precision="bf16", attention="sdpa")),
+        (evaluate_rm, EvaluateRMParams(precision="bf16", attention="sdpa")),
+        (best_of_n, BestOfNParams(precision="bf16", attention="sdpa")),
+        (clean, CleanParams(precision="bf16", attention="sdpa")),
     ],
 )
 def test_models_that_are_only_read_are_loaded_in_the_precision_asked_for(
     stage: Any, params: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def load(folder: Path, kind: type, device: torch.device, dtype: str) -> None:
-        assert dtype == "bf16"
+    def load(folder: Path, kind: type, device: torch.device, dtype: str, attention: str) -> None:
+        assert (dtype, attention) == ("bf16", "sdpa")
         raise Stopped
 
     monkeypatch.setattr(stage, "load", load)

@@ -226,11 +226,13 @@ def test_either_schedule_runs_its_course_over_its_own_updates(
 class Recorded(Optimizer):
     """Remembers the learning rates of its updates."""
 
-    rates: list[float]
+    def __init__(self, *given: Any, **options: Any) -> None:
+        super().__init__(*given, **options)
+        self.rates: list[float] = []
 
     def update(self) -> dict[str, float]:
         numbers = super().update()
-        self.__dict__.setdefault("rates", []).append(numbers["learning_rate"])
+        self.rates.append(numbers["learning_rate"])
         return numbers
 
 

@@ -1,9 +1,9 @@
 """Ways of attention over packed trees beside each other, at the 7B's sizes: forward, and forward with backward.
 
-`flex` is what models use on a GPU. `varlen`, where the package flash-attn is installed, is one call of it, which reads a
-prefix again for each further branch. `flash` are the passes of the CPU's way as two calls of PyTorch's flash attention:
-all causal runs; then all further branches, which look at their prefixes. Both take half precision only. The error is
-that of the output against fp64, relative, by the norm.
+`flex` is what models use on a GPU. `varlen`, where the package flash-attn is installed, is one call of it, in which a
+prefix is read again for each further branch. `flash` are the passes of the CPU's way as two calls of PyTorch's flash
+attention: all causal runs; then all further branches, which look at their prefixes. Both take half precision only. The
+error is that of the output against fp64, relative, by the norm.
 
     python -m benchmarks.gpu.attention [--device cuda] [--tiny]
 """

@@ -62,7 +62,7 @@ def _of_machine(name: str, device: torch.device) -> Iterator[str]:
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
         yield f"needs an Ampere GPU or a newer one, not {torch.cuda.get_device_name(device)}: set attention: flex"
     try:
-        import flash_attn  # noqa: F401
+        import flash_attn  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:  # not installed, or built against another torch
         yield f"needs the package flash-attn ({error}): {INSTALL}"
 
