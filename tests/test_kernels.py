@@ -171,7 +171,7 @@ STAGES: dict[str, tuple[Stage, Any]] = {
         TrainPPOParams(),
     ),
     "best_of_n": (lambda p, at: best_of_n.run(p, at / "rows", at, at / "no", at / "no", at / "out"), BestOfNParams()),
-    "clean": (lambda p, at: clean.run(p, at / "rows", at, at / "no", *(at / name for name in ("out", "removed", "unscored", "scores"))), CleanParams()),
+    "clean": (lambda p, at: clean.run(p, at / "rows", at, at / "no", *(at / name for name in "abcd")), CleanParams()),
 }
 
 
