@@ -105,11 +105,13 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(trainer: Any, build:
 
 def test_trainer_evaluates_too(tmp_path: Path):
     told: dict[str, Any] = {"report_to": "none", "disable_tqdm": True, "use_cpu": True}
-    for model, data in ((tiny.causal(), rows(4)), (tiny.reward(), rows(4, wanted=True))):
+    cases: list[tuple[Any, Any]] = [(tiny.causal(), rows(4)), (tiny.reward(), rows(4, wanted=True))]
+    for model, data in cases:
         trainer = Trainer(model=model, args=TrainingArguments(str(tmp_path), **told), eval_dataset=data)
         batch = {name: torch.stack([row[name] for row in data]) for name in data[0]}
         assert trainer.evaluate()["eval_loss"] == pytest.approx(model(**batch).loss.item(), abs=1e-4)
-    assert trainer.predict(data).predictions.shape == (4, 1)
+    predicted: Any = trainer.predict(data).predictions
+    assert predicted.shape == (4, 1)
 
 
 def test_a_loss_is_the_sum_over_the_items_of_the_step():

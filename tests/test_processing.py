@@ -701,11 +701,12 @@ def test_rows_are_padded_to_the_longest(padding: Any):
 
 def test_rows_may_be_padded_to_a_length_or_a_multiple():
     rows = [row(PROCESSOR(chat)) for chat in UNEQUAL]
-    for options, width in (
+    cases: list[tuple[dict[str, Any], int]] = [
         ({"padding": "max_length", "max_length": 77}, 77),
         ({"pad_to_multiple_of": 64}, 64),
         ({"padding": "max_length", "max_length": 77, "pad_to_multiple_of": 8}, 80),
-    ):
+    ]
+    for options, width in cases:
         batch = PROCESSOR(UNEQUAL, **options)
         assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, width)
         assert [row(batch, i) for i in range(2)] == rows
@@ -738,10 +739,11 @@ def test_what_a_processor_cannot_do_is_refused_by_name(options: dict[str, Any], 
 
 def test_an_unknown_argument_is_refused_by_name():
     for name in ("paddding", "text_kwargs", "add_special_tokens"):
+        unknown: dict[str, Any] = {name: True}
         with pytest.raises(TypeError, match=f"'{name}'"):
-            PROCESSOR(UNEQUAL, **{name: True})
+            PROCESSOR(UNEQUAL, **unknown)
         with pytest.raises(TypeError, match=f"'{name}'"):
-            PROCESSOR.apply_chat_template(UNEQUAL, **{name: True})
+            PROCESSOR.apply_chat_template(UNEQUAL, **unknown)
     with pytest.raises(BadConversation, match="tools, documents"):
         PROCESSOR.apply_chat_template(ASKED, tools=[print], **GENERATE)
 
