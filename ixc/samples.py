@@ -386,30 +386,6 @@ def balanced(samples: Iterable[Sample], limit: int | None, seed: int) -> list[Sa
     return [samples[i] for i in sorted(i for _, i in sorted(places)[:limit])]
 
 
-def prompts_of_pairs(pairs: Iterable[Sample], prompts: Iterable[Sample], pairs_path: Path) -> list[Sample]:
-    """The prompts that pairs were made of, in the prompts' order; ready pairs, made of no prompt, name none.
-
-    Args:
-        pairs_path: what the table of pairs is called in an error.
-
-    Raises:
-        BadRecord: no pair names its prompt, or a named prompt is not there.
-    """
-    wanted = {pair.prompt_id for pair in pairs} - {""}
-    if not wanted:
-        raise BadRecord(
-            f"{pairs_path}: prompt_id: no pair names the prompt that it was made of; if an earlier version wrote the "
-            "table, run `judge` and `validate` again; if all pairs are ready ones, add a source of prompts"
-        )
-    found = [prompt for prompt in prompts if prompt.id in wanted]
-    if lost := sorted(wanted - {prompt.id for prompt in found}):
-        raise BadRecord(
-            f"{pairs_path}: prompt_id: {lost[0]!r} (and {len(lost) - 1:,} more): no prompt of this id; run `generate`, "
-            "`judge` and `validate` again on these prompts"
-        )
-    return found
-
-
 def verifiable(samples: Iterable[Sample]) -> list[Sample]:
     """The held-out samples whose answers a verifier can check."""
     return [s for s in samples if s.split == "val" and s.gold and s.gold.check != "open"]

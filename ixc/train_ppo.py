@@ -9,7 +9,7 @@ their averages differ), and an answer that never ends scores as the worst of its
 import copy
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ from ixc.model.folder import load, save
 from ixc.model.kernels import refuse_attention, use_attention
 from ixc.params import AttentionName, Precision, TrainPPOParams
 from ixc.rollouts import DomainNorm, Models, Rollout, fetched, passes, roll_out, token_log_probs, token_values
-from ixc.samples import Sample, balanced, prompts_of_pairs, read_samples, verifiable
+from ixc.samples import BadRecord, Sample, balanced, read_samples, verifiable
 from ixc.towers import Reader, refuse_unequal
 from ixc.training import Optimizer, compute_in_bf16, seed_everything
 
@@ -59,6 +59,30 @@ def run(
     train(params, models, features, asked, rng, log)
     save(models.policy, processor, chat)
     return compare(params, models, features, held_out)
+
+
+def prompts_of_pairs(pairs: Iterable[Sample], prompts: Iterable[Sample], pairs_path: Path) -> list[Sample]:
+    """The prompts that pairs were made of, in the prompts' order; ready pairs, made of no prompt, name none.
+
+    Args:
+        pairs_path: what the table of pairs is called in an error.
+
+    Raises:
+        BadRecord: no pair names its prompt, or a named prompt is not there.
+    """
+    wanted = {pair.prompt_id for pair in pairs} - {""}
+    if not wanted:
+        raise BadRecord(
+            f"{pairs_path}: prompt_id: no pair names the prompt that it was made of; if an earlier version wrote the "
+            "table, run `judge` and `validate` again; if all pairs are ready ones, add a source of prompts"
+        )
+    found = [prompt for prompt in prompts if prompt.id in wanted]
+    if lost := sorted(wanted - {prompt.id for prompt in found}):
+        raise BadRecord(
+            f"{pairs_path}: prompt_id: {lost[0]!r} (and {len(lost) - 1:,} more): no prompt of this id; run `generate`, "
+            "`judge` and `validate` again on these prompts"
+        )
+    return found
 
 
 def ready(

@@ -215,7 +215,8 @@ def test_models_that_are_only_read_are_loaded_in_the_precision_asked_for(
         raise Stopped
 
     monkeypatch.setattr(stage, "load", load)
-    write_samples([tiny.sample("?", gold=tiny.match("a"), split="val", chosen=answer("a"))], tmp_path / "table.parquet")
+    table = [tiny.pair("?", "a", "b", gold=tiny.match("a"), split="val")]
+    write_samples(table, tmp_path / "table.parquet")
     folders = [tmp_path / name for name in ("media", "model", "more", "last", "unscored", "scores")]
     with pytest.raises(Stopped):
         stage.run(params, tmp_path / "table.parquet", *folders[: {best_of_n: 4, clean: 6}.get(stage, 3)])

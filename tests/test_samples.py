@@ -17,12 +17,12 @@ from ixc.samples import (
     Turn,
     answer,
     objection_to_turns,
-    prompts_of_pairs,
     read_batches,
     read_pairs,
     read_samples,
     write_samples,
 )
+from ixc.train_ppo import prompts_of_pairs
 
 SEVERAL = (*answer("It is red."), Turn(role="user", content="Are you sure?"), *answer("Yes, as a rose."))
 IDS = ("web/q#1", "web/q", "#", "a#b#c", "plain", "web/q#1#0")
