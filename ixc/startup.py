@@ -55,7 +55,7 @@ def quick_imports() -> Iterator[None]:
     from transformers import utils
 
     with patch.object(torch.distributed, "is_available", lambda: False):
-        utils.is_torch_distributed_available()  # it remembers the answer
+        is_torch_distributed_available()  # it remembers the answer
     masks = ModuleType(MASKS)
     setattr(masks, TransformGetItemToIndex.__name__, TransformGetItemToIndex)
     stand_ins = {COMPILER: _Compiler(COMPILER), MASKS: masks}
