@@ -53,6 +53,7 @@ def quick_imports() -> Iterator[None]:
     import torch
     import torch.distributed
     from transformers import utils
+    from transformers.utils.import_utils import is_torch_distributed_available
 
     with patch.object(torch.distributed, "is_available", lambda: False):
         is_torch_distributed_available()  # it remembers the answer
