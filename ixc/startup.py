@@ -53,9 +53,10 @@ def quick_imports() -> Iterator[None]:
     import torch
     import torch.distributed
     from transformers import utils
+    from transformers.utils.import_utils import is_torch_distributed_available
 
     with patch.object(torch.distributed, "is_available", lambda: False):
-        utils.is_torch_distributed_available()  # it remembers the answer
+        is_torch_distributed_available()  # it remembers the answer
     masks = ModuleType(MASKS)
     setattr(masks, TransformGetItemToIndex.__name__, TransformGetItemToIndex)
     stand_ins = {COMPILER: _Compiler(COMPILER), MASKS: masks}

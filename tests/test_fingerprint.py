@@ -2,12 +2,8 @@
 
 import re
 import shutil
-import sys
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from types import CodeType, FrameType
 from typing import Any
 
 import pytest
@@ -288,24 +284,3 @@ def test_an_attribute_docstring_does_not_count_but_a_text_does():
     assert of('class A:\n    x: int = 1\n    """Words."""') == of("class A:\n    x: int = 1")
     assert of("def f(): return 'a'") != of("def f(): return 'b'")
     assert of("def f(): return 1") != of("def f(): return True")
-
-
-# What runs is what counts
-
-
-@contextmanager
-def traced() -> Iterator[set[CodeType]]:
-    """All code that runs in the block, in threads too."""
-    ran: set[CodeType] = set()
-
-    def note(frame: FrameType, event: str, argument: object) -> None:
-        if event == "call":
-            ran.add(frame.f_code)
-
-    threading.setprofile(note)
-    sys.setprofile(note)
-    try:
-        yield ran
-    finally:
-        sys.setprofile(None)
-        threading.setprofile(None)

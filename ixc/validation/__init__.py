@@ -1,1 +1,1 @@
-"""What `validate` looks with: facts about pairs, expectations of the kept ones, a page about it all."""
+"""What `validate` looks with: facts about pairs, expectations of the kept ones, a summary of it all."""
