@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+collect_ignore = ["train_with_trl.py"]
+"""Runs in an environment of its own, which has TRL."""
 REPOSITORY = Path(__file__).parents[1]
 
 GRAPH = """
