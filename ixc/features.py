@@ -329,5 +329,5 @@ def encoder_of(model: IXCPreTrainedModel) -> str:
     digest = hashlib.sha256(f"{config.vision_num_attention_heads} {config.vision_layer_norm_eps}".encode())
     for name, value in tower_of(model).items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
