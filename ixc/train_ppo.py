@@ -48,12 +48,12 @@ def run(
     *,
     log: Log = ignore,
 ) -> Metrics:
-    """Train the chat model on the prompts of the training pairs; compare it with the base on held-out prompts."""
+    """Train the chat model on the training prompts; compare it with the base on held-out prompts."""
     rng = seed_everything(params.seed)
     models, processor = ready(base, reward, params.precision, params.attention)
     features = Features(models.reference, processor, media, params.features)
     samples = list(read_samples(prompts))
-    asked = prompts_of_pairs(read_samples(pairs), samples, pairs)
+    asked = prompts_to_learn(read_samples(pairs), samples, pairs)
     held_out = balanced(verifiable(samples), params.eval_prompts, params.seed)
     refuse_long(params, features, held_out, params.eval_samples)
     train(params, models, features, asked, rng, log)
@@ -61,22 +61,24 @@ def run(
     return compare(params, models, features, held_out)
 
 
-def prompts_of_pairs(pairs: Iterable[Sample], prompts: Iterable[Sample], pairs_path: Path) -> list[Sample]:
-    """The prompts that pairs were made of, in the prompts' order; ready pairs, made of no prompt, name none.
+def prompts_to_learn(pairs: Iterable[Sample], prompts: Sequence[Sample], pairs_path: Path) -> list[Sample]:
+    """The prompts that pairs were made of, and those of train that nobody knows an answer to, in the prompts' order.
+
+    Ready pairs, made of no prompt, name none.
 
     Args:
         pairs_path: what the table of pairs is called in an error.
 
     Raises:
-        BadRecord: no pair names its prompt, or a named prompt is not there.
+        BadRecord: there is none, or a prompt that a pair names is not there.
     """
     wanted = {pair.prompt_id for pair in pairs} - {""}
-    if not wanted:
+    found = [prompt for prompt in prompts if prompt.id in wanted or (prompt.gold is None and prompt.split == "train")]
+    if not found:
         raise BadRecord(
             f"{pairs_path}: prompt_id: no pair names the prompt that it was made of; if an earlier version wrote the "
             "table, run `judge` and `validate` again; if all pairs are ready ones, add a source of prompts"
         )
-    found = [prompt for prompt in prompts if prompt.id in wanted]
     if lost := sorted(wanted - {prompt.id for prompt in found}):
         raise BadRecord(
             f"{pairs_path}: prompt_id: {lost[0]!r} (and {len(lost) - 1:,} more): no prompt of this id; run `generate`, "

@@ -29,7 +29,7 @@ from ixc.model import (
     IXCProcessor,
     to_official,
 )
-from ixc.model.folder import is_ours, save
+from ixc.model.folder import is_ours, save, suppress_control
 from ixc.model.language import PLoRALinear, WrongPictures
 from ixc.model.processing import BadConversation
 
@@ -269,10 +269,11 @@ RED = Image.new("RGB", (84, 28), "red")
 
 
 def answer_of(**shown: Any) -> str:
-    """What the model answers, by hand."""
-    processor = tiny.processor()
+    """What the model answers, by hand; control tokens it does not say."""
+    model, processor = tiny.causal(), tiny.processor()
+    suppress_control(model, processor)
     batch = processor(**shown, for_reward=False)
-    ids = tiny.causal().generate(**batch, **GREEDY)
+    ids = model.generate(**batch, **GREEDY)
     return processor.decode(ids[0].tolist())[len(processor.decode(batch["input_ids"][0].tolist())) :]
 
 

@@ -22,7 +22,7 @@ from ixc.samples import (
     read_samples,
     write_samples,
 )
-from ixc.train_ppo import prompts_of_pairs
+from ixc.train_ppo import prompts_to_learn
 
 SEVERAL = (*answer("It is red."), Turn(role="user", content="Are you sure?"), *answer("Yes, as a rose."))
 IDS = ("web/q#1", "web/q", "#", "a#b#c", "plain", "web/q#1#0")
@@ -35,16 +35,24 @@ def test_every_prompt_of_a_pair_is_found_whatever_its_id_looks_like(tmp_path: Pa
     judge.run(JudgeParams(), *paths)
     pairs = list(read_samples(paths[2]))
     assert [pair.prompt_id for pair in pairs] == list(IDS)
-    assert prompts_of_pairs(pairs[1:3], prompts, paths[2]) == prompts[1:3]
-    assert prompts_of_pairs(pairs, prompts, paths[2]) == prompts
+    assert prompts_to_learn(pairs[1:3], prompts, paths[2]) == prompts[1:3]
+    assert prompts_to_learn(pairs, prompts, paths[2]) == prompts
 
 
 def test_pairs_that_name_no_prompt_or_a_lost_one_are_refused(tmp_path: Path):
-    prompts, table = [tiny.sample("q")], tmp_path / "train.parquet"
+    prompts, table = [tiny.sample("q", gold=tiny.match("red"))], tmp_path / "train.parquet"
     with pytest.raises(BadRecord, match=r"train.parquet: prompt_id: no pair names .* run `judge` and `validate` again"):
-        prompts_of_pairs([tiny.pair("q", "x", "y", id="q#0")], prompts, table)
+        prompts_to_learn([tiny.pair("q", "x", "y", id="q#0")], prompts, table)
     with pytest.raises(BadRecord, match="prompt_id: 'gone'"):
-        prompts_of_pairs([tiny.pair("q", "x", "y", prompt_id=name) for name in ("q", "gone")], prompts, table)
+        prompts_to_learn([tiny.pair("q", "x", "y", prompt_id=name) for name in ("q", "gone")], prompts, table)
+
+
+def test_prompts_that_nobody_knows_an_answer_to_are_learned_from_too(tmp_path: Path):
+    known, held_out = tiny.sample("known", gold=tiny.match("red")), tiny.sample("held out", split="val")
+    prompts = [tiny.sample("alone"), known, held_out, tiny.sample("alone too")]
+    assert prompts_to_learn([], prompts, tmp_path) == [prompts[0], prompts[3]]
+    pairs = [tiny.pair("known", "x", "y", prompt_id="known")]
+    assert prompts_to_learn(pairs, prompts, tmp_path) == [prompts[0], known, prompts[3]]
 
 
 def test_a_table_of_before_the_column_is_read_and_copied(tmp_path: Path):

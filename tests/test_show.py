@@ -99,7 +99,7 @@ def test_errors_name_the_file_and_the_remedy(table: Path, tmp_path: Path, capsys
     (tmp_path / "bad.parquet").write_bytes(b"nothing")
     with pytest.raises(BadTable, match=r"bad\.parquet: not a Parquet file"):
         show(tmp_path / "bad.parquet")
-    with pytest.raises(BadTable, match="no column 'reason' to filter by; it has id, source"):
+    with pytest.raises(BadTable, match="no column 'reason' to filter by; it has id, prompt_id, source"):
         show(table, reason="tie")
     assert main(["show", str(tmp_path / "none.parquet")]) == 2
     assert "none.parquet: no such file; run the stage" in capsys.readouterr().err

@@ -34,6 +34,8 @@ MADE_BY = {
     "scored/best_of_n": "best_of_n",
     "cleaned": "clean",
     "removed": "clean",
+    "unscored": "clean",
+    "scored/corpus": "clean",
 }
 """The stage of each table below `data`, as `dvc.yaml` has it."""
 
