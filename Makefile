@@ -36,11 +36,14 @@ setup: .venv/installed
 demo: .venv/installed  ## the whole pipeline, for real, on this machine
 	@exec python -m flows.local demo $(if $(PARAMS),--params '$(PARAMS)') $(if $(DATA),--data '$(DATA)')
 
+# Tests run on all cores, four at most; each of them computes on one.
+PYTEST = OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4
+
 test: lint  ## everything that takes minutes at most
-	python -m pytest -m "not slow and not gpu"
+	$(PYTEST) --dist loadfile -m "not slow and not gpu"
 
 slow: .venv/installed  ## the long tests
-	python -m pytest -m "slow and not gpu"
+	$(PYTEST) -m "slow and not gpu" --durations 10
 
 lint: .venv/installed
 	ruff check .
