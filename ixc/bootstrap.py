@@ -3,9 +3,8 @@
 import random
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ixc import distributed
+from ixc.batches import shared_out
 from ixc.defects import EVASIVE
 from ixc.files import replacing_folder, track
 from ixc.metrics import Log, Metrics, ignore
@@ -29,6 +29,8 @@ from ixc.training import MuonOptimizer, seed_everything
 
 Conversation = tuple[Sample, ...]
 """Samples about the same media: one prefix, a branch each."""
+TILE_COST = 50
+"""Characters that take about as long to learn from as a tile of a picture (laptop preset)."""
 
 
 class NoModel(ValueError):
@@ -119,9 +121,12 @@ def train(
         batch = rng.sample(groups, min(params.batch_size, len(groups)))  # all tasks mixed
         noise = params.noise if step >= params.noise_from * params.steps else 0.0
         draws = [random.Random(rng.random()) for _ in batch]
-        mine = slice(distributed.rank(), None, distributed.world_size())
-        shown = [[pictures[m.sha256] for m in group[0].media] for group in batch[mine]]
-        trees = [tree(processor, *row) for row in zip(batch[mine], shown, repeat(noise), draws[mine])]
+        owners = shared_out([cost(group, pictures) for group in batch], distributed.world_size())
+        mine = [place for place, owner in enumerate(owners) if owner == distributed.rank()]
+        shown = [[pictures[m.sha256] for m in batch[place][0].media] for place in mine]
+        trees = [
+            tree(processor, batch[place], seen, noise, draws[place]) for place, seen in zip(mine, shown, strict=True)
+        ]
         features = model.encode_pictures([picture for seen in shown for picture in seen])
         layout = collate(trees).to(model.device)
         loss = answer_loss(model, layout, torch.cat(features) if features else None)
@@ -135,6 +140,13 @@ def load_pictures(processor: IXCProcessor, samples: Sequence[Sample], media: Pat
     """Tiles of all the samples' media, by content hash."""
     new = {m.sha256: m for sample in samples for m in sample.media}
     return {sha: processor.load(media, m, processor.hd_num) for sha, m in track(new.items(), "pictures", len(new))}
+
+
+def cost(group: Conversation, pictures: Mapping[str, Picture]) -> int:
+    """About what a group takes to learn from: its words' characters, and its pictures' tiles as so many."""
+    tiles = sum(len(pictures[media.sha256].tiles) for media in group[0].media)
+    texts = (text for s in group for text in (*(turn.content for turn in s.prompt), s.gold.answer if s.gold else ""))
+    return TILE_COST * tiles + sum(map(len, texts))
 
 
 def conversations(samples: Sequence[Sample], most: int = 5) -> list[Conversation]:

@@ -89,6 +89,16 @@ def gathered(mine: T) -> list[T]:
     return everyone
 
 
+def exchange(tensors: Sequence[Tensor], owners: Sequence[int]) -> None:
+    """Every process gets each tensor, in place, from the process that owns it; all have tensors of equal shapes."""
+    for owner in sorted(set(owners)):
+        given = [tensor for tensor, by in zip(tensors, owners, strict=True) if by == owner]
+        flat = torch.cat([tensor.flatten() for tensor in given])
+        dist.broadcast(flat, owner)
+        for tensor, part in zip(given, flat.split([tensor.numel() for tensor in given]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
 def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Every process gets the sum of all gradients; a process that had nothing to do counts as 0."""
     if not together():

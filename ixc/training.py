@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ixc import distributed
+from ixc.batches import shared_out
 from ixc.model import IXCForRewardModel, IXCPreTrainedModel
 
 T = TypeVar("T")
@@ -157,20 +158,33 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Update every matrix that has a gradient."""
+        """Update every matrix that has a gradient; the processes, whose gradients are equal, share the work out."""
         for group in self.param_groups:
-            for matrix in group["params"]:
-                if matrix.grad is not None:
-                    self._update(matrix, group["lr"], group["weight_decay"], group["momentum"])
+            given = [matrix for matrix in group["params"] if matrix.grad is not None]
+            directions = [self._direction(matrix, group["momentum"]) for matrix in given]
+            for matrix, update in zip(given, orthogonalized_together(directions), strict=True):
+                matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                matrix.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(matrix.shape)))
 
-    def _update(self, matrix: nn.Parameter, rate: float, weight_decay: float, momentum: float) -> None:
+    def _direction(self, matrix: nn.Parameter, momentum: float) -> Tensor:
+        assert matrix.grad is not None
         if not self.state[matrix]:
             self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
         buffer = self.state[matrix]["momentum_buffer"]
         buffer.lerp_(matrix.grad, 1 - momentum)
-        direction = matrix.grad.lerp(buffer, momentum)  # pyright: ignore[reportOptionalMemberAccess]
-        matrix.mul_(1 - rate * weight_decay)
-        matrix.add_(orthogonalized(direction), alpha=-rate * 0.2 * math.sqrt(max(matrix.shape)))
+        return matrix.grad.lerp(buffer, momentum)
+
+
+def orthogonalized_together(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """Each of the matrices, which all processes have, made orthogonal by one of them for all."""
+    if not distributed.together():
+        return [orthogonalized(matrix) for matrix in matrices]
+    owners = shared_out([matrix.numel() * min(matrix.shape) for matrix in matrices], distributed.world_size())
+    for matrix, owner in zip(matrices, owners, strict=True):
+        if owner == distributed.rank():
+            matrix.copy_(orthogonalized(matrix))
+    distributed.exchange(matrices, owners)
+    return list(matrices)
 
 
 def orthogonalized(matrix: Float[Tensor, "M N"], steps: int = 5) -> Float[Tensor, "M N"]:
