@@ -3,7 +3,6 @@
 The corpus holds the rows of the sources that are for it, all of them, and the held-out prompts' reference answers.
 """
 
-import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ixc.admission import admitted
+from ixc.digests import digest
 from ixc.files import replacing, replacing_folder, track
+from ixc.fingerprint import Code
 from ixc.media import Store
 from ixc.metrics import Log, Metrics, ignore
 from ixc.mixture import draw, ticket
@@ -80,7 +81,8 @@ def run(
     Raises:
         BadSource: a source is unknown or missing, or no row of any source can be used.
     """
-    sources = [_source(source, index, params) for index, source in enumerate(params.sources)]
+    code = Code()
+    sources = [_source(source, index, params, code) for index, source in enumerate(params.sources)]
     print(_licences(sources))
     counts = Counter(f"unread/{source.name}" for source in sources if not source.admitted)
     sources = [source for source in sources if source.admitted]
@@ -124,7 +126,7 @@ def run(
 # Where the rows come from
 
 
-def _source(source: SourceParams, index: int, params: CollectParams) -> Source:
+def _source(source: SourceParams, index: int, params: CollectParams, code: Code) -> Source:
     """A source, checked before anything is read."""
     key = f"params.yaml: collect.sources[{index}]"
     if source.reader not in READERS:
@@ -134,7 +136,7 @@ def _source(source: SourceParams, index: int, params: CollectParams) -> Source:
     admitted = commercial or params.licences == "any"
     rows = _rows(source, key, params) if admitted else iter(())
     # without path and hub, nothing is stale
-    part = _digest(source, params) if source.path or source.hub else str(index)
+    part = _digest(source, params, code) if source.path or source.hub else str(index)
     name = source.name or source.reader
     return Source(name, licence, commercial, admitted, source.respect_splits, source.role, rows, part)
 
@@ -151,15 +153,13 @@ def _rows(source: SourceParams, key: str, params: CollectParams) -> Iterator[Row
     return islice(rows, source.limit)
 
 
-def _digest(source: SourceParams, params: CollectParams) -> str:
+def _digest(source: SourceParams, params: CollectParams, code: Code) -> str:
     """Of the parameters, the code and the files, by name, size and time, that a source's samples depend on."""
     place = Path(source.hub) if source.hub else Path(params.root) / source.path
     files = sorted(file for file in (place, *place.rglob("*")) if file.is_file())
     seen = [(file.as_posix(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    home = Path(__file__).parent
-    code = [file.read_bytes() for name in ("*.py", "sources/**/*.py") for file in sorted(home.glob(name))]
-    told = repr((source, params.seed, params.max_pixels, params.max_chars, seen, code))
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    runs = code.digests("collect", {source.reader})
+    return digest(source, params.seed, params.max_pixels, params.max_chars, seen, runs)
 
 
 def _licences(sources: Sequence[Source]) -> str:
