@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from ixc.media import BadMedia, Store
 from ixc.params import CollectParams
+from ixc.quarantine import printable
 from ixc.samples import PLACEHOLDER, Gold, Media, Modality, Role, Sample, Verdict, answer
 from ixc.sources import Refused, Row
 from ixc.sources.phrases import blank
@@ -112,11 +113,6 @@ def _unreadable(row: Row, max_chars: int) -> str | None:
     except (TypeError, ValueError) as error:  # bytes in a list, a list in itself
         return f"a column that JSON cannot hold ({error}); convert it"
     return _HALF if meta != printable(meta) else None
-
-
-def printable(text: str) -> str:
-    """The text without half characters, which no file can hold."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _modality(row: Row) -> Modality:

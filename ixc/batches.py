@@ -12,6 +12,8 @@ from typing import TypeVar
 
 WINDOW = 64
 """Batches' worth of rows, drawn at random, that are sorted by length before they are cut into batches."""
+PASS_TOKENS = 32_768
+"""The tokens that one forward pass without gradients may have where nobody says otherwise."""
 T = TypeVar("T")
 U = TypeVar("U")
 

@@ -3,11 +3,10 @@
 The corpus holds the rows of the sources that are for it, all of them, and the held-out prompts' reference answers.
 """
 
-import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -17,12 +16,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ixc.admission import admitted, printable
+from ixc.admission import admitted
+from ixc.digests import digest
 from ixc.files import replacing, replacing_folder, track
+from ixc.fingerprint import Code
 from ixc.media import Store
 from ixc.metrics import Log, Metrics, ignore
 from ixc.mixture import draw, ticket
 from ixc.params import CollectParams, MixtureParams, SourceParams
+from ixc.quarantine import quarantining, write_quarantine
 from ixc.samples import (
     SCHEMA,
     Role,
@@ -79,7 +81,8 @@ def run(
     Raises:
         BadSource: a source is unknown or missing, or no row of any source can be used.
     """
-    sources = [_source(source, index, params) for index, source in enumerate(params.sources)]
+    code = Code()
+    sources = [_source(source, index, params, code) for index, source in enumerate(params.sources)]
     print(_licences(sources))
     counts = Counter(f"unread/{source.name}" for source in sources if not source.admitted)
     sources = [source for source in sources if source.admitted]
@@ -123,7 +126,7 @@ def run(
 # Where the rows come from
 
 
-def _source(source: SourceParams, index: int, params: CollectParams) -> Source:
+def _source(source: SourceParams, index: int, params: CollectParams, code: Code) -> Source:
     """A source, checked before anything is read."""
     key = f"params.yaml: collect.sources[{index}]"
     if source.reader not in READERS:
@@ -132,8 +135,10 @@ def _source(source: SourceParams, index: int, params: CollectParams) -> Source:
     commercial = licence.commercial if source.commercial is None else source.commercial
     admitted = commercial or params.licences == "any"
     rows = _rows(source, key, params) if admitted else iter(())
-    part = _digest(source, params) if source.path or source.hub else str(index)  # without either, nothing is stale
-    return Source(source.called, licence, commercial, admitted, source.respect_splits, source.role, rows, part)
+    # without path and hub, nothing is stale
+    part = _digest(source, params, code) if source.path or source.hub else str(index)
+    name = source.name or source.reader
+    return Source(name, licence, commercial, admitted, source.respect_splits, source.role, rows, part)
 
 
 def _rows(source: SourceParams, key: str, params: CollectParams) -> Iterator[Row | Refused]:
@@ -148,15 +153,13 @@ def _rows(source: SourceParams, key: str, params: CollectParams) -> Iterator[Row
     return islice(rows, source.limit)
 
 
-def _digest(source: SourceParams, params: CollectParams) -> str:
+def _digest(source: SourceParams, params: CollectParams, code: Code) -> str:
     """Of the parameters, the code and the files, by name, size and time, that a source's samples depend on."""
     place = Path(source.hub) if source.hub else Path(params.root) / source.path
     files = sorted(file for file in (place, *place.rglob("*")) if file.is_file())
     seen = [(file.as_posix(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    home = Path(__file__).parent
-    code = [file.read_bytes() for name in ("*.py", "sources/**/*.py") for file in sorted(home.glob(name))]
-    told = repr((source, params.seed, params.max_pixels, params.max_chars, seen, code))
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    runs = code.digests("collect", {source.reader})
+    return digest(source, params.seed, params.max_pixels, params.max_chars, seen, runs)
 
 
 def _licences(sources: Sequence[Source]) -> str:
@@ -362,33 +365,3 @@ def _count(name: str, rows: pa.RecordBatch, counts: Counter[str]) -> None:
     counts[f"{name}/all"] += len(rows)
     for aspect in ("split", "domain", "modality"):
         counts.update(f"{name}/{aspect}/{value}" for value in rows[aspect].to_pylist())
-
-
-# The quarantine
-
-
-def write_quarantine(rows: Iterable[tuple[str, ...]], path: Path, schema: pa.Schema) -> None:
-    """Rows of texts, in the order of the schema's columns."""
-    with quarantining(path, schema) as refuse:
-        for row in rows:
-            refuse(row)
-
-
-@contextmanager
-def quarantining(path: Path, schema: pa.Schema) -> Iterator[Callable[[tuple[str, ...]], None]]:
-    """A function that appends a row of texts, in the order of the schema's columns, to `path`."""
-    group: list[dict[str, str]] = []
-
-    def flush() -> None:
-        writer.write_table(pa.Table.from_pylist(group, schema=schema))
-        group.clear()
-
-    def put(row: tuple[str, ...]) -> None:
-        group.append(dict(zip(schema.names, map(printable, row), strict=True)))
-        if len(group) == 4096:
-            flush()
-
-    with replacing(path) as part, pq.ParquetWriter(part, schema) as writer:
-        yield put
-        if group:
-            flush()

@@ -1,4 +1,4 @@
-"""Short names for files and values: whether work that a kill has interrupted is still the same work."""
+"""Short names for files and values: by them a run tells whether what an earlier one made of these is still good."""
 
 from hashlib import sha256
 from pathlib import Path
@@ -10,7 +10,7 @@ class OtherRun(ValueError):
 
 
 def digest(*parts: Any) -> str:
-    """A name for data classes and strings, for `about`."""
+    """A name for data classes, texts and bytes."""
     hashed = sha256()
     for part in parts:
         hashed.update(repr(part).encode("utf-8", "surrogatepass") + b"\0")

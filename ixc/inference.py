@@ -9,14 +9,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
-from ixc.batches import ahead, refuse_larger, within
+from ixc.batches import PASS_TOKENS, ahead, refuse_larger, within
 from ixc.features import Features
 from ixc.files import track
 from ixc.metrics import BadScore, non_finite
 from ixc.model import Batch, IXCForCausalLM, IXCForRewardModel, Tree, collate
 from ixc.model.attention import Branches, placed
 from ixc.model.folder import suppress_control
-from ixc.params import PASS_TOKENS
 from ixc.samples import Reply, Sample
 
 STEPS_AHEAD = 16

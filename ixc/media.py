@@ -10,19 +10,29 @@ How images are opened is in `ixc.images`, how videos are in `ixc.videos`.
 import hashlib
 import shutil
 from collections.abc import Collection
-from dataclasses import replace
-from fractions import Fraction
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
 from ixc.files import replacing
 from ixc.images import MAX_PIXELS, BadMedia, existing, open_picture, recognised, to_rgb
 from ixc.samples import Media
-from ixc.sources import File
-from ixc.videos import read_frames_of, suffix_of, survey, verify_video
+from ixc.videos import read_frames_of, sampled, suffix_of, survey, verify_video
 
 # The store
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """A picture or film that a row refers to: on disk, or made in memory."""
+
+    kind: Literal["image", "video"]
+    path: Path | None = None
+    data: bytes | None = None
+    suffix: str = ""
+    """With the dot; for images of a format that the store knows no suffix of."""
 
 
 class Store:
@@ -165,23 +175,3 @@ def read_frames(path: Path, max_frames: int = 32) -> list[Image.Image]:
     if not path.is_file():
         raise BadMedia(f"{path}: no such video; run `dvc repro collect`, or `dvc pull data/media`")
     return read_frames_of(path, lambda num_frames, rate: sampled(num_frames, rate, max_frames))
-
-
-def sampled(num_frames: int, rate: Fraction | float, max_frames: int = 32) -> list[int]:
-    """Which frames are seen: one a second, thinned to `max_frames`.
-
-    The stride is `round(rate)` (half to even). If more than `max_frames` are left, n, those at
-    `int(i * n / (max_frames + 1))` stay, so that the last 6 % are never seen; this is the official rule.
-    Below 0.5 frames per second the official stride is 0 and its code crashes; here it is 1.
-
-    Source: internlm-xcomposer2d5-7b, `ixc_utils.load_video`.
-
-    >>> sampled(70, Fraction(30000, 1001))
-    [0, 30, 60]
-    >>> sampled(3, 0.25)
-    [0, 1, 2]
-    """
-    every = list(range(0, num_frames, max(round(rate), 1)))
-    if len(every) <= max_frames:
-        return every
-    return [every[int(i * len(every) / (max_frames + 1))] for i in range(max_frames)]

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
+from ixc.batches import PASS_TOKENS
 from ixc.samples import Domain, Role
 from ixc.validation.reasons import Reason
 
@@ -20,10 +21,6 @@ STRICT = ConfigDict(extra="forbid", hide_input_in_errors=True)
 """A traceback must not show what was typed in the wrong place: it may be a key."""
 SECRET = "secret"
 """The type of an error whose value is not told."""
-
-
-PASS_TOKENS = 32_768
-"""The tokens that one forward pass without gradients may have where nobody says otherwise."""
 
 
 Precision = Literal["fp32", "bf16"]
@@ -67,11 +64,6 @@ class SourceParams:
     """Whether commercial use is allowed; none: as the reader's `LICENCE` says."""
     limit: int | None = Field(default=None, gt=0)
     """Rows at most, the first ones; none: all."""
-
-    @property
-    def called(self) -> str:
-        """The source's name."""
-        return self.name or self.reader
 
     @model_validator(mode="after")
     def _one_place(self) -> "SourceParams":
@@ -117,7 +109,7 @@ class CollectParams:
 
     @model_validator(mode="after")
     def _names(self) -> "CollectParams":
-        names = [source.called for source in self.sources]
+        names = [source.name or source.reader for source in self.sources]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"sources: two are called {', '.join(sorted(twice))}; give each a `name`")
         if unknown := set(self.mixture.sources) - set(names):

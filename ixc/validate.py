@@ -13,11 +13,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ixc.collect import write_quarantine
 from ixc.files import replacing, track
 from ixc.media import BadMedia, check
 from ixc.metrics import Log, Metrics, ignore
 from ixc.params import ValidateParams
+from ixc.quarantine import write_quarantine
 from ixc.samples import Media, copying, open_table, read_batches
 from ixc.validation.benchmarks import COMMON, Benchmarks, entries
 from ixc.validation.duplicates import MINIMA, PromptSignatures, Signatures, near_duplicates, near_prompts

@@ -74,6 +74,26 @@ def read_frames_of(
     return frames
 
 
+def sampled(num_frames: int, rate: Fraction | float, max_frames: int = 32) -> list[int]:
+    """Which frames are seen: one a second, thinned to `max_frames`.
+
+    The stride is `round(rate)` (half to even). If more than `max_frames` are left, n, those at
+    `int(i * n / (max_frames + 1))` stay, so that the last 6 % are never seen; this is the official rule.
+    Below 0.5 frames per second the official stride is 0 and its code crashes; here it is 1.
+
+    Source: internlm-xcomposer2d5-7b, `ixc_utils.load_video`.
+
+    >>> sampled(70, Fraction(30000, 1001))
+    [0, 30, 60]
+    >>> sampled(3, 0.25)
+    [0, 1, 2]
+    """
+    every = list(range(0, num_frames, max(round(rate), 1)))
+    if len(every) <= max_frames:
+        return every
+    return [every[int(i * len(every) / (max_frames + 1))] for i in range(max_frames)]
+
+
 def verify_video(path: Path, max_pixels: int = MAX_PIXELS) -> None:
     """Decode a video to its end.
 

@@ -1,4 +1,4 @@
-"""What DVC tracks of every stage, in one table: its parameters with all defaults, and digests of the code that it runs.
+"""What DVC tracks of every stage, in one table: its parameters with all defaults, and digests of the modules it runs.
 
 `python -m tasks.resolve params.yaml data/stages.json` writes it; `dvc repro` does so whenever parameters or code have
 changed, before it looks at the other stages.
@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ixc.fingerprint import Code
 from ixc.params import BadParams, load_params, resolved
-from tasks.fingerprint import Code
 from tasks.report import write_json
 
 STAGE = "resolve"

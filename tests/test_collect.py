@@ -1,6 +1,7 @@
 """The stage `collect`: rows in are samples out, or quarantined with a reason."""
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from PIL import Image
 from real import REAL, needs_real
 
 from ixc import collect
+from ixc.fingerprint import Code
 from ixc.metrics import Metrics
 from ixc.params import CollectParams, MixtureParams, SourceParams
 from ixc.samples import Gold, Role, Sample, Turn, Verdict, answer, read_samples
@@ -412,6 +414,22 @@ def test_what_has_changed_since_is_read_again(
     assert asked == ["mine", "late"]
     assert metrics["rows/mine"] == (3 if change == "file" else 2)
     assert len(out.media()) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "read"),
+    [("sources/forms.py", ["mine", "late"]), ("sources/ifeval.py", ["late"]), ("losses.py", ["late"])],
+)
+def test_changed_code_reads_again_what_it_had_read(
+    out: Outputs, stopped: CollectParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, read: list[str]
+):
+    shutil.copytree(Path(collect.__file__).parent, tmp_path / "ixc", ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (tmp_path / "ixc").rglob("*.py"):
+        path.write_text(f"# A comment.\n{path.read_text()}{'CHANGED = True' if path.match(module) else ''}\n")
+    monkeypatch.setattr(collect, "Code", lambda: Code(tmp_path))
+    asked = stop(monkeypatch, "none")
+    out.run(stopped)
+    assert asked == read
 
 
 def test_the_same_run_twice_gives_the_same_files(out: Outputs, feed, tmp_path: Path):

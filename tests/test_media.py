@@ -10,9 +10,10 @@ import pytest
 from PIL import ExifTags, Image
 
 from ixc.images import picture_size
-from ixc.media import BadMedia, Store, check, load_picture, read_frames, sampled, verify
+from ixc.media import BadMedia, Store, check, load_picture, read_frames, verify
 from ixc.samples import Media
 from ixc.sources import File
+from ixc.videos import sampled
 
 
 def film(path: Path, num_frames: int, fps: int = 10, rotation: int = 0) -> Path:

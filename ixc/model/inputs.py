@@ -15,8 +15,7 @@ from torch import Tensor
 
 from ixc.containers import VIDEO_SUFFIXES
 from ixc.images import BadMedia, Transparency, naming_damage, open_picture, to_rgb
-from ixc.media import sampled
-from ixc.videos import VideoDecoder, read_frames_of
+from ixc.videos import VideoDecoder, read_frames_of, sampled
 
 Kind = Literal["image", "video"]
 PictureSource = str | PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
@@ -123,8 +122,9 @@ def read_film(
 def frames_seen(num_frames: int, rate: Fraction | float, max_frames: int, include_last: bool = False) -> list[int]:
     """Which frames of a video are seen.
 
-    By the official rule (`ixc.media.sampled`) one a second, and of a long video never the last 6 %. With `include_last`
-    the last frame is always seen, and a video with more seconds than `max_frames` is thinned evenly from end to end.
+    By the official rule (`ixc.videos.sampled`) one a second, and of a long video never the last 6 %. With
+    `include_last` the last frame is always seen, and a video with more seconds than `max_frames` is thinned evenly from
+    end to end.
 
     >>> frames_seen(10, 30.0, 4), frames_seen(10, 30.0, 4, include_last=True)
     ([0], [0, 9])

@@ -3,25 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
 from pydantic import ValidationError, validate_call
 
+from ixc.media import File
 from ixc.samples import Domain, Gold, Turn
 from ixc.sources.licences import Licence
-
-
-@dataclass(frozen=True, kw_only=True)
-class File:
-    """A picture or film that a row refers to: on disk, or made in memory."""
-
-    kind: Literal["image", "video"]
-    path: Path | None = None
-    data: bytes | None = None
-    suffix: str = ""
-    """With the dot; for images of a format that the store knows no suffix of."""
 
 
 @dataclass(frozen=True, kw_only=True)

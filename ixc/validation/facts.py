@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ixc.judging.constraints import language_of
+from ixc.languages import language_of
 from ixc.params import ValidateParams
 from ixc.samples import Media, Sample, read_samples
 from ixc.validation.benchmarks import Benchmarks
