@@ -135,13 +135,13 @@ def passes(
     return list(within(sorted(rows, key=lengths.__getitem__)[rank::world_size], lengths, budget))
 
 
-def shared_out(costs: Sequence[float], world_size: int) -> list[int]:
+def shared_out(costs: Sequence[int], world_size: int) -> list[int]:
     """Which process does each piece of work, so that all have about as much to do: the dearest first, to the idlest.
 
     >>> shared_out([1, 5, 3, 2], 2)
     [0, 0, 1, 1]
     """
-    busy, owners = [0.0] * world_size, [0] * len(costs)
+    busy, owners = [0] * world_size, [0] * len(costs)
     for place in sorted(range(len(costs)), key=costs.__getitem__, reverse=True):
         owners[place] = min(range(world_size), key=busy.__getitem__)
         busy[owners[place]] += costs[place]
