@@ -251,7 +251,9 @@ def test_a_bad_row_is_named_and_costs_no_other(tmp_path: Path):
     assert [row.where for row in rows] == [f"{path}:{number}" for number in range(1, 10)]
     assert [row.chat is not None for row in rows] == [True, *[False] * 7, True]
     for row, reason in zip(
-        rows[1:8], ("not JSON", "not UTF-8", "stands twice", "7", "'text'", "not JSON", "marks"), strict=True
+        rows[1:8],
+        ("not JSON", "not UTF-8", "the key 'messages' twice", "7", "'text'", "not JSON", "marks"),
+        strict=True,
     ):
         assert reason in row.reason
 
