@@ -55,7 +55,7 @@ def store(tmp_path: Path) -> dict[str, Media]:
     for name in ("red", "blue"):
         Image.new("RGB", (30, 30), name).save(folder / f"{name}.png")
         files[name] = File(kind="image", path=folder / f"{name}.png")
-    files["film"] = File(kind="video", data=encode([Image.new("RGB", (16, 16), "red")] * 2), suffix=".mp4")
+    files["film"] = File(kind="video", data=encode([Image.new("RGB", (16, 16), "red")] * 2))
     keep = Store(tmp_path / "media")
     return {name: keep.add(file) for name, file in files.items()}
 

@@ -20,8 +20,6 @@ class File:
     kind: Literal["image", "video"]
     path: Path | None = None
     data: bytes | None = None
-    suffix: str = ""
-    """With the dot; for images of a format that the store knows no suffix of."""
 
 
 @dataclass(frozen=True, kw_only=True)
