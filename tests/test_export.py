@@ -71,6 +71,7 @@ def pairs(store: dict[str, Media]) -> list[Sample]:
         pair("first", "What is it? ", media=(red,)),
         pair("blank", "\n What is it?", media=(blue,)),
         pair("within", "Is <ImageHere> red?", media=(red,)),
+        pair("behind", "What is it? <ImageHere>", media=(red,)),
         pair("later", "Hi.", "Hello.", "<ImageHere>\nWhat is it?", media=(red,)),
         pair("two", "Image1 <ImageHere>; Image2 <ImageHere>; Which is red?", media=(blue, red)),
         pair("twice", "Is <ImageHere> like <ImageHere>?", media=(red, red)),

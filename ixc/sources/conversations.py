@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 from ixc.samples import PLACEHOLDER, Turn
 from ixc.sources import File
 from ixc.sources.native import Unusable
+from ixc.sources.strangers import refuse_strangers
 
 _MARK = re.compile(r"<(?:image|image-placeholder|ImageHere|video)>")
 IMAGE_PART, VIDEO_PART, _OF_PARTS = "\ufdd0", "\ufdd1", "\ufdd2"
@@ -16,6 +17,7 @@ IMAGE_PART, VIDEO_PART, _OF_PARTS = "\ufdd0", "\ufdd1", "\ufdd2"
 point, and in a turn of parts `<image>` is a word like any other."""
 _PART_MARK = re.compile(f"[{IMAGE_PART}{VIDEO_PART}]")
 _PARTS = {"image": IMAGE_PART, "image_url": IMAGE_PART, "video": VIDEO_PART, "video_url": VIDEO_PART}
+_OF_A_TURN = ("role", "from", "content", "value")
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 _ROLES: dict[str, Literal["system", "user", "assistant"]] = {
     "system": "system",
@@ -152,6 +154,7 @@ def _turn(turn: Any) -> Turn:
     role = _ROLES.get(said) if isinstance(said, str) else None
     if role is None:
         raise Unusable(f"{reprlib.repr(turn)}: no turn whose role is one of {', '.join(_ROLES)}; correct it")
+    refuse_strangers(turn, _OF_A_TURN, remedy="put it into the turn's content, or remove it")
     content = turn.get("content", turn.get("value"))
     if isinstance(content, list):
         content = _OF_PARTS + "".join(map(_part, content))
@@ -270,12 +273,11 @@ def _opened_by(text: str, prompt: Sequence[Turn]) -> tuple[Turn, ...]:
 
 
 def _without_edges(turn: Turn) -> Turn:
-    """Without the mark before or behind the text, and the line break that parts them; the text stays as it is."""
+    """Without the mark before the text, or on a line behind it, as LLaVA has it; the text stays as it is."""
     text = turn.content.strip()
     if text.startswith(PLACEHOLDER):
         rest = turn.content.lstrip().removeprefix(PLACEHOLDER)
         return replace(turn, content=rest[1:] if rest.startswith("\n") else rest.lstrip())
-    if text.endswith(PLACEHOLDER):
-        rest = turn.content.rstrip().removesuffix(PLACEHOLDER)
-        return replace(turn, content=rest[:-1] if rest.endswith("\n") else rest.rstrip())
+    if text.endswith(f"\n{PLACEHOLDER}"):
+        return replace(turn, content=turn.content.rstrip().removesuffix(f"\n{PLACEHOLDER}"))
     return turn
