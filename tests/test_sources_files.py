@@ -132,6 +132,12 @@ def test_what_stands_behind_a_list_is_named_with_how_many_rows_were_read(
     assert "behind the list" in refused.reason and "1 rows were read and the rest is missing" in refused.reason
 
 
+@pytest.mark.parametrize("name", ["a.json", "a.json.gz"])
+def test_objects_over_several_lines_are_read(tmp_path: Path, name: str):
+    written = [json.dumps({"text": text}, indent=2).encode() for text in "ab"]
+    assert texts(put(tmp_path / name, b"\n".join(written))) == ["a/1: a", "a/2: b"]
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 2**20])
 def test_objects_behind_a_list_and_the_last_of_a_cut_one_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int

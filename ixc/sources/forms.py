@@ -58,7 +58,7 @@ def records(path: Path, name: str) -> Numbered:
         return _parquet(path, name)
     if path.suffix == ".arrow":
         return _arrow(path, name)
-    return _elements(path, name) if opens_with_a_list(path) else lines(path, name)
+    return _elements(path, name) if opens_with_a_list(path) or _is_spread(path) else lines(path, name)
 
 
 def _missing(count: int, total: int | None = None) -> str:
@@ -128,16 +128,26 @@ def as_record(value: Any, where: str, number: int) -> tuple[int, Record] | Refus
 
 
 def opens_with_a_list(path: Path) -> bool:
-    """Whether a JSON file is a list, as far as its beginning can be read."""
+    """Whether a JSON file is a list."""
+    return _head(path).startswith(b"[")
+
+
+def _is_spread(path: Path) -> bool:
+    """Whether a JSON file is one object over several lines, or such objects behind each other."""
+    return ".json" in path.suffixes and _head(path).partition(b"\n")[0].rstrip() == b"{"
+
+
+def _head(path: Path) -> bytes:
+    """The beginning of a JSON file, as far as it can be read."""
     try:
         with _opened(path) as file:
-            return file.read1(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+            return file.read1(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     except _CUT:
-        return False
+        return b""
 
 
 def _elements(path: Path, name: str) -> Numbered:
-    """The objects of a file that begins with a JSON list: its, and those of lists and objects behind it.
+    """The objects of a JSON file: those of its lists, and those between or behind them.
 
     The file is not loaded whole.
 
