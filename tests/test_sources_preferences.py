@@ -552,6 +552,14 @@ def test_a_broken_data_url_is_refused(tmp_path: Path, value: str):
     assert isinstance(item, Refused) and "a data URL without data, or whose base64 is broken" in item.reason
 
 
+@pytest.mark.parametrize("value", ["", None, []])
+def test_a_row_of_text_may_say_that_it_has_no_image(tmp_path: Path, value: Any):
+    record = {**PLAIN_PAIR, "images": None, "image": value}
+    assert isinstance(read_one(tmp_path, record), Row)
+    lost = read_one(tmp_path, record | {"prompt": "<image>\nWhat is it?"})
+    assert isinstance(lost, Refused) and "marks 1 pictures, the row has 0" in lost.reason
+
+
 def test_an_empty_id_is_none(tmp_path: Path):
     rows, refused = read("preferences", write(tmp_path / "x.jsonl", *[PLAIN_PAIR | {"images": [], "id": ""}] * 2))
     assert ([row.id for row in rows], refused) == (["x/1", "x/2"], [])
@@ -560,6 +568,16 @@ def test_an_empty_id_is_none(tmp_path: Path):
 def test_a_picture_on_the_web_is_refused_with_the_remedy(tmp_path: Path):
     item = read_one(tmp_path, PLAIN_PAIR | {"images": "https://example.org/a.png"})
     assert isinstance(item, Refused) and "an address on the web; download it" in item.reason
+
+
+@pytest.mark.parametrize(
+    "source",
+    [{"base64": encoded("plain")}, {"source": {"type": "base64", "media_type": "image/png", "data": encoded("plain")}}],
+)
+def test_a_part_of_a_turn_may_hold_its_picture_as_anthropic_has_it(tmp_path: Path, source: dict[str, Any]):
+    parts = [{"type": "image", **source}, {"type": "text", "text": "What is it?"}]
+    item = read_one(tmp_path, {**PLAIN_PAIR, "images": None, "prompt": [{"role": "user", "content": parts}]})
+    assert isinstance(item, Row) and [file.data for file in item.media] == [stored()["bytes"]]
 
 
 @pytest.mark.parametrize("part", [{"type": "image", "image": "a.png"}, {"type": "image_url", "image_url": "a.png"}])

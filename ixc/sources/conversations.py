@@ -18,6 +18,8 @@ point, and in a turn of parts `<image>` is a word like any other."""
 _PART_MARK = re.compile(f"[{IMAGE_PART}{VIDEO_PART}]")
 _PARTS = {"image": IMAGE_PART, "image_url": IMAGE_PART, "video": VIDEO_PART, "video_url": VIDEO_PART}
 _OF_A_TURN = ("role", "from", "content", "value")
+_SOURCES = ("url", "path", "base64", "bytes", "source")
+"""Where a part has its picture or film, if not under the kind's own name."""
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 _ROLES: dict[str, Literal["system", "user", "assistant"]] = {
     "system": "system",
@@ -191,11 +193,12 @@ def carried(*conversations: Any) -> list[tuple[Literal["image", "video"], Any]]:
 
 def _brought(part: dict[str, Any]) -> tuple[Literal["image", "video"], Any] | None:
     kind = "video" if part.get("type") in ("video", "video_url") else "image"
-    names = [name for name in (kind, f"{kind}_url", "url", "path") if part.get(name) is not None]
+    names = [name for name in (kind, f"{kind}_url", *_SOURCES) if part.get(name) is not None]
     if part.get("type") not in _PARTS or not names:
         return None
     value = part[names[0]]
-    return kind, value["url"] if isinstance(value, dict) and "url" in value else value
+    inner = [value[name] for name in ("url", "data") if isinstance(value, dict) and name in value]
+    return kind, inner[0] if inner else value
 
 
 def ordered(prompt: Sequence[Turn], files: Sequence[File]) -> tuple[File, ...]:

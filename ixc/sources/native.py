@@ -209,9 +209,9 @@ def _below(folder: Path, name: str) -> Path:
 def several(value: Any) -> list[Any]:
     """A field that holds one, a list, or nothing.
 
-    >>> several("a.png"), several(None)
-    (['a.png'], [])
+    >>> several("a.png"), several(None), several("")
+    (['a.png'], [], [])
     """
-    if value is None:
+    if value is None or value == "":
         return []
     return value if isinstance(value, list) else [value]
