@@ -181,6 +181,13 @@ def test_a_value_that_python_has_no_type_for_spoils_only_its_row(tmp_path: Path,
     assert isinstance(first, Refused) and first.where == "a.parquet:1" and "cannot be read" in first.reason
 
 
+def test_a_damaged_name_of_a_column_is_refused(tmp_path: Path):
+    pq.write_table(pa.table({"text": ["a"], "strange": ["b"]}), tmp_path / "a.parquet", store_schema=False)
+    damaged = (tmp_path / "a.parquet").read_bytes().replace(b"strange", b"\xffrange")
+    [refused] = texts(put(tmp_path / "a.parquet", damaged))
+    assert isinstance(refused, Refused) and "damaged, or cut off" in refused.reason
+
+
 def test_two_columns_of_one_name_are_refused(tmp_path: Path):
     table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], ["text", "text"])
     pq.write_table(table, tmp_path / "a.parquet")

@@ -33,6 +33,8 @@ _CHUNK = 2**20
 _ROWS = 64
 """Rows of a Parquet file decoded at a time: they may hold pictures."""
 _CUT = (EOFError, gzip.BadGzipFile, zlib.error)
+_DAMAGED = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""What pyarrow raises on a table; the last where a column's name is damaged."""
 
 
 class RepeatedKey(ValueError):
@@ -269,7 +271,7 @@ def _parquet(path: Path, name: str) -> Numbered:
                 batches = file.iter_batches(batch_size=_ROWS, row_groups=[group])
                 yield from _numbered(batches, name, start, size)
                 start += size
-    except (pa.ArrowException, OSError) as error:
+    except _DAMAGED as error:
         yield Refused(where=f"{name}:1", reason=f"damaged, or cut off ({_told(error)}); {_missing(0)}")
     else:
         if sum(sizes) == 0:
@@ -283,7 +285,7 @@ def _arrow(path: Path, name: str) -> Numbered:
             for item in _numbered(_batches(source), name, 0):
                 count += 1
                 yield item
-    except (pa.ArrowException, OSError) as error:  # it cannot even be opened
+    except _DAMAGED as error:  # it cannot even be opened
         yield Refused(where=f"{name}:1", reason=f"damaged, or cut off ({_told(error)}); {_missing(0)}")
     else:
         if count == 0:
@@ -302,7 +304,7 @@ def _numbered(batches: Iterator[pa.RecordBatch], name: str, start: int, total: i
                     yield Refused(where=f"{name}:{number}", reason=_unread(record))
                 else:
                     yield number, record
-    except (pa.ArrowException, OSError) as error:
+    except _DAMAGED as error:
         first, rows = start + count + 1, f" of rows {start + 1:,} to {start + total:,}" if total is not None else ""
         reason = f"damaged, or cut off ({_told(error)});{rows} {_missing(count, total)}"
         yield Refused(where=f"{name}:{first}", reason=reason)
