@@ -160,9 +160,10 @@ def _misfit(cells: list[Any], header: list[str]) -> str:
     one may count the rows, as pandas writes it.
     """
     last = max((i for i, column in enumerate(header, start=1) if column), default=0)
-    if len(cells) < last or any(cell not in ("", None) for cell in cells[len(header) :]):
+    filled = [not blank(str("" if cell is None else cell)) for cell in cells]
+    if len(cells) < last or any(filled[len(header) :]):
         return f"{len(cells)} columns, the header has {len(header)}; quote or correct the row"
-    unnamed = [i for i, column in enumerate(header[: len(cells)]) if not column and cells[i] not in ("", None)]
+    unnamed = [i for i, column in enumerate(header[: len(cells)]) if not column and filled[i]]
     if stray := [cells[i] for i in unnamed if i or not str(cells[i]).isdecimal()]:
         return f"{reprlib.repr(stray[0])} stands in a column without a name; name it, or quote or correct the row"
     return ""
