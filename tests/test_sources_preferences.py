@@ -560,6 +560,11 @@ def test_a_row_of_text_may_say_that_it_has_no_image(tmp_path: Path, value: Any):
     assert isinstance(lost, Refused) and "marks 1 pictures, the row has 0" in lost.reason
 
 
+def test_a_number_that_json_does_not_know_is_kept_as_text(tmp_path: Path):
+    item = read_one(tmp_path, PLAIN_PAIR | {"scores": [float("nan"), float("-inf"), 0.5]})
+    assert isinstance(item, Row) and item.meta == {"columns": {"scores": ["nan", "-inf", 0.5]}}
+
+
 def test_an_empty_id_is_none(tmp_path: Path):
     rows, refused = read("preferences", write(tmp_path / "x.jsonl", *[PLAIN_PAIR | {"images": [], "id": ""}] * 2))
     assert ([row.id for row in rows], refused) == (["x/1", "x/2"], [])

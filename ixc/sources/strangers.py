@@ -8,6 +8,7 @@ import reprlib
 from collections.abc import Collection, Sequence
 from datetime import date, time
 from decimal import Decimal
+from math import isfinite
 from typing import Any
 
 from ixc.containers import VIDEO_SUFFIXES
@@ -71,6 +72,8 @@ def refuse_unmapped(record: Record, read: Collection[str], ignore: Collection[st
 
 def others(record: Record, read: Collection[str]) -> Record:
     """The columns that are not read, as JSON can hold them; bytes, and what says the same as one that is read, go.
+
+    JSON knows neither NaN nor infinity: they become texts.
 
     >>> others({"prompt": "Hi.", "my_column": 7}, ["prompt"])
     {'my_column': 7}
@@ -138,4 +141,5 @@ def _plain(value: Any) -> Any:
         return {str(name): _plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
-    return value if isinstance(value, str | bool | int | float | type(None)) else str(value)
+    is_json = isinstance(value, str | bool | int | type(None)) or (isinstance(value, float) and isfinite(value))
+    return value if is_json else str(value)
