@@ -156,6 +156,15 @@ def test_a_cut_video_is_refused_wherever_it_is_read(tmp_path: Path, name: str):
             read_film(path, 4, False, "white", MAX_PIXELS)
 
 
+@pytest.mark.parametrize("name", ["mp4", "mov", "mkv", "webm", "avi", "flv", "mpg", "gif"])
+@pytest.mark.parametrize("rest", [b"<html>404</html>", bytes(1000)])
+def test_what_was_appended_to_a_whole_video_does_not_matter(tmp_path: Path, name: str, rest: bytes):
+    data = clip(FORMS[name], 30)
+    alone, longer = put(tmp_path / "alone", data), put(tmp_path / "longer", data + rest)
+    verify_video(longer)
+    assert survey(longer).num_frames == survey(alone).num_frames == 30
+
+
 def test_what_was_found_of_a_cut_file_is_said(tmp_path: Path):
     mkv, flv = clip(FORMS["mkv"]), clip(FORMS["flv"])
     with pytest.raises(BadMedia, match=rf"half\.mkv: cut off: its segment ends at byte {len(mkv):,}, the file at"):
