@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 from ixc.samples import PLACEHOLDER, Turn
 from ixc.sources import File
 from ixc.sources.native import Unusable
+from ixc.sources.phrases import without_edge
 from ixc.sources.strangers import refuse_strangers
 
 _MARK = re.compile(r"<(?:image|image-placeholder|ImageHere|video)>")
@@ -247,7 +248,11 @@ def place(prompt: Sequence[Turn], files: Sequence[File]) -> tuple[Turn, ...]:
     placed = [replace(turn, content=pattern.sub(PLACEHOLDER, turn.content)) for turn in prompt]
     if len(files) == 1:
         first = _first_question(placed)
-        placed[first] = _opening(placed[first]) if pattern is _PART_MARK else _without_edges(placed[first])
+        turn = placed[first]
+        alone = (
+            turn.content.removeprefix(PLACEHOLDER) if pattern is _PART_MARK else without_edge(turn.content, PLACEHOLDER)
+        )
+        placed[first] = turn if alone is None else replace(turn, content=alone)
     return tuple(placed)
 
 
@@ -262,10 +267,6 @@ def unshown(prompt: Sequence[Turn]) -> tuple[Turn, ...]:
     return tuple(replace(turn, content=turn.content.removeprefix(_OF_PARTS)) for turn in prompt)
 
 
-def _opening(turn: Turn) -> Turn:
-    return replace(turn, content=turn.content.removeprefix(PLACEHOLDER))
-
-
 def _first_question(prompt: Sequence[Turn]) -> int:
     return next((i for i, turn in enumerate(prompt) if turn.role == "user"), 0)
 
@@ -273,14 +274,3 @@ def _first_question(prompt: Sequence[Turn]) -> int:
 def _opened_by(text: str, prompt: Sequence[Turn]) -> tuple[Turn, ...]:
     first = _first_question(prompt)
     return tuple(replace(turn, content=text + turn.content) if i == first else turn for i, turn in enumerate(prompt))
-
-
-def _without_edges(turn: Turn) -> Turn:
-    """Without the mark before the text, or on a line behind it, as LLaVA has it; the text stays as it is."""
-    text = turn.content.strip()
-    if text.startswith(PLACEHOLDER):
-        rest = turn.content.lstrip().removeprefix(PLACEHOLDER)
-        return replace(turn, content=rest[1:] if rest.startswith("\n") else rest.lstrip())
-    if text.endswith(f"\n{PLACEHOLDER}"):
-        return replace(turn, content=turn.content.rstrip().removesuffix(f"\n{PLACEHOLDER}"))
-    return turn
