@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from ixc.chats import ChatRecord, read_chat
 from ixc.media import BadMedia
 from ixc.model.prompts import BadConversation
+from ixc.sources.forms import unrepeated
 
 _BOM = b"\xef\xbb\xbf"
 _WIDE = (b"\xff\xfe", b"\xfe\xff")
@@ -113,7 +114,7 @@ def _elements(content: bytes, name: str) -> Iterator[tuple[str, Any]]:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadFile(f"{name}: not UTF-8 (byte {error.start + 1}); convert it: iconv -t UTF-8") from error
-    decode = json.JSONDecoder(object_pairs_hook=_object).raw_decode
+    decode = json.JSONDecoder(object_pairs_hook=unrepeated).raw_decode
     place, line = text.index("[") + 1, 1 + text.count("\n", 0, text.index("["))
     while True:
         start = place
@@ -137,24 +138,11 @@ def _elements(content: bytes, name: str) -> Iterator[tuple[str, Any]]:
 def _value(text: bytes) -> Any:
     """The value of JSON text, or why it is none."""
     try:
-        return json.loads(text.decode("utf-8"), object_pairs_hook=_object)
+        return json.loads(text.decode("utf-8"), object_pairs_hook=unrepeated)
     except UnicodeDecodeError as error:
         return _Unread(f"not UTF-8 (byte {error.start + 1}); convert it: iconv -t UTF-8")
     except (ValueError, RecursionError) as error:
         return _Unread(f"not JSON ({error}); one chat a line")
-
-
-def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """An object each key of which stands once.
-
-    Raises:
-        ValueError: one stands twice, of which the first would be lost.
-    """
-    names = [name for name, _ in pairs]
-    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1] if len(set(names)) < len(names) else []
-    if twice:
-        raise ValueError(f"key {twice[0]!r} stands twice")
-    return dict(pairs)
 
 
 # Parquet

@@ -1,7 +1,5 @@
 """What an image or video of a chat may be given as: a path, a data URL, bytes, frames, or the row's own bytes."""
 
-import base64
-import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,23 +7,21 @@ from hashlib import sha256
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from ixc.inline import begins_as_video, from_data_url, is_data_url
 from ixc.media import BadMedia
 from ixc.model.inputs import Kind, is_film
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-_DATA = re.compile(r"data:([^,;]*)((?:;[^,;]*)*),", re.IGNORECASE)
 _HELD = ("bytes", "base64", "data", "url", "path", "image", "video")
 """Keys of an object that stands for an image or video, the first that is not null counts."""
 _BESIDE = ("bytes", "path", "type", "media_type", "detail")
-_STILLS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
-"""Image formats in the container of MP4."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +67,7 @@ def _in_memory(given: Any, kind: Kind | None, base: Path | None) -> Medium:
         return Medium("video", [read_medium(frame, "image", base).source for frame in given])
     if isinstance(given, bytes | bytearray | memoryview):
         given = bytes(given)
-        return Medium("video" if kind == "video" or _is_film(given) else "image", given)
+        return Medium("video" if kind == "video" or begins_as_video(given) else "image", given)
     if given is None or isinstance(given, bool | int | float):
         raise BadMedia(f"{given!r}: no {kind or 'image or video'}; give a path, a data URL or bytes")
     return Medium(kind or "image", given)
@@ -79,11 +75,11 @@ def _in_memory(given: Any, kind: Kind | None, base: Path | None) -> Medium:
 
 def _named(text: str, kind: Kind | None, base: Path | None) -> Medium:
     """A path or URL as text; a data URL is decoded only when the chat's turn comes."""
-    if text[:5].lower() == "data:":
+    if is_data_url(text):
         head = text[:30].lower()
         by_type: Kind = "video" if head.startswith("data:video/") else "image"
         if kind is None and not head.startswith(("data:video/", "data:image/")):
-            by_type = "video" if _is_film(_from_data_url(text)) else "image"
+            by_type = "video" if begins_as_video(_of_data_url(text)) else "image"
         return Medium("video" if "video" in (kind, by_type) else "image", text)
     if text[:5].lower() == "file:":
         parts = urlsplit(text)
@@ -109,7 +105,7 @@ def _held(given: Mapping[str, Any]) -> Any:
         at_fault = f"unknown key {unknown[0]!r}" if unknown else "neither path, url nor bytes"
         raise BadMedia(f"{dict(given)!r:.80}: {at_fault}; give a path, a data URL or bytes")
     value = known[names[0]]
-    if isinstance(value, str) and (names[0] in ("bytes", "base64", "data")) and value[:5].lower() != "data:":
+    if isinstance(value, str) and (names[0] in ("bytes", "base64", "data")) and not is_data_url(value):
         return f"data:{known.get('media_type', '')};base64,{value}"
     return value
 
@@ -124,8 +120,8 @@ def opened(medium: Medium) -> Any:
 
 
 def _opened(source: Any, kind: Kind) -> Any:
-    if isinstance(source, str) and source[:5].lower() == "data:":
-        return _from_data_url(source)
+    if isinstance(source, str) and is_data_url(source):
+        return _of_data_url(source)
     if isinstance(source, list):
         return [_opened(frame, "image") for frame in source]
     if kind == "video" and getattr(source, "ndim", 0) == 4:
@@ -133,19 +129,11 @@ def _opened(source: Any, kind: Kind) -> Any:
     return source
 
 
-def _from_data_url(url: str) -> bytes:
-    """The bytes in `data:image/png;base64,...` (RFC 2397); both alphabets of base64 are read."""
-    head = _DATA.match(url)
-    if head is None:
-        raise BadMedia(f"{url[:40]!r}: no data URL; write data:image/png;base64,...")
-    body = url[head.end() :]
-    if "base64" not in head[2].lower().split(";"):
-        return unquote_to_bytes(body)
-    plain = "".join(body.split()).translate(str.maketrans("-_", "+/")).rstrip("=")
+def _of_data_url(url: str) -> bytes:
     try:
-        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise BadMedia(f"{url[:40]!r}: no base64 ({error}); encode the file again") from error
+        return from_data_url(url)
+    except ValueError as error:
+        raise BadMedia(str(error)) from error
 
 
 def medium_key(medium: Medium) -> Any:
@@ -178,16 +166,3 @@ def _content(source: Any) -> Any:
         look = type(source).__name__, pixels.shape, pixels.dtype.str
         return id(source) if pixels.dtype.hasobject else (*look, sha256(pixels.tobytes()).digest())
     return id(source)
-
-
-def _is_film(data: bytes) -> bool:
-    """Whether bytes begin as a video does.
-
-    >>> _is_film(b"\\0\\0\\0\\x18ftypisom"), _is_film(b"\\x89PNG")
-    (True, False)
-    """
-    if data[4:8] == b"ftyp":
-        return data[8:12] not in _STILLS
-    if data[:4] == b"RIFF":
-        return data[8:12] == b"AVI "
-    return data.startswith((b"\x1a\x45\xdf\xa3", b"\x30\x26\xb2\x75", b"FLV\x01", b"\0\0\x01\xba", b"\0\0\x01\xb3"))

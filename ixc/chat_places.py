@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 from ixc.chat_media import Medium
 from ixc.model.prompts import BadConversation
 from ixc.samples import PLACEHOLDER
+from ixc.sources.phrases import without_edge
 
 _MARK = re.compile(r"<(?:image|image-placeholder|video)>")
 _OURS = re.compile(re.escape(PLACEHOLDER))
@@ -125,10 +126,8 @@ def _without_edge(messages: Sequence[Spoken]) -> list[Spoken] | None:
     role, text = messages[first]
     assert isinstance(text, str)
     mark = _edge(text)
-    if mark is None:
-        return None
-    bare = text.strip().removeprefix(mark) if text.strip().startswith(mark) else text.strip().removesuffix(mark)
-    return [*messages[:first], (role, bare.strip()), *messages[first + 1 :]]
+    bare = None if mark is None else without_edge(text, mark)
+    return None if bare is None else [*messages[:first], (role, bare), *messages[first + 1 :]]
 
 
 def _at_marks(messages: Sequence[Spoken], mark: re.Pattern[str], media: list[Medium]) -> list[Spoken]:

@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from ixc.containers import HEAD_BYTES, sniff
 
@@ -147,10 +148,28 @@ def to_rgb(image: Image.Image, name: object, transparency: Transparency = "white
     """
     with naming_damage(name):
         image.load()
+        image = _from_black(image) if isinstance(image, TiffImageFile) else image
         upright = ImageOps.exif_transpose(image)
         upright.format = image.format  # which is lost, and which `eight_bit` asks for
         upright = eight_bit(upright, name)
         return on_white(upright) if transparency == "white" else upright.convert("RGB")
+
+
+def _from_black(image: TiffImageFile) -> Image.Image:
+    """A TIFF whose greys count from black and fill their range, where Pillow leaves them as the file has them."""
+    if image.mode not in ("I;16", "F"):
+        return image
+    values = np.asarray(image)
+    if image.tag_v2.get(ExifTags.Base.BitsPerSample) == (12,):
+        values = values << 4
+    if image.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == _WHITE_IS_ZERO:
+        values = (0xFFFF if image.mode == "I;16" else np.float32(1)) - values
+    found = Image.fromarray(values)
+    found.info, found.format = image.info, image.format
+    return found
+
+
+_WHITE_IS_ZERO = 0
 
 
 def eight_bit(image: Image.Image, name: object = "an image") -> Image.Image:

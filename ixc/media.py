@@ -41,7 +41,7 @@ class Store:
     def __init__(self, root: Path, max_pixels: int = MAX_PIXELS) -> None:
         root.mkdir(parents=True, exist_ok=True)
         self.root, self.max_pixels = root, max_pixels
-        self._seen: dict[tuple[Path | bytes, str, str], Media | BadMedia] = {}
+        self._seen: dict[tuple[Path | bytes, str], Media | BadMedia] = {}
 
     def add(self, file: File) -> Media:
         """Check a file and keep a copy of it. It is looked at once, however many rows name it or bring it along.
@@ -49,7 +49,7 @@ class Store:
         Raises:
             BadMedia: it is missing, damaged, empty or too large.
         """
-        key = (file.path or hashlib.sha256(file.data or b"").digest(), file.kind, file.suffix)
+        key = (file.path or hashlib.sha256(file.data or b"").digest(), file.kind)
         if key not in self._seen:
             try:
                 self._seen[key] = self._keep(file)
@@ -95,9 +95,15 @@ _SUFFIXES = {
     "WEBP": ".webp",
     "GIF": ".gif",
     "BMP": ".bmp",
+    "DIB": ".dib",
     "TIFF": ".tif",
+    "PPM": ".ppm",
+    "AVIF": ".avif",
+    "JPEG2000": ".jp2",
+    "ICO": ".ico",
+    "TGA": ".tga",
 }
-"""Of Pillow's formats; a name may say anything, and the same bytes have to have one name in the store."""
+"""Of the formats that are opened; a name may say anything, and the same bytes have to have one name in the store."""
 
 
 def _suffix(path: Path, file: File, max_pixels: int) -> str:
@@ -106,7 +112,7 @@ def _suffix(path: Path, file: File, max_pixels: int) -> str:
         survey(path, max_pixels)
         return suffix_of(path)
     with recognised(path, max_pixels) as picture:
-        return _SUFFIXES.get(picture.format or "", (file.suffix or path.suffix).lower())
+        return _SUFFIXES[picture.format or ""]
 
 
 def _media(file: File, digest: str, suffix: str) -> Media:

@@ -136,6 +136,8 @@ def _walk_matroska(stream: BinaryIO, start: int, end: int, size: int, seen: list
             raise _points_away("a Matroska file with ordered chapters")
         if element in (_SEGMENT, _INFO, _CHAPTERS, _EDITION, _ATOM):
             _walk_matroska(stream, body, stop, size, seen)
+        if element == _SEGMENT:  # what is appended to it is never read
+            return
         # What was written live has clusters of unknown length: their blocks follow, then the next cluster.
         start = body if length is None and element == _CLUSTER else stop
 

@@ -350,7 +350,7 @@ def read_with_decord(path: Path, choose: Choose, max_pixels: int = MAX_PIXELS) -
     from decord import VideoReader
 
     with _naming(path):
-        reader = VideoReader(str(path), num_threads=1)
+        reader = VideoReader(str(path.absolute()), num_threads=1)  # a path, not an address
         wanted = choose(len(reader), Fraction(reader.get_avg_fps()))
         return [Image.fromarray(frame) for frame in reader.get_batch(wanted).asnumpy()]
 

@@ -17,6 +17,8 @@ from ixc.chats import ChatRecord, read_chat
 from ixc.media import BadMedia
 from ixc.model.prompts import BadConversation, parse
 from ixc.samples import Turn
+from ixc.sources import File
+from ixc.sources.conversations import place, turns
 
 ANSWER = {"role": "assistant", "content": "Red."}
 TEXT = {"type": "text", "text": "What is it?"}
@@ -212,8 +214,26 @@ def test_what_is_no_image_is_refused_by_name(source: Any, message: str):
 
 @pytest.mark.parametrize("url", ["data:image/png;base64,!!!", "data:image/png;base64"])
 def test_a_data_url_that_is_none(url: str):
-    with pytest.raises(BadMedia, match=r"no base64|no data URL"):
+    with pytest.raises(BadMedia, match="a data URL without data, or whose base64 is broken"):
         opened(read_medium(url, "image", None))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<image>\nWhat?",
+        "<image> What?",
+        "What?\n<image>\n",
+        "\n What?\n<image>",
+        "Is this red? <image>",
+        "Is <image> red?",
+    ],
+)
+def test_a_chat_has_its_picture_where_collect_puts_it(red: Path, text: str):
+    [stored] = place(turns(text), [File(kind="image")])
+    [asked, _] = read_chat({"messages": [user(text), ANSWER], "images": [red]}).messages
+    content = asked["content"] if isinstance(asked["content"], list) else [{"type": "text", "text": asked["content"]}]
+    assert "".join(part.get("text", "<ImageHere>") for part in content) == stored.content
 
 
 # Files
@@ -251,7 +271,9 @@ def test_a_bad_row_is_named_and_costs_no_other(tmp_path: Path):
     assert [row.where for row in rows] == [f"{path}:{number}" for number in range(1, 10)]
     assert [row.chat is not None for row in rows] == [True, *[False] * 7, True]
     for row, reason in zip(
-        rows[1:8], ("not JSON", "not UTF-8", "stands twice", "7", "'text'", "not JSON", "marks"), strict=True
+        rows[1:8],
+        ("not JSON", "not UTF-8", "the key 'messages' twice", "7", "'text'", "not JSON", "marks"),
+        strict=True,
     ):
         assert reason in row.reason
 

@@ -55,7 +55,7 @@ def store(tmp_path: Path) -> dict[str, Media]:
     for name in ("red", "blue"):
         Image.new("RGB", (30, 30), name).save(folder / f"{name}.png")
         files[name] = File(kind="image", path=folder / f"{name}.png")
-    files["film"] = File(kind="video", data=encode([Image.new("RGB", (16, 16), "red")] * 2), suffix=".mp4")
+    files["film"] = File(kind="video", data=encode([Image.new("RGB", (16, 16), "red")] * 2))
     keep = Store(tmp_path / "media")
     return {name: keep.add(file) for name, file in files.items()}
 
@@ -71,6 +71,7 @@ def pairs(store: dict[str, Media]) -> list[Sample]:
         pair("first", "What is it? ", media=(red,)),
         pair("blank", "\n What is it?", media=(blue,)),
         pair("within", "Is <ImageHere> red?", media=(red,)),
+        pair("behind", "What is it? <ImageHere>", media=(red,)),
         pair("later", "Hi.", "Hello.", "<ImageHere>\nWhat is it?", media=(red,)),
         pair("two", "Image1 <ImageHere>; Image2 <ImageHere>; Which is red?", media=(blue, red)),
         pair("twice", "Is <ImageHere> like <ImageHere>?", media=(red, red)),

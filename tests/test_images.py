@@ -1,6 +1,7 @@
 """Images: which files are opened, and how every mode of Pillow becomes 8-bit RGB."""
 
 import random
+import struct
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,33 @@ def test_floats_are_scaled_from_0_to_1_and_other_ranges_refused(tmp_path: Path, 
             read(odd, transparency)
         with pytest.raises(BadMedia, match="floats from"):
             store.add(File(kind="image", path=odd))
+
+
+@pytest.mark.parametrize("transparency", ["white", "official"])
+def test_greys_of_a_tiff_that_count_from_white_or_have_twelve_bits(tmp_path: Path, transparency: str):
+    deep = (RAMP * 65535).astype("<u2")
+    twelve = (deep >> 4).reshape(-1, 2)
+    first, second = twelve[:, 0], twelve[:, 1]
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=1).astype(np.uint8)
+    wanted = np.stack([deep >> 8] * 3, axis=-1)
+    for name, data in {
+        "sixteen": tiff(65535 - deep, photometric=0),
+        "twelve": tiff(packed, bits=12),
+    }.items():
+        (tmp_path / f"{name}.tif").write_bytes(data)
+        for source in (tmp_path / f"{name}.tif", data, Image.open(tmp_path / f"{name}.tif")):
+            assert (read(source, transparency) == wanted).all(), name
+    (tmp_path / "float.tif").write_bytes(tiff(1 - RAMP, bits=32, photometric=0, kind=3))
+    assert (read(tmp_path / "float.tif", transparency) == EIGHT_BIT[..., None]).all()
+
+
+def tiff(values: np.ndarray, bits: int = 16, photometric: int = 1, kind: int = 1) -> bytes:
+    """A grey TIFF of the ramp's size, in one strip; `photometric` 0: white is zero; `kind` 3: floats."""
+    pixels = values.tobytes()
+    tags = {256: 64, 257: 8, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 8, 279: len(pixels), 339: kind}
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()]
+    directory = struct.pack("<H", len(tags)) + b"".join(entries) + bytes(4)
+    return struct.pack("<2sHI", b"II", 42, 8 + len(pixels)) + pixels + directory
 
 
 def test_thirty_two_bit_integers_are_refused_by_name(tmp_path: Path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from ixc.images import picture_size
+from ixc.images import IMAGE_FORMATS, picture_size
 from ixc.media import BadMedia, Store, check, load_picture, read_frames, verify
 from ixc.samples import Media
 from ixc.sources import File
@@ -52,7 +52,7 @@ def test_a_picture_is_kept_unaltered_under_its_own_hash(tmp_path: Path, picture:
 def test_bytes_and_file_of_the_same_picture_are_one_file(tmp_path: Path, picture: Path):
     store = Store(tmp_path / "media")
     first = store.add(File(kind="image", path=picture))
-    assert store.add(File(kind="image", data=picture.read_bytes(), suffix=".png")) == first
+    assert store.add(File(kind="image", data=picture.read_bytes())) == first
     assert len([path for path in (tmp_path / "media").rglob("*") if path.is_file()]) == 1
 
 
@@ -61,7 +61,7 @@ def test_a_damaged_picture_is_refused_and_nothing_is_stored(tmp_path: Path, pict
     bad = tmp_path / "bad.png"
     bad.write_bytes(make(picture.read_bytes()))
     store = Store(tmp_path / "media")
-    for file in (File(kind="image", path=bad), File(kind="image", data=bad.read_bytes(), suffix=".png")):
+    for file in (File(kind="image", path=bad), File(kind="image", data=bad.read_bytes())):
         with pytest.raises(BadMedia, match=r"damaged|not a picture|0 bytes"):
             store.add(file)
     assert not [path for path in (tmp_path / "media").rglob("*") if path.is_file()]
@@ -209,6 +209,17 @@ def test_the_same_bytes_have_one_name_whatever_the_file_is_called(tmp_path: Path
     assert path.endswith(".png")
 
 
+@pytest.mark.parametrize("format", IMAGE_FORMATS)
+def test_of_every_format_the_same_bytes_have_one_name(tmp_path: Path, format: str):
+    store, names = Store(tmp_path / "media"), [tmp_path / name for name in ("a.png", "b.exe", "c")]
+    Image.new("RGB", (20, 20), "red").save(names[0], format)
+    for name in names[1:]:
+        name.write_bytes(names[0].read_bytes())
+    files = [File(kind="image", data=names[0].read_bytes()), *(File(kind="image", path=name) for name in names)]
+    [path] = {store.add(file).path for file in files}
+    assert Path(path).suffix not in ("", ".exe") and (Path(path).suffix == ".png") == (format == "PNG")
+
+
 def test_bytes_that_are_no_picture_are_named_by_their_size(tmp_path: Path):
     store = Store(tmp_path / "media")
     with pytest.raises(BadMedia, match=r"^3 bytes in the row: not a picture"):
@@ -227,7 +238,7 @@ def test_what_is_in_the_store_already_is_not_decoded_again(tmp_path: Path, monke
 
 def test_a_picture_that_many_rows_bring_along_is_looked_at_once(tmp_path: Path, picture: Path):
     store = Store(tmp_path / "store")
-    brought = [File(kind="image", data=picture.read_bytes(), suffix=".png") for _ in range(2)]
+    brought = [File(kind="image", data=picture.read_bytes()) for _ in range(2)]
     first = store.add(brought[0])
     (store.root / ".arrived").mkdir()  # where bytes are put to be looked at
     assert store.add(brought[1]) == first

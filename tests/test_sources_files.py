@@ -120,7 +120,7 @@ def test_several_lists_behind_each_other_are_read(tmp_path: Path, name: str, bet
     assert texts(put(tmp_path / name, between.join(lists))) == ["a/1: a", "a/2: b", "a/3: c"]
 
 
-@pytest.mark.parametrize("rest", [b"]", b"x", b"\x00\x00", b'{"text": "b"}', b', {"text": "b"}]', b'"'])
+@pytest.mark.parametrize("rest", [b"]", b"x", b"\x00\x00", b', {"text": "b"}]', b'"'])
 @pytest.mark.parametrize("chunk", [1, 3, 2**20])
 def test_what_stands_behind_a_list_is_named_with_how_many_rows_were_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rest: bytes, chunk: int
@@ -130,6 +130,72 @@ def test_what_stands_behind_a_list_is_named_with_how_many_rows_were_read(
     assert first == "a/1: a"
     assert isinstance(refused, Refused) and refused.where == "a.json:2"
     assert "behind the list" in refused.reason and "1 rows were read and the rest is missing" in refused.reason
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.json.gz"])
+def test_objects_over_several_lines_are_read(tmp_path: Path, name: str):
+    written = [json.dumps({"text": text}, indent=2).encode() for text in "ab"]
+    assert texts(put(tmp_path / name, b"\n".join(written))) == ["a/1: a", "a/2: b"]
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 2**20])
+def test_objects_behind_a_list_and_the_last_of_a_cut_one_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+):
+    monkeypatch.setattr(forms, "_CHUNK", chunk)
+    content = b'["header"]\n{"text": "a"}\n{"text": "b"}[{"text": "c"}, {"text": "d"}'
+    header, *kept, cut = texts(put(tmp_path / "a.jsonl", content))
+    assert isinstance(header, Refused) and header.reason.startswith("str, not an object")
+    assert kept == ["a/2: a", "a/3: b", "a/4: c", "a/5: d"]
+    assert isinstance(cut, Refused) and "5 rows were read and the rest is missing" in cut.reason
+
+
+def test_a_number_that_python_does_not_read_spoils_only_its_own_record(tmp_path: Path):
+    records = [b'{"text": "a"}', b'{"text": "b", "n": %s}' % (b"7" * 5000), b'{"text": "c"}']
+    for name, content in {"a.jsonl": b"\n".join(records), "b.json": b"[" + b", ".join(records) + b"]"}.items():
+        first, second, last = texts(put(tmp_path / name, content))
+        assert (str(first)[2:], str(last)[2:]) == ("1: a", "3: c")
+        assert isinstance(second, Refused) and "not JSON" in second.reason
+
+
+def test_a_cut_list_of_a_few_bytes_in_gz_is_still_a_list(tmp_path: Path):
+    path = put(tmp_path / "a.json.gz", json.dumps([{"text": f"{number:x}"} for number in range(999)]).encode())
+    path.write_bytes(path.read_bytes()[:-20])
+    *kept, refused = texts(path)
+    assert isinstance(refused, Refused) and "the rest is missing" in refused.reason
+    assert 500 < len(kept) < 999 and all(isinstance(item, str) for item in kept)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        pa.array([10**15, 0], pa.timestamp("s")),  # the year 31,690,708
+        pa.array([10**9, 0], pa.date32()),
+        pa.array([10**18, 0], pa.duration("s")),
+    ],
+)
+def test_a_value_that_python_has_no_type_for_spoils_only_its_row(tmp_path: Path, odd: pa.Array):
+    pq.write_table(pa.table({"text": ["a", "b"], "when": odd}), tmp_path / "a.parquet")
+    first, second = texts(tmp_path / "a.parquet")
+    assert second == "a/2: b"
+    assert isinstance(first, Refused) and first.where == "a.parquet:1" and "cannot be read" in first.reason
+
+
+def test_a_damaged_name_of_a_column_is_refused(tmp_path: Path):
+    pq.write_table(pa.table({"text": ["a"], "strange": ["b"]}), tmp_path / "a.parquet", store_schema=False)
+    damaged = (tmp_path / "a.parquet").read_bytes().replace(b"strange", b"\xffrange")
+    [refused] = texts(put(tmp_path / "a.parquet", damaged))
+    assert isinstance(refused, Refused) and "damaged, or cut off" in refused.reason
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path):
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], ["text", "text"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pa.OSFile(str(tmp_path / "b.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    for name in ("a.parquet", "b.arrow"):
+        [refused] = texts(tmp_path / name)
+        assert isinstance(refused, Refused) and "two columns are called 'text'; rename one" in refused.reason
 
 
 def test_a_key_that_is_there_twice_spoils_only_its_own_record(tmp_path: Path):
@@ -226,7 +292,7 @@ def test_a_picture_is_a_name_or_bytes(tmp_path: Path):
     put(tmp_path / "a.png", b"picture")
     assert media(tmp_path, "a.png", "image").path == tmp_path / "a.png"
     assert media(tmp_path, {"bytes": None, "path": "a.png"}, "image").path == tmp_path / "a.png"
-    assert media(None, {"bytes": b"x", "path": "far/a.jpg"}, "image").suffix == ".jpg"
+    assert media(None, {"bytes": b"x", "path": "far/a.jpg"}, "image").data == b"x"
     assert media(None, b"x", "image").data == b"x"
 
 

@@ -463,6 +463,15 @@ def read_one(folder: Path, record: dict[str, Any], **options: Any) -> Row | Refu
         ("output", "Green."),
         ("messages", [{"role": "user", "content": "Another."}]),
         ("positive_messages", [{"role": "assistant", "content": "Another."}]),
+        ("model_response", "Green."),  # its last word is what it is
+        ("source_image", "far away"),
+        ("text_rejected", ["Green."] * 2),
+        ("second_answer_1", "Green."),
+        ("worse", "Green."),
+        ("extra", base64.b64encode(stored()["bytes"]).decode()),
+        ("image_source", base64.b64encode(stored()["bytes"]).decode()),
+        ("extra", "b.avif"),
+        ("extra", "b.wmv"),
     ],
 )
 def test_a_column_that_could_carry_something_is_refused_by_name(tmp_path: Path, name: str, value: Any):
@@ -481,6 +490,10 @@ def test_a_column_that_could_carry_something_is_refused_by_name(tmp_path: Path, 
         ("tools", "[]"),
         ("gt", "Red."),
         ("chosen_model", "some/model"),
+        ("model_chosen", "some/model"),
+        ("score_rejected", "7.5"),
+        ("response_model_1", "some/model"),
+        ("image_sha256", "0" * 64),
         ("chosen_score", 7.5),
         ("rejected_ratings", [1, 2]),
         ("image_id", "000000123"),
@@ -539,9 +552,37 @@ def test_a_broken_data_url_is_refused(tmp_path: Path, value: str):
     assert isinstance(item, Refused) and "a data URL without data, or whose base64 is broken" in item.reason
 
 
+@pytest.mark.parametrize("value", ["", None, []])
+def test_a_row_of_text_may_say_that_it_has_no_image(tmp_path: Path, value: Any):
+    record = {**PLAIN_PAIR, "images": None, "image": value}
+    assert isinstance(read_one(tmp_path, record), Row)
+    lost = read_one(tmp_path, record | {"prompt": "<image>\nWhat is it?"})
+    assert isinstance(lost, Refused) and "marks 1 pictures, the row has 0" in lost.reason
+
+
+def test_a_number_that_json_does_not_know_is_kept_as_text(tmp_path: Path):
+    item = read_one(tmp_path, PLAIN_PAIR | {"scores": [float("nan"), float("-inf"), 0.5]})
+    assert isinstance(item, Row) and item.meta == {"columns": {"scores": ["nan", "-inf", 0.5]}}
+
+
+def test_an_empty_id_is_none(tmp_path: Path):
+    rows, refused = read("preferences", write(tmp_path / "x.jsonl", *[PLAIN_PAIR | {"images": [], "id": ""}] * 2))
+    assert ([row.id for row in rows], refused) == (["x/1", "x/2"], [])
+
+
 def test_a_picture_on_the_web_is_refused_with_the_remedy(tmp_path: Path):
     item = read_one(tmp_path, PLAIN_PAIR | {"images": "https://example.org/a.png"})
     assert isinstance(item, Refused) and "an address on the web; download it" in item.reason
+
+
+@pytest.mark.parametrize(
+    "source",
+    [{"base64": encoded("plain")}, {"source": {"type": "base64", "media_type": "image/png", "data": encoded("plain")}}],
+)
+def test_a_part_of_a_turn_may_hold_its_picture_as_anthropic_has_it(tmp_path: Path, source: dict[str, Any]):
+    parts = [{"type": "image", **source}, {"type": "text", "text": "What is it?"}]
+    item = read_one(tmp_path, {**PLAIN_PAIR, "images": None, "prompt": [{"role": "user", "content": parts}]})
+    assert isinstance(item, Row) and [file.data for file in item.media] == [stored()["bytes"]]
 
 
 @pytest.mark.parametrize("part", [{"type": "image", "image": "a.png"}, {"type": "image_url", "image_url": "a.png"}])
@@ -553,6 +594,24 @@ def test_a_part_of_a_turn_may_bring_its_picture_along(tmp_path: Path, part: dict
     assert (question(item), item.media[0].path) == ("Is <ImageHere> red?", tmp_path / "a.png")
     both = read_one(tmp_path, record | {"images": ["b.png"]})
     assert isinstance(both, Refused) and "both in the turns and in images" in both.reason
+
+
+def test_an_answer_that_shows_another_picture_than_the_prompt_is_refused(tmp_path: Path):
+    asked = {name: {"role": "user", "content": [{"type": "image", "image": f"{name}.png"}]} for name in "ab"}
+    answers = {word: [asked["b"], {"role": "assistant", "content": word}] for word in ("Red.", "Blue.")}
+    record = {"prompt": [asked["a"]], "chosen": answers["Red."], "rejected": answers["Blue."]}
+    item = read_one(tmp_path, record)
+    assert isinstance(item, Refused) and "prompt and answers show other pictures" in item.reason
+    same = read_one(tmp_path, record | {"prompt": [asked["b"]]})
+    assert isinstance(same, Row) and [file.path for file in same.media] == [tmp_path / "b.png"]
+
+
+@pytest.mark.parametrize(("key", "value"), [("images", ["b.png"]), ("image", "b.png"), ("tool_calls", [{"id": "1"}])])
+def test_what_a_turn_carries_beside_its_content_is_refused_by_name(tmp_path: Path, key: str, value: Any):
+    turn = {"role": "user", "content": "What is it?"}
+    item = read_one(tmp_path, PLAIN_PAIR | {"prompt": [turn | {key: value}]})
+    assert isinstance(item, Refused) and item.reason.startswith(f"{key}: ")
+    assert isinstance(read_one(tmp_path, PLAIN_PAIR | {"prompt": [turn | {key: None, "turn_id": 3}]}), Row)
 
 
 @pytest.mark.parametrize("kind", ["audio", "input_audio", "tool_use", None])

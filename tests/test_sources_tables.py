@@ -157,6 +157,13 @@ def test_columns_without_a_name_are_nothing_unless_a_value_stands_there(tmp_path
     ]
 
 
+def test_empty_cells_behind_the_header_and_the_numbers_of_pandas_are_no_columns(tmp_path: Path):
+    assert read(tmp_path / "x.csv", "a,b, \n1,2, ,,\n") == ([("2", {"a": "1", "b": "2"})], [])
+    assert read(tmp_path / "y.csv", ",a\n0,x\n1,y\n") == ([("2", {"a": "x"}), ("3", {"a": "y"})], [])
+    kept, [refused] = read(tmp_path / "z.csv", "a,b\n1,2,,3\n")
+    assert kept == [] and refused == ("z.csv:2", "4 columns, the header has 2; quote or correct the row")
+
+
 def test_a_quote_that_swallows_lines_says_which(tmp_path: Path):
     kept, [refused] = read(tmp_path / "x.csv", 'a,b\n1,2\n"3,4\n5,6\n7,8\n')
     assert kept == [("2", {"a": "1", "b": "2"})]

@@ -52,7 +52,7 @@ def test_no_file_that_reaches_for_others_is_admitted(tmp_path: Path):
     store = Store(tmp_path / "media")
     for path, data in crafted.items():
         path.write_bytes(data)
-        for file in (File(kind="video", path=path), File(kind="video", data=data, suffix=path.suffix)):
+        for file in (File(kind="video", path=path), File(kind="video", data=data)):
             with pytest.raises(BadMedia, match=r"other files|not a video that can be read|packed header"):
                 store.add(file)
         for source in (path, data):
@@ -154,6 +154,15 @@ def test_a_cut_video_is_refused_wherever_it_is_read(tmp_path: Path, name: str):
             Store(tmp_path / "media").add(File(kind="video", path=path))
         with pytest.raises(BadMedia):
             read_film(path, 4, False, "white", MAX_PIXELS)
+
+
+@pytest.mark.parametrize("name", ["mp4", "mov", "mkv", "webm", "avi", "flv", "mpg", "gif"])
+@pytest.mark.parametrize("rest", [b"<html>404</html>", bytes(1000)])
+def test_what_was_appended_to_a_whole_video_does_not_matter(tmp_path: Path, name: str, rest: bytes):
+    data = clip(FORMS[name], 30)
+    alone, longer = put(tmp_path / "alone", data), put(tmp_path / "longer", data + rest)
+    verify_video(longer)
+    assert survey(longer).num_frames == survey(alone).num_frames == 30
 
 
 def test_what_was_found_of_a_cut_file_is_said(tmp_path: Path):

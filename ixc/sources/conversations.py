@@ -9,6 +9,8 @@ from typing import Any, Literal, NamedTuple
 from ixc.samples import PLACEHOLDER, Turn
 from ixc.sources import File
 from ixc.sources.native import Unusable
+from ixc.sources.phrases import without_edge
+from ixc.sources.strangers import refuse_strangers
 
 _MARK = re.compile(r"<(?:image|image-placeholder|ImageHere|video)>")
 IMAGE_PART, VIDEO_PART, _OF_PARTS = "\ufdd0", "\ufdd1", "\ufdd2"
@@ -16,6 +18,9 @@ IMAGE_PART, VIDEO_PART, _OF_PARTS = "\ufdd0", "\ufdd1", "\ufdd2"
 point, and in a turn of parts `<image>` is a word like any other."""
 _PART_MARK = re.compile(f"[{IMAGE_PART}{VIDEO_PART}]")
 _PARTS = {"image": IMAGE_PART, "image_url": IMAGE_PART, "video": VIDEO_PART, "video_url": VIDEO_PART}
+_OF_A_TURN = ("role", "from", "content", "value")
+_SOURCES = ("url", "path", "base64", "bytes", "source")
+"""Where a part has its picture or film, if not under the kind's own name."""
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 _ROLES: dict[str, Literal["system", "user", "assistant"]] = {
     "system": "system",
@@ -152,6 +157,7 @@ def _turn(turn: Any) -> Turn:
     role = _ROLES.get(said) if isinstance(said, str) else None
     if role is None:
         raise Unusable(f"{reprlib.repr(turn)}: no turn whose role is one of {', '.join(_ROLES)}; correct it")
+    refuse_strangers(turn, _OF_A_TURN, remedy="put it into the turn's content, or remove it")
     content = turn.get("content", turn.get("value"))
     if isinstance(content, list):
         content = _OF_PARTS + "".join(map(_part, content))
@@ -188,11 +194,12 @@ def carried(*conversations: Any) -> list[tuple[Literal["image", "video"], Any]]:
 
 def _brought(part: dict[str, Any]) -> tuple[Literal["image", "video"], Any] | None:
     kind = "video" if part.get("type") in ("video", "video_url") else "image"
-    names = [name for name in (kind, f"{kind}_url", "url", "path") if part.get(name) is not None]
+    names = [name for name in (kind, f"{kind}_url", *_SOURCES) if part.get(name) is not None]
     if part.get("type") not in _PARTS or not names:
         return None
     value = part[names[0]]
-    return kind, value["url"] if isinstance(value, dict) and "url" in value else value
+    inner = [value[name] for name in ("url", "data") if isinstance(value, dict) and name in value]
+    return kind, inner[0] if inner else value
 
 
 def ordered(prompt: Sequence[Turn], files: Sequence[File]) -> tuple[File, ...]:
@@ -241,7 +248,11 @@ def place(prompt: Sequence[Turn], files: Sequence[File]) -> tuple[Turn, ...]:
     placed = [replace(turn, content=pattern.sub(PLACEHOLDER, turn.content)) for turn in prompt]
     if len(files) == 1:
         first = _first_question(placed)
-        placed[first] = _opening(placed[first]) if pattern is _PART_MARK else _without_edges(placed[first])
+        turn = placed[first]
+        alone = (
+            turn.content.removeprefix(PLACEHOLDER) if pattern is _PART_MARK else without_edge(turn.content, PLACEHOLDER)
+        )
+        placed[first] = turn if alone is None else replace(turn, content=alone)
     return tuple(placed)
 
 
@@ -256,10 +267,6 @@ def unshown(prompt: Sequence[Turn]) -> tuple[Turn, ...]:
     return tuple(replace(turn, content=turn.content.removeprefix(_OF_PARTS)) for turn in prompt)
 
 
-def _opening(turn: Turn) -> Turn:
-    return replace(turn, content=turn.content.removeprefix(PLACEHOLDER))
-
-
 def _first_question(prompt: Sequence[Turn]) -> int:
     return next((i for i, turn in enumerate(prompt) if turn.role == "user"), 0)
 
@@ -267,15 +274,3 @@ def _first_question(prompt: Sequence[Turn]) -> int:
 def _opened_by(text: str, prompt: Sequence[Turn]) -> tuple[Turn, ...]:
     first = _first_question(prompt)
     return tuple(replace(turn, content=text + turn.content) if i == first else turn for i, turn in enumerate(prompt))
-
-
-def _without_edges(turn: Turn) -> Turn:
-    """Without the mark before or behind the text, and the line break that parts them; the text stays as it is."""
-    text = turn.content.strip()
-    if text.startswith(PLACEHOLDER):
-        rest = turn.content.lstrip().removeprefix(PLACEHOLDER)
-        return replace(turn, content=rest[1:] if rest.startswith("\n") else rest.lstrip())
-    if text.endswith(PLACEHOLDER):
-        rest = turn.content.rstrip().removesuffix(PLACEHOLDER)
-        return replace(turn, content=rest[:-1] if rest.endswith("\n") else rest.rstrip())
-    return turn

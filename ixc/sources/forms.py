@@ -4,6 +4,7 @@ What is broken is refused in its place. Nothing is lost in silence: where a file
 behind its records, a refusal says how many rows were read and that the rest is missing.
 """
 
+import codecs
 import gzip
 import io
 import json
@@ -28,10 +29,12 @@ MAX_DOCUMENT = 2**30
 """Bytes of a file that is one JSON object, which cannot be read in parts; a larger one is refused unread."""
 TOO_LONG = f"longer than {MAX_RECORD:,} bytes; is it one record? shorten it or remove it"
 _CHUNK = 2**20
-"""Characters of a JSON list read at a time."""
+"""Bytes of a JSON list read at a time."""
 _ROWS = 64
 """Rows of a Parquet file decoded at a time: they may hold pictures."""
 _CUT = (EOFError, gzip.BadGzipFile, zlib.error)
+_DAMAGED = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""What pyarrow raises on a table; the last where a column's name is damaged."""
 
 
 class RepeatedKey(ValueError):
@@ -57,7 +60,7 @@ def records(path: Path, name: str) -> Numbered:
         return _parquet(path, name)
     if path.suffix == ".arrow":
         return _arrow(path, name)
-    return _elements(path, name) if opens_with_a_list(path) else lines(path, name)
+    return _elements(path, name) if opens_with_a_list(path) or _is_spread(path) else lines(path, name)
 
 
 def _missing(count: int, total: int | None = None) -> str:
@@ -127,24 +130,36 @@ def as_record(value: Any, where: str, number: int) -> tuple[int, Record] | Refus
 
 
 def opens_with_a_list(path: Path) -> bool:
-    """Whether a JSON file is a list, as far as its beginning can be read."""
+    """Whether a JSON file is a list."""
+    return _head(path).startswith(b"[")
+
+
+def _is_spread(path: Path) -> bool:
+    """Whether a JSON file is one object over several lines, or such objects behind each other."""
+    return ".json" in path.suffixes and _head(path).partition(b"\n")[0].rstrip() == b"{"
+
+
+def _head(path: Path) -> bytes:
+    """The beginning of a JSON file, as far as it can be read."""
     try:
         with _opened(path) as file:
-            return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+            return file.read1(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     except _CUT:
-        return False
+        return b""
 
 
 def _elements(path: Path, name: str) -> Numbered:
-    """The objects of a file that is one JSON list, or several behind each other, without loading it whole.
+    """The objects of a JSON file: those of its lists, and those between or behind them.
+
+    The file is not loaded whole.
 
     Bytes that are no UTF-8 become half characters, which `collect` refuses: they spoil only their own record.
     """
     number = 0
     try:
-        with _opened(path) as file, io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape") as text:
-            for number, value in enumerate(_Lists(text), start=1):
-                if isinstance(value, RepeatedKey):
+        with _opened(path) as file:
+            for number, value in enumerate(_Lists(_texts(file)), start=1):
+                if isinstance(value, ValueError):
                     yield Refused(where=f"{name}:{number}", reason=f"not JSON ({value}); correct the record")
                 else:
                     yield as_record(value, f"{name}:{number}", number)
@@ -156,29 +171,50 @@ def _elements(path: Path, name: str) -> Numbered:
             yield Refused(where=name, reason="empty list; fetch the file again, or remove it")
 
 
-class _Lists:
-    """The elements of the JSON lists in a text; an element with a key twice is given as its `RepeatedKey`.
+def _texts(file: Bytes) -> Iterator[str]:
+    """A file in pieces of about `_CHUNK`; one that is cut or damaged also gives what comes before."""
+    decoder, is_end = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape"), False
+    while not is_end:
+        piece = bytearray()
+        try:
+            while len(piece) < _CHUNK and not is_end:
+                more = file.read1(_CHUNK - len(piece))
+                piece += more
+                is_end = not more
+        except _CUT:
+            yield decoder.decode(piece)
+            raise
+        yield decoder.decode(piece, final=is_end)
 
-    >>> list(_Lists(io.StringIO('[{"a": 1}, {"b": "]"}] [{"c": 2}]')))
-    [{'a': 1}, {'b': ']'}, {'c': 2}]
+
+class _Lists:
+    """The elements of the JSON lists in a text, and the objects behind or between them.
+
+    An element with a key twice, or a number of more digits than Python reads, is given as its ValueError.
+
+    >>> list(_Lists(iter(['[{"a": 1}, {"b": "]"}] [{"c": 2}] {"d": 3}'])))
+    [{'a': 1}, {'b': ']'}, {'c': 2}, {'d': 3}]
 
     Iterating raises ValueError: a list ends too early, is no JSON, has an element longer than `MAX_RECORD`, or there is
     something else behind it.
     """
 
     _decode = json.JSONDecoder(object_pairs_hook=unrepeated).raw_decode
-    _decode_any = json.JSONDecoder().raw_decode
+    _decode_any = json.JSONDecoder(parse_int=float).raw_decode
 
-    def __init__(self, text: io.TextIOBase) -> None:
-        self._text, self._buffer, self._place = text, "", 0
+    def __init__(self, texts: Iterator[str]) -> None:
+        self._texts, self._buffer, self._place = texts, "", 0
 
     def __iter__(self) -> Iterator[Any]:
         while character := self._next(" \t\r\n"):
-            if character != "[":
+            if character == "[":
+                self._place += 1
+                yield from self._list()
+            elif character == "{":
+                yield self._element()
+            else:
                 shown = self._buffer[self._place : self._place + 20]
                 raise ValueError(f"{shown!r} behind the list")
-            self._place += 1
-            yield from self._list()
 
     def _list(self) -> Iterator[Any]:
         while self._next(" \t\r\n,") != "]":
@@ -195,7 +231,7 @@ class _Lists:
 
     def _more(self) -> bool:
         """Read on; whether there was anything."""
-        more = self._text.read(_CHUNK)
+        more = next(filter(None, self._texts), "")
         self._buffer, self._place = self._buffer[self._place :] + more, 0
         return bool(more)
 
@@ -205,17 +241,19 @@ class _Lists:
                 value, end = self._decoded()
             except json.JSONDecodeError:
                 value, end = None, len(self._buffer)
-            if end < len(self._buffer):  # else a number may go on in what was not read yet
-                self._place = end
-                return value
-            if len(self._buffer) - self._place > MAX_RECORD or not self._more():
-                self._decoded()
-                raise ValueError("no closing bracket")
+            if end == len(self._buffer):  # it may go on in what was not read yet
+                if len(self._buffer) - self._place <= MAX_RECORD and self._more():
+                    continue
+                value, end = self._decoded()
+            self._place = end
+            return value
 
     def _decoded(self) -> tuple[Any, int]:
         try:
             return self._decode(self._buffer, self._place)
-        except RepeatedKey as error:
+        except json.JSONDecodeError:
+            raise
+        except ValueError as error:
             return error, self._decode_any(self._buffer, self._place)[1]
 
 
@@ -226,13 +264,14 @@ def _parquet(path: Path, name: str) -> Numbered:
     """Group by group: a damaged one takes only its own rows along."""
     try:
         with pq.ParquetFile(path) as file:
+            _refuse_repeated(file.schema_arrow.names)
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
             start = 0
             for group, size in enumerate(sizes):
                 batches = file.iter_batches(batch_size=_ROWS, row_groups=[group])
                 yield from _numbered(batches, name, start, size)
                 start += size
-    except (pa.ArrowException, OSError) as error:
+    except _DAMAGED as error:
         yield Refused(where=f"{name}:1", reason=f"damaged, or cut off ({_told(error)}); {_missing(0)}")
     else:
         if sum(sizes) == 0:
@@ -246,7 +285,7 @@ def _arrow(path: Path, name: str) -> Numbered:
             for item in _numbered(_batches(source), name, 0):
                 count += 1
                 yield item
-    except (pa.ArrowException, OSError) as error:  # it cannot even be opened
+    except _DAMAGED as error:  # it cannot even be opened
         yield Refused(where=f"{name}:1", reason=f"damaged, or cut off ({_told(error)}); {_missing(0)}")
     else:
         if count == 0:
@@ -261,12 +300,26 @@ def _numbered(batches: Iterator[pa.RecordBatch], name: str, start: int, total: i
             for record in _decoded(batch):
                 count += 1
                 number = start + count
-                bad = Refused(where=f"{name}:{number}", reason="not UTF-8; write the file again from UTF-8 texts")
-                yield bad if record is None else (number, record)
-    except (pa.ArrowException, OSError) as error:
+                if isinstance(record, Exception):
+                    yield Refused(where=f"{name}:{number}", reason=_unread(record))
+                else:
+                    yield number, record
+    except _DAMAGED as error:
         first, rows = start + count + 1, f" of rows {start + 1:,} to {start + total:,}" if total is not None else ""
         reason = f"damaged, or cut off ({_told(error)});{rows} {_missing(count, total)}"
         yield Refused(where=f"{name}:{first}", reason=reason)
+
+
+def _refuse_repeated(names: list[str]) -> None:
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise pa.ArrowInvalid(f"two columns are called {twice[0]!r}; rename one")
+
+
+def _unread(error: Exception) -> str:
+    """Why a row has a value that Python does not."""
+    if isinstance(error, UnicodeDecodeError):
+        return "not UTF-8; write the file again from UTF-8 texts"
+    return f"a value that cannot be read ({_told(error)}); write it as another type, or remove the row"
 
 
 def _told(error: Exception) -> str:
@@ -284,16 +337,20 @@ def _batches(source: pa.NativeFile) -> Iterator[pa.RecordBatch]:
         file = pa.ipc.open_file(source)
         reader = (file.get_batch(i) for i in range(file.num_record_batches))
     for batch in reader:
+        _refuse_repeated(batch.schema.names)
         yield from (batch.slice(start, _ROWS) for start in range(0, batch.num_rows, _ROWS))
 
 
-def _decoded(batch: pa.RecordBatch) -> Iterator[Record | None]:
-    """The records of a batch; None stands for one with a text that is no UTF-8."""
+def _decoded(batch: pa.RecordBatch) -> Iterator[Record | Exception]:
+    """The records of a batch; for one that cannot be read stands why.
+
+    A text may be no UTF-8, a date lie beyond Python's, a struct have a field twice.
+    """
     try:
         yield from batch.to_pylist()
-    except UnicodeDecodeError:
+    except (ValueError, OverflowError) as error:
         if batch.num_rows == 1:
-            yield None
+            yield error
         else:
             for i in range(batch.num_rows):
                 yield from _decoded(batch.slice(i, 1))

@@ -77,7 +77,7 @@ def _row(record: Record, name: str, number: int) -> Row:
         id=f"{name.removesuffix('.pk')}/{number}",
         domain="reasoning",
         prompt=lettered(_question(record), options),
-        media=(File(kind="image", data=_png(take(record, "image", np.ndarray)), suffix=".png"),),
+        media=(File(kind="image", data=_png(take(record, "image", np.ndarray))),),
         group=str(take(record, "id", object)),
         meta={"points": record.get("formal_point")},
         **choice(options, index(label)),

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from ixc.inline import inline
 from ixc.sources import BadSource, File, Refused, Row
 from ixc.sources.forms import Numbered, Record, as_record, document, lines, records
 from ixc.sources.hub import Hub, stream
-from ixc.sources.inline import inline, suffix_of
 from ixc.sources.phrases import blank
 from ixc.sources.splits import held_out
 
@@ -171,8 +171,7 @@ def media(folder: Path | None, value: Any, kind: Literal["image", "video"]) -> F
     """
     named = value.get("path") if isinstance(value, dict) else value
     if data := _data((value.get("bytes") or named) if isinstance(value, dict) else value, folder):
-        suffix = Path(named).suffix if isinstance(value, dict) and isinstance(named, str) else ""
-        return File(kind=kind, data=data, suffix=suffix or (suffix_of(data) if kind == "video" else ""))
+        return File(kind=kind, data=data)
     if not isinstance(named, str) or not named:
         raise Unusable(f"{kind}: {reprlib.repr(named)}: neither bytes nor a file's name; add it or remove the row")
     if re.match("https?://", named):
@@ -210,9 +209,9 @@ def _below(folder: Path, name: str) -> Path:
 def several(value: Any) -> list[Any]:
     """A field that holds one, a list, or nothing.
 
-    >>> several("a.png"), several(None)
-    (['a.png'], [])
+    >>> several("a.png"), several(None), several("")
+    (['a.png'], [], [])
     """
-    if value is None:
+    if value is None or value == "":
         return []
     return value if isinstance(value, list) else [value]

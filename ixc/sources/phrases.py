@@ -1,4 +1,4 @@
-"""Small sentences that several readers build."""
+"""Small sentences that several readers build, and what they find in texts."""
 
 import re
 import unicodedata
@@ -53,3 +53,20 @@ def blank(text: str) -> bool:
     (True, True, True, False)
     """
     return all(unicodedata.category(sign) in _UNSEEN or sign in _FILLERS for sign in text)
+
+
+def without_edge(text: str, mark: str) -> str | None:
+    """A text without the mark of its only picture before it, or on a line behind it; None where the mark is elsewhere.
+
+    So LLaVA writes that the picture comes first. The text stays as it is.
+
+    >>> without_edge("<image>\\nWhat?", "<image>"), without_edge("What?\\n<image>", "<image>")
+    ('What?', 'What?')
+    >>> without_edge("Is this red? <image>", "<image>")
+    """
+    if text.lstrip().startswith(mark):
+        rest = text.lstrip().removeprefix(mark)
+        return rest[1:] if rest.startswith("\n") else rest.lstrip()
+    if text.rstrip().endswith(f"\n{mark}"):
+        return text.rstrip().removesuffix(f"\n{mark}")
+    return None

@@ -53,7 +53,7 @@ class Columns:
     images: str = "images"
     videos: str = "videos"
     id: str = "id"
-    """Where there is none, or the name is empty, file and number are the id."""
+    """Where there is none, or it is empty, file and number are the id."""
     domain: str = "domain"
 
 
@@ -107,7 +107,7 @@ def row(entry: Entry, columns: Columns, domain: Domain, ignore: Collection[str] 
     files = ordered(prompt, files)
     id, kept = record.get(columns.id), others(record, read)
     return Row(
-        id=entry.id if id is None else str(id),
+        id=entry.id if id is None or id == "" else str(id),
         domain=_domain(record.get(columns.domain) or domain),
         prompt=place(prompt, files) if columns.images or columns.videos else unshown(prompt),
         media=files,
@@ -174,10 +174,10 @@ def _conversation(record: Record, name: str) -> _Parts:
 
 def _pair(prompt: Any, chosen: Any, rejected: Any, read: tuple[str, ...]) -> _Parts:
     found = pair(prompt, chosen, rejected)
-    beside = [carried(chosen), carried(rejected)]
-    if beside[0] != beside[1] and all(beside):
-        raise Unusable("the two answers' conversations show other pictures; a pair shows both the same: remove the row")
-    return _Parts(*found, read=read, carried=tuple(carried(prompt) or beside[0] or beside[1]))
+    shown = list(filter(None, (carried(prompt), carried(chosen), carried(rejected))))
+    if any(media != shown[0] for media in shown):
+        raise Unusable("prompt and answers show other pictures; a pair shows the same with both: remove the row")
+    return _Parts(*found, read=read, carried=tuple(shown[0]) if shown else ())
 
 
 def _text(value: Any, name: str) -> str:

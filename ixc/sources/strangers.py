@@ -8,15 +8,18 @@ import reprlib
 from collections.abc import Collection, Sequence
 from datetime import date, time
 from decimal import Decimal
+from math import isfinite
 from typing import Any
 
+from ixc.containers import VIDEO_SUFFIXES
+from ixc.inline import inline, is_data_url
 from ixc.sources.forms import Record
 from ixc.sources.native import Unusable
 from ixc.sources.phrases import blank
 
 _MEDIA = "image img picture photo pixel video film movie audio sound speech voice media attachment screenshot".split()
 _ANSWER = "answer response completion chosen reject accept prefer output reply candidate solution message".split()
-_ANSWER += "conversation dialog assistant".split()
+_ANSWER += "conversation dialog assistant generation worse better".split()
 _PROMPT = "prompt system history instruction input query question context tool function object".split()
 _MEDIA_WORDS = set("pic pics clip clips frame frames wav mp3 pdf".split())
 _ABOUT = set(
@@ -25,12 +28,13 @@ _ABOUT = set(
     "category categories dataset origin split logp logps logprob logprobs reward rewards prob quality domain style "
     "format level severity version annotator judge".split()
 )
-"""Words of a column that only describes a picture or an answer: `image_id`, `chosen_model`."""
+"""Last words of a column that only describes a picture or an answer: `image_id`, `chosen_model`."""
+_WHICH = set("a b c d chosen rejected accepted preferred".split())
+"""Words that only say which one a column is about: `score_chosen`, `model_b`."""
 _PER_ANSWER = re.compile(r"chosen|reject|positive|negative|response|answer", re.IGNORECASE)
-_FILE = re.compile(
-    r"[^\n]{1,400}\.(?:png|jpe?g|webp|gif|bmp|tiff?|mp4|m4v|mov|avi|mkv|webm|mpe?g|ts|flv|3gp|wav|mp3|flac|ogg|m4a)",
-    re.IGNORECASE,
-)
+_SUFFIXES = "png jpg jpeg jfif webp gif bmp dib tif tiff ppm pgm avif heic jp2 ico tga svg pdf".split()
+_SUFFIXES += "wav mp3 flac ogg m4a aac opus wma".split()
+_FILE = re.compile(rf"[^\n]{{1,400}}\.(?:{'|'.join([*_SUFFIXES, *(s[1:] for s in VIDEO_SUFFIXES)])})", re.IGNORECASE)
 _REMEDY = "map it in `options.columns`, or, if it may be lost, list it in `options.ignore`"
 
 
@@ -69,6 +73,8 @@ def refuse_unmapped(record: Record, read: Collection[str], ignore: Collection[st
 def others(record: Record, read: Collection[str]) -> Record:
     """The columns that are not read, as JSON can hold them; bytes, and what says the same as one that is read, go.
 
+    JSON knows neither NaN nor infinity: they become texts.
+
     >>> others({"prompt": "Hi.", "my_column": 7}, ["prompt"])
     {'my_column': 7}
     """
@@ -81,10 +87,12 @@ def _carries(name: str, value: Any) -> str:
     """What a column could carry; empty for nothing that matters."""
     if _has_bytes(value) or _is_file(value):
         return "media"
-    words = set(re.findall("[a-z]+|[0-9]+", re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()))
-    if isinstance(value, bool | int | float | Decimal | date | time) or words & _ABOUT:
+    words = re.findall("[a-z]+[0-9]*", re.sub("([a-z])([A-Z])", r"\1_\2", name).lower())
+    last = [word for word in words if word not in _WHICH][-1:]
+    is_about = _ABOUT.intersection([*last, *(word.rstrip("0123456789") for word in last)])
+    if isinstance(value, bool | int | float | Decimal | date | time) or is_about:
         return ""
-    if any(stem in name.lower() for stem in _MEDIA) or words & _MEDIA_WORDS:
+    if any(stem in name.lower() for stem in _MEDIA) or _MEDIA_WORDS.intersection(words):
         return "media"
     if _is_numeric(value):
         return ""
@@ -106,7 +114,9 @@ def _is_empty(value: Any) -> bool:
 def _is_file(value: Any) -> bool:
     """Whether it names a file of media, or brings one along; an address on the web only tells where it is from."""
     if isinstance(value, str):
-        return value.startswith("data:") or bool("://" not in value[:12] and _FILE.fullmatch(value.strip()))
+        if is_data_url(value):
+            return True
+        return bool("://" not in value[:12] and _FILE.fullmatch(value.strip())) or inline(value) is not None
     if isinstance(value, list):
         return any(map(_is_file, value))
     return isinstance(value, dict) and any(map(_is_file, value.values()))
@@ -131,4 +141,5 @@ def _plain(value: Any) -> Any:
         return {str(name): _plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
-    return value if isinstance(value, str | bool | int | float | type(None)) else str(value)
+    is_json = isinstance(value, str | bool | int | type(None)) or (isinstance(value, float) and isfinite(value))
+    return value if is_json else str(value)

@@ -156,12 +156,15 @@ def _headed(lists: Iterator[tuple[int, list[Any]] | Refused], name: str) -> Keye
 def _misfit(cells: list[Any], header: list[str]) -> str:
     """Why a row is not one of its header; empty if it is.
 
-    Columns without a name, as spreadsheets leave behind the last one, hold nothing, and need not be there.
+    Columns without a name, as spreadsheets leave behind the last one, hold nothing, and need not be there. The first
+    one may count the rows, as pandas writes it.
     """
     last = max((i for i, column in enumerate(header, start=1) if column), default=0)
-    if not last <= len(cells) <= len(header):
+    filled = [not blank(str("" if cell is None else cell)) for cell in cells]
+    if len(cells) < last or any(filled[len(header) :]):
         return f"{len(cells)} columns, the header has {len(header)}; quote or correct the row"
-    if stray := [cell for column, cell in zip(header, cells, strict=False) if not column and cell not in ("", None)]:
+    unnamed = [i for i, column in enumerate(header[: len(cells)]) if not column and filled[i]]
+    if stray := [cells[i] for i in unnamed if i or not str(cells[i]).isdecimal()]:
         return f"{reprlib.repr(stray[0])} stands in a column without a name; name it, or quote or correct the row"
     return ""
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, UInt8, UInt64
-from PIL import Image, ImageOps
+from PIL import Image
 
-from ixc.images import MAX_PIXELS, on_white, recognised
+from ixc.images import MAX_PIXELS, recognised, to_rgb
 
 SIDE, CELLS = 72, 24
 """Pixels of a thumbnail before and after it is averaged: 8, 9 and 24 divide the first."""
@@ -51,7 +51,7 @@ def look(file: Path | bytes) -> Look:
     """
     with recognised(file, MAX_PIXELS) as picture:
         picture.draft("RGB", (2 * SIDE, 2 * SIDE))  # a JPEG is decoded at a fraction of its size
-        upright = on_white(ImageOps.exif_transpose(picture))
+        upright = to_rgb(picture, "a picture")
     pixels = np.asarray(upright.resize((SIDE, SIDE), Image.Resampling.BOX), np.float32)
     cells = pixels.mean(axis=2).reshape(8, SIDE // 8, 9, SIDE // 9).mean(axis=(1, 3))
     bits = np.packbits(np.diff(cells, axis=1) > _FLAT)

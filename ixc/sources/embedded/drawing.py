@@ -77,7 +77,7 @@ def png(picture: Image.Image) -> File:
     """A picture as a file in memory."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
-    return File(kind="image", data=buffer.getvalue(), suffix=".png")
+    return File(kind="image", data=buffer.getvalue())
 
 
 def question(

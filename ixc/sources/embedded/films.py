@@ -40,7 +40,7 @@ def film(rng: random.Random, validation: bool) -> list[Row]:
         lambda drawn: held_out(*drawn) == validation,
     )
     colour, shape = thing
-    file = File(kind="video", data=encode(_frames(thing, event, ground)), suffix=".mp4")
+    file = File(kind="video", data=encode(_frames(thing, event, ground)))
     what = (f"What does the {shape} do?", f"What happens to the {shape}?", f"Describe what the {shape} does.")
     which = (
         f"What colour is the {shape}?",
