@@ -37,7 +37,7 @@ from ixc.remote import (
     hopeless,
     read,
     refusal,
-    without,
+    words,
 )
 from ixc.replies import TooLong, completion_of, http_client, refusal_of, too_long, wire_bytes
 
@@ -104,7 +104,7 @@ def ask_in_batches(
         with OpenAI(**options, http_client=http_client(replies.max_bytes)) as client:
             return _Batches(section, params, key, client, state, ledger, todo, replies).all()
     except (openai.APIError, TooLong) as error:
-        said = without(key, f"{type(error).__name__}: {too_long(error) or error}")
+        said = words(key, f"{type(error).__name__}: {too_long(error) or error}")
         failure = ServerFailed(f"{address(section, params)}: {said}")
         failure = refusal(section, params, error) if hopeless(error) else failure
     raise failure  # out here, so that no traceback holds a server's echo of the key
@@ -276,7 +276,7 @@ class _Batches:
             if batch.status == "failed":
                 self.forget()
                 details = (batch.errors and batch.errors.data) or []
-                said = without(self.key, "; ".join(str(detail.message) for detail in details))
+                said = words(self.key, "; ".join(str(detail.message) for detail in details))
                 raise ServerFailed(f"{self.where}: batch {batch.id} failed: {said or 'no reason given'}")
             time.sleep(self.params.poll_s)
             batch = self.client.batches.retrieve(batch.id)
@@ -313,7 +313,7 @@ class _Batches:
             text = self.client.files.content(id).text
             self.file_replies.count = 1
             for line in text.split("\n"):
-                with suppress(ValueError):
+                with suppress(ValueError, RecursionError):
                     found = json.loads(line)
                     if isinstance(found, dict):
                         yield found
@@ -339,10 +339,10 @@ class _Batches:
         """Keep a refusal; note any other error, after which the question is asked again."""
         refusal = refusal_of(status, error) if isinstance(status, int) else None
         if refusal is None:
-            self.usage.last_error = without(self.key, json.dumps(error))[:500]
+            self.usage.last_error = words(self.key, json.dumps(error))
             return False
         self.works |= refusal.about_content
-        self.refuse(asked, without(self.key, refusal.reason), before)
+        self.refuse(asked, words(self.key, refusal.reason), before)
         return False
 
     def refuse(self, asked: Asked, reason: str, paid: Paid) -> None:
