@@ -187,7 +187,7 @@ class _Asking(Generic[T]):
         self.in_flight = self.failed_in_a_row = 0
         self.reached = False
         """Whether a server was there."""
-        self.works = todo.answered > 0
+        self.works = todo.answered + todo.refused > 0
         """Whether the parameters are known to be good."""
         self.held: list[tuple[T, str]] = []
         """Refusals that may yet turn out to be the parameters' fault."""
@@ -245,11 +245,12 @@ class _Asking(Generic[T]):
     def refusal(self, job: T, no: Refusal) -> Exception | None:
         """Keep a refusal; what to stop with, if nothing but refusals came and they may be the parameters' fault."""
         reason = words(self.key, no.reason)
+        self.works |= no.about_content  # who looks at what is asked has taken the parameters
         self.failed_in_a_row = 0
         self.usage.refused += 1
         self.usage.last_refusal = reason
         self.held.append((job, reason))
-        if no.about_content or self.works:
+        if self.works:
             self.release()
         elif len(self.held) >= max(MAX_REFUSED_AT_FIRST, 3 * self.params.concurrency):
             return self.all_refused()

@@ -314,6 +314,19 @@ def test_a_question_that_breaks_the_server_does_not_block_what_is_stored(
         judge(tmp_path, server, "dead", "cats")
 
 
+@pytest.mark.parametrize("batch", [False, True])
+def test_who_refuses_a_question_for_its_content_has_taken_the_parameters(
+    tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch, batch: bool
+) -> None:
+    refuse(server, monkeypatch, "novels", 400, {"error": {"message": "9000 tokens are too many"}})
+    refuse(server, monkeypatch, "bombs", 400, FILTERED)
+    for requests in (4, 0):
+        metrics, pairs = judge(tmp_path, server, "bombs", "novels", batch=batch)
+        assert (metrics["llm/refused"], metrics["llm/requests"], pairs) == (4, requests, [])
+    metrics, _ = judge(tmp_path, server, "bombs", "novels", "novels too", batch=batch)
+    assert (metrics["llm/refused"], metrics["llm/requests"]) == (6, 2)
+
+
 ODD = {
     "too deep": b"[" * 200_000,
     "choices that are no list": b'{"id": "1", "choices": {"0": 1}}',

@@ -139,7 +139,7 @@ class _Batches:
         self.state, self.requests = state, state.with_suffix(".jsonl")
         self.ledger, self.questions = ledger, todo.jobs
         self.usage, self.dearest = todo.usage(), todo.dearest
-        self.works, self.file_replies = todo.answered > 0, file_replies
+        self.works, self.file_replies = todo.answered + todo.refused > 0, file_replies
         self.held: list[tuple[Asked, str, Paid]] = []
         """Refusals that may yet turn out to be the parameters' fault."""
         self.replies = 0
