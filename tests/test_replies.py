@@ -149,6 +149,7 @@ def test_the_replies_of_a_batch_are_bounded_too(tmp_path: Path, server: Any, mon
     monkeypatch.setattr(server, "judgement", lambda *_: "x" * 20 * MB)
     with pytest.raises(ServerFailed, match="more than"):
         judge(tmp_path, server, "x", batch=True)
+    assert not (tmp_path / "verdicts" / "m.batch.json").exists(), "or every later run would read it first"
 
 
 def test_a_reply_that_drips_for_ever_is_given_up(tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:

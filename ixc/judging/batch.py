@@ -309,14 +309,24 @@ class _Batches:
     def lines(self, batch: Batch, count: int) -> Iterator[dict[str, Any]]:
         """The replies, then the errors; what is no JSON object is passed over, its question counts as not answered."""
         for id in filter(None, (batch.output_file_id, batch.error_file_id)):
-            self.file_replies.count = count
-            text = self.client.files.content(id).text
-            self.file_replies.count = 1
-            for line in text.split("\n"):
+            for line in self.file(id, count).split("\n"):
                 with suppress(ValueError, RecursionError):
                     found = json.loads(line)
                     if isinstance(found, dict):
                         yield found
+
+    def file(self, id: str, count: int) -> str:
+        """The server's file of so many replies; a longer one says nothing, or every later run would stop at it."""
+        self.file_replies.count = count
+        try:
+            return self.client.files.content(id).text
+        except (openai.APIError, TooLong) as error:
+            if (cut := too_long(error)) is None:
+                raise
+            self.usage.last_error = str(cut)
+            return ""
+        finally:
+            self.file_replies.count = 1
 
     def keep_line(self, asked: Asked, before: Paid, line: dict[str, Any]) -> bool:
         """Keep one reply, if it can be read."""
