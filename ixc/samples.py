@@ -387,5 +387,6 @@ def balanced(samples: Iterable[Sample], limit: int | None, seed: int) -> list[Sa
 
 
 def verifiable(samples: Iterable[Sample]) -> list[Sample]:
-    """The held-out samples whose answers a verifier can check."""
-    return [s for s in samples if s.split == "val" and s.gold and s.gold.check != "open"]
+    """The held-out samples whose answers a verifier can check; where there is none, all that are held out."""
+    held_out = [s for s in samples if s.split == "val"]
+    return [s for s in held_out if s.gold and s.gold.check != "open"] or held_out
