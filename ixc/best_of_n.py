@@ -29,7 +29,10 @@ def run(
     *,
     log: Log = ignore,
 ) -> Metrics:
-    """Gold accuracy, reward and length of the picked answer for each N, on held-out prompts."""
+    """Gold accuracy, reward and length of the picked answer for each N, on held-out prompts.
+
+    Where no answer to any of them is known, reward and length alone.
+    """
     samples = balanced(verifiable(read_samples(prompts)), params.max_prompts, params.seed)
     place = distributed.device(), params.precision
     policy, processor = load(chat, IXCForCausalLM, *place, attention=params.attention)
@@ -52,18 +55,22 @@ def run(
     right = [correct(sample, row) for sample, row in zip(samples, texts, strict=True)]
     write_samples(
         (
-            replace(s, candidates=tuple(t), rewards=tuple(r), meta={**s.meta, "correct": c})
+            replace(s, candidates=tuple(t), rewards=tuple(r), meta=s.meta if c is None else {**s.meta, "correct": c})
             for s, t, r, c in zip(samples, texts, rewards, right, strict=True)
         ),
         scored,
     )
+    if not samples:
+        return {"prompts": 0}
     lengths = [[len(answer.ids) for answer in row] for row in answers]
-    return {"prompts": len(samples), **curve(params.n, rewards, right, lengths)}
+    known = [row for row in right if row is not None]  # of all prompts, or of none: see `verifiable`
+    return {"prompts": len(samples), **curve(params.n, rewards, known, lengths)}
 
 
-def correct(sample: Sample, texts: Sequence[str]) -> list[int]:
-    """Which answers the verifier accepts."""
-    assert sample.gold is not None
+def correct(sample: Sample, texts: Sequence[str]) -> list[int] | None:
+    """Which answers the verifier accepts; None where it knows none."""
+    if sample.gold is None or sample.gold.check == "open":
+        return None
     return [int(check(sample.gold, text) or 0) for text in texts]
 
 
@@ -77,14 +84,19 @@ def curve(
 
     An answer is picked from those sets whose others are all behind it: of C(K, N), C(behind, N - 1). So one sample of
     K estimates every N, without bias (pass@k: Codex, arXiv:2107.03374, eq. 1). `gold` never exceeds `oracle`.
+
+    Args:
+        right: which answers are, prompt by prompt; empty: nobody knows, and there is neither `gold` nor `oracle`.
     """
     r, c, tokens = (np.array(x, dtype=float) for x in (rewards, right, lengths))
+    measured = {"gold": c, "reward": r, "length": tokens} if len(c) else {"reward": r, "length": tokens}
     answers = r.shape[1]
     best, behind = np.argsort(-r, axis=1, kind="stable"), range(answers - 1, -1, -1)
     metrics: Metrics = {}
     for n in sizes:
         share = np.array([comb(others, n - 1) for others in behind]) / comb(answers, n)
-        for name, values in (("gold", c), ("reward", r), ("length", tokens)):
+        for name, values in measured.items():
             metrics[f"{name}/{n}"] = float(np.mean(np.take_along_axis(values, best, 1) @ share))
-        metrics[f"oracle/{n}"] = float(np.mean(-np.sort(-c, axis=1) @ share))
+        if len(c):
+            metrics[f"oracle/{n}"] = float(np.mean(-np.sort(-c, axis=1) @ share))
     return metrics

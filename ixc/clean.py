@@ -26,7 +26,7 @@ from ixc.metrics import Log, Metrics, ignore
 from ixc.model import IXCForRewardModel
 from ixc.model.folder import load
 from ixc.params import CleanParams
-from ixc.samples import Reply, Sample, objection_to_turns, open_table, read_each
+from ixc.samples import BadRecord, Reply, Sample, objection_to_turns, open_table, read_each
 from ixc.shards import Scores, Shards
 
 REWARD, REASON = "clean_reward", "clean_reason"
@@ -96,9 +96,10 @@ def run(
     A run that was killed goes on where it was; several processes share the rows out, and the first one writes.
 
     Raises:
-        BadRecord: the corpus is no table of samples.
+        BadRecord: the corpus is no table of samples, or a table to write is the corpus, or another of them.
         NothingScored: not one of its rows could be scored; nothing was written.
     """
+    _refuse_same(corpus, cleaned, removed, unscored, scores)
     place = distributed.device(), params.precision
     model, processor = load(reward, IXCForRewardModel, *place, attention=params.attention)
     features = Features(model, processor, media, params.features)
@@ -129,6 +130,15 @@ def run(
     return {"rows": num_rows, **{fate: counts[fate] for fate in FATES}, **measured(outcome, params.remove)}
 
 
+def _refuse_same(corpus: Path, *written: Path) -> None:
+    """Check that nothing that is written takes the place of the corpus, or of another table."""
+    taken = {corpus.resolve()}
+    for path in written:
+        if path.resolve() in taken:
+            raise BadRecord(f"{path}: is the corpus, or stands for two tables; name another file to write")
+        taken.add(path.resolve())
+
+
 def answer_of(sample: Sample) -> list[Reply]:
     """What the reward of a corpus row is read from: its answer, all turns of it.
 
@@ -154,7 +164,7 @@ def outcome_of(params: CleanParams, corpus: Path, scores: Scores, planting: Plan
             "see whether the corpus and its media belong together"
         )
     copies = {row: (scores.of(num_rows + place) or [np.nan])[0] for place, row in enumerate(planting.rows)}
-    domains = pq.read_table(corpus, columns=["domain"])["domain"].to_pylist()
+    domains = _texts(pq.read_table(corpus, columns=["domain"])["domain"])
     low = lowest(domains, rewards, params.remove)
     return Outcome(domains, rewards, low, reasons, planting.kinds, copies)
 
@@ -250,13 +260,19 @@ def _explain(rows: pa.RecordBatch, schema: pa.Schema, outcome: Outcome, numbers:
     return pa.record_batch([*own, *added], schema=schema)
 
 
+def _texts(column: pa.Array | pa.ChunkedArray) -> list[str | None]:
+    """A column as texts; the row of one that is no UTF-8 is no sample, and must not stop those that are."""
+    found = column.cast(pa.string()).cast(pa.binary()).to_pylist()
+    return [None if text is None else text.decode(errors="replace") for text in found]
+
+
 def _told(outcome: Outcome, ids: pa.Array, numbers: np.ndarray, fates: np.ndarray) -> pa.RecordBatch:
     """What became of some rows."""
     rows = numbers.tolist()
     copies = [outcome.copies.get(row, np.nan) for row in rows]
     columns = {
         "row": pa.array(numbers),
-        "id": ids.cast(pa.string()),
+        "id": pa.array(_texts(ids), pa.string()),
         "domain": pa.array([outcome.domains[row] for row in rows], pa.string()),
         "fate": pa.array(fates[numbers].tolist(), pa.string()),
         "reward": pa.array(outcome.rewards[numbers], from_pandas=True),

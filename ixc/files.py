@@ -85,3 +85,16 @@ def track(items: Iterable[T], what: str, total: int | None = None) -> Iterable[T
     """`items` with a progress bar, the first process's; in a log file, a line every few seconds."""
     silent = os.environ.get("RANK", "0") != "0"
     return tqdm(items, desc=what, total=total, mininterval=0.1 if sys.stderr.isatty() else 5.0, disable=silent)
+
+
+@contextmanager
+def damage(what: str, become: type[ValueError]) -> Iterator[None]:
+    """Arrow's errors about a file's bytes become ours; those of the machine, which have a number, stay."""
+    from pyarrow import ArrowException  # a fifth of a second, which a score of one chat need not spend
+
+    try:
+        yield
+    except (ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise become(f"{what} ({error}); run the stage that writes it again") from error

@@ -1,7 +1,6 @@
 """Asking an OpenAI-compatible server: bounded, within a budget, patient with its faults, silent about the key."""
 
 import asyncio
-import json
 import os
 import random
 import re
@@ -23,6 +22,7 @@ from ixc.replies import (
     TooLong,
     async_http_client,
     httpx,
+    one_line,
     read_completion,
     refusal_of,
     too_long,
@@ -35,6 +35,8 @@ MAX_RETRIES = 4
 """Of one request, with growing pauses: 429, 5xx, time-outs, lost connections, bodies that are no completion."""
 MAX_PAUSE_S = 120.0
 """Between two of them, however long the server asks for."""
+MAX_WORDS = 300
+"""Characters of a server's words that are kept or shown."""
 MAX_REFUSED_AT_FIRST = 16
 """Refusals in a row, before any reply ever came, that are taken for the fault of the parameters."""
 
@@ -111,6 +113,11 @@ def without(key: str, text: str) -> str:
     return re.sub(re.escape(key) if secret(key) else rf"(?<!\w){re.escape(key)}(?!\w)", "***", text)
 
 
+def words(key: str, text: str) -> str:
+    """What a server said, short and in one line; cut behind the key's removal, or the half of it would stay."""
+    return without(key, one_line(text))[:MAX_WORDS]
+
+
 def hopeless(error: Exception) -> bool:
     """Whether every other request would fail like this one: key, credit, address or model is wrong."""
     if not isinstance(error, openai.APIStatusError) or error.status_code not in (401, 402, 403, 404):
@@ -180,7 +187,7 @@ class _Asking(Generic[T]):
         self.in_flight = self.failed_in_a_row = 0
         self.reached = False
         """Whether a server was there."""
-        self.works = todo.answered > 0
+        self.works = todo.answered + todo.refused > 0
         """Whether the parameters are known to be good."""
         self.held: list[tuple[T, str]] = []
         """Refusals that may yet turn out to be the parameters' fault."""
@@ -228,7 +235,7 @@ class _Asking(Generic[T]):
         if (no := refused(error)) is not None:
             return self.refusal(job, no)
         self.usage.unreachable += 1
-        self.usage.last_error = without(self.key, f"{type(error).__name__}: {error}")
+        self.usage.last_error = words(self.key, f"{type(error).__name__}: {error}")
         self.failed_in_a_row += 1
         if self.failed_in_a_row < 3 * self.params.concurrency:
             return None
@@ -237,12 +244,13 @@ class _Asking(Generic[T]):
 
     def refusal(self, job: T, no: Refusal) -> Exception | None:
         """Keep a refusal; what to stop with, if nothing but refusals came and they may be the parameters' fault."""
-        reason = without(self.key, no.reason)
+        reason = words(self.key, no.reason)
+        self.works |= no.about_content  # who looks at what is asked has taken the parameters
         self.failed_in_a_row = 0
         self.usage.refused += 1
         self.usage.last_refusal = reason
         self.held.append((job, reason))
-        if no.about_content or self.works:
+        if self.works:
             self.release()
         elif len(self.held) >= max(MAX_REFUSED_AT_FIRST, 3 * self.params.concurrency):
             return self.all_refused()
@@ -323,8 +331,10 @@ async def _completion(client: AsyncOpenAI, params: ServerParams, arguments: dict
             reply: object = await client.chat.completions.create(model=params.model, **arguments)
     except TimeoutError:
         raise Garbled(f"no whole reply within {whole_s:g} s") from None
-    except (json.JSONDecodeError, openai.APIResponseValidationError):
-        raise Garbled("a body that is no JSON") from None
+    except (openai.APIStatusError, openai.APIConnectionError, TooLong):
+        raise
+    except Exception as error:  # a body may be anything, and the client raises whatever it stumbles over
+        raise Garbled(f"a body that cannot be read ({type(error).__name__})") from None
     if not isinstance(reply, ChatCompletion):  # a body that is not JSON comes as text
         raise Garbled("a body that is no chat completion")
     return reply
@@ -336,5 +346,5 @@ def read(params: ServerParams, key: str, reply: ChatCompletion, paid: Paid, max_
     if said.text is not None and secret(key) and key in said.text:
         said = said._replace(text=None)
     if said.refused is not None:
-        said = said._replace(refused=without(key, said.refused))
+        said = said._replace(refused=words(key, said.refused))
     return said, paid.plus(params, said.tokens_in, said.tokens_out)

@@ -23,8 +23,6 @@ BYTES_PER_TEXT_BYTE = 8
 """On the wire: JSON may write six for one, and a reasoning model sends its thoughts along."""
 MAX_TOKENS = 100_000_000
 """Of one reply; more cannot be."""
-MAX_REASON = 300
-"""Characters of a server's words that are kept."""
 
 
 class TooLong(RuntimeError):
@@ -128,7 +126,7 @@ def read_completion(reply: ChatCompletion, max_bytes: int) -> Said:
     """
     used = reply.usage
     tokens_in, tokens_out = (_tokens(getattr(used, name, None)) for name in ("prompt_tokens", "completion_tokens"))
-    choice = reply.choices[0] if reply.choices else None
+    choice = reply.choices[0] if isinstance(reply.choices, list) and reply.choices else None
     message = getattr(choice, "message", None)
     text, refusal = getattr(message, "content", None), getattr(message, "refusal", None)
     if isinstance(text, str):
@@ -137,15 +135,22 @@ def read_completion(reply: ChatCompletion, max_bytes: int) -> Said:
     if getattr(choice, "finish_reason", None) == "content_filter":
         refused = "content filter"
     elif isinstance(refusal, str) and refusal.strip():
-        refused = f"refused by the model: {_line(refusal)}"
+        refused = f"refused by the model: {one_line(refusal)}"
     elif isinstance(text, str) and len(text.encode()) > max_bytes:
         refused = f"a text of more than {max_bytes:,} bytes, which is more than was asked for"
     return Said(text if isinstance(text, str) and refused is None else None, refused, tokens_in, tokens_out)
 
 
 def completion_of(body: dict[str, Any]) -> ChatCompletion:
-    """A completion from a file, read as leniently as `openai` reads one from the wire."""
-    return ChatCompletion.construct(**body)
+    """A completion from a file, read as leniently as `openai` reads one from the wire; without a choice if it cannot.
+
+    >>> completion_of({"_fields_set": 1, "choices": []}).choices
+    []
+    """
+    try:
+        return ChatCompletion.construct(**{name: body[name] for name in ChatCompletion.model_fields if name in body})
+    except Exception:  # a body may be anything, and the client raises whatever it stumbles over
+        return ChatCompletion.construct(choices=[])
 
 
 def _tokens(value: object) -> int:
@@ -182,13 +187,21 @@ def refusal_of(status: int, body: object) -> Refusal | None:
     told: dict[Any, Any] = body if isinstance(body, dict) else {"message": body}
     if isinstance(told.get("error"), dict):
         told = told["error"]
-    code, kind, message = (_line(told.get(name)) for name in ("code", "type", "message"))
+    code, kind, message = (_words(told.get(name)) for name in ("code", "type", "message"))
     about_content = _ABOUT_CONTENT.search(" ".join((code, kind, message))) is not None
     if not 400 <= status < 500 or status in _FAULTS or {code, kind} & _ACCOUNT or (status == 403 and not about_content):
         return None
-    return Refusal(": ".join(filter(None, (str(status), code, message or kind)))[:MAX_REASON], about_content)
+    return Refusal(": ".join(filter(None, (str(status), code, message or kind))), about_content)
 
 
-def _line(value: object) -> str:
-    """A server's words as one short line."""
-    return " ".join(str(value).split())[:MAX_REASON] if isinstance(value, str | int) else ""
+def _words(value: object) -> str:
+    return one_line(str(value)) if isinstance(value, str | int) else ""
+
+
+def one_line(text: str) -> str:
+    r"""A server's words as a line that can be stored and shown: no half characters, no commands to a terminal.
+
+    >>> one_line("red:\x1b[31m\n \ud800no")
+    'red: [31m no'
+    """
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())

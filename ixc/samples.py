@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from ixc.files import replacing
+from ixc.files import damage, replacing
 
 STRICT = ConfigDict(extra="forbid")
 
@@ -263,13 +263,18 @@ def read_batches(path: Path, group: int | None = None) -> Iterator[tuple[int, pa
     """Stream the same rows undecoded, each batch with the number of its first row.
 
     Raises:
-        BadRecord: it is no Parquet file, or lacks a column.
+        BadRecord: it is no Parquet file, a damaged one, or lacks a column.
     """
     file = open_table(path)
     row = sum(file.metadata.row_group(i).num_rows for i in range(group or 0))
     groups = range(file.num_row_groups) if group is None else [group]
     names = [name for name in _NAMES if name in file.schema_arrow.names]
-    for batch in file.iter_batches(batch_size=4096, row_groups=groups, columns=names):
+    batches = file.iter_batches(batch_size=4096, row_groups=groups, columns=names)
+    while True:
+        with damage(f"{path}: cannot be read from row {row:,} on", BadRecord):
+            batch = next(batches, None)
+        if batch is None:
+            return
         yield row, _completed(batch)
         row += batch.num_rows
 
@@ -288,10 +293,8 @@ def open_table(path: Path) -> pq.ParquetFile:
     Raises:
         BadRecord: it is no Parquet file, or lacks a column.
     """
-    try:
+    with damage(f"{path}: not a Parquet file", BadRecord):
         file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise BadRecord(f"{path}: not a Parquet file ({error}); run the stage that writes it again") from error
     missing = set(_NAMES) - _OPTIONAL - set(file.schema_arrow.names)
     if missing:
         raise BadRecord(f"{path}: no column {sorted(missing)}; expected {_NAMES}")
@@ -387,5 +390,6 @@ def balanced(samples: Iterable[Sample], limit: int | None, seed: int) -> list[Sa
 
 
 def verifiable(samples: Iterable[Sample]) -> list[Sample]:
-    """The held-out samples whose answers a verifier can check."""
-    return [s for s in samples if s.split == "val" and s.gold and s.gold.check != "open"]
+    """The held-out samples whose answers a verifier can check; where there is none, all that are held out."""
+    held_out = [s for s in samples if s.split == "val"]
+    return [s for s in held_out if s.gold and s.gold.check != "open"] or held_out

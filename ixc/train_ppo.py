@@ -227,8 +227,13 @@ def summary(rollouts: Sequence[Rollout]) -> dict[str, float]:
 
 
 def compare(params: TrainPPOParams, models: Models, features: Features, samples: Sequence[Sample]) -> Metrics:
-    """Base against chat on the same held-out prompts: gold accuracy, reward, length; KL of chat from base."""
+    """Base against chat on the same held-out prompts: gold accuracy, reward, length; KL of chat from base.
+
+    Where no answer to any prompt is known, there is no gold accuracy; without prompts there is nothing to compare.
+    """
     metrics: Metrics = {"prompts": len(samples)}
+    if not samples:
+        return metrics
     for name, model in (("base", models.reference), ("chat", models.policy)):
         said = generate(
             model,
@@ -243,19 +248,22 @@ def compare(params: TrainPPOParams, models: Models, features: Features, samples:
         )
         texts = [[a.text for a in row] for row in said]
         rewards = score(models.reward, features, samples, texts, COMPARED_AT_ONCE, params.pass_tokens)
-        right = [
-            float(np.mean([check(s.gold, t) or 0 for t in row]))
-            for s, row in zip(samples, texts, strict=True)
-            if s.gold
-        ]
-        metrics[f"gold/{name}"] = float(np.mean(right))
+        metrics |= _gold(name, samples, texts)
         metrics[f"reward/{name}"] = float(np.mean(rewards))
         metrics[f"length/{name}"] = float(np.mean([len(a.ids) for row in said for a in row]))
-        for domain in sorted({s.domain for s in samples}):
-            own = [r for r, s in zip(right, samples, strict=True) if s.domain == domain]
-            metrics[f"gold/{name}/domain:{domain}"] = float(np.mean(own))
     metrics["kl"] = divergence(params, models, features, samples, [[a.ids for a in row] for row in said])
     return metrics
+
+
+def _gold(name: str, samples: Sequence[Sample], texts: Sequence[Sequence[str]]) -> Metrics:
+    """The share of a model's answers that are right, of all prompts to which an answer is known and by domain."""
+    right: dict[str, list[float]] = defaultdict(list)
+    for sample, row in zip(samples, texts, strict=True):
+        if sample.gold is not None and sample.gold.check != "open":
+            share = float(np.mean([check(sample.gold, text) or 0 for text in row]))
+            right[f"gold/{name}"].append(share)
+            right[f"gold/{name}/domain:{sample.domain}"].append(share)
+    return {key: float(np.mean(shares)) for key, shares in sorted(right.items())}
 
 
 @torch.no_grad()

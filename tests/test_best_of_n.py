@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import tiny
@@ -10,9 +11,11 @@ from ixc.batches import OverBudget
 from ixc.best_of_n import correct, curve, run
 from ixc.model.folder import save
 from ixc.params import BestOfNParams, FeatureParams
-from ixc.samples import read_samples, write_samples
+from ixc.samples import Gold, read_samples, write_samples
 from ixc.towers import UnequalModels
 
+OPEN = Gold(check="open", value="", answer="Anything.")
+Split = Literal["train", "val"]
 REWARDS = [[1.0, 2.0, 4.0, 3.0], [0.0, -1.0, 5.0, 6.0]]
 RIGHT = [[1, 0, 1, 0], [0, 1, 0, 1]]
 LENGTHS = [[10, 20, 30, 40], [1, 2, 3, 4]]
@@ -53,6 +56,24 @@ def test_a_reward_model_with_another_tower_is_refused(tmp_path: Path):
     given = (tmp_path / "media", tmp_path / "chat", tmp_path / "reward", tmp_path / "scored.parquet")
     with pytest.raises(UnequalModels, match=r"reward: its vision tower is not that of .*chat \("):
         run(BestOfNParams(), tmp_path / "prompts.parquet", *given)
+
+
+@pytest.mark.parametrize("split", ["val", "train"])
+def test_prompts_that_nobody_knows_an_answer_to_have_rewards(tmp_path: Path, split: Split):
+    prompts = [tiny.sample("Unknown?", split=split), tiny.sample("Open?", gold=OPEN, split=split)]
+    write_samples(prompts, tmp_path / "prompts.parquet")
+    chat = tiny.causal()
+    save(chat, tiny.processor(), tmp_path / "chat")
+    save(tiny.with_tower_of(tiny.reward(), chat), tiny.processor(), tmp_path / "reward")
+    paths = [tmp_path / name for name in ("prompts.parquet", "media", "chat", "reward", "scored.parquet")]
+    metrics = run(BestOfNParams(n=(1, 2), max_new_tokens=4), *paths)
+    scored = list(read_samples(paths[-1]))
+    if split == "train":
+        assert (metrics, scored) == ({"prompts": 0}, [])
+        return
+    assert [len(s.rewards) for s in scored] == [2, 2] and not any("correct" in s.meta for s in scored)
+    assert metrics.keys() == {"prompts", "reward/1", "reward/2", "length/1", "length/2"}
+    assert metrics["reward/2"] == pytest.approx(sum(max(s.rewards) for s in scored) / 2)
 
 
 def test_the_stage_answers_held_out_prompts_that_can_be_checked(tmp_path: Path):

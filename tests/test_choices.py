@@ -32,6 +32,22 @@ def test_hand_marked_answers_are_marked_so() -> None:
     assert len(apart) <= 0.01 * len(ANSWERS), apart
 
 
+def test_the_letter_alone_is_right_that_a_person_reads() -> None:
+    """Every option in turn is taken for the right one; `null`: the answer settles on none."""
+    head, *rows = map(json.loads, FILE.with_name("choices_by_letter.jsonl").read_text(encoding="utf-8").splitlines())
+    apart = []
+    for question, answer, letter in rows:
+        texts = head["questions"][question]
+        options = [f"{name}. {text}" if text else name for name, text in zip("ABCDE", texts, strict=False)]
+        right = [option[0] for option in options if check(among(option, options), answer) == 1.0]
+        apart += [(answer, letter, right)] if right != ([letter] if letter else []) else []
+    assert len(rows) > 150 and len(apart) <= 0.01 * len(rows), apart
+
+
+def among(right: str, options: list[str]) -> Gold:
+    return Gold(check="choice", value=right, others=tuple(option for option in options if option != right))
+
+
 def test_the_other_options_are_hardly_needed() -> None:
     apart = []
     for name, answer, mark in ANSWERS:
@@ -55,6 +71,31 @@ def test_the_other_options_are_hardly_needed() -> None:
 )
 def test_a_letter_counts_by_what_stands_around_it(value: str, answer: str, right: bool) -> None:
     assert (check(Gold(check="choice", value=value), answer) == 1.0) == right
+
+
+TICKED = "- **A. a cat** ❌ no whiskers\n- **B. a fish** ✅ fins\n- **C. a bird** ❌ no wings\n- **D. a dog** ❌ no fur"
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        (TICKED, "B"),
+        (TICKED.replace("**", ""), "B"),
+        ("A: 小猫 ✗ B: 小狗", None),
+        ("A、猫 ✗\nB、鱼 ✗\nC、鸟 ✓\nD、狗 ✗", "C"),
+        ("B) 15\n\nExplanation: A) is 12, C) is 18, D) is 20.", "B"),
+        ("A) 12\nB) 15\nC) 18", None),
+        ("Between C and D, D is the better choice.", "D"),
+    ],
+)
+def test_ticks_and_repeated_options(answer: str, letter: str | None) -> None:
+    assert read_option(answer, "ABCD").letter == letter
+
+
+@pytest.mark.parametrize(("value", "others"), [("②③", ("①②", "①②③")), ("15 cm", ("5 cm",)), ("red", ("dark red",))])
+def test_between_chinese_and_other_writing_no_space_is_needed(value: str, others: tuple[str, ...]) -> None:
+    gold = Gold(check="match", value=value, others=others)
+    assert check(gold, f"所以正确的是{value}。") == 1.0 and check(gold, f"是{others[-1]}的") == 0.0
 
 
 @pytest.mark.parametrize("answer", ["The answer is B or C.", "选A、C", "Both (A) and (C) hold.", "答案可能是A或C。"])

@@ -288,6 +288,30 @@ def test_a_bad_row_stops_no_other_and_says_why(tmp_path: Path, corpus: list[Samp
         assert part in reason
 
 
+@pytest.mark.parametrize("column", ["id", "domain", "source", "meta"])
+def test_a_text_that_is_no_utf_8_is_its_rows_own_affair(tmp_path: Path, corpus: list[Sample], column: str):
+    write_samples(corpus, tmp_path / "plain.parquet")
+    table = pq.read_table(tmp_path / "plain.parquet")
+    texts = [text.encode() for text in table[column].to_pylist()]
+    texts[3] = b"\xff\xfe"
+    odd = pa.Array.from_buffers(pa.string(), len(texts), pa.array(texts, pa.binary()).buffers())
+    table = table.set_column(table.schema.get_field_index(column), column, odd)
+    metrics = cleaned(tmp_path, table, CleanParams(plant=0.5, shard_rows=6))
+    assert (metrics["kept"], metrics["removed"], metrics["unscored"]) == (14, 5, 1)
+    _, _, unscored, scores = tables(tmp_path)
+    assert unscored[column].cast(pa.binary()).to_pylist() == [b"\xff\xfe"]
+    assert len(scores.to_pylist()) == 20, "a table of ours is readable whatever came in"
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_nothing_is_written_over_the_corpus(tmp_path: Path, corpus: list[Sample], name: str):
+    write_samples(corpus, tmp_path / name)
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(BadRecord, match=f"{name}: is the corpus"):
+        run(CleanParams(), *(tmp_path / each for each in (name, "media", "reward", *OUTPUTS)))
+    assert (tmp_path / name).read_bytes() == before
+
+
 def test_where_nothing_can_be_scored_nothing_is_written(tmp_path: Path, corpus: list[Sample]):
     shown = [replace(s, media=tuple(replace(m, path=f"elsewhere/{m.path}") for m in s.media)) for s in corpus[1::2]]
     with pytest.raises(NothingScored, match=r"corpus.parquet: none of 10 rows .* row 0: .*elsewhere/red.*no such file"):

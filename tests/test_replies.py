@@ -149,6 +149,7 @@ def test_the_replies_of_a_batch_are_bounded_too(tmp_path: Path, server: Any, mon
     monkeypatch.setattr(server, "judgement", lambda *_: "x" * 20 * MB)
     with pytest.raises(ServerFailed, match="more than"):
         judge(tmp_path, server, "x", batch=True)
+    assert not (tmp_path / "verdicts" / "m.batch.json").exists(), "or every later run would read it first"
 
 
 def test_a_reply_that_drips_for_ever_is_given_up(tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,6 +313,73 @@ def test_a_question_that_breaks_the_server_does_not_block_what_is_stored(
     server.address = "http://127.0.0.1:9/v1"
     with pytest.raises(ServerFailed, match="no request came through"):
         judge(tmp_path, server, "dead", "cats")
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_who_refuses_a_question_for_its_content_has_taken_the_parameters(
+    tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch, batch: bool
+) -> None:
+    refuse(server, monkeypatch, "novels", 400, {"error": {"message": "9000 tokens are too many"}})
+    refuse(server, monkeypatch, "bombs", 400, FILTERED)
+    for requests in (4, 0):
+        metrics, pairs = judge(tmp_path, server, "bombs", "novels", batch=batch)
+        assert (metrics["llm/refused"], metrics["llm/requests"], pairs) == (4, requests, [])
+    metrics, _ = judge(tmp_path, server, "bombs", "novels", "novels too", batch=batch)
+    assert (metrics["llm/refused"], metrics["llm/requests"]) == (6, 2)
+
+
+ODD = {
+    "too deep": b"[" * 200_000,
+    "choices that are no list": b'{"id": "1", "choices": {"0": 1}}',
+    "a key that the client knows": b'{"id": "1", "choices": [], "_fields_set": "x"}',
+    "a choice that is a number": b'{"id": "1", "choices": [5]}',
+    "a number of 6,000 digits": b'{"id": "1", "usage": ' + b"9" * 6000 + b"}",
+    "no UTF-8": b'{"id": "1", "choices": [{"message": {"content": "\xe9"}}]}',
+    "half a character": b'{"id": "1", "choices": [{"message": {"content": null, "refusal": "\\ud800 no"}}]}',
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_odd_body_stops_no_other_question(
+    tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("ixc.remote.MAX_RETRIES", 0)
+    chat = server.chat
+
+    def odd(self: Any, request: dict[str, Any]) -> None:
+        return self.send(200, ODD[name]) if "odd" in self.text(request) else chat(self, request)
+
+    monkeypatch.setattr(server, "chat", odd)
+    _, got = generate(tmp_path, server, "Be odd.", "Hi.")
+    assert "Hi." in [sample.prompt[0].content for sample in got]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_odd_line_stops_no_batch(tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    batch_line = server.batch_line
+
+    def line(self: Any, request: dict[str, Any]) -> bytes:
+        if "odd" not in self.text(request["body"]):
+            return batch_line(self, request)
+        head = json.dumps({"custom_id": request["custom_id"], "response": {"status_code": 200}})[:-2]
+        return head.encode() + b', "body": ' + ODD[name] + b"}}\n"
+
+    monkeypatch.setattr(server, "batch_line", line)
+    _, pairs = judge(tmp_path, server, "odd", "cats", batch=True)
+    assert [pair.id for pair in pairs] == ["cats#0"]
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_no_part_of_the_key_is_left_where_a_reason_is_cut(
+    tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch, batch: bool, capfd: Any
+) -> None:
+    for room in range(270, 300):
+        error = {"message": f"\ud800{'x' * room}{KEY}", "code": "content_filter"}
+        refuse(server, monkeypatch, f"no. {room}.", 400, {"error": error})
+    judge(tmp_path, server, "cats", *(f"no. {room}" for room in range(270, 300)), batch=batch)
+    stored = (tmp_path / "verdicts" / "m.jsonl").read_text(encoding="utf-8")
+    assert stored.count('"refused": "') == 60
+    assert KEY[:4] not in stored + capfd.readouterr().err
 
 
 def test_half_a_character_is_stored_as_a_whole_one(

@@ -18,6 +18,7 @@ from ixc.samples import (
     answer,
     objection_to_turns,
     read_batches,
+    read_each,
     read_pairs,
     read_samples,
     write_samples,
@@ -97,3 +98,17 @@ def test_turns_that_are_no_answer_are_refused_by_name(turns: tuple[Turn, ...], r
         read_pairs(tmp_path / "pairs.parquet")
     with pytest.raises(BadConversation, match=reason):
         tiny.processor().answer(turns)
+
+
+def test_changed_bytes_are_named_with_their_file_and_row(tmp_path: Path):
+    path = tmp_path / "samples.parquet"
+    write_samples([tiny.pair(f"Question {i}?", "Yes.", f"No {i}.") for i in range(50)], path)
+    whole, refused = path.read_bytes(), []
+    for place in range(4, len(whole) - 8, 97):
+        path.write_bytes(whole[:place] + bytes(byte ^ 0x5A for byte in whole[place : place + 40]) + whole[place + 40 :])
+        try:
+            list(read_each(path))
+        except BadRecord as error:
+            refused.append(str(error))
+    assert any(f"{path}: cannot be read from row 0 on" in reason for reason in refused)
+    assert all(str(path) in reason for reason in refused)

@@ -526,6 +526,15 @@ def test_base_and_chat_are_compared_on_the_same_prompts(folders: tuple[Path, Pat
     assert {"gold/chat/domain:general", "gold/base/domain:safety"} <= got.keys()
 
 
+def test_what_nobody_knows_is_no_number(folders: tuple[Path, Path], tmp_path: Path):
+    models, _ = ready(*folders)
+    features = tiny.features(models.reference, tmp_path)
+    got = compare(TrainPPOParams(max_new_tokens=3), models, features, [tiny.sample("Who?")])
+    assert not any(name.startswith("gold") for name in got) and {"reward/chat", "length/base", "kl"} <= got.keys()
+    assert all(map(math.isfinite, got.values()))
+    assert compare(TrainPPOParams(max_new_tokens=3), models, features, []) == {"prompts": 0}
+
+
 def test_the_divergence_from_the_base_by_hand(folders: tuple[Path, Path], tmp_path: Path):
     models, _ = ready(*folders)
     features, sample = tiny.features(models.reference, tmp_path), tiny.sample("Who?")

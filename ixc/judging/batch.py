@@ -37,7 +37,7 @@ from ixc.remote import (
     hopeless,
     read,
     refusal,
-    without,
+    words,
 )
 from ixc.replies import TooLong, completion_of, http_client, refusal_of, too_long, wire_bytes
 
@@ -104,7 +104,7 @@ def ask_in_batches(
         with OpenAI(**options, http_client=http_client(replies.max_bytes)) as client:
             return _Batches(section, params, key, client, state, ledger, todo, replies).all()
     except (openai.APIError, TooLong) as error:
-        said = without(key, f"{type(error).__name__}: {too_long(error) or error}")
+        said = words(key, f"{type(error).__name__}: {too_long(error) or error}")
         failure = ServerFailed(f"{address(section, params)}: {said}")
         failure = refusal(section, params, error) if hopeless(error) else failure
     raise failure  # out here, so that no traceback holds a server's echo of the key
@@ -139,7 +139,7 @@ class _Batches:
         self.state, self.requests = state, state.with_suffix(".jsonl")
         self.ledger, self.questions = ledger, todo.jobs
         self.usage, self.dearest = todo.usage(), todo.dearest
-        self.works, self.file_replies = todo.answered > 0, file_replies
+        self.works, self.file_replies = todo.answered + todo.refused > 0, file_replies
         self.held: list[tuple[Asked, str, Paid]] = []
         """Refusals that may yet turn out to be the parameters' fault."""
         self.replies = 0
@@ -276,7 +276,7 @@ class _Batches:
             if batch.status == "failed":
                 self.forget()
                 details = (batch.errors and batch.errors.data) or []
-                said = without(self.key, "; ".join(str(detail.message) for detail in details))
+                said = words(self.key, "; ".join(str(detail.message) for detail in details))
                 raise ServerFailed(f"{self.where}: batch {batch.id} failed: {said or 'no reason given'}")
             time.sleep(self.params.poll_s)
             batch = self.client.batches.retrieve(batch.id)
@@ -309,14 +309,24 @@ class _Batches:
     def lines(self, batch: Batch, count: int) -> Iterator[dict[str, Any]]:
         """The replies, then the errors; what is no JSON object is passed over, its question counts as not answered."""
         for id in filter(None, (batch.output_file_id, batch.error_file_id)):
-            self.file_replies.count = count
-            text = self.client.files.content(id).text
-            self.file_replies.count = 1
-            for line in text.split("\n"):
-                with suppress(ValueError):
+            for line in self.file(id, count).split("\n"):
+                with suppress(ValueError, RecursionError):
                     found = json.loads(line)
                     if isinstance(found, dict):
                         yield found
+
+    def file(self, id: str, count: int) -> str:
+        """The server's file of so many replies; a longer one says nothing, or every later run would stop at it."""
+        self.file_replies.count = count
+        try:
+            return self.client.files.content(id).text
+        except (openai.APIError, TooLong) as error:
+            if (cut := too_long(error)) is None:
+                raise
+            self.usage.last_error = str(cut)
+            return ""
+        finally:
+            self.file_replies.count = 1
 
     def keep_line(self, asked: Asked, before: Paid, line: dict[str, Any]) -> bool:
         """Keep one reply, if it can be read."""
@@ -339,10 +349,10 @@ class _Batches:
         """Keep a refusal; note any other error, after which the question is asked again."""
         refusal = refusal_of(status, error) if isinstance(status, int) else None
         if refusal is None:
-            self.usage.last_error = without(self.key, json.dumps(error))[:500]
+            self.usage.last_error = words(self.key, json.dumps(error))
             return False
         self.works |= refusal.about_content
-        self.refuse(asked, without(self.key, refusal.reason), before)
+        self.refuse(asked, words(self.key, refusal.reason), before)
         return False
 
     def refuse(self, asked: Asked, reason: str, paid: Paid) -> None:

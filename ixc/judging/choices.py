@@ -204,7 +204,8 @@ def _rank(shown: str, names: Sequence[str], before: str, after: str, first: bool
         return 0
     if phrases.DENIED_SENTENCE.search(_sentence(before)):
         return DENIED
-    if phrases.DENIED_BEFORE.search(before) or phrases.DENIED_AFTER.match(after):
+    crossed = phrases.mark_in_line(before, after) is False
+    if crossed or phrases.DENIED_BEFORE.search(before) or phrases.DENIED_AFTER.match(after):
         return DENIED
     if _is_named_option(shown, before, after) and phrases.DENIED_IN.search(_clause(after)):
         return DENIED
@@ -231,7 +232,7 @@ def _affirmed(before: str, after: str, first: bool, single: bool) -> int:  # noq
         return LEAD
     if single and re.search(r"(?:^|[.!?。！？\n;→⇒]|[=-]>|:)\s*$", before) and re.match(r"\s*[.。!)]?\s*$", after):
         return LEAD
-    if phrases.RIGHT_AFTER.match(after):
+    if phrases.RIGHT_AFTER.match(after) or phrases.mark_in_line(before, after):
         return VERDICT
     if (phrases.THEREFORE.search(before) or phrases.THE_ONE_IS.search(before)) and phrases.SENTENCE_OVER.match(after):
         return VERDICT
@@ -274,11 +275,11 @@ def _leads(after: str) -> bool:
 
 def _settle(named: Sequence[_Named], letters: str, text: str) -> Reading:
     """The last of the highest rank, or what denials leave."""
-    enumerated = enumerates(text)
+    labels = repeated(text)
     for rank in (ANSWER, LEAD, VERDICT):
         found = [one for one in named if one.rank == rank]
-        if rank == LEAD and enumerated:
-            found = [one for one in found if not one.after.strip(" .。!)\n")]
+        if rank == LEAD and labels:  # who repeats the options begins with the first of them
+            found = [one for one in found if one.letters[0] > min(labels) or not one.after.strip(" .。!)\n")]
         if found:
             return _reading(found[-1:], rank)
     denied = {name for one in named if one.rank == DENIED for name in one.letters}
@@ -304,6 +305,7 @@ def _reading(found: Sequence[_Named], rank: int) -> Reading:
 _LABEL = re.compile(r"(?<![^\s(\[])([A-J])[).\]:、]")
 
 
-def enumerates(text: str) -> bool:
-    """Whether the options are repeated one by one: then the first of them leads nothing."""
-    return len(set(_LABEL.findall(text))) > 2
+def repeated(text: str) -> set[str]:
+    """The letters of the options, where they are repeated one by one: then the first of them leads nothing."""
+    labels = set(_LABEL.findall(text))
+    return labels if len(labels) > 2 else set()

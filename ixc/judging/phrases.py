@@ -48,7 +48,7 @@ ANSWER_AFTER = re.compile(
     r"\s*[),]?\s*(?:option|选项)?\s*(?:is|are|was|must be|should be|would be|has to be|will be|,)\s*"
     r"(?:therefore |thus |clearly |definitely |obviously |indeed |hence |then |also )?"
     r"(?:(?:the|my|our|your)\s+(?:only\s+|most\s+|single\s+|final\s+)?"
-    r"(?:correct|right|best|proper|answer|final|one|option that|choice|solution|appropriate|suitable|accurate)\b"
+    r"(?:correct|right|best|better|proper|answer|final|one|option that|choice|solution|appropriate|suitable|accurate)\b"
     r"|what (?:we|you|is))|[^.;\n]{0,80}\b(?:therefore|thus|hence|so) (?:is |it is )?the (?:correct"
     r"|right) (?:answer|option|choice)\b|\s*[)]?\s*(?:选项|项)?(?:就是|才是|是|为)(?:本题的?|此题的?|这道题的?"
     r"|唯一)?(?:正确)?(?:的)?答案",
@@ -200,3 +200,17 @@ DENIED_IN = re.compile(
     r"|不符|不一致|不相符|不吻合|不匹配|不满足|不成立|不正确|错误|不对|有误|矛盾|排除|不同",
     re.IGNORECASE,
 )
+
+_LINE_BEGINS = re.compile(r"(?:^|\n)[ \t]*(?:[-*•+]|\d+[.)]|\||#+)?[ \t]*(?:option |选项)?[(\[【]?$", re.IGNORECASE)
+_LABELLED = re.compile(r"[)\]】]?[ \t]*[.):、|][^\n]*?([✓✔✅☑✗✘❌✖])(?![^\n]*[✓✔✅☑✗✘❌✖])")
+
+
+def mark_in_line(before: str, after: str) -> bool | None:
+    """Whether a line that begins with an option's letter has a tick, or a cross; None if it has neither, or several.
+
+    >>> mark_in_line("- ", ". a bathroom ✅ a tub"), mark_in_line("(", ") a kitchen ❌"), mark_in_line("", ". a cat")
+    (True, False, None)
+    """
+    if not _LINE_BEGINS.search(before) or (found := _LABELLED.match(after)) is None:
+        return None
+    return found.group(1) in "✓✔✅☑"

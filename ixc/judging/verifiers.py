@@ -13,7 +13,7 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
-from ixc.judging.choices import ALL, MENTION, Option, Reading, as_option, enumerates, plain, read_option
+from ixc.judging.choices import ALL, MENTION, Option, Reading, as_option, plain, read_option, repeated
 from ixc.judging.constraints import holds, parse_constraints
 from ixc.judging.vqa import soft_accuracy
 from ixc.samples import Gold
@@ -46,13 +46,8 @@ def _words(value: str, others: tuple[str, ...]) -> re.Pattern[str]:
     """Longest first: who says `dark red` does not say `red`. And `3` is not named by `3.5` or `1,300`."""
     texts = sorted({_plain(text) for text in (value, *others)} - {""}, key=len, reverse=True)
     any_of = "|".join(r"\s+".join(map(re.escape, text.split())) for text in texts)
-    either = any(_CJK.search(text) for text in texts)
-    letter = _WORD_BUT_CJK if either else r"\w"  # Chinese and Japanese have no spaces between words
+    letter = r"[^\W\u3040-\u30ff\u3400-\u9fff]"  # Chinese and Japanese have no spaces, not around other words either
     return re.compile(rf"(?<!{letter})(?<!\d[.,])(?:{any_of})(?!{letter}|[.,]\d)")
-
-
-_CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
-_WORD_BUT_CJK = r"[^\W\u3040-\u30ff\u3400-\u9fff]"
 
 
 def _plain(text: str) -> str:
@@ -199,7 +194,7 @@ def same_option(gold: Gold, answer: str) -> float | None:
     """
     known, others = as_option(gold.value), [as_option(text) for text in gold.others]
     reading = read_option(answer, _letters(known, others))
-    if not others and reading.letter is None and enumerates(plain(answer)):
+    if not others and reading.letter is None and repeated(plain(answer)):
         return None
     if reading.several and reading.rank >= MENTION and not others:
         return None
