@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from ixc.containers import HEAD_BYTES, sniff
 from ixc.media import BadMedia
 from ixc.model.inputs import Kind, is_film
 
@@ -24,8 +25,6 @@ _DATA = re.compile(r"data:([^,;]*)((?:;[^,;]*)*),", re.IGNORECASE)
 _HELD = ("bytes", "base64", "data", "url", "path", "image", "video")
 """Keys of an object that stands for an image or video, the first that is not null counts."""
 _BESIDE = ("bytes", "path", "type", "media_type", "detail")
-_STILLS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
-"""Image formats in the container of MP4."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,9 +153,9 @@ def medium_key(medium: Medium) -> Any:
 
 
 def _key(source: Any) -> Any:
-    if isinstance(source, str | Path):
-        return Path(source).absolute()
-    if isinstance(source, bytes):
+    if isinstance(source, Path):
+        return source.absolute()
+    if isinstance(source, str | bytes):  # a data URL, which is no path: // in it is not /
         return source
     if isinstance(source, list | tuple):
         return tuple(map(_key, source))
@@ -181,13 +180,10 @@ def _content(source: Any) -> Any:
 
 
 def _is_film(data: bytes) -> bool:
-    """Whether bytes begin as a video does.
+    """Whether bytes begin as a video does; a GIF is an image, unless it is given as a video.
 
-    >>> _is_film(b"\\0\\0\\0\\x18ftypisom"), _is_film(b"\\x89PNG")
-    (True, False)
+    >>> _is_film(b"\\0\\0\\0\\x18ftypisom"), _is_film(b"\\x89PNG"), _is_film(b"GIF89a")
+    (True, False, False)
     """
-    if data[4:8] == b"ftyp":
-        return data[8:12] not in _STILLS
-    if data[:4] == b"RIFF":
-        return data[8:12] == b"AVI "
-    return data.startswith((b"\x1a\x45\xdf\xa3", b"\x30\x26\xb2\x75", b"FLV\x01", b"\0\0\x01\xba", b"\0\0\x01\xb3"))
+    container = sniff(data[:HEAD_BYTES])
+    return container is not None and container.name != "GIF"
