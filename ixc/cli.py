@@ -15,7 +15,6 @@ from ixc.cli_options import Version, as_options, count, model_options, seed, tab
 from ixc.export import Form, export
 from ixc.show import FILTERS
 from ixc.show import show as print_rows
-from ixc.startup import quick_imports
 
 SOME_UNSCORED = 3
 _STATUS = f"""\
@@ -112,8 +111,7 @@ def _export_options(commands: Any) -> None:
 def _api() -> ModuleType:
     """`ixc.api`; what an import makes lives to the end, and to look through it for garbage takes a second."""
     gc.disable()
-    with quick_imports():
-        from ixc import api
+    from ixc import api
 
     gc.freeze()
     gc.enable()
@@ -141,8 +139,7 @@ def _reading(options: argparse.Namespace) -> dict[str, Any]:
 
 def _loaded(options: argparse.Namespace, kind: str) -> Any:
     """A model of `ixc.api`, by the name of its class."""
-    with quick_imports():
-        return getattr(_api(), kind).from_pretrained(options.model, **_loading(options), **_reading(options))
+    return getattr(_api(), kind).from_pretrained(options.model, **_loading(options), **_reading(options))
 
 
 def score(options: argparse.Namespace) -> int:
