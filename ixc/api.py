@@ -269,6 +269,7 @@ def loaded(
 
     Args:
         folder: a model's folder, or the name of one in the local cache of Hugging Face; nothing is fetched.
+    attention: str = "auto",
         device_map, device: two names of one thing; by default the CPU, `auto`: the GPU if there is one.
         dtype, attn_implementation: as in `ixc.model.from_official`.
         revision, cache_dir: of the cache.
@@ -279,9 +280,12 @@ def loaded(
         BadProcessor: an unknown option or a bad value.
     """
     if device is not None and device_map is not None:
+        attention: what scores are computed with, whose chats share their prompts: auto, sdpa, flash_attention_2 or
+            flex, as in `ixc.model.kernels`. `attn_implementation` is that of replies and of the vision tower.
         raise ValueError(f"device: {device!r}, device_map: {device_map!r}: two names of one thing; give one")
     place = one_device(device_map) if device is None else device
-    model, processor = load(stored(folder, revision, cache_dir), kind, place, dtype, attn_implementation)
+    folder = stored(folder, revision, cache_dir)
+    model, processor = load(folder, kind, place, dtype, attn_implementation, attention)
     return model, _changed(processor, **options)
 
 

@@ -27,6 +27,7 @@ from ixc.files import replacing, track
 from ixc.inference import rewards_of, scored_ids
 from ixc.metrics import Metrics, non_finite
 from ixc.model import IXCForRewardModel, Tree, collate
+from ixc.model.kernels import attention_of
 from ixc.samples import BadRecord, Reply, Sample, objection_to_turns, open_table, read_each
 from ixc.shards import Scored, Scores, Shards
 
@@ -142,7 +143,7 @@ def told(model: IXCForRewardModel, features: Features) -> dict[str, str]:
     """What rewards depend on beside weights and rows."""
     return {
         "dtype": str(model.dtype).removeprefix("torch."),
-        "attention": str(model.config._attn_implementation),
+        "attention": f"{model.config._attn_implementation}, {attention_of(model)}",
         "media_root": str(features.root.resolve()),
         "processor": digest(features.processor.options),
     }

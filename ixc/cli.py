@@ -11,7 +11,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
 
-from ixc.cli_options import Version, as_options, count, model_options, seed, table_options, temperature
+from ixc.cli_options import (
+    REPLYING,
+    SCORING,
+    Version,
+    as_options,
+    count,
+    model_options,
+    seed,
+    table_options,
+    temperature,
+)
 from ixc.export import Form, export
 from ixc.show import FILTERS
 from ixc.show import show as print_rows
@@ -49,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     score_parser = _command(commands, "score", score, "score chats with a reward model")
     rank_parser = _command(commands, "rank", rank, "rank answers to one question, best first")
     for command in (score_parser, rank_parser):
-        model_options(command)
+        model_options(command, SCORING)
         command.epilog = _STATUS
         command.add_argument("chats", nargs="?", help=_CHATS)
         command.add_argument("--question", help="instead of a file: one question ...")
@@ -60,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     table_options(score_parser)
 
     chat_parser = _command(commands, "chat", chat, "talk to a chat model; one message, or until end of input")
-    model_options(chat_parser)
+    model_options(chat_parser, REPLYING)
     chat_parser.add_argument("message", nargs="?")
     chat_parser.add_argument("--media", action="append", default=[], help="a picture or film; may be repeated")
     chat_parser.add_argument("--system", help="what the model is told before the conversation")
@@ -128,7 +138,8 @@ def _loading(options: argparse.Namespace) -> dict[str, Any]:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise BadInput(f"--device {options.device}: {str(error).splitlines()[0]}; cpu is always there") from error
-    return {"device": device, "dtype": options.dtype, "attn_implementation": options.attention}
+    attention = (REPLYING if options.command == "chat" else SCORING)[options.attention]
+    return {"device": device, "dtype": options.dtype, **attention}
 
 
 def _reading(options: argparse.Namespace) -> dict[str, Any]:
@@ -222,6 +233,10 @@ def score_table(options: argparse.Namespace) -> int:
     loading, folder = _loading(options), stored(options.model)
     if str(loading["device"]) == "cuda":
         loading["device"] = distributed.device()
+    if options.attention == "eager":
+        raise BadInput(
+            "--attention eager reads every chat whole, and a table's answers share their prompts: leave it out"
+        )
     model, processor = load(folder, IXCForRewardModel, **loading)
     reading = _reading(options)
     counts = bulk.score_table(
