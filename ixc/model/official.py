@@ -144,6 +144,8 @@ def as_device(told: torch.device | str) -> torch.device:
         raise ValueError(form) from error
     if device.type == "meta":  # which computes nothing
         raise ValueError(form)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f'device: {told!r}: no GPU that this torch can use; give "cpu", or install torch for CUDA')
     return device
 
 
