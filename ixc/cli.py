@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
@@ -39,8 +40,17 @@ class BadInput(ValueError):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; bad input ends in one line on stderr and exit status 2; see `_STATUS`."""
     options = parser().parse_args(arguments)
+    if isinstance(sys.stdout, TextIOWrapper):  # a sign that the terminal has not must not cost the scores
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return options.run(options) or 0
+        status = options.run(options) or 0
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `| head` has seen enough; the interpreter must not flush into the closed pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError, ImportError) as error:  # the last: an attention that is not installed
         _complain(options, str(error))
         return 2
@@ -187,8 +197,9 @@ def _outcomes(options: argparse.Namespace, rows: Sequence[Any]) -> list[Any]:
     model = _loaded(options, "RewardModel")
     scored = iter(model.score_each(readable))
     outcomes = [api.Outcome(None, row.reason) if row.chat is None else next(scored) for row in rows]
-    if options.question is not None and len({outcome.reason for outcome in outcomes} - {""}) == 1:
-        raise BadInput(outcomes[0].reason or next(o.reason for o in outcomes if o.reason))
+    reasons = {outcome.reason for outcome in outcomes}
+    if options.question is not None and len(reasons) == 1 and "" not in reasons:
+        raise BadInput(outcomes[0].reason)  # the question's, or that of all its media
     return outcomes
 
 
@@ -222,6 +233,10 @@ def score_table(options: argparse.Namespace) -> int:
             "--media, --max-length and --on-overflow go with chats; a table names its media, --pass-tokens is its bound"
         )
         raise BadInput(given)
+    if options.attention == "eager":
+        raise BadInput(
+            "--attention eager reads every chat whole, and a table's answers share their prompts: leave it out"
+        )
     if holds_chats(options.source):
         raise BadInput(
             f"{options.source}: a table of chats, not of the pipeline's samples; give it without --in and --out"
@@ -233,10 +248,6 @@ def score_table(options: argparse.Namespace) -> int:
     loading, folder = _loading(options), stored(options.model)
     if str(loading["device"]) == "cuda":
         loading["device"] = distributed.device()
-    if options.attention == "eager":
-        raise BadInput(
-            "--attention eager reads every chat whole, and a table's answers share their prompts: leave it out"
-        )
     model, processor = load(folder, IXCForRewardModel, **loading)
     reading = _reading(options)
     counts = bulk.score_table(
@@ -288,7 +299,9 @@ def chat(options: argparse.Namespace) -> None:
     if not options.json:  # as it comes; flushed, or a pipe would get it all at once
         settings["on_text"] = lambda text: print(text, end="", flush=True)
     messages = [{"role": "system", "content": options.system}] if options.system else []
-    for number, line in enumerate([options.message] if options.message else sys.stdin):
+    if options.message is not None and not options.message.strip():
+        raise BadInput("the message is empty; write one, or none and then one a line")
+    for number, line in enumerate(sys.stdin if options.message is None else [options.message]):
         if not line.strip():
             continue
         messages.append({"role": "user", "content": line.strip()})
@@ -309,12 +322,7 @@ def _sampling(options: argparse.Namespace) -> dict[str, Any]:
 
 def show(options: argparse.Namespace) -> None:
     """Print rows, readable, also into a pipe."""
-    filters = {name: getattr(options, name) for name in FILTERS}
-    try:
-        print_rows(options.table, limit=options.limit or None, **filters)
-        sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has seen enough; the interpreter must not flush into the closed pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print_rows(options.table, limit=options.limit or None, **{name: getattr(options, name) for name in FILTERS})
 
 
 def convert(options: argparse.Namespace) -> None:
