@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -29,6 +30,7 @@ from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXC
 from ixc.model.folder import is_ours, load, one_device, processor_of, save, stored, suppress_control
 from ixc.model.official import from_official, to_official
 from ixc.model.processing import BadConversation, Picture
+from ixc.model.tokenizers import is_byte as is_byte_token
 from ixc.streaming import FiniteOnly, Streamed
 
 __all__ = ["BadScore", "ChatModel", "Comparison", "Outcome", "Ranking", "RewardModel", "Video", "branched", "convert"]
@@ -41,6 +43,7 @@ with a film's suffix is a film, and so are a `Video` and a list of frames."""
 TOKENS_AT_ONCE = 4096
 """Tokens of a forward pass; a single longer chat still goes through."""
 TILES_AT_ONCE = 64
+LEAST_TEMPERATURE = 1e-4
 Model = TypeVar("Model", bound=IXCPreTrainedModel)
 
 
@@ -239,6 +242,7 @@ class ChatModel:
         Raises:
             BadConversation, BadMedia: as `RewardModel.score`; or the chat is answered already.
             BadScore: the model's outputs are no numbers.
+            ValueError: an option that `generate` refuses, or a temperature so low that nothing can be sampled.
         """
         record = read_chat(chat, media)
         if record.messages[-1]["role"] == "assistant":
@@ -246,8 +250,14 @@ class ChatModel:
         images, videos = ([opened(m) for m in record.media if m.kind == kind] for kind in ("image", "video"))
         read = self.processor(list(record.messages), images=images, videos=videos, for_reward=False)
         options = {"do_sample": False, "max_new_tokens": max_new_tokens, **options}
+        if 0 < options.get("temperature", 1.0) < LEAST_TEMPERATURE:
+            form = f"give {LEAST_TEMPERATURE} or more, or do_sample=False: the likeliest token"
+            raise ValueError(f"temperature: {options['temperature']!r}: logits divided by it are no numbers; {form}")
+        if options.get("stop_strings"):
+            options.setdefault("tokenizer", self.processor.tokenizer)
         checks = [FiniteOnly(), *options.pop("logits_processor", ())]
-        shown = {} if on_text is None else {"streamer": Streamed(self.processor.decode, on_text)}
+        is_byte = partial(is_byte_token, self.processor.backend)
+        shown = {} if on_text is None else {"streamer": Streamed(self.processor.decode, on_text, is_byte)}
         with _seeded(seed, self.model.device):
             out = self.model.generate(**read.to(self.model.device), logits_processor=checks, **shown, **options)
         return self.processor.decode(out[0, read["input_ids"].shape[1] :].tolist()).strip()
@@ -261,6 +271,7 @@ def loaded(
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
     attn_implementation: str = "sdpa",
+    attention: str = "auto",
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     **options: Any,
@@ -271,17 +282,20 @@ def loaded(
         folder: a model's folder, or the name of one in the local cache of Hugging Face; nothing is fetched.
         device_map, device: two names of one thing; by default the CPU, `auto`: the GPU if there is one.
         dtype, attn_implementation: as in `ixc.model.from_official`.
+        attention: what scores are computed with, whose chats share their prompts: auto, sdpa, flash_attention_2 or
+            flex, as in `ixc.model.kernels`. `attn_implementation` is that of replies and of the vision tower.
         revision, cache_dir: of the cache.
         options: of the processor instead of the stored ones, `max_pixels` or `max_frames`; see `ProcessorOptions`.
 
     Raises:
-        BadCheckpoint: no such folder, or as in `load`.
+        BadCheckpoint, NoAttention: no such folder, or as in `load`.
         BadProcessor: an unknown option or a bad value.
     """
     if device is not None and device_map is not None:
         raise ValueError(f"device: {device!r}, device_map: {device_map!r}: two names of one thing; give one")
     place = one_device(device_map) if device is None else device
-    model, processor = load(stored(folder, revision, cache_dir), kind, place, dtype, attn_implementation)
+    folder = stored(folder, revision, cache_dir)
+    model, processor = load(folder, kind, place, dtype, attn_implementation, attention)
     return model, _changed(processor, **options)
 
 

@@ -27,6 +27,7 @@ from ixc.files import replacing, track
 from ixc.inference import rewards_of, scored_ids
 from ixc.metrics import Metrics, non_finite
 from ixc.model import IXCForRewardModel, Tree, collate
+from ixc.model.kernels import attention_of
 from ixc.samples import BadRecord, Reply, Sample, objection_to_turns, open_table, read_each
 from ixc.shards import Scored, Scores, Shards
 
@@ -142,7 +143,7 @@ def told(model: IXCForRewardModel, features: Features) -> dict[str, str]:
     """What rewards depend on beside weights and rows."""
     return {
         "dtype": str(model.dtype).removeprefix("torch."),
-        "attention": str(model.config._attn_implementation),
+        "attention": f"{model.config._attn_implementation}, {attention_of(model)}",
         "media_root": str(features.root.resolve()),
         "processor": digest(features.processor.options),
     }
@@ -255,12 +256,21 @@ def _write_table(source: Path, target: Path, scores: Scores) -> None:
     with replacing(target) as part, pq.ParquetWriter(part, schema) as writer:
         for batch in file.iter_batches(batch_size=4096):
             numbers = range(row, row + len(batch))
-            metas = map(_meta, batch["meta"].to_pylist(), (scores.reasons.get(i, "") for i in numbers))
+            metas = map(_meta, _texts(batch["meta"]), (scores.reasons.get(i, "") for i in numbers))
             columns = {**dict(zip(batch.schema.names, batch.columns, strict=True))}
             columns["rewards"] = pa.array([scores.of(i) for i in numbers], pa.list_(pa.float64()))
             columns["meta"] = pa.array(list(metas), pa.string())
             writer.write_batch(pa.record_batch(list(columns.values()), schema=schema))
             row += len(batch)
+
+
+def _texts(column: pa.Array) -> list[str | None]:
+    """Strings; of those that are not UTF-8, for which their rows are not scored, what can be read."""
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        held = column.cast(pa.large_binary()).to_pylist()
+        return [value if value is None else value.decode("utf-8", "replace") for value in held]
 
 
 def _meta(text: str | None, reason: str) -> str | None:

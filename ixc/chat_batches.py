@@ -70,7 +70,8 @@ def _groups(chats: Mapping[int, ChatRecord]) -> dict[Any, dict[Any, list[int]]]:
         *prompt, last = chat.messages
         alone = number if chat.answer_shows() else None  # its images are not the prompt's
         told = hashlib.sha256(repr(prompt).encode("utf-8", "surrogatepass")).digest()
-        answer = last["content"] if isinstance(last["content"], str) else repr(last["content"])
+        content = last["content"]
+        answer = content if isinstance(content, str) else (repr(content),)  # a text may look like parts
         groups[told, chat.media_keys(), alone][last["role"], answer].append(number)
     return groups
 

@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 from ixc.chats import ChatRecord, read_chat
 from ixc.media import BadMedia
 from ixc.model.prompts import BadConversation
-from ixc.sources.forms import unrepeated
+from ixc.sources.forms import RepeatedKey, unrepeated
 
 _BOM = b"\xef\xbb\xbf"
 _WIDE = (b"\xff\xfe", b"\xfe\xff")
 """How a file of two bytes a character begins."""
+_GZIP = b"\x1f\x8b"
 _SEPARATOR = re.compile(r"[\s,]*")
 _SAMPLE = {"prompt", "chosen", "candidates", "modality"}
 """Columns that a table of the pipeline has and no table of chats."""
@@ -67,7 +68,7 @@ def _row(where: str, given: Any, base: Path | None) -> Row:
 
 
 class _Unread(NamedTuple):
-    """What stands for a row that is no JSON."""
+    """What stands for a row that is no JSON, or for an object in it that would lose something."""
 
     reason: str
 
@@ -86,6 +87,8 @@ def _json(content: bytes, name: str) -> Iterator[tuple[str, Any]]:
     """Where each value stands, and the value."""
     if content.startswith(_WIDE):
         raise BadFile(f"{name}: UTF-16; convert it: iconv -f UTF-16 -t UTF-8")
+    if content.startswith(_GZIP):
+        raise BadFile(f"{name}: compressed; unpack it: gunzip -c FILE | ixc ... -")
     content = content.removeprefix(_BOM)
     if _is_one_list(content):
         yield from _elements(content, name)
@@ -101,20 +104,27 @@ def _is_one_list(content: bytes) -> bool:
     content = content.lstrip()
     if not content.startswith(b"["):
         return False
-    first = _value(content.split(b"\n")[0])
-    if isinstance(first, _Unread):
-        return True  # over several lines, or broken
-    chats = isinstance(first, list) and all(isinstance(chat, Mapping) for chat in first)
-    return chats and bool(first) and not any(chat.keys() & {"role", "from"} for chat in first)
+    first, *others = content.split(b"\n")
+    value = _value(first)
+    if not isinstance(value, _Unread):
+        return bool(value) and not _is_messages(value)
+    # a list over several lines, or a line that is broken: then the next one is a chat
+    following = next((line for line in others if line.strip()), b"")
+    return first.strip() == b"[" or not _is_messages(_value(following))
+
+
+def _is_messages(value: Any) -> bool:
+    """Whether a list is one chat, not several."""
+    messages = value if isinstance(value, list) else []
+    return any(isinstance(one, Mapping) and one.keys() & {"role", "from"} for one in messages)
 
 
 def _elements(content: bytes, name: str) -> Iterator[tuple[str, Any]]:
-    """The elements of a JSON list, as far as it can be read, and the line where each begins."""
+    """The elements of a JSON list, and the line where each begins; those behind a broken one as far as lines tell."""
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadFile(f"{name}: not UTF-8 (byte {error.start + 1}); convert it: iconv -t UTF-8") from error
-    decode = json.JSONDecoder(object_pairs_hook=unrepeated).raw_decode
     place, line = text.index("[") + 1, 1 + text.count("\n", 0, text.index("["))
     while True:
         start = place
@@ -126,13 +136,38 @@ def _elements(content: bytes, name: str) -> Iterator[tuple[str, Any]]:
                 yield where, _Unread(f"not JSON: behind the list's end stands {rest:.40}; one list a file")
             return
         try:
-            value, end = decode(text, place)
+            value, end = _element(text, place)
         except (ValueError, RecursionError) as error:
-            yield where, _Unread(f"not JSON ({error}); nothing behind it is read")
-            return
-        yield where, value
+            following = _next_alike(text, place)
+            lost = "" if following else "; nothing behind it is read"
+            yield where, _Unread(f"not JSON ({error}){lost}")
+            if following is None:
+                return
+            end = following
+        else:
+            yield where, value
         line += text.count("\n", place, end)
         place = end
+
+
+def _element(text: str, place: int) -> tuple[Any, int]:
+    """The value that begins at a place, or why it is none, and its end.
+
+    Raises:
+        ValueError, RecursionError: nobody knows where it ends.
+    """
+    try:
+        return json.JSONDecoder(object_pairs_hook=unrepeated).raw_decode(text, place)
+    except RepeatedKey as error:
+        _, end = json.JSONDecoder().raw_decode(text, place)
+        return _Unread(f"not JSON ({error})"), end
+
+
+def _next_alike(text: str, place: int) -> int | None:
+    """Where the next line begins an object or list as far from the margin as the one at this place."""
+    margin = text[text.rfind("\n", 0, place) + 1 : place]
+    found = re.compile(rf"\n{re.escape(margin)}(?=[{{\[])").search(text, place) if not margin.strip() else None
+    return found.end() if found else None
 
 
 def _value(text: bytes) -> Any:
@@ -160,6 +195,9 @@ def holds_chats(path: Path) -> bool:
 
 
 def _is_parquet(path: Path) -> bool:
+    """What comes through a pipe is none: it can be read only once."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        return False
     with path.open("rb") as file:
         return file.read(4) == b"PAR1"
 

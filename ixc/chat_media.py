@@ -142,9 +142,9 @@ def medium_key(medium: Medium) -> Any:
 
 
 def _key(source: Any) -> Any:
-    if isinstance(source, str | Path):
-        return Path(source).absolute()
-    if isinstance(source, bytes):
+    if isinstance(source, Path):
+        return source.absolute()
+    if isinstance(source, str | bytes):  # a data URL, which is no path: // in it is not /
         return source
     if isinstance(source, list | tuple):
         return tuple(map(_key, source))

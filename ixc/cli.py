@@ -7,15 +7,25 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
 
-from ixc.cli_options import Version, as_options, count, model_options, seed, table_options, temperature
+from ixc.cli_options import (
+    REPLYING,
+    SCORING,
+    Version,
+    as_options,
+    count,
+    model_options,
+    seed,
+    table_options,
+    temperature,
+)
 from ixc.export import Form, export
 from ixc.show import FILTERS
 from ixc.show import show as print_rows
-from ixc.startup import quick_imports
 
 SOME_UNSCORED = 3
 _STATUS = f"""\
@@ -30,8 +40,17 @@ class BadInput(ValueError):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; bad input ends in one line on stderr and exit status 2; see `_STATUS`."""
     options = parser().parse_args(arguments)
+    if isinstance(sys.stdout, TextIOWrapper):  # a sign that the terminal has not must not cost the scores
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return options.run(options) or 0
+        status = options.run(options) or 0
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `| head` has seen enough; the interpreter must not flush into the closed pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError, ImportError) as error:  # the last: an attention that is not installed
         _complain(options, str(error))
         return 2
@@ -50,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     score_parser = _command(commands, "score", score, "score chats with a reward model")
     rank_parser = _command(commands, "rank", rank, "rank answers to one question, best first")
     for command in (score_parser, rank_parser):
-        model_options(command)
+        model_options(command, SCORING)
         command.epilog = _STATUS
         command.add_argument("chats", nargs="?", help=_CHATS)
         command.add_argument("--question", help="instead of a file: one question ...")
@@ -61,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     table_options(score_parser)
 
     chat_parser = _command(commands, "chat", chat, "talk to a chat model; one message, or until end of input")
-    model_options(chat_parser)
+    model_options(chat_parser, REPLYING)
     chat_parser.add_argument("message", nargs="?")
     chat_parser.add_argument("--media", action="append", default=[], help="a picture or film; may be repeated")
     chat_parser.add_argument("--system", help="what the model is told before the conversation")
@@ -112,8 +131,7 @@ def _export_options(commands: Any) -> None:
 def _api() -> ModuleType:
     """`ixc.api`; what an import makes lives to the end, and to look through it for garbage takes a second."""
     gc.disable()
-    with quick_imports():
-        from ixc import api
+    from ixc import api
 
     gc.freeze()
     gc.enable()
@@ -130,7 +148,8 @@ def _loading(options: argparse.Namespace) -> dict[str, Any]:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise BadInput(f"--device {options.device}: {str(error).splitlines()[0]}; cpu is always there") from error
-    return {"device": device, "dtype": options.dtype, "attn_implementation": options.attention}
+    attention = (REPLYING if options.command == "chat" else SCORING)[options.attention]
+    return {"device": device, "dtype": options.dtype, **attention}
 
 
 def _reading(options: argparse.Namespace) -> dict[str, Any]:
@@ -141,8 +160,7 @@ def _reading(options: argparse.Namespace) -> dict[str, Any]:
 
 def _loaded(options: argparse.Namespace, kind: str) -> Any:
     """A model of `ixc.api`, by the name of its class."""
-    with quick_imports():
-        return getattr(_api(), kind).from_pretrained(options.model, **_loading(options), **_reading(options))
+    return getattr(_api(), kind).from_pretrained(options.model, **_loading(options), **_reading(options))
 
 
 def score(options: argparse.Namespace) -> int:
@@ -179,8 +197,9 @@ def _outcomes(options: argparse.Namespace, rows: Sequence[Any]) -> list[Any]:
     model = _loaded(options, "RewardModel")
     scored = iter(model.score_each(readable))
     outcomes = [api.Outcome(None, row.reason) if row.chat is None else next(scored) for row in rows]
-    if options.question is not None and len({outcome.reason for outcome in outcomes} - {""}) == 1:
-        raise BadInput(outcomes[0].reason or next(o.reason for o in outcomes if o.reason))
+    reasons = {outcome.reason for outcome in outcomes}
+    if options.question is not None and len(reasons) == 1 and "" not in reasons:
+        raise BadInput(outcomes[0].reason)  # the question's, or that of all its media
     return outcomes
 
 
@@ -214,6 +233,10 @@ def score_table(options: argparse.Namespace) -> int:
             "--media, --max-length and --on-overflow go with chats; a table names its media, --pass-tokens is its bound"
         )
         raise BadInput(given)
+    if options.attention == "eager":
+        raise BadInput(
+            "--attention eager reads every chat whole, and a table's answers share their prompts: leave it out"
+        )
     if holds_chats(options.source):
         raise BadInput(
             f"{options.source}: a table of chats, not of the pipeline's samples; give it without --in and --out"
@@ -276,7 +299,9 @@ def chat(options: argparse.Namespace) -> None:
     if not options.json:  # as it comes; flushed, or a pipe would get it all at once
         settings["on_text"] = lambda text: print(text, end="", flush=True)
     messages = [{"role": "system", "content": options.system}] if options.system else []
-    for number, line in enumerate([options.message] if options.message else sys.stdin):
+    if options.message is not None and not options.message.strip():
+        raise BadInput("the message is empty; write one, or none and then one a line")
+    for number, line in enumerate(sys.stdin if options.message is None else [options.message]):
         if not line.strip():
             continue
         messages.append({"role": "user", "content": line.strip()})
@@ -297,12 +322,7 @@ def _sampling(options: argparse.Namespace) -> dict[str, Any]:
 
 def show(options: argparse.Namespace) -> None:
     """Print rows, readable, also into a pipe."""
-    filters = {name: getattr(options, name) for name in FILTERS}
-    try:
-        print_rows(options.table, limit=options.limit or None, **filters)
-        sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has seen enough; the interpreter must not flush into the closed pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print_rows(options.table, limit=options.limit or None, **{name: getattr(options, name) for name in FILTERS})
 
 
 def convert(options: argparse.Namespace) -> None:

@@ -3,10 +3,17 @@
 import argparse
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 _OPTIONS = "hd_num max_length max_frames max_pixels on_overflow pass_tokens shard_rows max_new_tokens dtype"
+_IN_OTHER_DOORS = {
+    "attention: '": "--attention '",
+    "set attention to ": "give --attention ",
+    "give the content as parts: ": "leave it out, or give the chat in a file, its content as parts: ",
+}
+"""What remedies say that have another form here."""
 _OPTION = re.compile(rf"(?<![\w./-])(?:collect\.)?({_OPTIONS.replace(' ', '|')})(?![\w/-]|\.\w)")
 
 
@@ -26,18 +33,35 @@ def as_options(reason: str) -> str:
     >>> as_options("21 tokens, more than max_length 20; raise max_length")
     '21 tokens, more than --max-length 20; raise --max-length'
     """
+    for told, here in _IN_OTHER_DOORS.items():
+        reason = reason.replace(told, here)
     return _OPTION.sub(lambda found: "--" + found[1].replace("_", "-"), reason)
 
 
-def model_options(command: argparse.ArgumentParser) -> None:
-    """Which model, where, and how it reads."""
+SCORING = {
+    "auto": {"attention": "auto"},
+    "sdpa": {"attention": "sdpa"},
+    "flash_attention_2": {"attention": "flash_attention_2", "attn_implementation": "flash_attention_2"},
+    "flex": {"attention": "flex"},
+    "eager": {"attn_implementation": "eager"},
+}
+"""`--attention` where scores share their prompts: the arguments of `ixc.api.loaded`."""
+REPLYING = {name: {"attn_implementation": name} for name in ("sdpa", "flash_attention_2", "flex_attention", "eager")}
+"""The same where Transformers' `generate` answers."""
+_SCORING = """\
+the kernel that scores are computed with; auto: FlexAttention on a GPU, SDPA elsewhere; flash_attention_2: needs the
+package flash-attn, bf16 or fp16, and an Ampere GPU or a newer one; flex: a GPU; eager: plain formulae, every chat read
+whole, slow, not for tables"""
+_REPLYING = "the kernel that replies are computed with, as Transformers calls it"
+
+
+def model_options(command: argparse.ArgumentParser, attention: Mapping[str, Any]) -> None:
+    """Which model, where, and how it reads; `attention`: `SCORING` or `REPLYING`, of which the first is the default."""
     command.add_argument("model", help="a model's folder, ours or official")
     command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...; auto: the GPU if there is one")
     command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as stored")
-    attention = "sdpa, flash_attention_2, ...: of replies; scores share prompts, by an attention of their own"
-    command.add_argument(
-        "--attention", default="sdpa", help=f"{attention}; eager: every chat (not a table's) whole, in formulae"
-    )
+    default, about = next(iter(attention)), _SCORING if attention is SCORING else _REPLYING
+    command.add_argument("--attention", choices=attention, default=default, help=f"{about} (default: {default})")
     command.add_argument("--hd-num", type=count, help="tiles per picture at most; default: as stored with the model")
     command.add_argument("--max-length", type=count, help="tokens of a chat at most; default: as stored")
     command.add_argument("--max-frames", type=count, help="frames of a film at most; default: as stored")

@@ -17,11 +17,17 @@ _HALF = "\ufffd"
 class Streamed(BaseStreamer):
     """Gives a reply away piece by piece; the pieces together are the whole reply, stripped of white space at its ends.
 
-    The end of the text is kept back while it may still change: half a character, or white space that may be the last.
+    The end of the text is kept back while it may still change: half a character, white space that may be the last, or
+    tokens of single bytes, which are read together: if the last of them spoils the others, all are spoilt.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], on_text: Callable[[str], None]) -> None:
-        self.decode, self.on_text = decode, on_text
+    def __init__(
+        self,
+        decode: Callable[[Sequence[int]], str],
+        on_text: Callable[[str], None],
+        is_byte: Callable[[int], bool] = lambda _: False,
+    ) -> None:
+        self.decode, self.on_text, self.is_byte = decode, on_text, is_byte
         self.ids: list[int] = []
         self.given = ""
         self.prompt_seen = False
@@ -32,6 +38,8 @@ class Streamed(BaseStreamer):
             self.prompt_seen = True
             return
         self.ids += value.flatten().tolist()
+        if self.is_byte(self.ids[-1]):
+            return
         text = self.decode(self.ids).strip()
         if not text.endswith(_HALF):
             self._give(text)

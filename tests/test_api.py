@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,17 @@ import pytest
 import tiny
 import torch
 from PIL import Image
+from tokenizers import Tokenizer, decoders, models
 
 from ixc.api import BadScore, ChatModel, RewardModel, Video, branched, convert
 from ixc.compat import AutoModel, AutoTokenizer, OfficialRewardModel
 from ixc.media import BadMedia
 from ixc.model import BadCheckpoint, IXCForRewardModel, IXCProcessor, language
 from ixc.model.folder import save
+from ixc.model.kernels import NoAttention, attention_of
 from ixc.model.pictures import partition, to_tiles
 from ixc.model.processing import BadConversation, BadProcessor, TooLong
+from ixc.model.tokenizers import is_byte
 from ixc.sources.embedded.films import encode
 from ixc.streaming import Streamed
 
@@ -377,6 +381,59 @@ def test_half_a_character_waits_for_its_other_half():
         stream.put(torch.tensor([byte]))
     stream.end()
     assert "".join(pieces) == text.decode().strip() and "\ufffd" not in "".join(pieces)
+
+
+def test_tokens_of_single_bytes_wait_for_what_spoils_or_saves_them_all():
+    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)} | {"wohl": 256}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    smile = list("\U0001f642".encode())
+    for ids in ([256, *smile, 256], [*smile, *smile[:2]], [256, *smile, *smile[:1], 256, 256]):
+        pieces: list[str] = []
+        stream = Streamed(tokenizer.decode, pieces.append, partial(is_byte, tokenizer))
+        stream.put(torch.tensor([[1, 2, 3]]))
+        for token in ids:
+            stream.put(torch.tensor([token]))
+        stream.end()
+        assert "".join(pieces) == tokenizer.decode(ids)
+
+
+def test_a_temperature_that_leaves_no_numbers_is_refused():
+    policy, asked = ChatModel(tiny.causal(), tiny.processor()), [{"role": "user", "content": "What is it?"}]
+    with pytest.raises(ValueError, match=r"temperature: 1e-40: .*give 0\.0001 or more"):
+        policy.reply(asked, max_new_tokens=2, do_sample=True, temperature=1e-40)
+    assert policy.reply(asked, max_new_tokens=2, do_sample=True, temperature=1e-4) is not None
+
+
+def test_an_answer_that_looks_like_parts_is_another_answer(model: RewardModel):
+    parts = [{"type": "text", "text": "red"}]
+    asked = {"role": "user", "content": "Name it."}
+    written, shown = ([asked, {"role": "assistant", "content": content}] for content in (repr(parts), parts))
+    together = model.score([written, shown])
+    assert together == pytest.approx([model.score([one])[0] for one in (written, shown)], abs=1e-5)
+
+
+def test_the_kernel_of_scores_is_chosen_at_load(model: RewardModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    save(model.model, model.processor, tmp_path / "reward")
+    load, chats = RewardModel.from_pretrained, [chat("Name it.", "red"), chat("Name it.", "blue")]
+    chosen = load(tmp_path / "reward", attention="sdpa")
+    assert attention_of(chosen.model) == "sdpa"
+    assert chosen.score(chats) == pytest.approx(model.score(chats), abs=1e-5)
+    with pytest.raises(NoAttention, match="attention: 'flex': needs a GPU"):
+        load(tmp_path / "reward", attention="flex")
+    with pytest.raises(ValueError, match="device: 'meta'"):
+        load(tmp_path / "reward", device="meta")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device: 'cuda:0': no GPU"):
+        load(tmp_path / "reward", device_map=0)
+
+
+def test_a_string_stops_a_reply():
+    policy, asked = ChatModel(tiny.causal(), tiny.processor()), [{"role": "user", "content": "What is it?"}]
+    whole = policy.reply(asked, max_new_tokens=12, do_sample=True, temperature=2.0, seed=3)
+    sign = next(sign for sign in whole[2:] if sign.isascii() and sign.isprintable() and sign not in whole[:2])
+    stopped = policy.reply(asked, max_new_tokens=12, do_sample=True, temperature=2.0, seed=3, stop_strings=[sign])
+    assert stopped == whole[: whole.index(sign) + 1].strip()
 
 
 def test_a_reply_is_generated(tmp_path: Path):

@@ -129,6 +129,19 @@ def test_what_is_no_sample_keeps_its_place_and_all_columns_come_out_as_they_came
     assert "no answer" in json.loads(went[3]["meta"])[NOT_SCORED], "the only reward would be taken for that of chosen"
 
 
+def test_a_row_of_no_utf_8_keeps_its_place(tmp_path: Path):
+    write_samples([tiny.pair(f"{i}?", "good", "bad") for i in range(2)], tmp_path / "plain.parquet")
+    table = pq.read_table(tmp_path / "plain.parquet")
+    metas = pa.array([b"{}", b'{"by": "Andr\xe9"}'], pa.binary())
+    damaged = pa.StringArray.from_buffers(2, *metas.buffers()[1:])
+    table = table.set_column(table.schema.get_field_index("meta"), "meta", damaged)
+    pq.write_table(table, tmp_path / "in.parquet")
+    model, paths = tiny.reward(), (tmp_path / "in.parquet", tmp_path / "out.parquet")
+    assert score_table(model, tiny.features(model, tmp_path), *paths, model_name="") == {"rows": 2, NOT_SCORED: 1}
+    good, bad = pq.read_table(tmp_path / "out.parquet", columns=["meta", "rewards"]).to_pylist()
+    assert len(good["rewards"]) == 2 and "by" in json.loads(bad["meta"]) and not bad["rewards"]
+
+
 @pytest.fixture
 def killed_after_3(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Rows of every shard that is scored; the fourth is never finished."""

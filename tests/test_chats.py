@@ -1,8 +1,11 @@
 """The one record of a chat: every form of the field is read as the same chat, and nothing is dropped silently."""
 
 import base64
+import gzip
 import json
+import os
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -115,6 +118,20 @@ def test_videos_are_paths_bytes_frames_arrays_and_urls(tmp_path: Path):
     assert read_chat(frames_of_files, base=tmp_path).media[0].source == [tmp_path / "1.png", tmp_path / "2.png"]
     still = b"\0\0\0\x18ftypavif"
     assert read_medium(still, None, None).kind == "image"
+
+
+def test_bytes_without_a_kind_are_what_they_begin_as():
+    stream = (b"\x47" + bytes(187)) * 3
+    for data, kind in ((stream, "video"), (b"\0\0\0\x08wide" + bytes(9), "video"), (b"OggS" + bytes(9), "video")):
+        assert read_medium(data, None, None).kind == kind
+    assert read_medium(b"GIF89a" + bytes(9), None, None).kind == "image"
+
+
+def test_data_urls_are_told_apart_by_all_their_letters():
+    one, other = (
+        ChatRecord([ANSWER], (read_medium(url, None, None),)) for url in ("data:image/x,a//b", "data:image/x,a/b")
+    )
+    assert one.media_keys() != other.media_keys()
 
 
 def test_paths_are_relative_to_the_base_and_urls_of_files_are_paths(tmp_path: Path):
@@ -298,6 +315,51 @@ def test_an_element_is_named_by_its_line(tmp_path: Path):
     assert [bool(row.reason) for row in rows] == [False, True, True]
 
 
+def test_a_list_may_hold_lists_of_messages(tmp_path: Path):
+    chats = [json.loads(line(text))["messages"] for text in ("a", "b")]
+    for number, written in enumerate((json.dumps(chats), json.dumps(chats, indent=1), f"[\n{json.dumps(chats[0])}\n]")):
+        (tmp_path / f"{number}.json").write_text(written)
+        assert found(tmp_path / f"{number}.json") == ["a", "b"][: written.count("user")]
+    (tmp_path / "mixed.json").write_text(f"[{line('a')}, 7]")
+    first, second = found(tmp_path / "mixed.json")
+    assert first == "a" and second.startswith("7")
+
+
+BROKEN = [
+    '[{"role": "user", "content": "cut',
+    '[{"role": "user", "content": "x", "content": "y"}]',
+    '[{"role": "user"} 7]',
+]
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_broken_first_line_of_messages_costs_no_other(tmp_path: Path, broken: str):
+    lines = [broken, *(json.dumps(json.loads(line(text))["messages"]) for text in ("a", "b"))]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    first, *others = found(tmp_path / "a.jsonl")
+    assert "not JSON" in first and others == ["a", "b"]
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("broken", ['{"id": 1, "id": 2}', '{"id": 1, "messages": [}', '{"id": "cut', "{'id': 1}"])
+def test_a_broken_element_of_a_list_costs_no_other(tmp_path: Path, indent: int | None, broken: str):
+    chats = [json.dumps(json.loads(line(text)), indent=indent) for text in ("a", "b", "c")]
+    (tmp_path / "a.json").write_text("[\n" + ",\n".join([chats[0], broken, *chats[1:]]) + "\n]")
+    first, reason, *others = found(tmp_path / "a.json")
+    assert "not JSON" in reason and [first, *others] == ["a", "b", "c"]
+    (tmp_path / "b.json").write_text("[" + ",".join([chats[0], '{"id": 1, "id": 2}', chats[1]]) + "]")
+    assert [text for text in found(tmp_path / "b.json") if "stands twice" not in text] == ["a", "b"]
+
+
+def test_a_pipe_is_read_to_its_end(tmp_path: Path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = Thread(target=lambda: pipe.write_text(line("a") + "\n" + line("b")))
+    writer.start()
+    assert found(pipe) == ["a", "b"]
+    writer.join()
+
+
 def test_a_row_of_many_levels_costs_no_other(tmp_path: Path):
     deep: Any = "a.png"
     for _ in range(800):
@@ -329,7 +391,13 @@ def test_files_of_another_kind_are_refused_whole(tmp_path: Path):
         pa.Table.from_pylist([dict.fromkeys(("prompt", "chosen", "candidates", "modality"), "")]), tmp_path / "s"
     )
     (tmp_path / "wide").write_bytes(line("a").encode("utf-16"))
+    (tmp_path / "zip").write_bytes(gzip.compress(line("a").encode()))
     (tmp_path / "cut").write_bytes((tmp_path / "s").read_bytes()[:50])
-    for name, message in (("s", "give it as --in"), ("wide", "iconv -f UTF-16"), ("cut", "damaged Parquet")):
+    for name, message in (
+        ("s", "give it as --in"),
+        ("wide", "iconv -f UTF-16"),
+        ("zip", "gunzip"),
+        ("cut", "damaged Parquet"),
+    ):
         with pytest.raises(BadFile, match=message):
             list(read_rows(str(tmp_path / name)))

@@ -2,9 +2,12 @@
 
 import io
 import json
+import os
 import re
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +145,12 @@ def test_the_device_may_be_left_to_the_machine(folders: dict[str, str], capsys: 
         (["REWARD", "--question", "a", "--answer", "b", "--media", "RED", "--max-pixels", "9"], "raise --max-pixels"),
         (["REWARD", "CHATS", "--media", "RED"], "--media goes with --question"),
         (["BROKEN", "--question", "a", "--answer", "b"], "score nan: no number: .*with --dtype float32"),
-        (["REWARD", "--question", "a", "--answer", "b", "--attention", "none"], "none"),
-        (["REWARD", "--question", "a", "--answer", "b", "--attention", "flash_attention_2"], "FlashAttention2"),
+        (
+            ["REWARD", "--question", "a", "--answer", "b", "--attention", "flash_attention_2"],
+            "--attention 'flash_attention_2': needs a GPU.*; or give --attention auto$",
+        ),
+        (["REWARD", "--question", "a", "--answer", "b", "--device", "meta"], "--device meta: "),
+        (["REWARD", "--in", "CHATS", "--out", "x", "--attention", "eager"], "--attention eager reads every chat whole"),
         (["REWARD", "--question", "a", "--answer", "b", "--device", "abacus"], "--device abacus: "),
         (["CHAT", "--question", "a", "--answer", "b"], "no score.weight"),
     ],
@@ -187,6 +194,49 @@ def test_one_missing_picture_loses_no_other_row(folders: dict[str, str], tmp_pat
     for where, reason in ((2, "/missing.png: no such file"), (4, "also-missing.png: no such"), (5, "--max-length 60")):
         assert re.search(rf"chats.jsonl:{where}: .*{reason}", printed.err)
     assert main(["score", folders["reward"], str(path), "--media-root", str(tmp_path / "elsewhere")]) == 2
+
+
+def test_one_answer_that_is_too_long_loses_no_other(folders: dict[str, str], capsys: Capture):
+    asked = ["score", folders["reward"], "--question", "a", "--answer", "b", "--answer", "c" * 99, "--answer", "d"]
+    assert main([*asked, "--max-length", "50", "--json"]) == 3
+    printed = capsys.readouterr()
+    assert [score is None for score in json.loads(printed.out)] == [False, True, False]
+    assert re.search(r"--answer 2: .*raise --max-length", printed.err)
+
+
+def test_text_that_no_terminal_can_show_costs_no_score(
+    folders: dict[str, str], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "chats.jsonl"
+    asked = {"role": "user", "content": "Colour?"}
+    rows = [[asked, {"role": "assistant", "content": answer}] for answer in ("Red.", "half \ud800", "赤い")]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert main(["score", folders["reward"], str(path)]) == 3
+    first, second, third = written.getvalue().decode().splitlines()
+    assert "Red." in first and "half \\ud800" in second and "\\u8d64" in third
+    assert "chats.jsonl:2: 'assistant" in capsys.readouterr().err
+
+
+def test_every_attention_of_the_command_line_gives_the_same_scores(folders: dict[str, str], capsys: Capture):
+    asked = ("score", folders["reward"], "--question", "a", "--answer", "b", "--answer", "c")
+    wanted = run(capsys, *asked)
+    for name in ("auto", "sdpa", "eager"):
+        assert run(capsys, *asked, "--attention", name) == pytest.approx(wanted, abs=1e-5)
+    with pytest.raises(SystemExit):
+        main(["score", "--help"])
+    assert "{auto,sdpa,flash_attention_2,flex,eager}" in capsys.readouterr().out
+
+
+def test_a_reader_who_has_seen_enough_ends_a_command_quietly(folders: dict[str, str], tmp_path: Path):
+    arguments = ["score", folders["reward"], str(chats(folders, tmp_path))]
+    command = f"from ixc.cli import main; raise SystemExit(main({arguments!r}))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    ran = subprocess.run([sys.executable, "-c", command], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 def test_a_row_of_pictures_scores_as_the_api_does(folders: dict[str, str], tmp_path: Path, capsys: Capture):
@@ -241,6 +291,20 @@ def test_a_reply_is_printed_as_it_comes(folders: dict[str, str], capsys: Capture
     assert json.loads(capsys.readouterr().out)["content"] + "\n" == streamed
 
 
+def test_an_empty_message_is_refused_and_not_waited_for(folders: dict[str, str], capsys: Capture):
+    assert main(["chat", folders["chat"], " "]) == 2
+    assert "the message is empty" in capsys.readouterr().err
+
+
+def test_a_break_ends_a_conversation_quietly(folders: dict[str, str], capsys: Capture, monkeypatch: pytest.MonkeyPatch):
+    def stop(*_: Any, **__: Any) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ChatModel, "reply", stop)
+    assert main(["chat", folders["chat"], "Colour?"]) == 130
+    assert capsys.readouterr().err == ""
+
+
 def test_chat_options_reach_the_model(folders: dict[str, str], capsys: Capture, monkeypatch: pytest.MonkeyPatch):
     short = ("chat", folders["chat"], "Colour?", "--max-new-tokens", "8")
     plain = run(capsys, *short)
@@ -260,7 +324,8 @@ def test_chat_options_reach_the_model(folders: dict[str, str], capsys: Capture, 
         "temperature": 0.5,
         "seed": 7,
     }
-    for bad in (("--temperature", "-1"), ("--temperature", "nan"), ("--seed", "x"), ("--max-new-tokens", "0")):
+    wrong = (("--temperature", "-1"), ("--temperature", "nan"), ("--seed", "x"), ("--max-new-tokens", "0"))
+    for bad in (*wrong, ("--attention", "none")):
         with pytest.raises(SystemExit):
             main([*short, *bad])
 

@@ -98,10 +98,10 @@ def test_only_prefixes_of_further_branches_are_read_again():
         (
             "flash_attention_2",
             CPU,
-            "needs a GPU, and the model is on 'cpu'.* flash-attn .*pip install .*ixc.flash.*; or set attention: auto",
+            "needs a GPU, and the model is on 'cpu'.* flash-attn .*pip install .*ixc.flash.*; or set attention to auto",
         ),
-        ("flash_attention_2", GPU, "^attention: 'flash_attention_2': needs the package flash-attn .*attention: auto"),
-        ("flex", CPU, "^attention: 'flex': needs a GPU, and the model is on 'cpu'.*attention: auto"),
+        ("flash_attention_2", GPU, "^attention: 'flash_attention_2': needs the package flash-attn .*attention to auto"),
+        ("flex", CPU, "^attention: 'flex': needs a GPU, and the model is on 'cpu'.*attention to auto"),
     ],
 )
 def test_what_the_machine_lacks_is_named(name: Any, device: torch.device, named: str, monkeypatch: pytest.MonkeyPatch):
@@ -114,7 +114,7 @@ def test_what_the_machine_lacks_is_named(name: Any, device: torch.device, named:
 def test_an_old_gpu_is_named(flash_attn: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
-    with pytest.raises(NoAttention, match="needs an Ampere GPU or a newer one, not Tesla T4: set attention: flex"):
+    with pytest.raises(NoAttention, match="needs an Ampere GPU or a newer one, not Tesla T4: set attention to flex"):
         refuse_attention("flash_attention_2", GPU)
     refuse_attention("flex", GPU)
 

@@ -1,5 +1,6 @@
 """From conversations and pictures to ids and tiles."""
 
+import copy
 import json
 import pickle
 import random
@@ -32,7 +33,7 @@ from ixc.model.processing import (
     train_tokenizer,
     words_of,
 )
-from ixc.model.tokenizers import BadTokenizer
+from ixc.model.tokenizers import SPECIAL, BadTokenizer
 from ixc.samples import Media, Turn
 
 PROCESSOR = tiny.processor()
@@ -755,3 +756,11 @@ def test_a_string_by_the_name_of_text_is_what_a_user_says():
     assert several["attention_mask"][0, 0] == 0  # to be answered: padded on the left
     with pytest.raises(BadConversation, match="ends with 'user': nothing to score"):
         PROCESSOR(text="Which?", for_reward=True)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
+def test_a_copy_too_reads_control_strings_as_text(copied: Any):
+    processor = tiny.processor()
+    text = "".join(SPECIAL.values())
+    assert copied(processor).encode(text) == processor.encode(text)
+    assert not set(processor.encode(text)) & set(processor.ids.values())

@@ -39,14 +39,14 @@ def refuse_mismatch(folder: Path) -> None:
     if weighed and (why := size_objection(config, read_checkpoint(folder, indexed(folder)).shapes)):
         raise BadCheckpoint(f"{path}: {why}")
     tokenizer = _tokenizer(folder / "tokenizer.json")
-    why = objection(config.to_dict(), _object(folder / "processor_config.json"), tokenizer)
+    why = objection(config.to_dict(), object_in(folder / "processor_config.json"), tokenizer)
     if why := why or id_objection(config, tokenizer):
         raise BadCheckpoint(f"{folder}: {why}")
 
 
 def config_in(folder: Path) -> dict[str, Any]:
     """What a model of ours in the folder says of itself; empty: there is none, or its own loading will complain."""
-    told = _object(folder / "config.json")
+    told = object_in(folder / "config.json")
     return told if told.get("model_type") == IXCConfig.model_type else {}
 
 
@@ -95,7 +95,8 @@ def id_objection(config: IXCConfig, tokenizer: Tokenizer | None) -> str | None:
     return None
 
 
-def _object(path: Path) -> dict[str, Any]:
+def object_in(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is none."""
     try:
         told = json.loads(path.read_text())
     except (OSError, ValueError):

@@ -1,6 +1,5 @@
 """A model and its processor in one folder."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 
 from ixc.distributed import warn_of_slow_precision
 from ixc.files import replacing_folder
-from ixc.model.agreement import objection
+from ixc.model.agreement import object_in, objection
 from ixc.model.card import is_card
 from ixc.model.configuration import IXCConfig
 from ixc.model.heads import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel
@@ -143,7 +142,7 @@ def agreeing(processor: IXCProcessor, model: IXCPreTrainedModel, folder: Path) -
 
 def is_ours(folder: Path) -> bool:
     """Whether all that a folder holds is a checkpoint of ours, or one of the official form that `to_official` wrote."""
-    told = _object(folder / "config.json")
+    told = object_in(folder / "config.json")
     ours = told.get("model_type") == IXCConfig.model_type or OPTIONS in told
     return ours and all(
         path.name in _FILES or path.suffix == ".safetensors" or is_card(path) for path in folder.iterdir()
@@ -152,16 +151,7 @@ def is_ours(folder: Path) -> bool:
 
 def kept_options(folder: Path) -> dict[str, Any]:
     """The options of the processor that `to_official` was given; of another official checkpoint, none."""
-    kept = _object(folder / "config.json").get(OPTIONS, {})
+    kept = object_in(folder / "config.json").get(OPTIONS, {})
     if not isinstance(kept, dict):
         raise BadCheckpoint(f"{folder / 'config.json'}: {OPTIONS}: {kept!r:.80}: not an object; convert again")
     return kept
-
-
-def _object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty where there is none."""
-    try:
-        told = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return told if isinstance(told, dict) else {}

@@ -47,9 +47,14 @@ def use_attention(model: IXCPreTrainedModel, name: str, dtype: torch.dtype | Non
             module.kernel = name
 
 
+def attention_of(model: IXCPreTrainedModel) -> str:
+    """The name of the kernel that the model's packed rows are computed with."""
+    return next((module.kernel for module in model.modules() if isinstance(module, Attention)), Attention.kernel)
+
+
 def _refuse(name: str, objections: list[str]) -> None:
     if objections:
-        raise NoAttention(f"attention: {name!r}: {'; '.join(objections)}; or set attention: auto")
+        raise NoAttention(f"attention: {name!r}: {'; '.join(objections)}; or set attention to auto")
 
 
 def _of_machine(name: str, device: torch.device) -> Iterator[str]:
@@ -60,7 +65,7 @@ def _of_machine(name: str, device: torch.device) -> Iterator[str]:
     if name != "flash_attention_2":
         return
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
-        yield f"needs an Ampere GPU or a newer one, not {torch.cuda.get_device_name(device)}: set attention: flex"
+        yield f"needs an Ampere GPU or a newer one, not {torch.cuda.get_device_name(device)}: set attention to flex"
     try:
         import flash_attn  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:  # not installed, or built against another torch

@@ -137,10 +137,16 @@ def as_device(told: torch.device | str) -> torch.device:
     """A device from torch's own or its name; "auto": the GPU if there is one."""
     if told == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    form = f'device: {told!r}: give "auto", "cpu", "cuda" or "cuda:1"'
     try:
-        return torch.device(told)
+        device = torch.device(told)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f'device: {told!r}: give "auto", "cpu", "cuda" or "cuda:1"') from error
+        raise ValueError(form) from error
+    if device.type == "meta":  # which computes nothing
+        raise ValueError(form)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f'device: {told!r}: no GPU that this torch can use; give "cpu", or install torch for CUDA')
+    return device
 
 
 def _kind(checkpoint: Checkpoint) -> type[IXCPreTrainedModel]:

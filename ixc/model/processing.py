@@ -171,6 +171,11 @@ class IXCProcessor(ProcessorMixin):
         self.backend.encode_special_tokens = True
         self.template = Template(self.ids, self.encode)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """As copies and worker processes get it: a copied backend has forgotten that control strings are text."""
+        self.__dict__.update(state)
+        self.backend.encode_special_tokens = True
+
     @cached_property
     def tokenizer(self) -> IXCTokenizer:
         """The tokenizer as Transformers' users hold it, with the processor's ids; made when asked for."""

@@ -3,6 +3,7 @@
 Both are fast `tokenizers` objects whose control tokens no text is ever encoded to.
 """
 
+import re
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -178,6 +179,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
+
+
+def is_byte(tokenizer: Tokenizer, id_: int) -> bool:
+    """Whether a token stands for one byte of a character; sentencepiece writes it `<0xE4>`."""
+    return re.fullmatch(r"<0x[0-9A-F]{2}>", tokenizer.id_to_token(id_) or "") is not None
 
 
 def unsampled_ids(tokenizer: Tokenizer, vocab_size: int) -> list[int]:
