@@ -348,7 +348,7 @@ def test_a_broken_element_of_a_list_costs_no_other(tmp_path: Path, indent: int |
     first, reason, *others = found(tmp_path / "a.json")
     assert "not JSON" in reason and [first, *others] == ["a", "b", "c"]
     (tmp_path / "b.json").write_text("[" + ",".join([chats[0], '{"id": 1, "id": 2}', chats[1]]) + "]")
-    assert [text for text in found(tmp_path / "b.json") if "stands twice" not in text] == ["a", "b"]
+    assert [text for text in found(tmp_path / "b.json") if "twice" not in text] == ["a", "b"]
 
 
 def test_a_pipe_is_read_to_its_end(tmp_path: Path):
