@@ -82,7 +82,7 @@ def main(table: str, folder: str) -> None:
     settings = DPOConfig(
         output_dir=folder,
         max_steps=2,
-        per_device_train_batch_size=len(data) // 2,
+        per_device_train_batch_size=-(-len(data) // 2),  # all rows in two steps
         report_to=[],
         use_cpu=True,
         bf16=False,
