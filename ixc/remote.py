@@ -334,7 +334,7 @@ async def _completion(client: AsyncOpenAI, params: ServerParams, arguments: dict
     except (openai.APIStatusError, openai.APIConnectionError, TooLong):
         raise
     except Exception as error:  # a body may be anything, and the client raises whatever it stumbles over
-        raise Garbled(f"a body that cannot be read ({type(error).__name__})") from None
+        raise Garbled(f"a body that is no JSON ({type(error).__name__})") from None
     if not isinstance(reply, ChatCompletion):  # a body that is not JSON comes as text
         raise Garbled("a body that is no chat completion")
     return reply
