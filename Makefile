@@ -36,14 +36,11 @@ setup: .venv/installed
 demo: .venv/installed  ## the whole pipeline, for real, on this machine
 	@exec python -m flows.local demo $(if $(PARAMS),--params '$(PARAMS)') $(if $(DATA),--data '$(DATA)')
 
-# Tests run on all cores, four at most; each of them computes on one.
-PYTEST = OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4
+test: lint  ## everything that takes minutes at most, on all cores, four at most; each test computes on one
+	OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow and not gpu"
 
-test: lint  ## everything that takes minutes at most
-	$(PYTEST) --dist loadfile -m "not slow and not gpu"
-
-slow: .venv/installed  ## the long tests
-	$(PYTEST) -m "slow and not gpu" --durations 10
+slow: .venv/installed  ## the long tests, one after another: many start processes of their own
+	OMP_NUM_THREADS=1 python -m pytest -m "slow and not gpu" --durations 10
 
 lint: .venv/installed
 	ruff check .

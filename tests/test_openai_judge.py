@@ -661,5 +661,5 @@ def test_with_64_requests_in_flight_the_server_is_the_limit(tmp_path: Path, serv
     server.thinks_s = 2.0  # as judges who give a reason do
     write_samples((sample(f"topic {i}", "Bad.") for i in range(320)), tmp_path / "c.parquet")
     assert judging(tmp_path, server, 64, 30.0).wait() == 0
-    # 640 requests of 2 s, 64 at a time: 18 s from the first reply to the last
-    assert len(server.times) == 640 and server.times[-1] - server.times[0] < 18 / 0.8
+    # 640 requests of 2 s, 64 at a time: 18 s from the first reply to the last; one at a time: 1278 s
+    assert len(server.times) == 640 and server.times[-1] - server.times[0] < 2 * 18
