@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import time
@@ -22,8 +21,8 @@ import numpy as np
 from tasks import launch
 from tasks.report import numbers
 
-DEMO_S, PROBE_S = 724.0, 0.1
-"""Seconds of `make demo` and of `probe_s`, measured one after the other, nothing else running (README)."""
+DEMO_S, PROBE_S = 1080.0, 0.0285
+"""Seconds of the laptop preset, about, and of `probe_s` on two cores of an Intel Xeon (Sapphire Rapids)."""
 SERVER_START_S = 300
 """A first start creates the database: 9 s on two idle cores, minutes on busy ones."""
 
@@ -95,15 +94,15 @@ def expected_s() -> float:
     return DEMO_S * probe_s() / PROBE_S * turns
 
 
-def probe_s(repeats: int = 5) -> float:
-    """Seconds, the median of some tries, of what the stages of a tiny model do all the time: small matrix products."""
+def probe_s(repeats: int = 7) -> float:
+    """Seconds, the least of some tries, of what the stages of a tiny model do all the time: small matrix products."""
     matrix, seconds = np.full((96, 96), 1 / 96, np.float32), []
     for _ in range(repeats):
         start = time.perf_counter()
         for _ in range(1500):
             matrix = np.tanh(matrix @ matrix) + 1 / 96
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    return min(seconds)
 
 
 def ui(worker: bool) -> int:
