@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import threading
 import time
 from collections import Counter
@@ -12,6 +13,11 @@ from typing import Any
 
 KEY = "sk-secret-0123456789"
 FAULTS = ("busy", "down", "cut", "torn", "late", "overtaken")
+
+
+def is_dead(text: str) -> bool:
+    """Whether the prompt names the fault; a question's random code, hexadecimal, may hold its letters."""
+    return re.search(r"\bdead\d*\b", text) is not None
 
 
 class FakeOpenAI(BaseHTTPRequestHandler):
@@ -71,7 +77,7 @@ class FakeOpenAI(BaseHTTPRequestHandler):
             return self.reply(401, {"error": {"message": f"bad key {key}"}})
         if (fresh and "busy" in text) or fault == "busy":
             return self.reply(429, {"error": {"message": f"slow down, {key}"}})
-        if (fresh and "down" in text) or "dead" in text or fault == "down":
+        if (fresh and "down" in text) or is_dead(text) or fault == "down":
             return self.reply(500, {"error": {"message": "oops"}})
         time.sleep({"late": self.late_s, "overtaken": 0.1}.get(fault, self.thinks_s))
         cut = (fresh and "cut" in text) or "mute" in text or fault == "cut"
@@ -130,8 +136,8 @@ class FakeOpenAI(BaseHTTPRequestHandler):
         batch["polls"] = batch.get("polls", 0) + 1
         if batch["status"] not in ("completed", "failed") and batch["polls"] >= self.polls_until_done:
             requests = [json.loads(line) for line in self.files[batch["input_file_id"]].splitlines()]
-            good = [r for r in requests if "dead" not in self.text(r["body"])]
-            bad = [r for r in requests if "dead" in self.text(r["body"])]
+            good = [r for r in requests if not is_dead(self.text(r["body"]))]
+            bad = [r for r in requests if is_dead(self.text(r["body"]))]
             self.files[f"{batch['id']}-out"] = b"".join(map(self.batch_line, reversed(good)))
             self.files[f"{batch['id']}-err"] = b"".join(map(self.error_line, bad))
             batch |= {"status": "completed", "output_file_id": f"{batch['id']}-out"}
