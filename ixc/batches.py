@@ -10,6 +10,8 @@ from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import TypeVar
 
+from ixc import distributed
+
 WINDOW = 64
 """Batches' worth of rows, drawn at random, that are sorted by length before they are cut into batches."""
 PASS_TOKENS = 32_768
@@ -146,6 +148,14 @@ def shared_out(costs: Sequence[int], world_size: int) -> list[int]:
         owners[place] = min(range(world_size), key=busy.__getitem__)
         busy[owners[place]] += costs[place]
     return owners
+
+
+def my_share(costs: Sequence[int]) -> list[int]:
+    """The pieces of work that fall to this process; all of them, where it works alone."""
+    if not distributed.together():
+        return list(range(len(costs)))
+    owners = shared_out(costs, distributed.world_size())
+    return [place for place, owner in enumerate(owners) if owner == distributed.rank()]
 
 
 def ahead(items: Iterable[T], make: Callable[[T], U], depth: int = 2, threads: int = 1) -> Iterator[U]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ixc import distributed
 from ixc.features import Features
-from ixc.inference import generate, score
+from ixc.inference import Answer, generate, score
 from ixc.judging.verifiers import check
 from ixc.metrics import Log, Metrics, ignore
 from ixc.model import IXCForCausalLM, IXCForRewardModel
@@ -34,6 +34,23 @@ def run(
     Where no answer to any of them is known, reward and length alone.
     """
     samples = balanced(verifiable(read_samples(prompts)), params.max_prompts, params.seed)
+    with distributed.joined():
+        answers, rewards = sample_and_score(params, samples, media, chat, reward)
+    texts = [[answer.text for answer in row] for row in answers]
+    right = [correct(sample, row) for sample, row in zip(samples, texts, strict=True)]
+    if distributed.rank() == 0:
+        write_samples(map(scored_sample, samples, texts, rewards, right), scored)
+    if not samples:
+        return {"prompts": 0}
+    lengths = [[len(answer.ids) for answer in row] for row in answers]
+    known = [row for row in right if row is not None]  # of all prompts, or of none: see `verifiable`
+    return {"prompts": len(samples), **curve(params.n, rewards, known, lengths)}
+
+
+def sample_and_score(
+    params: BestOfNParams, samples: Sequence[Sample], media: Path, chat: Path, reward: Path
+) -> tuple[list[list[Answer]], list[list[float]]]:
+    """The chat model's answers to each prompt, as many as the largest N, and their rewards."""
     place = distributed.device(), params.precision
     policy, processor = load(chat, IXCForCausalLM, *place, attention=params.attention)
     judge, judges_processor = load(reward, IXCForRewardModel, *place, attention=params.attention)
@@ -51,20 +68,13 @@ def run(
         params.pass_tokens,
     )
     texts = [[answer.text for answer in row] for row in answers]
-    rewards = score(judge, features, samples, texts, params.batch_size, params.pass_tokens)
-    right = [correct(sample, row) for sample, row in zip(samples, texts, strict=True)]
-    write_samples(
-        (
-            replace(s, candidates=tuple(t), rewards=tuple(r), meta=s.meta if c is None else {**s.meta, "correct": c})
-            for s, t, r, c in zip(samples, texts, rewards, right, strict=True)
-        ),
-        scored,
-    )
-    if not samples:
-        return {"prompts": 0}
-    lengths = [[len(answer.ids) for answer in row] for row in answers]
-    known = [row for row in right if row is not None]  # of all prompts, or of none: see `verifiable`
-    return {"prompts": len(samples), **curve(params.n, rewards, known, lengths)}
+    return answers, score(judge, features, samples, texts, params.batch_size, params.pass_tokens)
+
+
+def scored_sample(sample: Sample, texts: Sequence[str], rewards: Sequence[float], right: list[int] | None) -> Sample:
+    """A prompt with its answers and rewards; `meta.correct` says which the verifier accepts, where it knows."""
+    meta = sample.meta if right is None else {**sample.meta, "correct": right}
+    return replace(sample, candidates=tuple(texts), rewards=tuple(rewards), meta=meta)
 
 
 def correct(sample: Sample, texts: Sequence[str]) -> list[int] | None:

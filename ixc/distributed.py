@@ -51,9 +51,9 @@ def computes_fast_in_half() -> bool:
 def joined(alone: bool = False) -> Iterator[None]:
     """While it lasts, the processes can speak to each other: NCCL where each has a GPU of its own, else Gloo.
 
-    `alone`: also where there is but one.
+    Within another one it changes nothing. `alone`: also where there is but one.
     """
-    if world_size() == 1 and not alone:
+    if together() or (world_size() == 1 and not alone):
         yield
         return
     if (own := device()).type == "cuda":

@@ -34,18 +34,20 @@ def run(
         BadRecord: a pair has an answer that cannot be scored whole.
     """
     samples = read_pairs(pairs)
-    place = distributed.device(), params.precision
-    model, processor = load(reward, IXCForRewardModel, *place, attention=params.attention)
-    features = Features(model, processor, media, params.features)
-    rewards = _score(params, model, features, samples)
-    write_samples((replace(s, rewards=r) for s, r in zip(samples, rewards, strict=True)), scored)
-
     swapped = [
         after
         for before, after in zip(samples, swap_media(samples, random.Random(params.seed)), strict=True)
         if after.media != before.media
     ]
-    misled = _score(params, model, features, swapped)
+    with distributed.joined():
+        place = distributed.device(), params.precision
+        model, processor = load(reward, IXCForRewardModel, *place, attention=params.attention)
+        features = Features(model, processor, media, params.features)
+        rewards = _score(params, model, features, samples)
+        misled = _score(params, model, features, swapped)
+    if distributed.rank():
+        return {}  # the first process speaks for all
+    write_samples((replace(s, rewards=r) for s, r in zip(samples, rewards, strict=True)), scored)
     rng = np.random.default_rng(params.seed)
     metrics: Metrics = {"pairs": len(samples)}
     for group, members in sorted(by_group(samples).items()):

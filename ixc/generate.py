@@ -1,13 +1,12 @@
 """N sampled answers per prompt, from the base model or from a server; a killed run goes on where it was.
 
-Beside the output lies a journal while the work lasts: batches of the base model with the state of the random
-numbers after them, so that going on gives what an undisturbed run gives; or single answers of the server. What the
-server was asked three times in vain, and paid for, is a line with `"text": null` and not asked again, nor is what it
-refused, which has its reason in `"refused"`: the journal then stays. To have it asked again, remove those lines:
+Beside the output lies a journal while the work lasts: batches of the base model, each of which has random numbers of
+its own, so that going on gives what an undisturbed run gives; or single answers of the server. What the server was
+asked three times in vain, and paid for, is a line with `"text": null` and not asked again, nor is what it refused,
+which has its reason in `"refused"`: the journal then stays. To have it asked again, remove those lines:
 `sed -i '/"text": null/d' data/.candidates.parquet.server.jsonl`.
 """
 
-import base64
 import hashlib
 import json
 import random
@@ -17,16 +16,13 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from ixc import distributed
 from ixc.features import Features
-from ixc.files import track
-from ixc.inference import by_length, sample_ids, sampler
+from ixc.inference import BatchIds, generate
 from ixc.journal import Journal
 from ixc.ledger import Paid
 from ixc.metrics import Log, Metrics, ignore
-from ixc.model import IXCForCausalLM, IXCProcessor
+from ixc.model import IXCForCausalLM
 from ixc.model.folder import load
 from ixc.model.processing import PLACEHOLDER
 from ixc.params import GenerateParams, ServerParams
@@ -52,17 +48,23 @@ def run(
         for split, limit in (("train", params.max_train), ("val", params.max_val))
         for sample in balanced((s for s in everything if s.split == split), limit, params.seed)
     ]
-    kind = "base" if params.server is None else "server"
-    journal = Journal(candidates.with_name(f".{candidates.name}.{kind}.jsonl"))
     candidates.parent.mkdir(parents=True, exist_ok=True)
     if params.server is None:
-        answered, taken = locally(params, samples, media, base, journal), {}
-    else:
-        answered, taken = remotely(params, params.server, samples, media, journal)
+        with distributed.joined():
+            answered = locally(params, samples, media, base, candidates)
+        if distributed.rank() == 0:
+            write_samples((each.sample for each in answered), candidates)
+            for journal in journals(candidates):
+                journal.remove()
+        return metrics(answered)
+
+    if distributed.rank():  # one process is enough to wait for a server
+        return {}
+    journal = Journal(candidates.with_name(f".{candidates.name}.server.jsonl"))
+    answered, taken = remotely(params, params.server, samples, media, journal)
     write_samples((each.sample for each in answered), candidates)
-    if not any(
-        taken.get(f"server/{name}") for name in ("left", "unreadable", "refused", "unreachable", "unusable_media")
-    ):
+    unanswered = ("left", "unreadable", "refused", "unreachable", "unusable_media")
+    if not any(taken.get(f"server/{name}") for name in unanswered):
         journal.remove()
     return metrics(answered) | taken
 
@@ -83,71 +85,67 @@ def metrics(answered: Sequence[Answered]) -> Metrics:
 
 
 def locally(
-    params: GenerateParams, samples: Sequence[Sample], media: Path, base: Path, journal: Journal
+    params: GenerateParams, samples: Sequence[Sample], media: Path, base: Path, candidates: Path
 ) -> list[Answered]:
-    """The base model's answers, batch by batch."""
+    """The base model's answers, batch by batch; processes share the batches out, each with a journal of its own."""
     model, processor = load(base, IXCForCausalLM, distributed.device(), params.precision, attention=params.attention)
     features = Features(model, processor, media, params.features)
-    features.prepare(samples)
-    model.eval()
-    generator = sampler(model, params.seed)
-    answer_tokens = params.num_candidates * params.max_new_tokens
-    batches = by_length(samples, features, params.batch_size, answer_tokens, params.pass_tokens)
-    done = resume(journal, job(params, samples, base), generator)
-    for batch in track(batches[len(done) :], "generate"):
-        done.append(decode(model, features, [samples[i] for i in batch], params, generator))
-        journal.append({"ids": done[-1], "random": _text(generator.get_state())})
-    rows = {i: row for batch, ids in zip(batches, done, strict=True) for i, row in zip(batch, ids, strict=True)}
-    origin = {"generate": {"model": base.as_posix(), "seed": params.seed}}
-    return [answered_locally(sample, rows[i], processor, origin) for i, sample in enumerate(samples)]
-
-
-@torch.no_grad()
-def decode(
-    model: IXCForCausalLM,
-    features: Features,
-    samples: Sequence[Sample],
-    params: GenerateParams,
-    generator: torch.Generator,
-) -> list[list[list[int]]]:
-    """Ids of the answers to a batch of prompts."""
-    return sample_ids(
-        model, features, samples, params.num_candidates, params.temperature, params.max_new_tokens, generator
+    done = resume(candidates, job(params, samples, base)) if distributed.rank() == 0 else {}
+    done = distributed.gathered(done)[0]
+    journal = journal_of(candidates, distributed.rank())
+    answers = generate(
+        model,
+        features,
+        samples,
+        params.num_candidates,
+        params.temperature,
+        params.max_new_tokens,
+        params.batch_size,
+        params.seed,
+        params.pass_tokens,
+        done=done,
+        keep=lambda number, ids: journal.append({"batch": number, "ids": ids}),
     )
+    origin = {"generate": {"model": base.as_posix(), "seed": params.seed}}
+    return [
+        Answered(
+            replace(sample, candidates=tuple(answer.text for answer in row), meta=sample.meta | origin),
+            [len(answer.ids) for answer in row],
+        )
+        for sample, row in zip(samples, answers, strict=True)
+    ]
 
 
-def answered_locally(
-    sample: Sample, ids: Sequence[list[int]], processor: IXCProcessor, origin: dict[str, Any]
-) -> Answered:
-    """A prompt with its answers as texts; `origin` says whose they are, and from which seed."""
-    texts = tuple(processor.decode(said).strip() for said in ids)
-    return Answered(replace(sample, candidates=texts, meta=sample.meta | origin), [len(said) for said in ids])
+def journal_of(candidates: Path, rank: int) -> Journal:
+    """Where a process writes down the batches that it has done."""
+    return Journal(candidates.with_name(f".{candidates.name}.base-{rank}.jsonl"))
+
+
+def journals(candidates: Path) -> list[Journal]:
+    """Those of all processes, of a killed run too."""
+    return [Journal(path) for path in sorted(candidates.parent.glob(f".{candidates.name}.base-*.jsonl"))]
 
 
 def job(params: GenerateParams, samples: Sequence[Sample], base: Path) -> str:
     """A digest of all that the base model's answers depend on; its weights count by name, size and time."""
     files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(base.glob("*"))]
-    digest = hashlib.sha256(json.dumps([asdict(params), files]).encode())
+    digest = hashlib.sha256(json.dumps([asdict(replace(params, processes=1)), files]).encode())
     for sample in samples:
         digest.update(json.dumps([sample.id, *map(asdict, sample.prompt), *map(asdict, sample.media)]).encode())
     return digest.hexdigest()
 
 
-def resume(journal: Journal, job: str, generator: torch.Generator) -> list[list[list[list[int]]]]:
-    """The batches that a killed run of the same job has done; `generator` goes on after them."""
-    lines = [json.loads(line) for line in journal]
+def resume(candidates: Path, job: str) -> dict[int, BatchIds]:
+    """The batches, by number, that a killed run of the same job has done, on however many processes."""
+    first = journal_of(candidates, 0)
+    lines = [json.loads(line) for line in first]
     if not lines or lines[0] != {"job": job}:
-        journal.remove()
-        journal.append({"job": job})
-        return []
-    if len(lines) > 1:
-        state = base64.b64decode(lines[-1]["random"])
-        generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
-    return [line["ids"] for line in lines[1:]]
-
-
-def _text(state: torch.Tensor) -> str:
-    return base64.b64encode(state.numpy().tobytes()).decode()
+        for journal in journals(candidates):
+            journal.remove()
+        first.append({"job": job})
+        return {}
+    batches = [json.loads(line) for journal in journals(candidates) for line in journal]
+    return {line["batch"]: line["ids"] for line in batches if "batch" in line}
 
 
 # A server

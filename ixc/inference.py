@@ -1,7 +1,9 @@
 """Scoring and sampling, the prompt once: N answers share their prefix."""
 
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -9,7 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
-from ixc.batches import PASS_TOKENS, ahead, refuse_larger, within
+from ixc import distributed
+from ixc.batches import PASS_TOKENS, ahead, my_share, refuse_larger, within
 from ixc.features import Features
 from ixc.files import track
 from ixc.metrics import BadScore, non_finite
@@ -20,6 +23,10 @@ from ixc.samples import Reply, Sample
 
 STEPS_AHEAD = 16
 """Tokens of each answer that a GPU is given to sample before the host asks whether all have ended."""
+
+
+BatchIds = list[list[list[int]]]
+"""Ids of the answers to each prompt of a batch."""
 
 
 class Answer(NamedTuple):
@@ -92,7 +99,7 @@ def score(
     batch_size: int,
     pass_tokens: int = PASS_TOKENS,
 ) -> list[list[float]]:
-    """Rewards of each sample's answers, unbounded; higher is better.
+    """Rewards of each sample's answers, unbounded; higher is better. Processes that work together share them out.
 
     Equal answers to equal prompts are read once, so that they get equal rewards: the same text in another batch would
     differ in its last digits.
@@ -111,21 +118,26 @@ def score(
     rewards = [[float("nan")] * len(texts) for texts in answers]
     rows = rows_of(features, samples, answers, pass_tokens)
     names = [samples[row.sample].id for row in rows]
-    batches = batched([row.prompt for row in rows], [row.tokens for row in rows], names, batch_size, pass_tokens)
+    tokens = [row.tokens for row in rows]
+    batches = batched([row.prompt for row in rows], tokens, names, batch_size, pass_tokens)
+    mine = [batches[i] for i in my_share([sum(tokens[row] for row in batch) for batch in batches])]
 
     def read(batch: list[int]) -> tuple[list[Row], Batch]:
         chosen = [rows[i] for i in batch]
         features.load_ahead(samples[row.sample] for row in chosen)
         return chosen, collate([Tree(features.prompt(samples[row.sample]), row.branches) for row in chosen])
 
-    for batch, layout in track(ahead(batches, read), "score", len(batches)):
-        found = rewards_of(model, features, [samples[row.sample] for row in batch], layout).tolist()
+    scored: list[tuple[list[Asked], float]] = []
+    for batch, layout in track(ahead(mine, read), "score", len(mine)):
+        values = rewards_of(model, features, [samples[row.sample] for row in batch], layout).tolist()
         places = [equal for row in batch for equal in row.places]
-        for equal, reward in zip(places, found, strict=True):
-            if objection := non_finite([reward]):
-                raise BadScore(f"{samples[equal[0].sample].id}: {objection}")
-            for sample, answer in equal:
-                rewards[sample][answer] = reward
+        scored += zip(places, values, strict=True)
+
+    for equal, reward in chain.from_iterable(distributed.gathered(scored)):
+        if objection := non_finite([reward]):
+            raise BadScore(f"{samples[equal[0].sample].id}: {objection}")
+        for sample, answer in equal:
+            rewards[sample][answer] = reward
     return rewards
 
 
@@ -183,32 +195,51 @@ def generate(
     batch_size: int,
     seed: int,
     pass_tokens: int = PASS_TOKENS,
+    *,
+    done: Mapping[int, BatchIds] | None = None,
+    keep: Callable[[int, BatchIds], None] | None = None,
 ) -> list[list[Answer]]:
-    """`num_answers` sampled answers per sample; equal arguments give equal answers.
+    """`num_answers` sampled answers per sample; equal arguments give equal answers, on any number of processes.
 
     Args:
         batch_size: samples that are answered together at most.
         pass_tokens: tokens of their prompts and of all their answers, each of `max_new_tokens`, at most.
+        done: batches of an earlier, killed call with equal arguments, by number.
+        keep: called with each batch's number and ids once it is sampled.
 
     Raises:
         OverBudget: a prompt with its answers may come to more.
     """
     features.prepare(samples)
     model.eval()
-    generator = sampler(model, seed)
+    answer_tokens = num_answers * max_new_tokens
+    batches = by_length(samples, features, batch_size, answer_tokens, pass_tokens)
+    sampled = dict(done or {})
+    rest = [number for number in range(len(batches)) if number not in sampled]
+    costs = [sum(len(features.prompt(samples[i])) + answer_tokens for i in batches[number]) for number in rest]
+
+    mine = [rest[place] for place in my_share(costs)]
+    for number in track(mine, "generate"):
+        chosen = [samples[i] for i in batches[number]]
+        random_numbers = sampler(model, seed, number)
+        ids = sample_ids(model, features, chosen, num_answers, temperature, max_new_tokens, random_numbers)
+        sampled[number] = ids
+        if keep is not None:
+            keep(number, ids)
+
+    for others in distributed.gathered(sampled):
+        sampled |= others
     answers: list[list[Answer]] = [[] for _ in samples]
-    batches = by_length(samples, features, batch_size, num_answers * max_new_tokens, pass_tokens)
-    for batch in track(batches, "generate"):
-        chosen = [samples[i] for i in batch]
-        ids = sample_ids(model, features, chosen, num_answers, temperature, max_new_tokens, generator)
-        for i, row in zip(batch, ids, strict=True):
-            answers[i] = [Answer(said, features.processor.decode(said).strip()) for said in row]
+    for number, batch in enumerate(batches):
+        for i, row in zip(batch, sampled[number], strict=True):
+            answers[i] = [Answer(ids, features.processor.decode(ids).strip()) for ids in row]
     return answers
 
 
-def sampler(model: IXCForCausalLM, seed: int) -> torch.Generator:
-    """Random numbers where the model is."""
-    return torch.Generator(model.device).manual_seed(seed)
+def sampler(model: IXCForCausalLM, seed: int, batch: int = 0) -> torch.Generator:
+    """Random numbers where the model is; each batch has its own, whoever samples it and after what."""
+    drawn = random.Random(f"{seed}/{batch}").getrandbits(32)
+    return torch.Generator(model.device).manual_seed(drawn)
 
 
 def sample_ids(

@@ -231,6 +231,8 @@ class GenerateParams:
     """Answers sampled from the base model."""
 
     seed: int = 0
+    processes: int = Field(default=1, gt=0)
+    """Processes on this machine that share the work out: one per GPU, or on CPUs one per core at most."""
     max_train: int | None = Field(default=None, gt=0)
     """Training prompts answered at most, drawn equally over the domains; none: all."""
     max_val: int | None = Field(default=None, gt=0)
@@ -417,6 +419,8 @@ class EvaluateRMParams:
     """How the reward model is measured."""
 
     seed: int = 0
+    processes: int = Field(default=1, gt=0)
+    """Processes on this machine that share the work out: one per GPU, or on CPUs one per core at most."""
     batch_size: int = Field(default=64, gt=0)
     """Pairs scored together at most."""
     pass_tokens: int = Field(default=PASS_TOKENS, gt=0)
@@ -500,6 +504,8 @@ class BestOfNParams:
     """Test-time scaling (paper, section 4.2)."""
 
     seed: int = 0
+    processes: int = Field(default=1, gt=0)
+    """Processes on this machine that share the work out: one per GPU, or on CPUs one per core at most."""
     n: tuple[int, ...] = (1, 2, 4, 8)
     max_prompts: int | None = Field(default=None, gt=0)
     """Held-out prompts answered at most, drawn equally over the domains; none: all."""

@@ -11,6 +11,7 @@ import tiny
 from fake_openai import KEY, serving
 
 import ixc.generate
+import ixc.inference
 from ixc.features import Features
 from ixc.generate import messages, run
 from ixc.inference import generate
@@ -79,23 +80,23 @@ def test_a_killed_run_goes_on_and_ends_the_same(
 ) -> None:
     _, whole = answer(tmp_path, base, PARAMS, samples)
     (tmp_path / "out" / "candidates.parquet").unlink()
-    decode, done = ixc.generate.decode, []
+    sample_ids, done = ixc.inference.sample_ids, []
 
     def killed(*arguments: Any) -> list[list[list[int]]]:
         if len(done) == batches:
             raise KeyboardInterrupt
         done.append(0)
-        return decode(*arguments)
+        return sample_ids(*arguments)
 
-    monkeypatch.setattr(ixc.generate, "decode", killed)
+    monkeypatch.setattr(ixc.inference, "sample_ids", killed)
     with pytest.raises(KeyboardInterrupt):
         answer(tmp_path, base, PARAMS, samples)
-    assert left_over(tmp_path) == [".candidates.parquet.base.jsonl"]
-    with (tmp_path / "out" / ".candidates.parquet.base.jsonl").open("a") as journal:
+    assert left_over(tmp_path) == [".candidates.parquet.base-0.jsonl"]
+    with (tmp_path / "out" / ".candidates.parquet.base-0.jsonl").open("a") as journal:
         journal.write('{"ids": [[[1, 2')  # the line that the kill tore
 
     counted = []
-    monkeypatch.setattr(ixc.generate, "decode", lambda *arguments: counted.append(0) or decode(*arguments))
+    monkeypatch.setattr(ixc.inference, "sample_ids", lambda *each: counted.append(0) or sample_ids(*each))
     _, resumed = answer(tmp_path, base, PARAMS, samples)
     assert resumed == whole and len(counted) == 4 - batches
     assert left_over(tmp_path) == []
@@ -113,7 +114,7 @@ def test_other_prompts_or_parameters_do_not_go_on_from_a_strangers_journal(
         patched.setattr(ixc.generate, "write_samples", full)
         with pytest.raises(OSError, match="full"):
             answer(tmp_path, base, PARAMS, samples)
-    assert left_over(tmp_path) == [".candidates.parquet.base.jsonl"]
+    assert left_over(tmp_path) == [".candidates.parquet.base-0.jsonl"]
     assert answer(tmp_path, base, replace(PARAMS, seed=8), samples)[1] == wanted
 
 
