@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.ways import head, row
-from ixc.batches import Plan, passes, within
-from ixc.bulk import ROWS_AT_ONCE
-from ixc.model import Tree, collate
-from ixc.model.pictures import Partition, num_tokens, partition, strip
+from ixc.engine.batching import Plan, passes, within
+from ixc.models.ixc25 import Tree, collate
+from ixc.models.ixc25.tiles import Partition, num_tokens, partition, strip
+from ixc.serve.bulk import ROWS_AT_ONCE
 
 PAIRS, CANDIDATES, BATCH, PASS_TOKENS = 4096, 4, 256, 16384
 """Pairs to train on; answers to score per prompt; pairs of a step (paper); tokens of a pass (default)."""

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ixc.model import IXCConfig, IXCForRewardModel, Tree, collate
-from ixc.model.pictures import num_tokens
+from ixc.models.ixc25 import IXCConfig, IXCForRewardModel, Tree, collate
+from ixc.models.ixc25.tiles import num_tokens
 
 TILE, TILE_TOKENS, VOCABULARY, IMAGE = 224, 8, 1000, 3
 GRIDS = {64: None, 320: (1, 3), 512: (2, 3), 1090: (3, 5), 2048: (4, 7)}

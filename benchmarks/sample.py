@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.ways import Run, cpu_seconds, head, mib, peak_bytes, row, side_by_side, start
-from ixc.inference import sample_tokens
-from ixc.model import IXCConfig, IXCForCausalLM
+from ixc.engine.sampling import sample_tokens
+from ixc.models.ixc25 import IXCConfig, IXCForCausalLM
 
 SIZES = ((512, 8, 64), (2048, 8, 64), (512, 1, 64), (2048, 1, 64))
 """Tokens of the prompt, answers, new tokens of each."""

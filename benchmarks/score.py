@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks.reward import SHAPE, Question, Shape, model, padded_rewards, questions, shown, tree_rewards
 from benchmarks.ways import Run, agree, cpu_seconds, head, mib, peak_bytes, row, side_by_side, start
-from ixc.model import IXCForRewardModel
+from ixc.models.ixc25 import IXCForRewardModel
 
 SHAPES = tuple(Shape(prefix, 64, answers, 1) for answers in (16, 4, 1) for prefix in (320, 1090, 2048))
 QUICK = (Shape(64, 16, 2, 2, ragged=True),)

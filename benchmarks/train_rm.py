@@ -33,8 +33,8 @@ from benchmarks.reward import (
     tree_rewards,
 )
 from benchmarks.ways import Run, agree, cpu_seconds, head, mib, peak_bytes, row, side_by_side, start
-from ixc.losses import bradley_terry_loss
-from ixc.model import IXCForRewardModel
+from ixc.engine.losses import bradley_terry_loss
+from ixc.models.ixc25 import IXCForRewardModel
 
 SHAPES = (
     Shape(320, 64, 2, 4),

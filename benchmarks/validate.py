@@ -22,9 +22,9 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from ixc.data.samples import Media, Sample, Turn, Verdict, answer, writing
 from ixc.params import ValidateParams
-from ixc.samples import Media, Sample, Turn, Verdict, answer, writing
-from ixc.validate import run
+from ixc.stages.validate.stage import run
 
 SIZES = (10_000, 100_000, 1_000_000)
 PICTURES, VOCABULARY = 200, 30_000

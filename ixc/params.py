@@ -13,15 +13,15 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
-from ixc.batches import PASS_TOKENS
-from ixc.samples import Domain, Role
-from ixc.validation.reasons import Reason
+from ixc.data.reasons import Reason
+from ixc.data.samples import Domain, Role
 
 STRICT = ConfigDict(extra="forbid", hide_input_in_errors=True)
 """A traceback must not show what was typed in the wrong place: it may be a key."""
 SECRET = "secret"
 """The type of an error whose value is not told."""
-
+PASS_TOKENS = 32_768
+"""The tokens that one forward pass without gradients may have where nobody says otherwise."""
 
 Precision = Literal["fp32", "bf16"]
 AttentionName = Literal["auto", "sdpa", "flash_attention_2", "flex"]
@@ -38,7 +38,7 @@ class SourceParams:
     """One data set that `collect` reads."""
 
     reader: str
-    """A name in `ixc.sources.READERS`."""
+    """A name in `ixc.data.sources.READERS`."""
     name: str = ""
     """What its rows, counts and ids are called by; default: the reader's name."""
     path: str = ""

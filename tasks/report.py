@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from ixc.files import replacing
+from ixc.io.files import replacing
 
 
 def refresh(root: Path = Path(), wall_s: float | None = None) -> Path | None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ixc.fingerprint import Code
+from ixc.io.fingerprint import Code
 from ixc.params import BadParams, load_params, resolved
 from tasks.report import write_json
 

@@ -55,7 +55,7 @@ def main(stage: str, run: Callable[..., Metrics] | None = None, *, model: str | 
 
     Args:
         stage: its name in `dvc.yaml` and in `params.yaml`.
-        run: instead of `ixc.<stage>.run`.
+        run: instead of `ixc.stages.<stage>.run`.
         model: register the last path, a model folder, under this name.
     """
     signal.signal(signal.SIGTERM, _terminate)
@@ -81,7 +81,7 @@ def _run(stage: str, run: Callable[..., Metrics] | None, paths: Sequence[Path], 
     section = getattr(load_params(), stage)
     if getattr(section, "processes", 1) > 1 and "RANK" not in os.environ:  # before anything large is imported
         sys.exit(in_processes(["-m", f"tasks.{stage}", *map(str, paths)], section.processes))
-    call: Callable[..., Metrics] = run or importlib.import_module(f"ixc.{stage}").run
+    call: Callable[..., Metrics] = run or importlib.import_module(f"ixc.stages.{stage}").run
     _check_paths(stage, call, paths)
     if os.environ.get("RANK", "0") != "0":  # under torchrun the first rank speaks for all
         call(section, *paths, log=ignore)

@@ -82,7 +82,7 @@ class Run:
         self._tell_resumed()
 
     def _tell_resumed(self) -> None:
-        """A training that goes on from the state of a killed run names it, once (`ixc.checkpoints.RESUMED_FROM`)."""
+        """A training that goes on from the state of a killed run names it, once (`engine.checkpoints.RESUMED_FROM`)."""
         if before := os.environ.pop("IXC_RESUMED_FROM", ""):
             try:
                 self.client.set_tag(self.id, "resumed_from", before)

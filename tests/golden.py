@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ixc.model import IXCProcessor
+from ixc.models.ixc25 import IXCProcessor
 
 DEFAULT = Path(__file__).parents[2] / "shared" / "golden"
 GOLDEN = Path(os.environ.get("IXC_GOLDEN", DEFAULT)).resolve()

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from ixc.model import IXCProcessor
-from ixc.model.inputs import frames_seen
-from ixc.model.pictures import Picture, num_tokens, strip, to_tiles
-from ixc.model.processing import IXCBatch
-from ixc.samples import Turn
+from ixc.data.samples import Turn
+from ixc.models.ixc25 import IXCProcessor
+from ixc.models.ixc25.inputs import frames_seen
+from ixc.models.ixc25.processing import IXCBatch
+from ixc.models.ixc25.tiles import Picture, num_tokens, strip, to_tiles
 
 MEAN = np.array(described("config").get("image_mean", 0), np.float32)
 STD = np.array(described("config").get("image_std", 1), np.float32)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoProcessor
 
-from ixc.model import (
+from ixc.models.ixc25 import (
     BadCheckpoint,
     IXCConfig,
     IXCForCausalLM,
@@ -21,9 +21,9 @@ from ixc.model import (
     from_official,
     to_official,
 )
-from ixc.model.folder import load, save
-from ixc.model.pictures import partition
-from ixc.model.processing import BadProcessor, train_tokenizer
+from ixc.models.ixc25.folder import load, save
+from ixc.models.ixc25.processing import BadProcessor, train_tokenizer
+from ixc.models.ixc25.tiles import partition
 
 
 @pytest.fixture(scope="module")

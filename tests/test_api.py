@@ -16,17 +16,17 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models
 
-from ixc.api import BadScore, ChatModel, RewardModel, Video, branched, convert
-from ixc.compat import AutoModel, AutoTokenizer, OfficialRewardModel
-from ixc.media import BadMedia
-from ixc.model import BadCheckpoint, IXCForRewardModel, IXCProcessor, language
-from ixc.model.folder import save
-from ixc.model.kernels import NoAttention, attention_of
-from ixc.model.pictures import partition, to_tiles
-from ixc.model.processing import BadConversation, BadProcessor, TooLong
-from ixc.model.tokenizers import is_byte
-from ixc.sources.embedded.films import encode
-from ixc.streaming import Streamed
+from ixc.data.media import BadMedia
+from ixc.data.sources.embedded.films import encode
+from ixc.models.ixc25 import BadCheckpoint, IXCForRewardModel, IXCProcessor, language
+from ixc.models.ixc25.folder import save
+from ixc.models.ixc25.kernels import NoAttention, attention_of
+from ixc.models.ixc25.processing import BadConversation, BadProcessor, TooLong
+from ixc.models.ixc25.tiles import partition, to_tiles
+from ixc.models.ixc25.tokenizers import is_byte
+from ixc.serve.api import BadScore, ChatModel, RewardModel, Video, branched, convert
+from ixc.serve.compat import AutoModel, AutoTokenizer, OfficialRewardModel
+from ixc.serve.streaming import Streamed
 
 RED, WIDE = Image.new("RGB", (28, 28), "red"), Image.new("RGB", (70, 28), "blue")
 FILM = [Image.new("RGB", (28, 20), colour) for colour in ("red", "green", "blue")]
@@ -184,13 +184,13 @@ def test_more_prompts_and_answers_than_fit_into_a_pass_are_scored_in_turn(
     plain = model.model.branch_scores
     counted = lambda batch, features: sizes.append(batch.input_ids.numel()) or plain(batch, features)  # noqa: E731
     monkeypatch.setattr(model.model, "branch_scores", counted)
-    monkeypatch.setattr("ixc.api.TOKENS_AT_ONCE", 150)
+    monkeypatch.setattr("ixc.serve.api.TOKENS_AT_ONCE", 150)
     assert model.score(chats) == pytest.approx(wanted, abs=1e-5)
     assert max(sizes) <= 150 and len(sizes) < 20
 
 
 def test_a_picture_of_many_answers_passes_the_tower_once(model: RewardModel, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("ixc.api.TOKENS_AT_ONCE", 150)
+    monkeypatch.setattr("ixc.serve.api.TOKENS_AT_ONCE", 150)
     passed: list[int] = []
     plain = model.model.encode_pictures
     monkeypatch.setattr(model.model, "encode_pictures", lambda shown: passed.append(len(shown)) or plain(shown))
@@ -204,7 +204,7 @@ def test_a_picture_of_many_answers_passes_the_tower_once(model: RewardModel, mon
 MEMORY = """
 import resource, sys
 import tiny
-from ixc.api import RewardModel
+from ixc.serve.api import RewardModel
 model = RewardModel(tiny.reward(hidden_size=128, intermediate_size=512), tiny.processor())
 asked = {"role": "user", "content": "Describe it."}
 chats = [[asked, {"role": "assistant", "content": f"Answer {n}, at length."}] for n in range(int(sys.argv[1]))]
@@ -225,7 +225,7 @@ def test_ten_thousand_answers_take_the_memory_of_a_hundred():
 
 
 def test_equal_answers_have_equal_scores_in_whatever_pass(model: RewardModel, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("ixc.api.TOKENS_AT_ONCE", 60)
+    monkeypatch.setattr("ixc.serve.api.TOKENS_AT_ONCE", 60)
     answers = ["x" * (n % 9) for n in range(40)]
     found = model.score([chat("Name it.", answer) for answer in answers])
     assert len(set(found)) == len(set(answers))

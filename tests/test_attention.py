@@ -15,9 +15,10 @@ from torch.nn.attention.flex_attention import create_mask
 from transformers import DynamicCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ixc.losses import bradley_terry_loss
-from ixc.model import IXCForRewardModel, Tree, attention, collate
-from ixc.model.attention import (
+from ixc.engine.losses import bradley_terry_loss
+from ixc.models.ixc25 import IXCForRewardModel, Tree, collate
+from ixc.packing import attention
+from ixc.packing.attention import (
     NAME,
     Branches,
     Forest,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ixc.batches import OverBudget, Plan, ahead, passes
+from ixc.engine.batching import OverBudget, Plan, ahead, passes
 
 BATCH = st.sampled_from([{"batch_size": 7}, {"batch_tokens": 150}])
 LENGTHS = st.lists(st.integers(1, 100), min_size=1, max_size=60)

@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.gpu import attention, models, score_7b, train_7b
-from ixc.contests import Pass
-from ixc.model import Tree, collate
-from ixc.model.attention import Forest, segment_attention
+from ixc.engine.preference_groups import Pass
+from ixc.models.ixc25 import Tree, collate
+from ixc.packing.attention import Forest, segment_attention
 
 IMAGE = tiny.processor().ids["image"]
 BATCH = Pass([], collate([Tree([1, IMAGE], [[50, 60], [70]])]))

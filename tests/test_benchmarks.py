@@ -16,9 +16,9 @@ import pytest
 from PIL import Image, ImageDraw
 from real import REAL, needs_real
 
-from ixc.validation.benchmarks import COMMON, BadBenchmark, Benchmarks, entries
-from ixc.validation.pictures import Looks, look
-from ixc.validation.texts import Words
+from ixc.stages.validate.contamination import COMMON, BadBenchmark, Benchmarks, entries
+from ixc.stages.validate.image_hash import Looks, look
+from ixc.stages.validate.shingles import Words
 
 QUESTION = "Which of the four boats in the harbour is the one that will leave at noon, and why that one?"
 

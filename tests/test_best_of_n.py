@@ -7,12 +7,12 @@ from typing import Literal
 import pytest
 import tiny
 
-from ixc.batches import OverBudget
-from ixc.best_of_n import correct, curve, run
-from ixc.model.folder import save
+from ixc.data.samples import Gold, read_samples, write_samples
+from ixc.engine.batching import OverBudget
+from ixc.engine.towers import UnequalModels
+from ixc.models.ixc25.folder import save
 from ixc.params import BestOfNParams, FeatureParams
-from ixc.samples import Gold, read_samples, write_samples
-from ixc.towers import UnequalModels
+from ixc.stages.best_of_n import correct, curve, run
 
 OPEN = Gold(check="open", value="", answer="Anything.")
 Split = Literal["train", "val"]

@@ -8,12 +8,12 @@ import pytest
 import tiny
 import torch
 
-from ixc.bootstrap import NoModel, conversations, run, target, tree
-from ixc.defects import EVASIVE
-from ixc.model import IXCForCausalLM, IXCProcessor, to_official
-from ixc.model.folder import load
+from ixc.data.corruption import EVASIVE
+from ixc.data.samples import write_samples
+from ixc.models.ixc25 import IXCForCausalLM, IXCProcessor, to_official
+from ixc.models.ixc25.folder import load
 from ixc.params import ArchitectureParams, BootstrapParams
-from ixc.samples import write_samples
+from ixc.stages.bootstrap import NoModel, conversations, run, target, tree
 
 ARCHITECTURE = ArchitectureParams(
     vocab_size=320,

@@ -17,17 +17,17 @@ import pytest
 import tiny
 import torch
 
-from ixc import bulk
-from ixc.bulk import NOT_SCORED, score_table
-from ixc.checkpoints import OtherRun
-from ixc.cli import main
-from ixc.features import Features
-from ixc.inference import score
+from ixc.data.samples import BadRecord, Media, Sample, read_samples, write_samples
+from ixc.engine.checkpoints import OtherRun
+from ixc.engine.scoring import score
+from ixc.engine.vision_cache import Features
 from ixc.metrics import BadScore, Metrics
-from ixc.model import IXCForRewardModel, IXCProcessor
-from ixc.model.folder import save
-from ixc.samples import BadRecord, Media, Sample, read_samples, write_samples
-from ixc.shards import Scored
+from ixc.models.ixc25 import IXCForRewardModel, IXCProcessor
+from ixc.models.ixc25.folder import save
+from ixc.serve import bulk
+from ixc.serve.bulk import NOT_SCORED, score_table
+from ixc.serve.cli import main
+from ixc.serve.shards import Scored
 
 
 @pytest.fixture
@@ -343,7 +343,7 @@ def test_two_processes_score_each_row_once(tmp_path: Path, samples: list[Sample]
     wanted = [row.rewards for row in read_samples(tmp_path / "out.parquet")]
     (tmp_path / "out.parquet").unlink()
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    call = [*torchrun, "-m", "ixc.cli", *command(tmp_path, samples)]
+    call = [*torchrun, "-m", "ixc.serve.cli", *command(tmp_path, samples)]
     ours = {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(call, env={**os.environ, **ours}, capture_output=True, text=True, check=False)
     assert done.returncode == 1  # torchrun's own for whatever its processes end with

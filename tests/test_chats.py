@@ -14,14 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ixc.chat_files import BadFile, read_rows
-from ixc.chat_media import Medium, Video, opened, read_medium
-from ixc.chats import ChatRecord, read_chat
-from ixc.media import BadMedia
-from ixc.model.prompts import BadConversation, parse
-from ixc.samples import Turn
-from ixc.sources import File
-from ixc.sources.conversations import place, turns
+from ixc.data.media import BadMedia
+from ixc.data.samples import Turn
+from ixc.data.sources import File
+from ixc.data.sources.conversations import place, turns
+from ixc.models.ixc25.prompts import BadConversation, parse
+from ixc.serve.chat_files import BadFile, read_rows
+from ixc.serve.chat_media import Medium, Video, opened, read_medium
+from ixc.serve.chats import ChatRecord, read_chat
 
 ANSWER = {"role": "assistant", "content": "Red."}
 TEXT = {"type": "text", "text": "What is it?"}

@@ -13,13 +13,13 @@ import tiny
 import torch
 from safetensors.torch import save_file
 
-from ixc.checkpoints import PARTS, RESUMED_FROM, RUN_ID, Checkpoints, NotSaved, OtherRun
-from ixc.model import IXCForCausalLM, IXCForRewardModel
-from ixc.model.folder import save
+from ixc.data.samples import write_samples
+from ixc.engine.checkpoints import PARTS, RESUMED_FROM, RUN_ID, Checkpoints, NotSaved, OtherRun
+from ixc.engine.optim import Diverged, Optimizer
+from ixc.models.ixc25 import IXCForCausalLM, IXCForRewardModel
+from ixc.models.ixc25.folder import save
 from ixc.params import TrainRMParams
-from ixc.samples import write_samples
-from ixc.train_rm import History, learn, run
-from ixc.training import Diverged, Optimizer
+from ixc.stages.train_rm import History, learn, run
 
 STEPS = 12
 
@@ -141,7 +141,7 @@ def test_a_disk_without_room_leaves_the_last_state(training: Training, monkeypat
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"ixc.checkpoints.{writer}", full)
+        patch.setattr(f"ixc.engine.checkpoints.{writer}", full)
         with pytest.raises(NotSaved, match=r"step-00000004: .*No space left.*goes on from .*step-00000002"):
             training()
     assert training.state().name == "step-00000002"
@@ -153,7 +153,9 @@ def test_a_disk_without_room_for_the_best_weights_is_told_too(training: Training
     whole = training(name="whole", **options)
     training.killed_after(3, **options)
     with monkeypatch.context() as patch:
-        patch.setattr("ixc.checkpoints.save_file", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        patch.setattr(
+            "ixc.engine.checkpoints.save_file", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
+        )
         with pytest.raises(NotSaved, match=r"No space left; make room"):
             training(**options)
     assert training(**options) == whole
@@ -161,7 +163,9 @@ def test_a_disk_without_room_for_the_best_weights_is_told_too(training: Training
 
 def test_what_goes_wrong_with_the_last_state_is_told_in_the_end(training: Training, monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patch:
-        patch.setattr("ixc.checkpoints.save_file", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        patch.setattr(
+            "ixc.engine.checkpoints.save_file", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
+        )
         with pytest.raises(NotSaved, match="goes on from the beginning"):
             training(checkpoint_every=STEPS)
     assert len(training()) == STEPS
@@ -180,7 +184,7 @@ def test_training_goes_on_while_a_state_is_written_but_one_at_a_time(
         writing.release()
 
     whole = training(name="whole")
-    monkeypatch.setattr("ixc.checkpoints.save_file", slow)
+    monkeypatch.setattr("ixc.engine.checkpoints.save_file", slow)
     assert training(step_done=done.release, checkpoint_every=5) == whole
     assert alone == [True, True]
 
@@ -194,7 +198,7 @@ def test_a_loss_that_is_no_number_leaves_the_last_state(training: Training, monk
         return learn(params, model, *more)
 
     with monkeypatch.context() as patch:
-        patch.setattr("ixc.train_rm.learn", broken)
+        patch.setattr("ixc.stages.train_rm.learn", broken)
         with pytest.raises(Diverged, match=r"(Number|Colour) \d\?.*: the loss is nan"):
             training()
     assert training.state().name == "step-00000004"
@@ -279,7 +283,7 @@ def test_a_model_that_cannot_be_saved_says_what_to_do_and_leaves_the_last_state(
 
     whole = training(name="whole")
     with monkeypatch.context() as patch:
-        patch.setattr("ixc.train_rm.save", full)
+        patch.setattr("ixc.stages.train_rm.save", full)
         goes_on = "step-00000012" if every else "the beginning"
         with pytest.raises(NotSaved, match=rf"reward: .*No space left.*make room.*goes on from .*{goes_on}"):
             training(checkpoint_every=every)
@@ -302,7 +306,7 @@ def test_only_the_first_process_copies_the_optimizer(tmp_path: Path, monkeypatch
     model, copies = tiny.reward(), []
     optimizer = Optimizer(model.parameters(), 1e-3, 2)
     optimizer.step(sum(p.square().sum() for p in model.parameters()))  # pyright: ignore[reportArgumentType]
-    monkeypatch.setattr("ixc.checkpoints.copied", lambda tree: copies.append(tree) or tree)
+    monkeypatch.setattr("ixc.engine.checkpoints.copied", lambda tree: copies.append(tree) or tree)
     for rank in "10":
         monkeypatch.setenv("RANK", rank)
         with Checkpoints(tmp_path / "state", {}) as checkpoints:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from real import REAL, needs_real
 
-from ixc.judging.agreement import math_vision
-from ixc.judging.choices import read_option
-from ixc.judging.verifiers import check
-from ixc.samples import Gold
+from ixc.data.samples import Gold
+from ixc.stages.judge.agreement import math_vision
+from ixc.verifiers.choices import read_option
+from ixc.verifiers.rules import check
 
 FILE = Path(__file__).with_name("choices.jsonl")
 """First the questions (right letter, then the options' texts), then rows of question, answer, mark."""

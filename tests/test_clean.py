@@ -18,14 +18,14 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 
-from ixc import bulk
-from ixc.clean import NothingScored, Outcome, auroc, lowest, measured, run
-from ixc.defects import EVASIVE, Planting
-from ixc.inference import score
+from ixc.data.corruption import EVASIVE, Planting
+from ixc.data.samples import BadRecord, Media, Sample, Turn, answer, write_samples
+from ixc.engine.scoring import score
 from ixc.metrics import Metrics
-from ixc.model.folder import save
+from ixc.models.ixc25.folder import save
 from ixc.params import CleanParams, FeatureParams
-from ixc.samples import BadRecord, Media, Sample, Turn, answer, write_samples
+from ixc.serve import bulk
+from ixc.stages.clean import NothingScored, Outcome, auroc, lowest, measured, run
 
 RED, BLUE, GREEN = (Media(kind="image", path=f"{c}.png", sha256=c) for c in ("red", "blue", "green"))
 OUTPUTS = ("cleaned.parquet", "removed.parquet", "unscored.parquet", "scores.parquet")
@@ -374,7 +374,7 @@ def test_features_on_disk_are_used(tmp_path: Path, corpus: list[Sample]):
 SCRIPT = """
 import sys, json
 from pathlib import Path
-from ixc.clean import run
+from ixc.stages.clean import run
 from ixc.params import CleanParams
 print(json.dumps(run(CleanParams(plant=0.5, shard_rows=3), *map(Path, sys.argv[1:]))))
 """

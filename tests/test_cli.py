@@ -16,10 +16,10 @@ import tiny
 import torch
 from PIL import Image
 
-from ixc.api import ChatModel, RewardModel
-from ixc.cli import main
-from ixc.model.folder import save
-from ixc.samples import write_samples
+from ixc.data.samples import write_samples
+from ixc.models.ixc25.folder import save
+from ixc.serve.api import ChatModel, RewardModel
+from ixc.serve.cli import main
 
 Capture = pytest.CaptureFixture[str]
 
@@ -231,7 +231,7 @@ def test_every_attention_of_the_command_line_gives_the_same_scores(folders: dict
 
 def test_a_reader_who_has_seen_enough_ends_a_command_quietly(folders: dict[str, str], tmp_path: Path):
     arguments = ["score", folders["reward"], str(chats(folders, tmp_path))]
-    command = f"from ixc.cli import main; raise SystemExit(main({arguments!r}))"
+    command = f"from ixc.serve.cli import main; raise SystemExit(main({arguments!r}))"
     reader, writer = os.pipe()
     os.close(reader)
     ran = subprocess.run([sys.executable, "-c", command], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)

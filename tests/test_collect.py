@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from real import REAL, needs_real
 
-from ixc import collect
-from ixc.fingerprint import Code
+from ixc.data.samples import Gold, Role, Sample, Turn, Verdict, answer, read_samples
+from ixc.data.sources import READERS, BadSource, File, Reader, Refused, Row
+from ixc.data.sources.embedded.films import encode
+from ixc.data.sources.hub import Hub
+from ixc.data.sources.licences import Licence
+from ixc.io.fingerprint import Code
 from ixc.metrics import Metrics
 from ixc.params import CollectParams, MixtureParams, SourceParams
-from ixc.samples import Gold, Role, Sample, Turn, Verdict, answer, read_samples
-from ixc.sources import READERS, BadSource, File, Reader, Refused, Row
-from ixc.sources.embedded.films import encode
-from ixc.sources.hub import Hub
-from ixc.sources.licences import Licence
+from ixc.stages.collect import stage as collect
 
 
 def row(id: str, **changes: object) -> Row:
@@ -390,7 +390,7 @@ def test_a_hub_that_breaks_off_loses_only_its_own_rows(out: Outputs, monkeypatch
         if hub.name == "b/far" and len(read) == 2:
             raise BadSource("hub b/far: ConnectionError at row 2")
 
-    monkeypatch.setattr("ixc.sources.native.stream", stream)
+    monkeypatch.setattr("ixc.data.sources.native.stream", stream)
     sources = tuple(SourceParams(reader="preferences", name=name[0], hub=name) for name in ("a/near", "b/far"))
     params = CollectParams(sources=sources)
     with pytest.raises(BadSource, match="ConnectionError at row 2"):
@@ -423,7 +423,7 @@ def test_what_has_changed_since_is_read_again(
 def test_changed_code_reads_again_what_it_had_read(
     out: Outputs, stopped: CollectParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, read: list[str]
 ):
-    shutil.copytree(Path(collect.__file__).parent, tmp_path / "ixc", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(Path(__file__).parents[1] / "ixc", tmp_path / "ixc", ignore=shutil.ignore_patterns("__pycache__"))
     for path in (tmp_path / "ixc").rglob("*.py"):
         path.write_text(f"# A comment.\n{path.read_text()}{'CHANGED = True' if path.match(module) else ''}\n")
     monkeypatch.setattr(collect, "Code", lambda: Code(tmp_path))

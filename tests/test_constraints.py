@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from real import REAL, needs_real
 
-from ixc.judging.constraints import (
+from ixc.verifiers.ifeval import (
     ARGUMENTS,
     PREDICATES,
     BadConstraint,

@@ -20,8 +20,8 @@ from transformers import (
     pipeline,
 )
 
-from ixc.losses import bradley_terry_loss
-from ixc.model import (
+from ixc.engine.losses import bradley_terry_loss
+from ixc.models.ixc25 import (
     IXCForCausalLM,
     IXCForRewardModel,
     IXCModel,
@@ -29,9 +29,9 @@ from ixc.model import (
     IXCProcessor,
     to_official,
 )
-from ixc.model.folder import is_ours, save, suppress_control
-from ixc.model.language import PLoRALinear, WrongPictures
-from ixc.model.processing import BadConversation
+from ixc.models.ixc25.folder import is_ours, save, suppress_control
+from ixc.models.ixc25.language import PLoRALinear, WrongPictures
+from ixc.models.ixc25.processing import BadConversation
 
 IMAGE = tiny.processor().ids["image"]
 IDS = torch.tensor([[1, IMAGE, IMAGE, 30, 31, 32]])

@@ -15,10 +15,10 @@ from test_sources import paint, write
 from test_sources_preferences import GOOD
 from test_sources_questions import SETS, VALUES, folder_of, png, put
 
-from ixc import collect
+from ixc.data.sources import READERS, Refused, Row
 from ixc.metrics import Metrics
 from ixc.params import CollectParams, SourceParams
-from ixc.sources import READERS, Refused, Row
+from ixc.stages.collect import stage as collect
 
 FATES = ("rows", "kept", "quarantined", "left_out")
 PICTURED = sorted(name for name, a_set in SETS.items() if any(file.endswith((".png", ".jpg")) for file in a_set.media))

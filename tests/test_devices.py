@@ -14,17 +14,19 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ixc import inference, train_ppo
-from ixc.contests import contests, num_pairs, read
-from ixc.features import Features
-from ixc.inference import generate, score
-from ixc.model import IXCPreTrainedModel
+from ixc.data.samples import Sample
+from ixc.engine import sampling
+from ixc.engine.optim import Optimizer
+from ixc.engine.preference_groups import contests, num_pairs, read
+from ixc.engine.sampling import generate
+from ixc.engine.scoring import score
+from ixc.engine.vision_cache import Features
+from ixc.models.ixc25 import IXCPreTrainedModel
 from ixc.params import TrainPPOParams, TrainRMParams
-from ixc.rollouts import DomainNorm, Models, fetched, roll_out
-from ixc.samples import Sample
-from ixc.train_ppo import update
-from ixc.train_rm import learn, optimizer_of
-from ixc.training import Optimizer
+from ixc.rl.rollouts import DomainNorm, Models, fetched, roll_out
+from ixc.stages import train_ppo
+from ixc.stages.train_ppo import update
+from ixc.stages.train_rm import learn, optimizer_of
 
 READ_BY_THE_HOST = [Tensor.tolist, Tensor.item, Tensor.cpu, Tensor.__bool__, Tensor.__int__, Tensor.__float__]
 
@@ -51,8 +53,8 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[Elsewhere]:
     adamw, autocast, random_numbers = torch.optim.AdamW, torch.autocast, torch.Generator()
     monkeypatch.setattr(torch.optim, "AdamW", lambda *given, **options: adamw(*given, **options | {"fused": False}))
     monkeypatch.setattr(torch, "autocast", lambda at, **how: nullcontext() if at == "meta" else autocast(at, **how))
-    for module in (inference, train_ppo):
-        monkeypatch.setattr(module, "sampler", lambda model, seed: random_numbers)
+    for module in (sampling, train_ppo):
+        monkeypatch.setattr(module, "sampler", lambda *_: random_numbers)
     with Elsewhere() as mode:
         yield mode
 

@@ -12,10 +12,10 @@ import pytest
 import tiny
 import torch
 
-from ixc import distributed
-from ixc.model import IXCForCausalLM, IXCForRewardModel
-from ixc.model.folder import save
-from ixc.samples import write_samples
+from ixc.data.samples import write_samples
+from ixc.engine import distributed
+from ixc.models.ixc25 import IXCForCausalLM, IXCForRewardModel
+from ixc.models.ixc25.folder import save
 
 SCRIPT = Path(__file__).with_name("train_in_processes.py")
 Curve = list[dict[str, float]]

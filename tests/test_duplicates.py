@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ixc.validation import duplicates
-from ixc.validation.duplicates import near_duplicates, near_prompts, signatures
-from ixc.validation.texts import Words, mixed, ngrams, shingles
+from ixc.stages.validate import minhash as duplicates
+from ixc.stages.validate.minhash import near_duplicates, near_prompts, signatures
+from ixc.stages.validate.shingles import Words, mixed, ngrams, shingles
 
 Pair = tuple[str, str, str]
 VOCABULARY = [f"word{index}" for index in range(3000)]

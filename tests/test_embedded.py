@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ixc.judging.verifiers import check
-from ixc.media import read_frames
-from ixc.sources import Row, embedded
-from ixc.sources.embedded import read
-from ixc.sources.embedded.drawing import COLOURS, GROUNDS
-from ixc.sources.embedded.films import FPS, FRAMES
+from ixc.data.media import read_frames
+from ixc.data.sources import Row, embedded
+from ixc.data.sources.embedded import read
+from ixc.data.sources.embedded.drawing import COLOURS, GROUNDS
+from ixc.data.sources.embedded.films import FPS, FRAMES
+from ixc.verifiers.rules import check
 
 
 def corpus(seed: int, share: int) -> list[Row]:

@@ -13,15 +13,15 @@ import tiny
 import torch
 from golden import GOLDEN
 
-from ixc import best_of_n, clean, evaluate_rm, generate
-from ixc.batches import OverBudget
-from ixc.evaluate_rm import by_group, lengths, num_words, run, swap_media, swapped_metrics
-from ixc.inference import score
+from ixc.data.samples import Media, Turn, answer, read_samples, write_samples
+from ixc.engine.batching import OverBudget
+from ixc.engine.scoring import score
 from ixc.metrics import accuracy_interval, calibration_error
-from ixc.model import IXCForRewardModel
-from ixc.model.folder import save
+from ixc.models.ixc25 import IXCForRewardModel
+from ixc.models.ixc25.folder import save
 from ixc.params import BestOfNParams, CleanParams, EvaluateRMParams, GenerateParams
-from ixc.samples import Media, Turn, answer, read_samples, write_samples
+from ixc.stages import best_of_n, clean, evaluate_rm, generate
+from ixc.stages.evaluate_rm import by_group, lengths, num_words, run, swap_media, swapped_metrics
 
 RM_BENCH = GOLDEN / "paper_results" / "rm_bench_results.json"
 

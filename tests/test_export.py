@@ -15,14 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ixc import collect
-from ixc.cli import main
-from ixc.export import Form, NotExported, export
-from ixc.media import Store
+from ixc.data.export import Form, NotExported, export
+from ixc.data.media import Store
+from ixc.data.samples import Media, Sample, Turn, Verdict, answer, read_samples, write_samples
+from ixc.data.sources import File
+from ixc.data.sources.embedded.films import encode
 from ixc.params import CollectParams, SourceParams
-from ixc.samples import Media, Sample, Turn, Verdict, answer, read_samples, write_samples
-from ixc.sources import File
-from ixc.sources.embedded.films import encode
+from ixc.serve.cli import main
+from ixc.stages.collect import stage as collect
 
 EVERY: tuple[Form, ...] = get_args(Form)
 FORMS = pytest.mark.parametrize("form", EVERY)

@@ -7,13 +7,13 @@ import pytest
 import tiny
 import torch
 
-from ixc.features import Features, Look
-from ixc.media import BadMedia
-from ixc.model import IXCProcessor
+from ixc.data.media import BadMedia
+from ixc.data.samples import Media, Sample
+from ixc.engine.feature_stores import DiskStore
+from ixc.engine.optim import compute_in_bf16
+from ixc.engine.vision_cache import Features, Look
+from ixc.models.ixc25 import IXCProcessor
 from ixc.params import FeatureParams
-from ixc.samples import Media, Sample
-from ixc.stores import DiskStore
-from ixc.training import compute_in_bf16
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_no_more_tiles_pass_the_tower_than_memory_is_meant_for(
 ):
     wanted, store, sizes = tokens(features(tmp_path), shown), features(tmp_path), []
     encode = store.model.encode_pictures
-    monkeypatch.setattr("ixc.features.TILES_AT_ONCE", 5)  # of 2, 3 and 2
+    monkeypatch.setattr("ixc.engine.vision_cache.TILES_AT_ONCE", 5)  # of 2, 3 and 2
     monkeypatch.setattr(store.model, "encode_pictures", lambda p: sizes.append(len(p)) or encode(p))
     torch.testing.assert_close(tokens(store, shown), wanted)
     assert sizes == [2, 1]

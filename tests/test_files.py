@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ixc.files import remove_folder, replacing, replacing_folder, sweep
+from ixc.io.files import remove_folder, replacing, replacing_folder, sweep
 
 
 def test_what_takes_a_files_place_is_on_the_disk_before_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

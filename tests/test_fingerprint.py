@@ -18,7 +18,7 @@ from test_judge import CATS, judge
 from test_pipeline import shrunk
 
 from ixc import params
-from ixc.fingerprint import Code, canonical
+from ixc.io.fingerprint import Code, canonical
 from ixc.params import load_params
 from tasks.resolve import table
 
@@ -55,17 +55,17 @@ def change(root: Path, path: str, old: str, new: str) -> None:
 COLLECT, VALIDATE, JUDGE = {"collect"}, {"validate"}, {"judge"}
 TRAINED = {"train_rm", "train_ppo"}
 EDITS: tuple[tuple[str, str, str, set[str]], ...] = (
-    ("ixc/judging/prompts/pairwise.md", "\n", "\nBe strict.\n", JUDGE),
-    ("ixc/judging/questions.py", "PROMPTS =", "OTHER = 1\nPROMPTS =", JUDGE),
-    ("ixc/judging/verifiers.py", "import", "import os; import", JUDGE | {"train_ppo", "best_of_n"}),
-    ("ixc/sources/embedded/films.py", "FPS, FRAMES, SIDE = 8, 32,", "FPS, FRAMES, SIDE = 8, 33,", COLLECT),
-    ("ixc/sources/kvqa.py", "LICENCE =", "OTHER = 1\nLICENCE =", set()),
-    ("ixc/collect.py", "import", "import os; import", COLLECT),
-    ("ixc/quarantine.py", "import", "import os; import", COLLECT | VALIDATE),
-    ("ixc/validation/rules.py", "import", "import os; import", VALIDATE),
-    ("ixc/losses.py", "F.logsigmoid(", "F.logsigmoid(0 + ", TRAINED),
+    ("ixc/stages/judge/prompts/pairwise.md", "\n", "\nBe strict.\n", JUDGE),
+    ("ixc/stages/judge/questions.py", "PROMPTS =", "OTHER = 1\nPROMPTS =", JUDGE),
+    ("ixc/verifiers/rules.py", "import", "import os; import", JUDGE | {"train_ppo", "best_of_n"}),
+    ("ixc/data/sources/embedded/films.py", "FPS, FRAMES, SIDE = 8, 32,", "FPS, FRAMES, SIDE = 8, 33,", COLLECT),
+    ("ixc/data/sources/kvqa.py", "LICENCE =", "OTHER = 1\nLICENCE =", set()),
+    ("ixc/stages/collect/stage.py", "import", "import os; import", COLLECT),
+    ("ixc/io/quarantine.py", "import", "import os; import", COLLECT | VALIDATE),
+    ("ixc/stages/validate/rules.py", "import", "import os; import", VALIDATE),
+    ("ixc/engine/losses.py", "F.logsigmoid(", "F.logsigmoid(0 + ", TRAINED),
     ("ixc/report/svg.py", "WIDTH, HEIGHT = 360, 196", "WIDTH, HEIGHT = 361, 196", set()),
-    ("ixc/api.py", "import", "import os; import", set()),
+    ("ixc/serve/api.py", "import", "import os; import", set()),
     ("ixc/new.py", "", "def new(): pass", set()),
 )
 """Path, text, in its place, and the stages that run what was changed."""
@@ -134,7 +134,7 @@ def test_of_parameters_a_stage_runs_with_its_section_alone(before: Any):
         taken |= names
         made |= {(path, name) for name in (names - {"BadParams"}) & calls if name.endswith("Params")}
     assert {name for name in taken if not isinstance(getattr(params, name), type)} == {"AttentionName", "Precision"}
-    assert made == {("ixc/features.py", "FeatureParams")}, "a default that no stage leaves to it"
+    assert made == {("ixc/engine/vision_cache.py", "FeatureParams")}, "a default that no stage leaves to it"
 
 
 def changed(one: Any, two: Any, key: str = "") -> set[str]:
@@ -194,7 +194,7 @@ def called() -> Iterator[set[str]]:
 def test_what_judge_calls_is_tracked(before: Any, tmp_path: Path):
     with called() as files:
         judge(tmp_path, CATS)
-    assert "ixc/judging/verifiers.py" in files
+    assert "ixc/verifiers/rules.py" in files
     assert files <= set(before["judge"])
 
 
@@ -205,7 +205,7 @@ def test_what_any_stage_calls_is_tracked(tmp_path: Path, monkeypatch: pytest.Mon
     Path("params.yaml").write_text(yaml.safe_dump(shrunk("laptop.yaml", limit=200)))
     sections, tracked = load_params(), table(Path("params.yaml"), ROOT)
     for stage in STAGES:
-        run = importlib.import_module(f"ixc.{stage}").run
+        run = importlib.import_module(f"ixc.stages.{stage}").run
         paths = map(Path, GRAPH[stage]["cmd"].split()[3:])
         with called() as files:
             run(getattr(sections, stage), *paths)
@@ -217,12 +217,12 @@ def test_what_any_stage_calls_is_tracked(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def package(tmp_path: Path, files: Mapping[str, str]) -> Code:
-    """A package `ixc` of these modules."""
+    """A package `ixc` of these modules; `stage` is among the stages."""
     for name, text in files.items():
-        path = tmp_path / "ixc" / f"{name}.py"
+        path = tmp_path / "ixc" / f"{'stages/stage' if name == 'stage' else name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    for folder in {path.parent for path in (tmp_path / "ixc").rglob("*.py")}:
+    for folder in (tmp_path / "ixc", *(path for path in (tmp_path / "ixc").rglob("*") if path.is_dir())):
         (folder / "__init__.py").touch()
     return Code(tmp_path)
 
@@ -240,7 +240,7 @@ CASES: dict[str, tuple[dict[str, str], set[str]]] = {
     "an import inside a function": ({"stage": "def run():\n    from ixc import a as b", "a": ""}, {"a"}),
     "relative imports": (
         {
-            "stage": "from .p.b import f",
+            "stage": "from ..p.b import f",
             "p/__init__": "from . import d",
             "p/b": "from .c import g",
             "p/c": "from .. import a",
@@ -256,8 +256,13 @@ CASES: dict[str, tuple[dict[str, str], set[str]]] = {
         {"p", "p.a", "p.b"},
     ),
     "a reader that the parameters name": (
-        {"stage": "def run(x): __import__(f'ixc.sources.{x}')", "sources/a": "import ixc.b", "sources/c": "", "b": ""},
-        {"sources", "sources.a", "b"},
+        {
+            "stage": "def run(x): __import__(f'ixc.data.sources.{x}')",
+            "data/sources/a": "import ixc.b",
+            "data/sources/c": "",
+            "b": "",
+        },
+        {"data", "data.sources", "data.sources.a", "b"},
     ),
     "imports for types alone": (
         {
@@ -279,11 +284,11 @@ CASES: dict[str, tuple[dict[str, str], set[str]]] = {
 def test_imports_are_followed(tmp_path: Path, case: str):
     files, expected = CASES[case]
     reached = package(tmp_path, files).reached("stage", {"a"})
-    assert reached == {"ixc", "ixc.stage", *(f"ixc.{name}" for name in expected)}
+    assert reached == {"ixc", "ixc.stages", "ixc.stages.stage", *(f"ixc.{name}" for name in expected)}
 
 
 def test_a_stage_without_a_module_is_named(tmp_path: Path):
-    with pytest.raises(LookupError, match=r"ixc\.other: no such module"):
+    with pytest.raises(LookupError, match=r"ixc\.stages\.other: no such module"):
         package(tmp_path, {"stage": ""}).reached("other")
 
 

@@ -10,15 +10,15 @@ import pytest
 import tiny
 from fake_openai import KEY, serving
 
-import ixc.generate
-import ixc.inference
-from ixc.features import Features
-from ixc.generate import messages, run
-from ixc.inference import generate
+import ixc.engine.sampling
+import ixc.stages.generate
+from ixc.clients.server import ServerFailed
+from ixc.data.samples import Sample, Turn, read_samples, write_samples
+from ixc.engine.sampling import generate
+from ixc.engine.vision_cache import Features
 from ixc.metrics import Metrics
 from ixc.params import GenerateParams, ServerParams
-from ixc.remote import ServerFailed
-from ixc.samples import Sample, Turn, read_samples, write_samples
+from ixc.stages.generate import messages, run
 
 PARAMS = GenerateParams(num_candidates=3, max_new_tokens=6, batch_size=2, seed=7)
 
@@ -80,7 +80,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(
 ) -> None:
     _, whole = answer(tmp_path, base, PARAMS, samples)
     (tmp_path / "out" / "candidates.parquet").unlink()
-    sample_ids, done = ixc.inference.sample_ids, []
+    sample_ids, done = ixc.engine.sampling.sample_ids, []
 
     def killed(*arguments: Any) -> list[list[list[int]]]:
         if len(done) == batches:
@@ -88,7 +88,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(
         done.append(0)
         return sample_ids(*arguments)
 
-    monkeypatch.setattr(ixc.inference, "sample_ids", killed)
+    monkeypatch.setattr(ixc.engine.sampling, "sample_ids", killed)
     with pytest.raises(KeyboardInterrupt):
         answer(tmp_path, base, PARAMS, samples)
     assert left_over(tmp_path) == [".candidates.parquet.base-0.jsonl"]
@@ -96,7 +96,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(
         journal.write('{"ids": [[[1, 2')  # the line that the kill tore
 
     counted = []
-    monkeypatch.setattr(ixc.inference, "sample_ids", lambda *each: counted.append(0) or sample_ids(*each))
+    monkeypatch.setattr(ixc.engine.sampling, "sample_ids", lambda *each: counted.append(0) or sample_ids(*each))
     _, resumed = answer(tmp_path, base, PARAMS, samples)
     assert resumed == whole and len(counted) == 4 - batches
     assert left_over(tmp_path) == []
@@ -111,7 +111,7 @@ def test_other_prompts_or_parameters_do_not_go_on_from_a_strangers_journal(
         raise OSError("disk full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(ixc.generate, "write_samples", full)
+        patched.setattr(ixc.stages.generate, "write_samples", full)
         with pytest.raises(OSError, match="full"):
             answer(tmp_path, base, PARAMS, samples)
     assert left_over(tmp_path) == [".candidates.parquet.base-0.jsonl"]
@@ -156,7 +156,7 @@ def test_what_a_server_was_paid_for_survives_a_run_of_the_base_model(
 def test_what_a_server_could_not_answer_is_asked_again_and_nothing_else(
     tmp_path: Path, server: Any, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ixc.remote.MAX_RETRIES", 0)
+    monkeypatch.setattr("ixc.clients.server.MAX_RETRIES", 0)
     both = [samples[0], tiny.sample("It is down")]
     metrics, got = answer(tmp_path, tmp_path, remote(server, concurrency=1), both)
     assert [len(sample.candidates) for sample in got] == [3, 2]
@@ -218,7 +218,7 @@ def test_a_key_that_is_a_word_changes_no_answer(
 def test_a_server_that_is_not_there_is_an_error(
     tmp_path: Path, server: Any, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ixc.remote.MAX_RETRIES", 0)
+    monkeypatch.setattr("ixc.clients.server.MAX_RETRIES", 0)
     server.address = "http://127.0.0.1:9/v1"
     with pytest.raises(ServerFailed, match=r"generate\.server: model 'm' at http://127\.0\.0\.1:9"):
         answer(tmp_path, tmp_path, remote(server, concurrency=2), samples)

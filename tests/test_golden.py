@@ -20,9 +20,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from ixc.compat import OfficialRewardModel
-from ixc.losses import bradley_terry_loss
-from ixc.model import (
+from ixc.engine.losses import bradley_terry_loss
+from ixc.models.ixc25 import (
     IXCForCausalLM,
     IXCForRewardModel,
     IXCPreTrainedModel,
@@ -31,10 +30,11 @@ from ixc.model import (
     collate,
     from_official,
 )
-from ixc.model.heads import pool
-from ixc.model.language import PLoRALinear, rope_tables
-from ixc.model.pictures import Geometry, Picture, num_tokens, partition, to_tiles
-from ixc.model.vision import merge_patches, picture_sequence
+from ixc.models.ixc25.heads import pool
+from ixc.models.ixc25.language import PLoRALinear, rope_tables
+from ixc.models.ixc25.tiles import Geometry, Picture, num_tokens, partition, to_tiles
+from ixc.models.ixc25.vision import merge_patches, picture_sequence
+from ixc.serve.compat import OfficialRewardModel
 
 PLACEHOLDER = "<ImageHere>"
 POOLINGS = {"last_token": "last", "mean": "mean"}

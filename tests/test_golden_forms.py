@@ -19,7 +19,7 @@ import torch
 from golden import GOLDEN, arrays, derived, described, needs_golden, tokenizer_files
 from safetensors.torch import load_file, save_file
 
-from ixc.model.tokenizers import read_pieces
+from ixc.models.ixc25.tokenizers import read_pieces
 
 ID_LISTS = ("ids", "tail_ids", "new_ids", "no_cache_argmax_ids", "text_ids", "target_ids", "eos_token_ids")
 ID_ARRAYS = ("logits_ids", "logits_top20_ids")

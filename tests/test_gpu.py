@@ -11,10 +11,14 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from benchmarks.gpu.attention import calls, flash_attention
-from ixc.contests import contests, num_pairs, read
-from ixc.inference import STEPS_AHEAD, sample_tokens, score
-from ixc.model import IXCForRewardModel, Tree, collate
-from ixc.model.attention import (
+from ixc.data.samples import Sample
+from ixc.engine.optim import compute_in_bf16
+from ixc.engine.preference_groups import contests, num_pairs, read
+from ixc.engine.sampling import STEPS_AHEAD, sample_tokens
+from ixc.engine.scoring import score
+from ixc.models.ixc25 import IXCForRewardModel, Tree, collate
+from ixc.models.ixc25.folder import load, save
+from ixc.packing.attention import (
     Forest,
     block_mask,
     compiled,
@@ -23,12 +27,9 @@ from ixc.model.attention import (
     varlen,
     varlen_attention,
 )
-from ixc.model.folder import load, save
 from ixc.params import TrainRMParams
-from ixc.rollouts import token_values
-from ixc.samples import Sample
-from ixc.train_rm import learn, optimizer_of
-from ixc.training import compute_in_bf16
+from ixc.rl.rollouts import token_values
+from ixc.stages.train_rm import learn, optimizer_of
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 GPU = torch.device("cuda", 0)

@@ -11,13 +11,13 @@ import pytest
 from clips import FORMS, clip
 from PIL import Image
 
-from ixc.images import MAX_PIXELS, BadMedia, NotAnImage, open_picture, picture_size, recognised
-from ixc.media import Store, load_picture, verify
-from ixc.model.inputs import read_picture
+from ixc.data.images import MAX_PIXELS, BadMedia, NotAnImage, open_picture, picture_size, recognised
+from ixc.data.media import Store, load_picture, verify
+from ixc.data.samples import Media
+from ixc.data.sources import File
+from ixc.models.ixc25.inputs import read_picture
 from ixc.report.pictures import thumbnail
-from ixc.samples import Media
-from ixc.sources import File
-from ixc.validation.pictures import look
+from ixc.stages.validate.image_hash import look
 
 RAMP = np.linspace(0, 1, 64, dtype=np.float32)[None].repeat(8, axis=0)
 """From black to white, as a person sees it."""

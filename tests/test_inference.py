@@ -9,11 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ixc.batches import OverBudget
-from ixc.inference import batched, generate, rewards_of, sample_ids, score
-from ixc.model import IXCForCausalLM, IXCPreTrainedModel, Tree, collate
-from ixc.model.folder import load, save
-from ixc.samples import Sample
+from ixc.data.samples import Sample
+from ixc.engine.batching import OverBudget, batched
+from ixc.engine.sampling import generate, sample_ids
+from ixc.engine.scoring import rewards_of, score
+from ixc.models.ixc25 import IXCForCausalLM, IXCPreTrainedModel, Tree, collate
+from ixc.models.ixc25.folder import load, save
 
 END, EOS = (tiny.processor().ids[name] for name in ("turn_end", "eos"))
 

@@ -8,10 +8,10 @@ import pytest
 from clips import FORMS, clip
 from PIL import Image
 
-from ixc.chat_media import opened, read_medium
-from ixc.images import BadMedia
-from ixc.inline import begins_as_video, inline
-from ixc.sources.native import Unusable, media
+from ixc.data.images import BadMedia
+from ixc.data.inline import begins_as_video, inline
+from ixc.data.sources.native import Unusable, media
+from ixc.serve.chat_media import opened, read_medium
 
 
 def drawn(format: str) -> bytes:

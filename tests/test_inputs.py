@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ixc.images import BadMedia
-from ixc.model.inputs import frames_seen, is_film, read_film, read_picture
-from ixc.sources.embedded.films import encode
+from ixc.data.images import BadMedia
+from ixc.data.sources.embedded.films import encode
+from ixc.models.ixc25.inputs import frames_seen, is_film, read_film, read_picture
 
 LIMIT = 10_000
 
@@ -114,7 +114,7 @@ def test_any_bytes_are_read_or_refused(data: bytes, headed: bool):
 
 def test_a_film_of_huge_frames_is_refused_before_one_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     large = encode([Image.new("RGB", (128, 96), "red")] * 8)
-    monkeypatch.setattr("ixc.videos._frames", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr("ixc.data.videos._frames", lambda *_: pytest.fail("decoded"))
     (tmp_path / "film.mp4").write_bytes(large)
     for source, name in ((large, "bytes"), (tmp_path / "film.mp4", r"film\.mp4")):
         with pytest.raises(BadMedia, match=rf"{name}: 128 x 96 pixels, more than 10,000; scale it down"):

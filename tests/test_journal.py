@@ -4,7 +4,7 @@ from tempfile import TemporaryDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ixc.journal import Journal
+from ixc.io.journal import Journal
 
 
 @settings(max_examples=40, deadline=None)

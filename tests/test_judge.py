@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from ixc.judge import run
+from ixc.data.samples import Gold, Media, Sample, Turn, read_samples, write_samples
 from ixc.metrics import Metrics, ignore
 from ixc.params import JudgeParams
-from ixc.samples import Gold, Media, Sample, Turn, read_samples, write_samples
+from ixc.stages.judge.stage import run
 
 CATS = Sample(
     id="cats",

@@ -14,12 +14,13 @@ from hypothesis import example, given, settings
 from test_attention import SHAPES, Shapes, dense_attention, out_and_gradients
 from torch import Tensor
 
-from ixc import best_of_n, bootstrap, clean, evaluate_rm, generate, train_ppo, train_rm
-from ixc.inference import score
-from ixc.model import IXCForRewardModel, attention
-from ixc.model.attention import Forest, varlen_attention
-from ixc.model.folder import load, save
-from ixc.model.kernels import NoAttention, refuse_attention, use_attention
+from ixc.data.samples import write_samples
+from ixc.engine.scoring import score
+from ixc.models.ixc25 import IXCForRewardModel
+from ixc.models.ixc25.folder import load, save
+from ixc.models.ixc25.kernels import NoAttention, refuse_attention, use_attention
+from ixc.packing import attention
+from ixc.packing.attention import Forest, varlen_attention
 from ixc.params import (
     BadParams,
     BestOfNParams,
@@ -31,7 +32,7 @@ from ixc.params import (
     TrainRMParams,
     load_params,
 )
-from ixc.samples import write_samples
+from ixc.stages import best_of_n, bootstrap, clean, evaluate_rm, generate, train_ppo, train_rm
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -130,7 +131,7 @@ def test_an_old_gpu_is_named(flash_attn: Any, monkeypatch: pytest.MonkeyPatch):
 def test_what_a_model_does_not_fit_is_named(
     name: Any, sizes: dict[str, int], dtype: Any, named: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("ixc.model.kernels._of_machine", lambda *_: iter(()))
+    monkeypatch.setattr("ixc.models.ixc25.kernels._of_machine", lambda *_: iter(()))
     with pytest.raises(NoAttention, match=named):
         use_attention(tiny.reward(**sizes), name, dtype)
 
@@ -146,8 +147,10 @@ def test_a_kernel_that_is_missing_is_named_before_any_weight_is_read(tmp_path: P
 def test_packed_rows_go_where_they_are_told(
     name: Any, flash_attn: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("ixc.model.kernels._of_machine", lambda *_: iter(()))
-    monkeypatch.setattr("ixc.model.kernels.HALVES", (torch.float32,))  # the reference computes in what it is given
+    monkeypatch.setattr("ixc.models.ixc25.kernels._of_machine", lambda *_: iter(()))
+    monkeypatch.setattr(
+        "ixc.models.ixc25.kernels.HALVES", (torch.float32,)
+    )  # the reference computes in what it is given
     used, way = [], attention.WAYS[name]
     monkeypatch.setitem(attention.WAYS, name, lambda *given: used.append(given[3]) or way(*given))
     save(tiny.reward(hidden_size=32), tiny.processor(), tmp_path / "reward")

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ixc.model import Batch, IXCForCausalLM, IXCForRewardModel, Tree, collate
-from ixc.model.heads import pool
+from ixc.models.ixc25 import Batch, IXCForCausalLM, IXCForRewardModel, Tree, collate
+from ixc.models.ixc25.heads import pool
 
 IMAGE = tiny.processor().ids["image"]
 CHAT, REWARD = tiny.causal(), tiny.reward()

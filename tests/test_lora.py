@@ -7,13 +7,13 @@ import pytest
 import tiny
 import torch
 
-from ixc.checkpoints import Checkpoints
+from ixc.data.samples import Sample
+from ixc.engine.checkpoints import Checkpoints
+from ixc.engine.lora import add_lora, merge_lora
 from ixc.metrics import ignore
-from ixc.model import Batch, IXCForRewardModel, Tree, collate
-from ixc.model.lora import add_lora, merge_lora
+from ixc.models.ixc25 import Batch, IXCForRewardModel, Tree, collate
 from ixc.params import LoRAParams, TrainRMParams
-from ixc.samples import Sample
-from ixc.train_rm import History, train
+from ixc.stages.train_rm import History, train
 
 LAYERS = ("wqkv.weight", "wo.weight", "w1.weight", "w2.weight", "w3.weight")
 

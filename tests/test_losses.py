@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ixc.losses import (
+from ixc.engine.losses import (
     bradley_terry_loss,
     centering_loss,
     generalized_advantages,

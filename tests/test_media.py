@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from ixc.images import IMAGE_FORMATS, picture_size
-from ixc.media import BadMedia, Store, check, load_picture, read_frames, verify
-from ixc.samples import Media
-from ixc.sources import File
-from ixc.videos import sampled
+from ixc.data.images import IMAGE_FORMATS, picture_size
+from ixc.data.media import BadMedia, Store, check, load_picture, read_frames, verify
+from ixc.data.samples import Media
+from ixc.data.sources import File
+from ixc.data.videos import sampled
 
 
 def film(path: Path, num_frames: int, fps: int = 10, rotation: int = 0) -> Path:
@@ -232,7 +232,7 @@ def test_bytes_that_are_no_picture_are_named_by_their_size(tmp_path: Path):
 def test_what_is_in_the_store_already_is_not_decoded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = film(tmp_path / "a.mp4", 3)
     first = Store(tmp_path / "media").add(File(kind="video", path=path))
-    monkeypatch.setattr("ixc.media.verify", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr("ixc.data.media.verify", lambda *_: pytest.fail("decoded again"))
     assert Store(tmp_path / "media").add(File(kind="video", path=path)) == first
 
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ixc.mixture import BadMixture, Ticket, draw, ticket
+from ixc.data.samples import Media, Sample, Turn
 from ixc.params import MixtureParams
-from ixc.samples import Media, Sample, Turn
+from ixc.stages.collect.mixture import BadMixture, Ticket, draw, ticket
 
 PICTURE = Media(kind="image", path="00/0.png", sha256="0")
 

@@ -9,9 +9,9 @@ import tiny
 import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, DynamicCache
 
-from ixc.model import IXCConfig, IXCForCausalLM, IXCForRewardModel, IXCModel, IXCPreTrainedModel
-from ixc.model.language import PLoRALinear, WrongPictures
-from ixc.model.vision import merge_patches, picture_sequence
+from ixc.models.ixc25 import IXCConfig, IXCForCausalLM, IXCForRewardModel, IXCModel, IXCPreTrainedModel
+from ixc.models.ixc25.language import PLoRALinear, WrongPictures
+from ixc.models.ixc25.vision import merge_patches, picture_sequence
 
 IMAGE = tiny.processor().ids["image"]
 IDS = torch.tensor([[1, IMAGE, IMAGE, 30, 31, 32]])

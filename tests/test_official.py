@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 from transformers import AutoModel
 
-from ixc.model import BadCheckpoint, IXCForCausalLM, IXCForRewardModel, IXCModel, from_official, to_official
-from ixc.model.folder import load, save
-from ixc.model.processing import SPECIAL
+from ixc.models.ixc25 import BadCheckpoint, IXCForCausalLM, IXCForRewardModel, IXCModel, from_official, to_official
+from ixc.models.ixc25.folder import load, save
+from ixc.models.ixc25.processing import SPECIAL
 
 NORM = "model.norm.weight"
 

@@ -21,14 +21,14 @@ from fake_openai import KEY, FakeOpenAI, serving
 from openai import RateLimitError
 from PIL import Image
 
-from ixc.judge import run
-from ixc.judging.batch import _Batches
-from ixc.judging.openai_judge import ask
-from ixc.judging.questions import parse, questions, verdict
-from ixc.judging.store import Judgement, VerdictStore, Winner
+from ixc.clients.server import MAX_PAUSE_S, ServerFailed, ServerRefused, pause_s, without
+from ixc.data.samples import Domain, Gold, Media, Sample, Turn, read_samples, write_samples
 from ixc.params import BadParams, JudgeParams, LLMJudgeParams, load_params
-from ixc.remote import MAX_PAUSE_S, ServerFailed, ServerRefused, pause_s, without
-from ixc.samples import Domain, Gold, Media, Sample, Turn, read_samples, write_samples
+from ixc.stages.judge.batch import _Batches
+from ixc.stages.judge.openai_judge import ask
+from ixc.stages.judge.questions import parse, questions, verdict
+from ixc.stages.judge.stage import run
+from ixc.stages.judge.store import Judgement, VerdictStore, Winner
 
 LAPTOP = REPOSITORY / "infra" / "params" / "laptop.yaml"
 
@@ -204,7 +204,7 @@ def test_a_missing_key_names_the_variable(tmp_path: Path, server: Any, monkeypat
 def test_a_server_that_is_down_is_an_error_and_no_empty_result(
     tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ixc.remote.MAX_RETRIES", 0)
+    monkeypatch.setattr("ixc.clients.server.MAX_RETRIES", 0)
     nowhere = replace(llm(server), base_url="http://127.0.0.1:9/v1", timeout_s=0.2, concurrency=2)
     with pytest.raises(ServerFailed, match="no request came through"):
         judge(tmp_path, JudgeParams(judges=(nowhere,)), sample("x", "Bad."))
@@ -213,7 +213,7 @@ def test_a_server_that_is_down_is_an_error_and_no_empty_result(
 def test_a_judge_that_dies_midway_is_not_asked_thousands_of_times(
     tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ixc.remote.MAX_RETRIES", 0)
+    monkeypatch.setattr("ixc.clients.server.MAX_RETRIES", 0)
     samples = [sample("alive", "Bad."), *(sample(f"dead{i}", "Bad.") for i in range(50))]
     with pytest.raises(ServerFailed, match="3 requests in a row failed"):
         judge(tmp_path, JudgeParams(judges=(llm(server, concurrency=1),)), *samples)
@@ -450,8 +450,8 @@ def test_a_question_goes_on_with_the_replies_it_had(tmp_path: Path, server: Any)
 def test_a_page_that_is_no_completion_is_no_verdict(
     tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ixc.remote.MAX_RETRIES", 1)
-    monkeypatch.setattr("ixc.remote.pause_s", lambda *_: 0.0)
+    monkeypatch.setattr("ixc.clients.server.MAX_RETRIES", 1)
+    monkeypatch.setattr("ixc.clients.server.pause_s", lambda *_: 0.0)
     monkeypatch.setattr(server, "reply", lambda self, *_: self.send(200, b"<html>Please log in.</html>"))
     with pytest.raises(ServerFailed, match=r"no JSON|no chat completion"):
         judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("x", "Bad."))
@@ -577,7 +577,7 @@ def test_a_batch_that_never_reached_the_server_is_sent_again(
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(server, "begin", lambda *_: (_ for _ in ()).throw(ConnectionError))
-        patched.setattr("ixc.remote.MAX_RETRIES", 0)
+        patched.setattr("ixc.clients.server.MAX_RETRIES", 0)
         with pytest.raises(ServerFailed, match=r"judge\.judges: .*Connection"):
             judge(tmp_path, batched(server), sample("x", "Bad."))
     _, pairs = judge(tmp_path, batched(server), sample("x", "Bad."))
@@ -609,7 +609,7 @@ def test_a_batch_that_is_refused_is_an_error(tmp_path: Path, server: Any, monkey
 KILLED = """
 import sys
 from pathlib import Path
-from ixc.judge import run
+from ixc.stages.judge.stage import run
 from ixc.params import JudgeParams, LLMJudgeParams
 
 folder, address, concurrency, timeout_s = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ixc.judging.panel import Opinion, agreement, biases, cohen_kappa, fleiss_kappa, majority, pairwise
-from ixc.judging.store import Judgement, Winner
-from ixc.samples import Verdict
+from ixc.data.samples import Verdict
+from ixc.stages.judge.panel import Opinion, agreement, biases, cohen_kappa, fleiss_kappa, majority, pairwise
+from ixc.stages.judge.store import Judgement, Winner
 
 WORDS = st.sampled_from(["chosen", "rejected", "tie"])
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import tiny
 
-from ixc import distributed
-from ixc.model import IXCForCausalLM
-from ixc.model.folder import load, save
-from ixc.training import compute_in_bf16
+from ixc.engine.optim import compute_in_bf16
+from ixc.models import precision
+from ixc.models.ixc25 import IXCForCausalLM
+from ixc.models.ixc25.folder import load, save
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", None])
 def test_emulated_half_precision_names_the_remedy(folder: Path, dtype: str | None, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(distributed, "computes_fast_in_half", lambda: False)
+    monkeypatch.setattr(precision, "computes_fast_in_half", lambda: False)
     with pytest.warns(UserWarning, match=r"bfloat16 is emulated.*--dtype float32"):
         load(folder, IXCForCausalLM, dtype=dtype)
     with pytest.warns(UserWarning, match="bfloat16 is emulated"):
@@ -32,7 +32,7 @@ def test_emulated_half_precision_names_the_remedy(folder: Path, dtype: str | Non
 def test_what_the_processor_is_fast_at_warns_nobody(
     folder: Path, dtype: str, fast: bool, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(distributed, "computes_fast_in_half", lambda: fast)
+    monkeypatch.setattr(precision, "computes_fast_in_half", lambda: fast)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load(folder, IXCForCausalLM, dtype=dtype)

@@ -9,14 +9,14 @@ import pytest
 import tiny
 from test_bootstrap import ARCHITECTURE
 
-from ixc.samples import write_samples
+from ixc.data.samples import write_samples
 from tasks.processes import in_processes
 
 TRAIN = """
 import json, os, sys
 from pathlib import Path
 from pydantic import TypeAdapter
-from ixc.bootstrap import run
+from ixc.stages.bootstrap import run
 from ixc.params import BootstrapParams
 
 root, curve = Path(sys.argv[1]), []

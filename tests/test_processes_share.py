@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 import tiny
 
-from ixc.model.folder import save
-from ixc.samples import read_samples, write_samples
+from ixc.data.samples import read_samples, write_samples
+from ixc.models.ixc25.folder import save
 
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from ixc import best_of_n, distributed, evaluate_rm, generate
+from ixc.stages import best_of_n
+from ixc.engine import distributed
+from ixc.stages import evaluate_rm
+from ixc.stages import generate
 from ixc.params import BestOfNParams, EvaluateRMParams, GenerateParams
 
 here, out = Path(sys.argv[1]), Path(sys.argv[2])

@@ -16,9 +16,10 @@ from PIL import Image, ImageDraw
 from tokenizers import Tokenizer, models
 from transformers import AutoProcessor
 
-from ixc.images import BadMedia
-from ixc.model import IXCProcessor
-from ixc.model.processing import (
+from ixc.data.images import BadMedia
+from ixc.data.samples import Media, Turn
+from ixc.models.ixc25 import IXCProcessor
+from ixc.models.ixc25.processing import (
     BadConversation,
     BadProcessor,
     Dropped,
@@ -33,8 +34,7 @@ from ixc.model.processing import (
     train_tokenizer,
     words_of,
 )
-from ixc.model.tokenizers import SPECIAL, BadTokenizer
-from ixc.samples import Media, Turn
+from ixc.models.ixc25.tokenizers import SPECIAL, BadTokenizer
 
 PROCESSOR = tiny.processor()
 IDS = PROCESSOR.ids
@@ -297,7 +297,7 @@ def test_a_tokenizer_learns_from_prompts_and_reference_answers():
 
 
 def test_a_film_is_loaded_as_a_strip(tmp_path: Path):
-    from ixc.sources.embedded.films import encode
+    from ixc.data.sources.embedded.films import encode
 
     (tmp_path / "film.mp4").write_bytes(encode([Image.new("RGB", (64, 64), "red")] * 24))
     picture = PROCESSOR.load(tmp_path, Media(kind="video", path="film.mp4", sha256="0"), PROCESSOR.hd_num)
@@ -355,7 +355,7 @@ def test_white_space_around_turns_is_stripped_on_demand():
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_batch_is_its_conversations_padded(side: Any):
-    from ixc.sources.embedded.films import encode
+    from ixc.data.sources.embedded.films import encode
 
     chats = [said("Which?", "This."), said("A longer question, <ImageHere>", "no"), said("Film?", "yes")]
     images: list[Any] = [None, [WIDE], []]
@@ -393,7 +393,7 @@ def test_a_batch_survives_the_way_to_another_process():
 
 
 def test_a_film_among_the_images_is_known_by_its_name(tmp_path: Path):
-    from ixc.sources.embedded.films import encode
+    from ixc.data.sources.embedded.films import encode
 
     (tmp_path / "film.mp4").write_bytes(encode([RED] * 8))
     as_image = PROCESSOR(said("a", "b"), images=tmp_path / "film.mp4")

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from ixc.judging import questions as module
-from ixc.judging.questions import Question, boundary, questions
-from ixc.samples import Gold, Sample, Turn
+from ixc.data.samples import Gold, Sample, Turn
+from ixc.stages.judge import questions as module
+from ixc.stages.judge.questions import Question, boundary, questions
 
 HONEST = "The other answer."
 INJECTIONS = [

@@ -9,10 +9,10 @@ import pytest
 import tiny
 from PIL import Image
 
-from ixc.cli import main
-from ixc.model.folder import save
-from ixc.samples import write_samples
-from ixc.sources.embedded.films import encode
+from ixc.data.samples import write_samples
+from ixc.data.sources.embedded.films import encode
+from ixc.models.ixc25.folder import save
+from ixc.serve.cli import main
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)

@@ -12,11 +12,11 @@ import pytest
 import tiny
 from fake_openai import KEY, serving
 
-import ixc.generate
-import ixc.judge
+import ixc.stages.generate
+import ixc.stages.judge.stage
+from ixc.clients.server import ServerFailed, ServerRefused
+from ixc.data.samples import Gold, Sample, Turn, read_samples, write_samples
 from ixc.params import GenerateParams, JudgeParams, LLMJudgeParams, ServerParams
-from ixc.remote import ServerFailed, ServerRefused
-from ixc.samples import Gold, Sample, Turn, read_samples, write_samples
 
 MB = 1024 * 1024
 FILTERED = {"error": {"code": "content_filter", "message": f"The prompt was flagged, {KEY}."}}
@@ -38,7 +38,9 @@ def settings(server: Any, **changes: Any) -> dict[str, Any]:
 def generate(tmp_path: Path, server: Any, *asked: str, **changes: Any) -> tuple[Any, list[Sample]]:
     params = GenerateParams(num_candidates=1, max_new_tokens=32, server=ServerParams(**settings(server, **changes)))
     write_samples([tiny.sample(text) for text in asked], tmp_path / "prompts.parquet")
-    metrics = ixc.generate.run(params, tmp_path / "prompts.parquet", tmp_path, tmp_path, tmp_path / "out.parquet")
+    metrics = ixc.stages.generate.run(
+        params, tmp_path / "prompts.parquet", tmp_path, tmp_path, tmp_path / "out.parquet"
+    )
     return metrics, list(read_samples(tmp_path / "out.parquet"))
 
 
@@ -58,7 +60,9 @@ def judge(tmp_path: Path, server: Any, *names: str, **changes: Any) -> tuple[Any
     ]
     write_samples(samples, tmp_path / "c.parquet")
     params = JudgeParams(judges=(LLMJudgeParams(**settings(server, poll_s=0.01, **changes)),))
-    metrics = ixc.judge.run(params, tmp_path / "c.parquet", tmp_path, tmp_path / "j.parquet", tmp_path / "verdicts")
+    metrics = ixc.stages.judge.stage.run(
+        params, tmp_path / "c.parquet", tmp_path, tmp_path / "j.parquet", tmp_path / "verdicts"
+    )
     return metrics, list(read_samples(tmp_path / "j.parquet"))
 
 
@@ -153,7 +157,7 @@ def test_the_replies_of_a_batch_are_bounded_too(tmp_path: Path, server: Any, mon
 
 
 def test_a_reply_that_drips_for_ever_is_given_up(tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ixc.remote.MAX_RETRIES", 0)
+    monkeypatch.setattr("ixc.clients.server.MAX_RETRIES", 0)
     chat = server.chat
 
     def drip(self: Any, body: Any) -> None:
@@ -305,7 +309,7 @@ def test_what_is_wrong_for_all_stops_the_run(
 def test_a_question_that_breaks_the_server_does_not_block_what_is_stored(
     tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
-    monkeypatch.setattr("ixc.remote.MAX_RETRIES", 0)
+    monkeypatch.setattr("ixc.clients.server.MAX_RETRIES", 0)
     for requests in (4, 2):
         metrics, pairs = judge(tmp_path, server, "dead", "cats")  # `dead`: 500, always
         assert (len(pairs), metrics["llm/unreachable"], metrics["llm/requests"]) == (1, 2, requests)
@@ -343,7 +347,7 @@ ODD = {
 def test_an_odd_body_stops_no_other_question(
     tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr("ixc.remote.MAX_RETRIES", 0)
+    monkeypatch.setattr("ixc.clients.server.MAX_RETRIES", 0)
     chat = server.chat
 
     def odd(self: Any, request: dict[str, Any]) -> None:

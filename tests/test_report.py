@@ -18,12 +18,12 @@ import pytest
 import yaml
 from PIL import Image, ImageDraw
 
+from ixc.data.samples import Domain, Media, Modality, Sample, Turn, answer, write_samples
 from ixc.report import STAGES, summary, write_report
 from ixc.report.galleries import in_turn
 from ixc.report.pictures import SIDE, thumbnail
 from ixc.report.record import MADE_BY
 from ixc.report.svg import Mark, Row, _running_mean, bars, dots, histogram, lines, ticks
-from ixc.samples import Domain, Media, Modality, Sample, Turn, answer, write_samples
 from tasks.workspace import stages
 
 HOSTILE = "<script>alert('x')</script> & <img src=x onerror=alert(1)>"

@@ -6,13 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 
-from ixc import judge
-from ixc.api import RewardModel
-from ixc.contests import contest
-from ixc.inference import score, scored_ids
-from ixc.model.processing import BadConversation
-from ixc.params import JudgeParams
-from ixc.samples import (
+from ixc.data.samples import (
     BadRecord,
     Turn,
     answer,
@@ -23,7 +17,13 @@ from ixc.samples import (
     read_samples,
     write_samples,
 )
-from ixc.train_ppo import prompts_to_learn
+from ixc.engine.preference_groups import contest
+from ixc.engine.scoring import score, scored_ids
+from ixc.models.ixc25.processing import BadConversation
+from ixc.params import JudgeParams
+from ixc.serve.api import RewardModel
+from ixc.stages.judge import stage as judge
+from ixc.stages.train_ppo import prompts_to_learn
 
 SEVERAL = (*answer("It is red."), Turn(role="user", content="Are you sure?"), *answer("Yes, as a rose."))
 IDS = ("web/q#1", "web/q", "#", "a#b#c", "plain", "web/q#1#0")

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ixc.cli import main
-from ixc.samples import Media, Sample, Turn, Verdict, answer, write_samples
-from ixc.show import BadTable, show
+from ixc.data.samples import Media, Sample, Turn, Verdict, answer, write_samples
+from ixc.serve.cli import main
+from ixc.serve.show import BadTable, show
 
 
 def pair(id: str, **changes: Any) -> Sample:
@@ -107,7 +107,7 @@ def test_errors_name_the_file_and_the_remedy(table: Path, tmp_path: Path, capsys
 
 def test_a_closed_pipe_is_no_error(tmp_path: Path):
     write_samples([pair(f"{index}", chosen=answer("word " * 500)) for index in range(200)], tmp_path / "t.parquet")
-    command = f"{sys.executable} -m ixc.cli show {tmp_path / 't.parquet'} --limit 0 | head -1"
+    command = f"{sys.executable} -m ixc.serve.cli show {tmp_path / 't.parquet'} --limit 0 | head -1"
     done = subprocess.run(
         command, shell=True, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
     )
@@ -115,5 +115,5 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path):
 
 
 def test_no_torch_is_needed():
-    code = "import sys, ixc.cli; print('torch' in sys.modules)"
+    code = "import sys, ixc.serve.cli; print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], cwd=Path(__file__).parents[1]) == b"False\n"

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 from real import REAL, needs_real
 
-from ixc.judging.agreement import wildvision
-from ixc.samples import Gold
-from ixc.sources import READERS, BadSource, Refused, Row
-from ixc.validation.benchmarks import Benchmarks
-from ixc.validation.texts import Words
+from ixc.data.samples import Gold
+from ixc.data.sources import READERS, BadSource, Refused, Row
+from ixc.stages.judge.agreement import wildvision
+from ixc.stages.validate.contamination import Benchmarks
+from ixc.stages.validate.shingles import Words
 
 USER = "\n\nHuman: "
 ASSISTANT = "\n\nAssistant: "

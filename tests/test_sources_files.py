@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ixc.samples import Turn
-from ixc.sources import READERS, BadOption, BadSource, Refused, Row, forms
-from ixc.sources.hub import Hub
-from ixc.sources.native import Entry, Origin, Unusable, each, media, take
+from ixc.data.samples import Turn
+from ixc.data.sources import READERS, BadOption, BadSource, Refused, Row, forms
+from ixc.data.sources.hub import Hub
+from ixc.data.sources.native import Entry, Origin, Unusable, each, media, take
 
 HELLO = {"text": "hello"}
 
@@ -395,7 +395,7 @@ def broken_off(monkeypatch: pytest.MonkeyPatch, data: Streamed) -> list[float]:
     """A hub that gives `data`; returns, as they come, the waits before another try."""
     datasets, waits = pytest.importorskip("datasets"), []
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: data)
-    monkeypatch.setattr("ixc.sources.hub.time.sleep", waits.append)
+    monkeypatch.setattr("ixc.data.sources.hub.time.sleep", waits.append)
     return waits
 
 

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 from test_sources import paint, write
 
-from ixc.sources import READERS, BadOption, File, Refused, Row
-from ixc.sources.conversations import pair, place, turns
-from ixc.sources.llava_critic import better
-from ixc.sources.native import Unusable
+from ixc.data.sources import READERS, BadOption, File, Refused, Row
+from ixc.data.sources.conversations import pair, place, turns
+from ixc.data.sources.llava_critic import better
+from ixc.data.sources.native import Unusable
 
 
 def read(name: str, path: Path, **options: Any) -> tuple[list[Row], list[Refused]]:

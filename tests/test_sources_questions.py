@@ -19,13 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ixc.judging.verifiers import check
-from ixc.media import Store
-from ixc.sources import READERS, BadSource, Refused, Row, tables
-from ixc.sources.answers import choice, short
-from ixc.sources.hub import Hub
-from ixc.sources.licences import Licence
-from ixc.sources.native import Unusable
+from ixc.data.media import Store
+from ixc.data.sources import READERS, BadSource, Refused, Row, tables
+from ixc.data.sources.answers import choice, short
+from ixc.data.sources.hub import Hub
+from ixc.data.sources.licences import Licence
+from ixc.data.sources.native import Unusable
+from ixc.verifiers.rules import check
 
 Record = dict[str, Any]
 Write = Callable[[Path, list[Record]], object]
@@ -530,7 +530,7 @@ EVERY = pytest.mark.parametrize("name", SETS)
 
 
 def read(name: str, path: Path) -> tuple[list[Row], list[Refused]]:
-    items = list(import_module(f"ixc.sources.{SETS[name].module}").read(path, 0))
+    items = list(import_module(f"ixc.data.sources.{SETS[name].module}").read(path, 0))
     return [i for i in items if isinstance(i, Row)], [i for i in items if isinstance(i, Refused)]
 
 
@@ -622,7 +622,7 @@ def test_whatever_a_field_holds_each_record_is_kept_or_refused(data: st.DataObje
 
 @pytest.mark.parametrize("module", sorted({a_set.module for a_set in SETS.values()}))
 def test_a_reader_states_its_licence_and_what_it_looked_for(tmp_path: Path, module: str):
-    reader = import_module(f"ixc.sources.{module}")
+    reader = import_module(f"ixc.data.sources.{module}")
     text = str(reader.__doc__)
     assert isinstance(reader.LICENCE, Licence)
     assert reader.LICENCE.name.lower() in text.lower()
@@ -801,7 +801,7 @@ ON_THE_HUB = (
 def test_the_hub_has_the_rows_of_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
     a_set = SETS[name]
     monkeypatch.setattr(tables, "stream", lambda hub: iter([a_set.good]))
-    reader = import_module(f"ixc.sources.{a_set.module}")
+    reader = import_module(f"ixc.data.sources.{a_set.module}")
     rows = list(reader.read(Hub(name="owner/name", split="train"), 0))
     assert len(rows) == a_set.rows
     assert rows[0].prompt[0].content == a_set.prompt and rows[0].media[0].data == png()

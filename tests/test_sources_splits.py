@@ -11,9 +11,9 @@ from test_sources import ASSISTANT, USER, paint, super_clevr, write
 from test_sources_preferences import GOOD
 from test_sources_questions import folder_of
 
-from ixc.sources import READERS, Row
-from ixc.sources.hub import Hub
-from ixc.sources.splits import Splits, held_out
+from ixc.data.sources import READERS, Row
+from ixc.data.sources.hub import Hub
+from ixc.data.sources.splits import Splits, held_out
 
 
 def split_of(reader: str, path: Path) -> set[str | None]:
@@ -61,7 +61,7 @@ def test_dialogues_and_sums_hold_out_test_files_too(tmp_path: Path, file: str, s
 
 @pytest.mark.parametrize(("split", "expected"), [("train", None), ("validation", "val"), ("test", "val")])
 def test_the_hubs_split_tells_as_a_file_does(monkeypatch: pytest.MonkeyPatch, split: str, expected: str | None):
-    monkeypatch.setattr("ixc.sources.native.stream", lambda hub: iter([GOOD["shp"][0]]))
+    monkeypatch.setattr("ixc.data.sources.native.stream", lambda hub: iter([GOOD["shp"][0]]))
     [row] = READERS["shp"](Hub(name="stanfordnlp/SHP", split=split), 0)
     assert isinstance(row, Row) and row.split == expected
 

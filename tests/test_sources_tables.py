@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ixc.sources import Refused, forms, tables
-from ixc.sources.tables import records
+from ixc.data.sources import Refused, forms, tables
+from ixc.data.sources.tables import records
 
 
 def read(path: Path, content: bytes | str) -> tuple[list[tuple[str, object]], list[tuple[str, str]]]:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import Call
 
-from ixc.checkpoints import RESUMED_FROM, RUN_ID, NotSaved
+from ixc.engine.checkpoints import RESUMED_FROM, RUN_ID, NotSaved
 from ixc.params import BadParams, load_params
 from tasks.promote import NotPromoted, promote
 from tasks.stage import StageFailed, failure, foreseen, outcome

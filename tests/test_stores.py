@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ixc.stores import DiskStore, MemoryStore
+from ixc.engine.feature_stores import DiskStore, MemoryStore
 
 KB = torch.zeros(256)
 """1024 bytes."""
@@ -68,7 +68,7 @@ def test_a_disk_without_room_ends_the_writing_and_not_the_run(
         raise OSError(28, "No space left on device")
 
     store = DiskStore(tmp_path, 10**6)
-    monkeypatch.setattr("ixc.stores.save_file", full)
+    monkeypatch.setattr("ixc.engine.feature_stores.save_file", full)
     for key in "ab":
         store.put(key, KB)
     assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from ixc.model.tokenizers import BadTokenizer, Piece, merges, official_tokenizer, read_pieces, special_ids
+from ixc.models.ixc25.tokenizers import BadTokenizer, Piece, merges, official_tokenizer, read_pieces, special_ids
 
 OFFICIAL = Path(__file__).parents[2] / "shared" / "golden" / "tokenizer.model"
 

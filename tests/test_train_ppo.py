@@ -13,18 +13,18 @@ import pytest
 import tiny
 import torch
 
-from ixc.batches import OverBudget
-from ixc.features import Features
-from ixc.inference import generate
-from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor, Tree, collate
-from ixc.model.folder import save
-from ixc.model.processing import train_tokenizer
+from ixc.data.samples import Sample, write_samples
+from ixc.engine.batching import OverBudget
+from ixc.engine.optim import Optimizer, rate
+from ixc.engine.sampling import generate
+from ixc.engine.towers import UnequalModels
+from ixc.engine.vision_cache import Features
+from ixc.models.ixc25 import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor, Tree, collate
+from ixc.models.ixc25.folder import save
+from ixc.models.ixc25.processing import train_tokenizer
 from ixc.params import FeatureParams, TrainPPOParams
-from ixc.rollouts import DomainNorm, Models, Rollout, credit, fetched, judge, roll_out, token_log_probs
-from ixc.samples import Sample, write_samples
-from ixc.towers import UnequalModels
-from ixc.train_ppo import compare, divergence, ready, run, train, update
-from ixc.training import Optimizer, rate
+from ixc.rl.rollouts import DomainNorm, Models, Rollout, credit, fetched, judge, roll_out, token_log_probs
+from ixc.stages.train_ppo import compare, divergence, ready, run, train, update
 
 END = tiny.processor().ids["turn_end"]
 SMALL = TrainPPOParams(steps=1, batch_size=8, minibatch_size=8, max_new_tokens=4, critic_warmup_steps=0)
@@ -212,7 +212,7 @@ def test_either_schedule_runs_its_course_over_its_own_updates(
         made.append(Recorded(*given, **options))
         return made[-1]
 
-    monkeypatch.setattr("ixc.train_ppo.Optimizer", record)
+    monkeypatch.setattr("ixc.stages.train_ppo.Optimizer", record)
     features = tiny.features(models.reference, tmp_path)
     params = replace(SMALL, steps=4, minibatch_size=4, epochs=2, critic_warmup_steps=3)
     train(params, models, features, questions(tmp_path), random.Random(0), lambda m, i: None)
@@ -332,7 +332,7 @@ def test_a_rollout_in_many_passes_is_the_rollout_in_one(
 ):
     models, _ = ready(*folders)
     wanted = rolled_out(SMALL, models, tmp_path)
-    monkeypatch.setattr("ixc.rollouts.answered", lambda *_: [rollout.tree.branches for rollout in wanted])
+    monkeypatch.setattr("ixc.rl.rollouts.answered", lambda *_: [rollout.tree.branches for rollout in wanted])
     for got, rollout in zip(rolled_out(replace(SMALL, pass_tokens=150), models, tmp_path), wanted, strict=True):
         for name in ("log_probs", "reference_log_probs", "rewards", "advantages", "returns"):
             torch.testing.assert_close(getattr(got, name), getattr(rollout, name), rtol=1e-4, atol=1e-5)
@@ -371,7 +371,7 @@ def test_log_probabilities_part_by_part_are_the_same_and_so_are_their_gradients(
         return log_probs.detach(), {name: p.grad for name, p in model.named_parameters()}
 
     (wanted, wanted_gradients), sizes, forward = found(), [], torch.nn.Linear.forward
-    monkeypatch.setattr("ixc.rollouts.LOGITS_AT_ONCE", 3 * 280)
+    monkeypatch.setattr("ixc.rl.rollouts.LOGITS_AT_ONCE", 3 * 280)
     monkeypatch.setattr(torch.nn.Linear, "forward", lambda layer, x: sizes.append(len(x)) or forward(layer, x))
     log_probs, gradients = found()
     assert sizes[:3] == [3, 3, 1] and sorted(sizes[3:]) == [1, 3, 3]  # and again in the backward pass

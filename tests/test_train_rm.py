@@ -14,20 +14,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ixc.batches import OverBudget
-from ixc.checkpoints import Checkpoints
-from ixc.contests import NoPairs, Pass, compare, contests, measured, read, split, tree_of
-from ixc.features import Features
-from ixc.inference import score
-from ixc.losses import bradley_terry_loss
+from ixc.data.samples import Sample, write_samples
+from ixc.engine.batching import OverBudget
+from ixc.engine.checkpoints import Checkpoints
+from ixc.engine.losses import bradley_terry_loss
+from ixc.engine.optim import Diverged, Optimizer, compute_in_bf16
+from ixc.engine.preference_groups import NoPairs, Pass, compare, contests, measured, read, split, tree_of
+from ixc.engine.scoring import score
+from ixc.engine.vision_cache import Features
+from ixc.engine.zero import NoDeepSpeed, import_deepspeed
 from ixc.metrics import ignore
-from ixc.model import IXCForCausalLM, IXCForRewardModel, IXCProcessor
-from ixc.model.folder import save
+from ixc.models.ixc25 import IXCForCausalLM, IXCForRewardModel, IXCProcessor
+from ixc.models.ixc25.folder import save
 from ixc.params import TrainRMParams
-from ixc.samples import Sample, write_samples
-from ixc.train_rm import History, Share, Tally, run, share, train
-from ixc.training import Diverged, Optimizer, compute_in_bf16
-from ixc.zero import NoDeepSpeed, import_deepspeed
+from ixc.stages.train_rm import History, Share, Tally, run, share, train
 
 PARAMS = TrainRMParams(epochs=20, batch_size=8, learning_rate=5e-3)
 
@@ -221,7 +221,7 @@ def test_of_several_passes_the_one_with_the_bad_loss_is_named_and_no_weight_has_
         chosen, rejected = compare(model, features, batch)
         return chosen * (math.nan if len(named) == 2 else 1.0), rejected
 
-    monkeypatch.setattr("ixc.train_rm.compare", second_is_bad)
+    monkeypatch.setattr("ixc.stages.train_rm.compare", second_is_bad)
     with pytest.raises(Diverged) as caught:
         history(tmp_path, pairs(tmp_path)[:8], model, pass_tokens=120)
     assert len(named) > 2
@@ -239,7 +239,7 @@ def test_a_gradient_that_is_no_number_names_the_step_and_changes_no_weight(
         chosen, rejected = compare(*given)
         return tiny.BadGradient.apply(chosen), rejected  # pyright: ignore[reportReturnType]
 
-    monkeypatch.setattr("ixc.train_rm.compare", bad)
+    monkeypatch.setattr("ixc.stages.train_rm.compare", bad)
     with pytest.raises(Diverged) as caught:
         history(tmp_path, samples, model, batch_size=12)
     names, _, told = str(caught.value).partition(": ")

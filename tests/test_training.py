@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ixc.model import IXCForCausalLM
-from ixc.training import Muon, MuonOptimizer, Optimizer, matrices, orthogonalized
+from ixc.engine.optim import Muon, MuonOptimizer, Optimizer, matrices, orthogonalized
+from ixc.models.ixc25 import IXCForCausalLM
 
 
 def test_muon_trains_the_matrices_of_layers_and_projector_that_are_trained_at_all():

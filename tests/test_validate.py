@@ -18,12 +18,8 @@ from PIL import Image
 from test_media import film
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from ixc import validate
-from ixc.metrics import Metrics
-from ixc.params import BadParams, ValidateParams
-from ixc.report.record import Record
-from ixc.report.validation import as_page
-from ixc.samples import (
+from ixc.data.reasons import ADVICE
+from ixc.data.samples import (
     BadRecord,
     Media,
     Sample,
@@ -36,14 +32,18 @@ from ixc.samples import (
     read_samples,
     write_samples,
 )
-from ixc.validate import ValidationFailed
-from ixc.validation import workers
-from ixc.validation.__main__ import main as check_main
-from ixc.validation.benchmarks import BadBenchmark, Benchmarks
-from ixc.validation.expectations import run_checks, suite
-from ixc.validation.facts import Observer, frame, table_of
-from ixc.validation.reasons import ADVICE
-from ixc.validation.rules import objection, ruler, words
+from ixc.metrics import Metrics
+from ixc.params import BadParams, ValidateParams
+from ixc.report.record import Record
+from ixc.report.validation import as_page
+from ixc.stages.validate import stage as validate
+from ixc.stages.validate import workers
+from ixc.stages.validate.__main__ import main as check_main
+from ixc.stages.validate.contamination import BadBenchmark, Benchmarks
+from ixc.stages.validate.expectations import run_checks, suite
+from ixc.stages.validate.facts import Observer, frame, table_of
+from ixc.stages.validate.rules import objection, ruler, words
+from ixc.stages.validate.stage import ValidationFailed
 
 LENIENT = ValidateParams(min_pairs=1, max_rejected_share=1.0)
 OBSERVER = Observer(LENIENT, Benchmarks((), 13, 0))

@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from real import REAL, needs_real
 
-from ixc.judging.agreement import SETS, Marked, report
-from ixc.judging.choices import option
-from ixc.judging.verifiers import check, final_value
-from ixc.judging.vqa import BadAnswers
-from ixc.samples import Check, Gold
+from ixc.data.samples import Check, Gold
+from ixc.stages.judge.agreement import SETS, Marked, report
+from ixc.verifiers.choices import option
+from ixc.verifiers.rules import check, final_value
+from ixc.verifiers.vqa import BadAnswers
 
 
 def gold(kind: Check, value: str, *others: str) -> Gold:
@@ -156,7 +156,7 @@ def test_plain_checks_are_fast_enough_for_reinforcement_learning() -> None:
 
 def test_plain_checks_do_not_load_computer_algebra() -> None:
     code = (
-        "import sys; from ixc.judging.verifiers import check; from ixc.samples import Gold;"
+        "import sys; from ixc.verifiers.rules import check; from ixc.data.samples import Gold;"
         "assert check(Gold(check='number', value='1,200'), 'A: $1200.00 a year') == 1.0;"
         "assert not {'math_verify', 'sympy', 'torch', 'py3langid'} & set(sys.modules)"
     )

@@ -16,15 +16,15 @@ from far_reaching import far_reaching
 from PIL import Image
 from real import REAL, needs_real
 
-from ixc import videos
-from ixc.features import GEOMETRY
-from ixc.images import MAX_PIXELS, BadMedia
-from ixc.media import Store, check, verify
-from ixc.model.inputs import is_film, read_film
-from ixc.model.options import BadProcessor, checked_options
-from ixc.model.processing import IXCProcessor
-from ixc.sources import File
-from ixc.videos import read_frames_of, survey, verify_video
+from ixc.data import videos
+from ixc.data.images import MAX_PIXELS, BadMedia
+from ixc.data.media import Store, check, verify
+from ixc.data.sources import File
+from ixc.data.videos import read_frames_of, survey, verify_video
+from ixc.engine.vision_cache import GEOMETRY
+from ixc.models.ixc25.inputs import is_film, read_film
+from ixc.models.ixc25.options import BadProcessor, checked_options
+from ixc.models.ixc25.processing import IXCProcessor
 
 
 def put(path: Path, data: bytes) -> Path:
@@ -326,7 +326,7 @@ def test_what_decord_reads_wrong_is_refused_by_name(tmp_path: Path):
 def test_a_processor_reads_with_the_decoder_that_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     seen = []
     monkeypatch.setattr(videos, "read_with_decord", lambda path, *_: seen.append(path) or [Image.new("RGB", SIZE)])
-    monkeypatch.setattr("ixc.model.options.find_spec", lambda name: name)
+    monkeypatch.setattr("ixc.models.ixc25.options.find_spec", lambda name: name)
     path = put(tmp_path / "a.mp4", clip(FORMS["mp4"]))
     chat = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "A square."}]
     for decoder, times in (("pyav", 0), ("decord", 1)):
@@ -337,7 +337,7 @@ def test_a_processor_reads_with_the_decoder_that_it_is_told(tmp_path: Path, monk
 
 
 def test_a_decoder_that_is_not_installed_is_refused_at_once(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("ixc.model.options.find_spec", lambda _: None)
+    monkeypatch.setattr("ixc.models.ixc25.options.find_spec", lambda _: None)
     with pytest.raises(BadProcessor, match=r"video_decoder: 'decord': not installed; pip install 'ixc\[video\]'"):
         checked_options({"video_decoder": "decord"})
     assert checked_options({}).video_decoder == "pyav"

@@ -8,14 +8,15 @@ import pytest
 import tiny
 import torch
 
-from ixc import distributed, train_rm
-from ixc.checkpoints import Checkpoints
-from ixc.contests import compare
+from ixc.engine import distributed
+from ixc.engine.checkpoints import Checkpoints
+from ixc.engine.optim import Diverged, Optimizer
+from ixc.engine.preference_groups import compare
+from ixc.engine.zero import ShardedOptimizer
 from ixc.metrics import ignore
-from ixc.model import IXCForRewardModel
+from ixc.models.ixc25 import IXCForRewardModel
 from ixc.params import TrainRMParams
-from ixc.training import Diverged, Optimizer
-from ixc.zero import ShardedOptimizer
+from ixc.stages import train_rm
 
 
 def third_step_is_bad(root: Path, zero: Any) -> None:

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 import torch
 from PIL import Image
 
-from ixc.features import Features
-from ixc.model import IXCConfig, IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor
-from ixc.model.processing import train_tokenizer
-from ixc.samples import Gold, Media, Sample, Turn, answer
+from ixc.data.samples import Gold, Media, Sample, Turn, answer
+from ixc.engine.vision_cache import Features
+from ixc.models.ixc25 import IXCConfig, IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor
+from ixc.models.ixc25.processing import train_tokenizer
 
 torch.set_num_threads(1)
 TILE, PATCH = 28, 14

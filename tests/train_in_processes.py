@@ -16,9 +16,10 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from ixc import distributed, train_rm
+from ixc.engine import distributed
+from ixc.engine.zero import import_deepspeed
 from ixc.params import TrainRMParams
-from ixc.zero import import_deepspeed
+from ixc.stages import train_rm
 
 USUAL = {"epochs": 2, "batch_size": 8, "pass_tokens": 400, "learning_rate": 5e-3}
 WATCHED = {"checkpoint_every": 2, "held_out": 0.2, "validate_every": 2}

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from benchmarks.gpu.models import Found, attempt, device_name, forget_memory, memory_gib, parser, share_of_peak, tell
-from ixc.model.attention import (
+from ixc.packing.attention import (
     Forest,
     Pass,
     cascade_attention,
@@ -90,7 +90,7 @@ def backward_kernel(given: Sequence[Tensor], call: Call, scaling: float, asked: 
 
 
 class Flash(torch.autograd.Function):
-    """As `ixc.model.attention.Cascade`, of which every kind of pass is one call."""
+    """As `ixc.packing.attention.Cascade`, of which every kind of pass is one call."""
 
     @staticmethod
     def forward(
@@ -132,7 +132,7 @@ class Flash(torch.autograd.Function):
 
 
 def flash_attention(q: Tensor, k: Tensor, v: Tensor, forest: Forest, scaling: float) -> Tensor:
-    """For CUDA and half precision; arguments and result as of `ixc.model.attention.flex_attention`."""
+    """For CUDA and half precision; arguments and result as of `ixc.packing.attention.flex_attention`."""
     rows = (x[0].transpose(0, 1) for x in (q, k, v))
     return Flash.apply(*rows, calls(forest, q.device), scaling)[None]  # pyright: ignore[reportOptionalSubscript]
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ixc.model import IXCConfig, IXCForRewardModel, IXCProcessor
-from ixc.model.tokenizers import train_tokenizer
+from ixc.models.ixc25 import IXCConfig, IXCForRewardModel, IXCProcessor
+from ixc.models.ixc25.tokenizers import train_tokenizer
 
 PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 """Dense bf16 operations per second (NVIDIA data sheets)."""

@@ -26,8 +26,8 @@ from benchmarks.gpu.models import (
     weights_of_read,
     weights_used,
 )
-from ixc.model import IXCForRewardModel, Tree, collate
-from ixc.model.pictures import num_tokens, partition, to_tiles
+from ixc.models.ixc25 import IXCForRewardModel, Tree, collate
+from ixc.models.ixc25.tiles import num_tokens, partition, to_tiles
 
 PROMPT, ANSWER, ANSWERS = 64, 256, (4, 16, 64)
 

@@ -51,14 +51,14 @@ from benchmarks.gpu.models import (
     weights_used,
 )
 from benchmarks.reward import padded_ids
-from ixc.contests import Pass, contests, read
-from ixc.features import Features
-from ixc.losses import bradley_terry_loss
-from ixc.model import IXCConfig, IXCForRewardModel
+from ixc.data.samples import Media, Sample, Turn, answer
+from ixc.engine.losses import bradley_terry_loss
+from ixc.engine.optim import compute_in_bf16
+from ixc.engine.preference_groups import Pass, contests, read
+from ixc.engine.vision_cache import Features
+from ixc.models.ixc25 import IXCConfig, IXCForRewardModel
 from ixc.params import TrainRMParams
-from ixc.samples import Media, Sample, Turn, answer
-from ixc.train_rm import learn, optimizer_of
-from ixc.training import compute_in_bf16
+from ixc.stages.train_rm import learn, optimizer_of
 
 PROMPT, ANSWER = 64, 300
 """Tokens of text."""

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ixc.files import replacing
+from ixc.io.files import replacing
 from ixc.report.blocks import Block, Note
 from ixc.report.pairs import write_pairs
 from ixc.report.record import STAGES, Record

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ixc.files import replacing
+from ixc.io.files import replacing
 from ixc.report.galleries import MAX_TEXT, in_turn, picture_of, said
 from ixc.report.record import Record
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from ixc.images import MAX_PIXELS, on_white, recognised
+from ixc.data.images import MAX_PIXELS, on_white, recognised
 
 SIDE = 240
 """Longest side of a thumbnail, pixels."""
@@ -30,7 +30,7 @@ def _small(picture: Image.Image, side: int = SIDE) -> Image.Image:
 
 
 def _strip(path: Path) -> Image.Image:
-    from ixc.videos import read_frames_of  # a fifth of a second, and most runs have no video to show
+    from ixc.data.videos import read_frames_of  # a fifth of a second, and most runs have no video to show
 
     first = read_frames_of(path, lambda num_frames, rate: range(0, min(num_frames, 17), 8))
     frames = [_small(frame, SIDE // 2) for frame in first]

@@ -9,7 +9,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ixc.files import replacing
+from ixc.io.files import replacing
 from ixc.report.record import Record
 from ixc.report.svg import bars, histogram
 
@@ -37,7 +37,7 @@ def as_page(content: Mapping[str, Any], record: Record) -> str:
     """The page as HTML.
 
     Args:
-        content: as `ixc.validation.summary.write_summary` writes it.
+        content: as `ixc.stages.validate.summary.write_summary` writes it.
     """
     folder = FileSystemLoader(Path(__file__).parent)
     pages = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

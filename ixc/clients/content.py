@@ -1,0 +1,51 @@
+"""Texts, pictures and films as the parts of an OpenAI-compatible message."""
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from PIL import Image
+
+from ixc.data.media import load_picture, read_frames
+from ixc.data.samples import Media
+from ixc.params import ServerParams
+
+T = TypeVar("T")
+Part = dict[str, Any]
+"""One `text` or `image_url` of a message."""
+
+
+def text_part(text: str) -> Part:
+    """A message's text."""
+    return {"type": "text", "text": text}
+
+
+def picture_parts(medium: Media, root: Path, params: ServerParams) -> list[Part]:
+    """A picture as one data URL; a film as `video_frames` of the frames that the model sees."""
+    if medium.kind == "image":
+        pictures = [load_picture(root, medium)]
+    else:
+        pictures = spaced(read_frames(root / medium.path), params.video_frames)
+    return [{"type": "image_url", "image_url": {"url": data_url(picture, params.max_side)}} for picture in pictures]
+
+
+def spaced(items: Sequence[T], count: int) -> list[T]:
+    """At most `count` items, evenly spaced, the first and the last among them.
+
+    >>> spaced("abcde", 3), spaced("ab", 3), spaced("ab", 1)
+    (['a', 'c', 'e'], ['a', 'b'], ['a'])
+    """
+    last = len(items) - 1
+    return [items[i] for i in sorted({round(k * last / max(count - 1, 1)) for k in range(count)})]
+
+
+def data_url(picture: Image.Image, max_side: int) -> str:
+    """A picture of at most `max_side` pixels as text."""
+    picture = picture.convert("RGB")
+    picture.thumbnail((max_side, max_side))
+    form = "png" if max(picture.size) <= 256 else "jpeg"  # a small drawing is smaller as PNG, and exact
+    buffer = io.BytesIO()
+    picture.save(buffer, format=form)
+    return f"data:image/{form};base64,{base64.b64encode(buffer.getvalue()).decode()}"

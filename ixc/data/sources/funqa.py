@@ -1,0 +1,38 @@
+"""FunQA: what is funny, creative or magic in a film, told at length. CC BY-NC-SA 4.0; no commercial use.
+
+Native: `*.json`, a list of `{"ID", "instruction", "visual_input", "output", "task"}`, the films anywhere
+below the folder. Tasks H1, C1 and M1 ask for a span of time, whose overlap would be the measure: `meta.task`.
+
+Source: https://github.com/Jingkang50/FunQA, arXiv:2306.14899.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from ixc.data.sources import Refused, Row
+from ixc.data.sources.answers import asked, reference
+from ixc.data.sources.licences import Licence
+from ixc.data.sources.native import home, take
+from ixc.data.sources.tables import Entry, Locate, each, locator
+
+LICENCE = Licence(name="CC BY-NC-SA 4.0", commercial=False)
+
+
+def read(path: Path, seed: int) -> Iterator[Row | Refused]:
+    """A prompt per task, with a reference answer."""
+    yield from each(path, partial(_rows, locate=locator(home(path), "video", ".mp4")), "**/*.json")
+
+
+def _rows(entry: Entry, locate: Locate) -> list[Row]:
+    record, film = entry.record, take(entry.record, "visual_input", str)
+    row = Row(
+        id=take(record, "ID", str),
+        domain="video",
+        prompt=asked(take(record, "instruction", str)),
+        media=(locate(film),),
+        group=film,
+        meta={"task": take(record, "task", str)},
+        **reference(take(record, "output", str)),
+    )
+    return [row]

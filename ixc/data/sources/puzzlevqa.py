@@ -1,0 +1,37 @@
+"""PuzzleVQA and AlgoPuzzleVQA: choices on drawn patterns, calendars, chains and boards. MIT; commercial use allowed.
+
+Native: `<kind>.json`, one JSON object a line, `{"image", "question", "options", "answer"}`, the answer one of the
+options, though a number may stand in one as a number and in the other as a text; PuzzleVQA's have a `deduction` too.
+
+Source: https://github.com/declare-lab/LLM-PuzzleTest; arXiv:2403.13315, arXiv:2403.03864.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ixc.data.sources import Refused, Row
+from ixc.data.sources.answers import choice, lettered, position
+from ixc.data.sources.licences import Licence
+from ixc.data.sources.native import Entry, each, media, take
+from ixc.data.sources.tables import texts
+
+LICENCE = Licence(name="MIT", commercial=True)
+
+
+def read(path: Path, seed: int) -> Iterator[Row | Refused]:
+    """A prompt per puzzle."""
+    yield from each(path, lambda entry: [_row(entry)], "*.json")
+
+
+def _row(entry: Entry) -> Row:
+    record, options = entry.record, texts(entry.record, "options")
+    image, reason = take(record, "image", str), record.get("deduction") or ""
+    return Row(
+        id=entry.id,
+        domain="reasoning",
+        prompt=lettered(take(record, "question", str), options),
+        media=(media(entry.folder, image, "image"),),
+        group=image,
+        meta={"kind": entry.id.partition("/")[0]},
+        **choice(options, position(options, str(take(record, "answer", object))), reason),
+    )

@@ -1,0 +1,95 @@
+"""Super-CLEVR: questions on rendered vehicles. Questions CC-BY-4.0, pictures BSD; commercial use allowed.
+
+Native: `superCLEVR_questions*.json`, `{"questions": [{"image_filename", "question", "answer"}]}`, true or
+false, a number or a word for an answer; the pictures are in `images/`. By `image_index`, the first 20,000 pictures are
+for training, the next 5,000 for validation, the last 5,000 for tests.
+
+Source: https://github.com/Lizw14/Super-CLEVR; Z. Li et al., CVPR 2023.
+"""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+from ixc.data.samples import Gold, Turn
+from ixc.data.sources import Refused, Row
+from ixc.data.sources.licences import Licence
+from ixc.data.sources.native import Record, Unusable, attempt, document, find, home, media, take
+from ixc.data.sources.phrases import opposite, sentence
+from ixc.data.sources.splits import held_out
+
+LICENCE = Licence(name="CC-BY-4.0", commercial=True, note="pictures: BSD")
+
+_KINDS = (
+    {"small", "large"},
+    {"metal", "rubber"},
+    {"gray", "red", "blue", "green", "brown", "purple", "cyan", "yellow"},
+)
+"""Answers to questions about size, material and colour; what is left names parts or vehicles."""
+
+FOR_TRAINING = 20_000
+"""Pictures."""
+
+
+def read(path: Path, seed: int) -> Iterator[Row | Refused]:
+    """A prompt per question."""
+    for file in find(path, "superCLEVR_questions*.json"):
+        content = document(file)
+        if isinstance(content, Refused):
+            yield content
+        elif not isinstance(questions := content.get("questions"), list):
+            yield Refused(where=file.name, reason="no list 'questions'; is it a Super-CLEVR question file?")
+        else:
+            yield from _rows(questions, file, home(path), seed)
+
+
+def _rows(questions: list[Record], file: Path, folder: Path, seed: int) -> Iterator[Row | Refused]:
+    names = {str(question.get("answer")) for question in questions if isinstance(question, dict)}
+    names = {name for name in names if not name.isdigit()} - {"True", "False"} - set().union(*_KINDS)
+    part = file.stem.removeprefix("superCLEVR_questions")
+
+    def make(record: Record, number: int) -> list[Row]:
+        return [_row(record, f"{part.strip('_')}/{number}", folder, names, random.Random(f"{seed}/{part}/{number}"))]
+
+    for number, record in enumerate(questions, start=1):
+        yield from attempt(make, record, number, file.name)
+
+
+def _row(record: Record, id: str, folder: Path, names: set[str], rng: random.Random) -> Row:
+    picture = take(record, "image_filename", str)
+    gold, wrong = _gold(take(record, "answer", object), names, rng)
+    return Row(
+        id=id,
+        domain="general",
+        prompt=(Turn(role="user", content=take(record, "question", str)),),
+        media=(media(folder, f"images/{picture}", "image"),),
+        gold=gold,
+        wrong=wrong,
+        split="val" if _index(record) >= FOR_TRAINING else held_out(str(record.get("split"))),
+        group=picture,
+    )
+
+
+def _index(record: Record) -> int:
+    """Of the picture; of those that do not say, -1."""
+    index = record.get("image_index")
+    return index if isinstance(index, int) else -1
+
+
+def _gold(value: object, names: set[str], rng: random.Random) -> tuple[Gold, tuple[str, ...]]:
+    """How an answer is checked, and a wrong one of the same kind."""
+    if isinstance(value, bool):
+        word = "yes" if value else "no"
+        return _match(word, {opposite(word)}), (sentence(opposite(word)),)
+    if isinstance(value, int):
+        wrong = value + rng.choice([-1, 1] if value else [1])
+        return Gold(check="number", value=str(value), answer=f"{value}."), (f"{wrong}.",)
+    if not isinstance(value, str) or not value:
+        raise Unusable(f"answer: {value!r}: expected true, false, a number or a word")
+    kind = next((kind for kind in _KINDS if value in kind), names)
+    others = {other for other in kind if other not in value and value not in other}
+    return _match(value, others), (sentence(rng.choice(sorted(others))),) if others else ()
+
+
+def _match(value: str, others: set[str]) -> Gold:
+    return Gold(check="match", value=value, others=tuple(sorted(others)), answer=sentence(value))

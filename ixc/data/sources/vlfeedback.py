@@ -1,0 +1,48 @@
+"""VLFeedback: four answers about each of 80k pictures, rated by GPT-4V. No licence was stated; no commercial use.
+
+Native: Parquet with `image`, or `vlfeedback_80k.jsonl` with `img_path` below `merged_images/`: `{"id", "prompt",
+"completions": [{"model", "response", "annotations": {respect: {"Rating": str, "Rationale"}}}]}`.
+
+Source: https://huggingface.co/datasets/MMInstruction/VLFeedback, arXiv:2312.10665.
+"""
+
+import random
+from collections.abc import Iterator
+
+from ixc.data.sources import File, Refused, Row
+from ixc.data.sources.conversations import place, turns
+from ixc.data.sources.licences import Licence
+from ixc.data.sources.native import Entry, Origin, Unusable, each, media, take
+from ixc.data.sources.ratings import Rule, best_and_other
+
+LICENCE = Licence(name="none stated", commercial=False, note="later versions: CC-BY-4.0")
+PICTURES = "merged_images"
+
+
+def read(origin: Origin, seed: int, rejected: Rule = "worst") -> Iterator[Row | Refused]:
+    """Ready pairs: the best-rated answer against a lower one."""
+    yield from each(origin, lambda entry: [_row(entry, rejected, seed)])
+
+
+def _row(entry: Entry, rule: Rule, seed: int) -> Row:
+    picture = _picture(entry)
+    best, other = best_and_other(entry.record, rule, random.Random(f"{seed}/{entry.id}"))
+    return Row(
+        id=entry.id,
+        domain="general",
+        prompt=place(turns(take(entry.record, "prompt", str)), [picture]),
+        media=(picture,),
+        chosen=best.text,
+        rejected=other.text,
+        meta={"ratings": [best.score, other.score]},
+    )
+
+
+def _picture(entry: Entry) -> File:
+    value = entry.record.get("image") or entry.record.get("img_path")
+    try:
+        return media(entry.folder, value, "image")
+    except Unusable:
+        if entry.folder is None or not isinstance(value, str):
+            raise
+        return media(entry.folder, f"{PICTURES}/{value}", "image")

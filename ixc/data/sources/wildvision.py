@@ -1,0 +1,42 @@
+"""WildVision-Battle: people's votes between two models' answers about their pictures. ODC-BY; commercial use allowed.
+
+Native: Parquet, `{"question_id", "model_a", "model_b", "conversation_a": [{"role", "content"}], "conversation_b",
+"language", "image", "winner", ...}`; a `winner` that is neither `model_a` nor `model_b` is a tie.
+
+Source: https://huggingface.co/datasets/WildVision/wildvision-battle, arXiv:2406.11069.
+"""
+
+from collections.abc import Iterator
+
+from ixc.data.sources import Refused, Row
+from ixc.data.sources.conversations import pair, place
+from ixc.data.sources.licences import Licence
+from ixc.data.sources.native import Entry, Origin, Unusable, each, media, take
+from ixc.data.sources.strangers import refuse_strangers
+
+LICENCE = Licence(name="ODC-BY", commercial=True, note="the pictures are users' uploads")
+COLUMNS = ("conversation_a", "conversation_b", "winner", "image", "language")
+
+
+def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
+    """Ready pairs; battles whose earlier answers differ have no common prompt and are refused."""
+    yield from each(origin, lambda entry: [_row(entry)])
+
+
+def _row(entry: Entry) -> Row:
+    record, winner = entry.record, take(entry.record, "winner", str)
+    refuse_strangers(record, COLUMNS)
+    if winner not in ("model_a", "model_b"):
+        raise Unusable(f"winner: {winner!r:.40}: a tie is no pair; remove the row")
+    sides = ("conversation_a", "conversation_b") if winner == "model_a" else ("conversation_b", "conversation_a")
+    prompt, chosen, rejected = pair(None, *(take(record, side, list) for side in sides))
+    files = (media(entry.folder, record.get("image"), "image"),)
+    return Row(
+        id=entry.id,
+        domain="general",
+        prompt=place(prompt, files),
+        media=files,
+        chosen=chosen,
+        rejected=rejected,
+        meta={name: record.get(name) for name in ("language", "judge", "model_a", "model_b")},
+    )

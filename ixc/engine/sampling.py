@@ -1,0 +1,203 @@
+"""Sampled answers, any number to a prompt, which is read once and whose cache is kept once."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+
+from ixc.data.samples import Sample
+from ixc.engine import distributed
+from ixc.engine.batching import batched, my_share
+from ixc.engine.vision_cache import Features
+from ixc.io.files import track
+from ixc.models.ixc25 import IXCForCausalLM, Tree, collate
+from ixc.models.ixc25.folder import suppress_control
+from ixc.packing.attention import Branches, placed
+from ixc.params import PASS_TOKENS
+
+STEPS_AHEAD = 16
+"""Tokens of each answer that a GPU is given to sample before the host asks whether all have ended."""
+BatchIds = list[list[list[int]]]
+"""Ids of the answers to each prompt of a batch."""
+
+
+class Answer(NamedTuple):
+    """A sampled answer."""
+
+    ids: list[int]
+    """With the token that ended it, the turn's end or `</s>`, if the model came to one."""
+    text: str
+
+
+def by_length(
+    samples: Sequence[Sample],
+    features: Features,
+    size: int,
+    answer_tokens: int = 0,
+    pass_tokens: int = PASS_TOKENS,
+) -> list[list[int]]:
+    """Indices of samples in batches, as in `batched`; `answer_tokens`: what all answers to one may come to."""
+    prompts = [len(features.prompt(sample)) for sample in samples]
+    tokens = [prompt + answer_tokens for prompt in prompts]
+    return batched(prompts, tokens, [sample.id for sample in samples], size, pass_tokens)
+
+
+@torch.no_grad()
+def generate(
+    model: IXCForCausalLM,
+    features: Features,
+    samples: Sequence[Sample],
+    num_answers: int,
+    temperature: float,
+    max_new_tokens: int,
+    batch_size: int,
+    seed: int,
+    pass_tokens: int = PASS_TOKENS,
+    *,
+    done: Mapping[int, BatchIds] | None = None,
+    keep: Callable[[int, BatchIds], None] | None = None,
+) -> list[list[Answer]]:
+    """`num_answers` sampled answers per sample; equal arguments give equal answers, on any number of processes.
+
+    Args:
+        batch_size: samples that are answered together at most.
+        pass_tokens: tokens of their prompts and of all their answers, each of `max_new_tokens`, at most.
+        done: batches of an earlier, killed call with equal arguments, by number.
+        keep: called with each batch's number and ids once it is sampled.
+
+    Raises:
+        OverBudget: a prompt with its answers may come to more.
+    """
+    features.prepare(samples)
+    model.eval()
+    answer_tokens = num_answers * max_new_tokens
+    batches = by_length(samples, features, batch_size, answer_tokens, pass_tokens)
+    sampled = dict(done or {})
+    rest = [number for number in range(len(batches)) if number not in sampled]
+    costs = [sum(len(features.prompt(samples[i])) + answer_tokens for i in batches[number]) for number in rest]
+
+    mine = [rest[place] for place in my_share(costs)]
+    for number in track(mine, "generate"):
+        chosen = [samples[i] for i in batches[number]]
+        random_numbers = sampler(model, seed, number)
+        ids = sample_ids(model, features, chosen, num_answers, temperature, max_new_tokens, random_numbers)
+        sampled[number] = ids
+        if keep is not None:
+            keep(number, ids)
+
+    for others in distributed.gathered(sampled):
+        sampled |= others
+    answers: list[list[Answer]] = [[] for _ in samples]
+    for number, batch in enumerate(batches):
+        for i, row in zip(batch, sampled[number], strict=True):
+            answers[i] = [Answer(ids, features.processor.decode(ids).strip()) for ids in row]
+    return answers
+
+
+def sampler(model: IXCForCausalLM, seed: int, batch: int = 0) -> torch.Generator:
+    """Random numbers where the model is; each batch has its own, whoever samples it and after what."""
+    drawn = random.Random(f"{seed}/{batch}").getrandbits(32)
+    return torch.Generator(model.device).manual_seed(drawn)
+
+
+def sample_ids(
+    model: IXCForCausalLM,
+    features: Features,
+    samples: Sequence[Sample],
+    num_answers: int,
+    temperature: float,
+    max_new_tokens: int,
+    generator: torch.Generator,
+) -> list[list[list[int]]]:
+    """Ids of `num_answers` answers per sample."""
+    suppress_control(model, features.processor)
+    prompts = [features.prompt(sample) for sample in samples]
+    given = (num_answers, temperature, max_new_tokens, generator)
+    tokens = sample_tokens(model, prompts, features.together(samples), *given)
+    return cut(tokens, num_answers, model.ends)
+
+
+def cut(tokens: Int[Tensor, "B N"], num_answers: int, ends: Sequence[int]) -> list[list[list[int]]]:
+    """Sampled tokens as `num_answers` answers to each prompt, each up to and with the first token that ends it."""
+    rows = [_until(row, ends) for row in tokens.tolist()]
+    return [rows[i : i + num_answers] for i in range(0, len(rows), num_answers)]
+
+
+def sample_tokens(
+    model: IXCForCausalLM,
+    prompts: Sequence[list[int]],
+    features: Float[Tensor, "P D"] | None,
+    num_answers: int,
+    temperature: float,
+    max_new_tokens: int,
+    generator: torch.Generator,
+) -> Int[Tensor, "B N"]:
+    """Tokens of `num_answers` answers to each prompt in turn; prompts are read once, and their caches kept once.
+
+    Args:
+        features: picture tokens of all prompts, in reading order.
+    """
+    batch = collate([Tree(prompt, []) for prompt in prompts]).to(model.device)
+    lengths = placed(torch.tensor([len(p) for p in prompts]), model.device)
+    kept, ends = DynamicCache(), lengths.cumsum(0) - 1
+    hidden = model.model(**batch.inputs(), features=features, past_key_values=kept, columns=ends)
+    last, start = (x.repeat_interleave(num_answers, 0) for x in (hidden[0], lengths))
+    said = Branches(kept, batch.forest, num_answers) if len(last) > 1 else kept  # one alone has nobody to share with
+    return _decode(model, said, last, start, temperature, max_new_tokens, generator)
+
+
+def _decode(
+    model: IXCForCausalLM,
+    said: DynamicCache,
+    last: Float[Tensor, "B D"],
+    start: Int[Tensor, " B"],
+    temperature: float,
+    max_new_tokens: int,
+    generator: torch.Generator,
+) -> Int[Tensor, "B N"]:
+    """Sample token by token until every row has ended; `start`: the position of its first token.
+
+    To know whether all have, the host waits for a GPU; so there it looks only now and then.
+    """
+    look = 1 if last.device.type == "cpu" else STEPS_AHEAD
+    tokens: list[Tensor] = []
+    done = torch.zeros(len(last), dtype=torch.bool, device=last.device)
+    for step in range(max_new_tokens):
+        probabilities = torch.softmax(answer_logits(model, last, temperature), -1)
+        token = torch.multinomial(probabilities, 1, generator=generator)
+        tokens.append(token)
+        for end in model.ends:
+            done |= token[:, 0] == end
+        if step + 1 == max_new_tokens or ((step + 1) % look == 0 and done.all()):
+            break
+        last = model.model(token, position_ids=(start + step)[:, None], past_key_values=said)[:, -1]
+    return torch.cat(tokens, 1)
+
+
+def answer_logits(model: IXCForCausalLM, hidden: Float[Tensor, "R D"], temperature: float) -> Float[Tensor, "R V"]:
+    """Logits of an answer's next token, fp32, as answers are sampled: at a temperature, no token that is no text.
+
+    Sampling, ratio, KL and entropy read this one distribution. Temperature 1 is the model's own.
+    """
+    logits = model.output(hidden).float() / temperature
+    unsampled = _mask(tuple(model.unsampled), logits.shape[-1], logits.device)
+    return logits.masked_fill(unsampled, float("-inf"))
+
+
+@lru_cache(maxsize=8)
+def _mask(ids: tuple[int, ...], size: int, device: torch.device) -> Bool[Tensor, " V"]:
+    """Where the ids are; it serves training too, whoever asks first."""
+    with torch.inference_mode(False):
+        mask = torch.zeros(size, dtype=torch.bool)
+        mask[list(ids)] = True
+        return placed(mask, device)
+
+
+def _until(ids: list[int], ends: Sequence[int]) -> list[int]:
+    """The ids up to and with the first that ends them."""
+    return next((ids[: i + 1] for i, token in enumerate(ids) if token in ends), ids)

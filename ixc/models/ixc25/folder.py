@@ -1,0 +1,157 @@
+"""A model and its processor in one folder."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from ixc.io.files import replacing_folder
+from ixc.models.ixc25.agreement import object_in, objection
+from ixc.models.ixc25.card import is_card
+from ixc.models.ixc25.configuration import IXCConfig
+from ixc.models.ixc25.heads import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel
+from ixc.models.ixc25.kernels import refuse_attention, use_attention
+from ixc.models.ixc25.official import OPTIONS, BadCheckpoint, as_device, from_official
+from ixc.models.ixc25.processing import BadProcessor, IXCProcessor
+from ixc.models.ixc25.tokenizers import unsampled_ids
+from ixc.models.precision import warn_of_slow_precision
+
+Model = TypeVar("Model", bound=IXCPreTrainedModel)
+_CALLED = {IXCForRewardModel: "reward model", IXCForCausalLM: "chat model"}
+_FILES = (
+    "config.json",
+    "generation_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "model.safetensors.index.json",
+)
+"""What a checkpoint consists of, beside the weights."""
+
+
+def save(model: IXCPreTrainedModel, processor: IXCProcessor, folder: Path) -> None:
+    """Write weights, config, processor and model card; the folder appears whole.
+
+    Raises:
+        BadProcessor: the processor is another model's.
+    """
+    agreeing(processor, model, folder)
+    suppress_control(model, processor)
+    with replacing_folder(folder) as part:
+        model.save_pretrained(part)
+        processor.save_pretrained(part)
+
+
+def load(
+    folder: str | Path,
+    kind: type[Model],
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | str | None = None,
+    attn_implementation: str = "sdpa",
+    attention: str = "auto",
+) -> tuple[Model, IXCProcessor]:
+    """Model and processor of a folder, ours (`processor_config.json`) or official (`tokenizer.model`).
+
+    Args:
+        device, dtype, attn_implementation: as in `from_official`.
+        attention: what packed rows are computed with, as in `use_attention`.
+
+    Raises:
+        NoAttention: as in `use_attention`; what the machine lacks is found before any weight is read.
+        BadCheckpoint: as in `from_official`; or the model has another head than is asked for.
+    """
+    folder = Path(folder)
+    refuse_attention(attention, as_device(device))
+    model = from_official(folder, dtype, attn_implementation, device, kind)
+    if new := model.load_report.new:
+        form = f"no {', '.join(new)}, and a new head knows nothing; name the folder of a {_CALLED[kind]}"
+        raise BadCheckpoint(f"{folder}: {form}")
+    warn_of_slow_precision(model.device, model.dtype)
+    processor = processor_of(folder, model)
+    suppress_control(model, processor)
+    use_attention(model, attention)
+    return model, processor
+
+
+def suppress_control(model: IXCPreTrainedModel, processor: IXCProcessor) -> None:
+    """Let a chat model never sample what its tokenizer has no text for; see `IXCForCausalLM.unsampled`.
+
+    Wherever a model and its processor meet: in a folder, and again before answers are sampled.
+    """
+    if isinstance(model, IXCForCausalLM) and model.generation_config is not None:
+        unsampled = unsampled_ids(processor.backend, model.config.vocab_size)
+        model.generation_config.suppress_tokens = unsampled
+
+
+def stored(name: str | Path, revision: str | None = None, cache_dir: str | Path | None = None) -> Path:
+    """The folder of a model: itself, or a snapshot in the local cache of Hugging Face; nothing is fetched.
+
+    Raises:
+        BadCheckpoint: neither is there.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(name), revision=revision, cache_dir=cache_dir, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError) as error:
+        form = "no such folder, and none of this name in the local cache of Hugging Face"
+        raise BadCheckpoint(f"{name}: {form}; nothing is fetched here: `hf download {name}`") from error
+
+
+def one_device(told: str | int | torch.device | Mapping[str, Any] | None) -> str | torch.device:
+    """The device of a `device_map`.
+
+    Raises:
+        ValueError: it names several.
+    """
+    places = set(told.values()) if isinstance(told, Mapping) else {told}
+    if len(places) != 1:
+        raise ValueError(f"device_map: {told!r}: a model lives on one device here; name it")
+    [place] = places
+    return f"cuda:{place}" if isinstance(place, int) else place or "cpu"
+
+
+def processor_of(folder: Path, model: IXCPreTrainedModel) -> IXCProcessor:
+    """The processor beside a model, ours or official; see `to_official` for the options of an official one.
+
+    Raises:
+        BadProcessor, BadTokenizer: it is damaged, or another model's.
+    """
+    if (folder / "processor_config.json").is_file():
+        return agreeing(IXCProcessor.from_pretrained(folder), model, folder)
+    sizes = {"tile_size": model.config.tile_size, "patch_size": model.config.patch_size}
+    return agreeing(IXCProcessor.from_official(folder, **(sizes | kept_options(folder))), model, folder)
+
+
+def agreeing(processor: IXCProcessor, model: IXCPreTrainedModel, folder: Path) -> IXCProcessor:
+    """The processor, if what it makes is what the model reads.
+
+    Raises:
+        BadProcessor: it is not.
+    """
+    if why := objection(model.config.to_dict(), asdict(processor.options), processor.backend):
+        raise BadProcessor(f"{folder}: {why}")
+    return processor
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether all that a folder holds is a checkpoint of ours, or one of the official form that `to_official` wrote."""
+    told = object_in(folder / "config.json")
+    ours = told.get("model_type") == IXCConfig.model_type or OPTIONS in told
+    return ours and all(
+        path.name in _FILES or path.suffix == ".safetensors" or is_card(path) for path in folder.iterdir()
+    )
+
+
+def kept_options(folder: Path) -> dict[str, Any]:
+    """The options of the processor that `to_official` was given; of another official checkpoint, none."""
+    kept = object_in(folder / "config.json").get(OPTIONS, {})
+    if not isinstance(kept, dict):
+        raise BadCheckpoint(f"{folder / 'config.json'}: {OPTIONS}: {kept!r:.80}: not an object; convert again")
+    return kept

@@ -1,0 +1,168 @@
+"""Images and videos from whatever a caller has at hand: files, bytes, PIL pictures, arrays, frames."""
+
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from os import PathLike
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from ixc.data.containers import VIDEO_SUFFIXES
+from ixc.data.images import BadMedia, Transparency, naming_damage, open_picture, to_rgb
+from ixc.data.videos import VideoDecoder, read_frames_of, sampled
+
+Kind = Literal["image", "video"]
+PictureSource = str | PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
+"""A file, its bytes, a PIL picture, an array [H, W, C] or [H, W], or a tensor [C, H, W] or [H, W]; 8-bit values, or
+floats from 0 to 1."""
+FilmSource = str | PathLike[str] | bytes | Sequence[PictureSource]
+"""A file, its bytes, or frames."""
+
+
+def is_film(source: object) -> bool:
+    """Whether a file's name says that it is a video, as the official code decides it (which knows fewer).
+
+    >>> is_film("a/b.MP4"), is_film("a/b.png")
+    (True, False)
+    """
+    return isinstance(source, str | PathLike) and Path(source).suffix.lower() in VIDEO_SUFFIXES
+
+
+def read_picture(source: object, transparency: Transparency, max_pixels: int) -> Image.Image:
+    """A picture as RGB, upright (EXIF), 16 bits and floats from 0 to 1 scaled to 8 bits.
+
+    Args:
+        source: a `PictureSource`.
+        transparency: see `images.to_rgb`.
+
+    Raises:
+        BadMedia: it is missing, damaged, closed, empty, no picture, larger than `max_pixels`, or an address; or its
+            values do not tell which of them is white.
+    """
+    if isinstance(source, np.ndarray | Tensor):
+        with naming_damage(_named(source)):  # tensors without data, sparse ones
+            picture = _from_array(source)
+    elif isinstance(source, Image.Image):
+        picture = source
+    elif isinstance(source, str | PathLike | bytes):
+        with _as_file(source) as path:
+            picture = open_picture(path, max_pixels)
+    else:
+        raise BadMedia(f"{type(source).__name__}: no picture; give a path, bytes, a PIL picture, an array or a tensor")
+    if not 0 < picture.width * picture.height <= max_pixels:
+        size = f"{picture.width} x {picture.height}"
+        raise BadMedia(f"a picture of {size} pixels: must have 1 to {max_pixels:,}; scale it, or raise max_pixels")
+    return to_rgb(picture, _named(source), transparency)
+
+
+def _named(source: object) -> str:
+    if isinstance(source, bytes):
+        return f"{len(source):,} bytes"
+    return str(source) if isinstance(source, str | PathLike) else f"a {type(source).__name__}"
+
+
+def _from_array(array: np.ndarray | Tensor) -> Image.Image:
+    form = f"a {type(array).__name__} of shape {tuple(array.shape)} and {array.dtype}"
+    if isinstance(array, Tensor):
+        array = array.detach().cpu().float().numpy() if array.is_floating_point() else array.detach().cpu().numpy()
+        array = array.transpose(1, 2, 0) if array.ndim == 3 else array
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.size == 0 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise BadMedia(f"{form}: no picture; give [H, W, C] (a tensor: [C, H, W]) with 1, 3 or 4 channels")
+    if np.issubdtype(array.dtype, np.floating):
+        if not (array.min() >= 0 and array.max() <= 1):  # not a number is in no range
+            raise BadMedia(f"{form}: values outside 0 to 1; scale them, before any normalisation")
+        array = (array * 255).round().astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise BadMedia(f"{form}: give 8-bit values (uint8), or floats from 0 to 1")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def read_film(
+    source: object,
+    max_frames: int,
+    include_last: bool,
+    transparency: Transparency,
+    max_pixels: int,
+    decoder: VideoDecoder = "pyav",
+) -> list[Image.Image]:
+    """The frames of a video that the model sees; of a list of frames, at most `max_frames` by the same rule.
+
+    Args:
+        source: a `FilmSource`.
+        include_last: see `frames_seen`.
+        max_pixels: of a frame; a video of larger ones is refused before any is decoded.
+        decoder: of a file or its bytes; see `videos`.
+
+    Raises:
+        BadMedia: the video is missing, cut off, damaged, an address, needs other files, has no frame, or its frames
+            are too large.
+    """
+
+    def choose(num_frames: int, rate: Fraction | float) -> list[int]:
+        return frames_seen(num_frames, rate, max_frames, include_last)
+
+    if isinstance(source, str | PathLike | bytes):
+        with _as_file(source) as path:
+            return read_frames_of(path, choose, max_pixels, decoder)
+    if not isinstance(source, Sequence):
+        raise BadMedia(f"{type(source).__name__}: no video; give a path, bytes or a list of frames")
+    if not source:
+        raise BadMedia("a video without frames; give at least one")
+    return [read_picture(source[i], transparency, max_pixels) for i in choose(len(source), 1.0)]
+
+
+def frames_seen(num_frames: int, rate: Fraction | float, max_frames: int, include_last: bool = False) -> list[int]:
+    """Which frames of a video are seen.
+
+    By the official rule (`ixc.data.videos.sampled`) one a second, and of a long video never the last 6 %. With
+    `include_last` the last frame is always seen, and a video with more seconds than `max_frames` is thinned evenly from
+    end to end.
+
+    >>> frames_seen(10, 30.0, 4), frames_seen(10, 30.0, 4, include_last=True)
+    ([0], [0, 9])
+    >>> frames_seen(100, 1.0, 4), frames_seen(100, 1.0, 4, include_last=True)
+    ([0, 20, 40, 60], [0, 33, 66, 99])
+    """
+    if not include_last:
+        return sampled(num_frames, rate, max_frames)
+    last = num_frames - 1
+    every = sorted({*sampled(num_frames, rate, num_frames), last})
+    if len(every) <= max_frames:
+        return every
+    return [every[(len(every) - 1) * i // (max_frames - 1)] for i in range(max_frames)] if max_frames > 1 else [last]
+
+
+@contextmanager
+def _as_file(source: str | PathLike[str] | bytes) -> Iterator[Path]:
+    """A file that holds the source; bytes get one for the moment, and errors call them bytes."""
+    if not isinstance(source, bytes):
+        yield _path(source)
+        return
+    if not source:
+        raise BadMedia("0 bytes: neither picture nor video; fetch it again")
+    with tempfile.NamedTemporaryFile(prefix="ixc-") as file:
+        file.write(source)
+        file.flush()
+        try:
+            yield Path(file.name)
+        except BadMedia as error:
+            raise BadMedia(str(error).replace(file.name, f"{len(source):,} bytes")) from error
+
+
+def _path(source: str | PathLike[str]) -> Path:
+    if isinstance(source, str) and re.match(r"data:|[A-Za-z][A-Za-z0-9+.-]+://", source):
+        raise BadMedia(f"{source[:80]!r}: an address; nothing is fetched here: download it, give the path or the bytes")
+    path = Path(source)
+    if not path.is_file():
+        raise BadMedia(f"{path}: no such file; correct the name or add the file")
+    if path.stat().st_size == 0:
+        raise BadMedia(f"{path}: 0 bytes; fetch the file again")
+    return path

@@ -1,0 +1,347 @@
+"""Attention over trees in one packed row: every token looks at its prefix and its own branch, nothing at other trees.
+
+A prefix with its first branch is a causal run of columns; so is each further branch. What the runs lack, the further
+branches looking at the prefix, is a second pass without a mask. Two softmaxes over disjoint keys merge exactly by their
+log-sum-exps (Hydragen, arXiv:2402.05099), and the backward pass of flash attention is right for either part if it is
+given the merged output and log-sum-exp (FlashAttention-2, arXiv:2307.08691, algorithm 2). Nothing is of size T x T.
+
+Letters in names: T tokens of a packed row, H query heads, G key/value heads, E channels of a head.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, cached_property, lru_cache
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.attention.flex_attention import flex_attention as torch_flex_attention
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+NAME = "shared_prefix"
+"""The name under Transformers' attention interface; another function may be registered in its place."""
+BLOCK = 128
+"""Tokens; FlexAttention skips blocks of so many queries and keys."""
+_FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+
+
+def placed(x: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on another device; on its way to a GPU the host does not wait for it."""
+    if torch.device(device).type == "cuda" and x.device.type == "cpu":
+        return x.contiguous().pin_memory().to(device, non_blocking=True)
+    return x.to(device)
+
+
+class Pass(NamedTuple):
+    """One kernel call: these columns look at those."""
+
+    queries: slice
+    keys: slice
+    causal: bool
+    """The same columns, none of which looks ahead; else all queries see all keys."""
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Where trees stand in a packed row, one after another, each prefix before its branches."""
+
+    shapes: tuple[tuple[int, tuple[int, ...]], ...]
+    """Tokens of the prefix and of each branch, tree by tree."""
+
+    @cached_property
+    def trees(self) -> list[list[slice]]:
+        """Columns of each tree's prefix and branches."""
+        sizes = [size for prefix, branches in self.shapes for size in (prefix, *branches)]
+        spans = iter([slice(*ends) for ends in pairwise(accumulate(sizes, initial=0))])
+        return [[next(spans) for _ in range(1 + len(branches))] for _, branches in self.shapes]
+
+    @cached_property
+    def passes(self) -> list[Pass]:
+        """Kernel calls that make up the attention; a tree's branches look at its prefix after they have at themselves.
+
+        >>> Forest(((2, (3, 1)),)).passes[-1]
+        Pass(queries=slice(5, 6, None), keys=slice(0, 2, None), causal=False)
+        """
+        passes = []
+        for prefix, *branches in self.trees:
+            first, *others = branches or [prefix]
+            runs = [slice(prefix.start, first.stop), *others]
+            passes += [Pass(run, run, True) for run in runs if run.stop > run.start]
+            if others and prefix.stop > prefix.start:
+                passes.append(Pass(slice(first.stop, others[-1].stop), prefix, False))
+        return passes
+
+    def numbers(self) -> tuple[Int[Tensor, " T"], Int[Tensor, " T"]]:
+        """Which tree each token belongs to, and which of its branches; -1: the prefix."""
+        at = [(n, b - 1, s.stop - s.start) for n, tree in enumerate(self.trees) for b, s in enumerate(tree)]
+        tree, branch, size = torch.tensor(at).reshape(-1, 3).unbind(1)
+        return tree.repeat_interleave(size), branch.repeat_interleave(size)
+
+    def lengths(self) -> Int[Tensor, " T"]:
+        """Tokens from the root of each token's tree to the end of its longest branch."""
+        longest = torch.tensor([prefix + max(branches, default=0) for prefix, branches in self.shapes])
+        return longest[self.numbers()[0]]
+
+
+class Cascade(torch.autograd.Function):
+    """Flash attention by the passes of a forest, merged; CPU kernels, which take grouped heads as they are."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Float[Tensor, "1 H T E"],
+        k: Float[Tensor, "1 G T E"],
+        v: Float[Tensor, "1 G T E"],
+        forest: Forest,
+        scaling: float,
+    ) -> Float[Tensor, "1 H T E"]:
+        """Every causal run on its own; then what branches see of their prefix is merged in."""
+        out = torch.empty_like(q)
+        lse = torch.empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
+        for queries, keys, causal in forest.passes:
+            new = _FORWARD(q[:, :, queries], k[:, :, keys], v[:, :, keys], 0.0, causal, scale=scaling)
+            seen = out[:, :, queries], lse[:, :, queries]
+            out[:, :, queries], lse[:, :, queries] = new if causal else merge(*seen, *new)
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.passes, ctx.scaling = forest.passes, scaling
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Float[Tensor, "1 H T E"]) -> tuple[Tensor | None, ...]:
+        """The sum of the passes' shares."""
+        q, k, v, out, lse = ctx.saved_tensors
+        of_q, of_k, of_v = (torch.empty_like(x) for x in (q, k, v))
+        for queries, keys, causal in ctx.passes:
+            given = (x[:, :, at] for x, at in ((grad, queries), (q, queries), (k, keys), (v, keys)))
+            told = out[:, :, queries], lse[:, :, queries]
+            shares = _BACKWARD(*given, *told, 0.0, causal, scale=ctx.scaling)
+            for total, at, share in zip((of_q, of_k, of_v), (queries, keys, keys), shares, strict=True):
+                seen = total[:, :, at]  # every column has one causal run, which comes first
+                seen.copy_(share) if causal else seen.add_(share)
+        return of_q, of_k, of_v, None, None
+
+
+def merge(
+    out: Float[Tensor, "*n E"], lse: Float[Tensor, "*n"], other: Float[Tensor, "*n E"], other_lse: Float[Tensor, "*n"]
+) -> tuple[Float[Tensor, "*n E"], Float[Tensor, "*n"]]:
+    """Attention over two disjoint sets of keys, from the attention over either and its log-sum-exp of logits."""
+    share = torch.sigmoid(other_lse - lse)[..., None].to(out.dtype)
+    return torch.lerp(out, other, share), torch.logaddexp(lse, other_lse)
+
+
+def cascade_attention(
+    q: Float[Tensor, "1 H T E"],
+    k: Float[Tensor, "1 G T E"],
+    v: Float[Tensor, "1 G T E"],
+    forest: Forest,
+    scaling: float,
+) -> Float[Tensor, "1 T H E"]:
+    """For the CPU: `Cascade`."""
+    return Cascade.apply(q, k, v, forest, scaling).transpose(1, 2)  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def segment_attention(
+    q: Float[Tensor, "1 H T E"],
+    k: Float[Tensor, "1 G T E"],
+    v: Float[Tensor, "1 G T E"],
+    forest: Forest,
+    scaling: float,
+) -> Float[Tensor, "1 T H E"]:
+    """The same in plain calls, branch after branch: the reference, and the way of devices without one of their own."""
+    parts = []
+    for prefix, *branches in forest.trees:
+        for seen, own in [((), prefix), *(((prefix,), branch) for branch in branches)]:
+            keys, values = (torch.cat([x[:, :, at] for at in (*seen, own)], 2) for x in (k, v))
+            size, total = own.stop - own.start, keys.shape[2]
+            mask = torch.ones(size, total, dtype=torch.bool, device=q.device).tril(total - size)
+            given: dict[str, Any] = {"attn_mask": mask, "scale": scaling, "enable_gqa": True}
+            parts.append(F.scaled_dot_product_attention(q[:, :, own], keys, values, **given))
+    return torch.cat(parts, 2).transpose(1, 2)
+
+
+def flex_attention(
+    q: Float[Tensor, "1 H T E"],
+    k: Float[Tensor, "1 G T E"],
+    v: Float[Tensor, "1 G T E"],
+    forest: Forest,
+    scaling: float,
+) -> Float[Tensor, "1 T H E"]:
+    """For CUDA: FlexAttention, which skips the blocks that nobody may look at.
+
+    The row is filled up to whole blocks, so that one kernel serves rows of all lengths.
+    """
+    length = q.shape[2]
+    q, k, v = (F.pad(x, (0, 0, 0, filled(length) - length)) for x in (q, k, v))
+    mask = block_mask(forest, q.device)
+    out = compiled(torch_flex_attention)(q, k, v, block_mask=mask, scale=scaling, enable_gqa=True)
+    return out[:, :, :length].transpose(1, 2)
+
+
+def filled(length: int) -> int:
+    """Tokens of a row of whole blocks; two at least, for a size of 1 gets a kernel of its own.
+
+    >>> filled(3), filled(257)
+    (256, 384)
+    """
+    return BLOCK * max(2, -(-length // BLOCK))
+
+
+@cache
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, compiled when it is called; for all sizes as soon as it has seen two."""
+    return torch.compile(function)
+
+
+@lru_cache(maxsize=4)
+def block_mask(forest: Forest, device: torch.device) -> BlockMask:
+    """The forest for FlexAttention; its tensors serve training too, whoever asks first."""
+    length = filled(sum(prefix + sum(branches) for prefix, branches in forest.shapes))
+    with torch.inference_mode(False):
+        return compiled(create_block_mask)(visible(forest, device), None, None, length, length, str(device))
+
+
+def visible(forest: Forest, device: torch.device | str) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """Whether a query may look at a key, as FlexAttention asks it: (row, head, query column, key column).
+
+    What fills the row up is a tree of its own.
+    """
+    numbers = (F.pad(x, (0, filled(len(x)) - len(x)), value=-1) for x in forest.numbers())
+    tree, branch = (placed(x, device) for x in numbers)
+    return lambda row, head, query, key: (
+        (query >= key) & (tree[query] == tree[key]) & ((branch[key] < 0) | (branch[key] == branch[query]))
+    )
+
+
+class Varlen(NamedTuple):
+    """A forest as FlashAttention takes rows of several lengths: K keys of all runs, those of a prefix once per branch.
+
+    A run is a prefix with its first branch, or a further branch, which also looks at the prefix. It sees all its keys
+    up to itself: what FlashAttention (2.1 and later) calls causal where there are more keys than queries.
+    """
+
+    keys: Int[Tensor, " K"]
+    """Columns; the queries are the whole row in its order."""
+    query_ends: Int[Tensor, " n"]
+    """Where each run's queries end, after a 0; int32, as the kernel wants it."""
+    key_ends: Int[Tensor, " n"]
+    longest: tuple[int, int]
+    """Queries and keys of a run at most."""
+
+
+@lru_cache(maxsize=4)
+def varlen(forest: Forest, device: torch.device) -> Varlen:
+    """The runs of a forest, on a device; they serve training too, whoever asks first."""
+    runs: list[tuple[slice, list[slice]]] = []
+    for prefix, *branches in forest.trees:
+        first, *others = branches or [prefix]
+        own = slice(prefix.start, first.stop)
+        runs += [(own, [own]), *((branch, [prefix, branch]) for branch in others)]
+    runs = [(own, seen) for own, seen in runs if own.stop > own.start]
+    queries = [own.stop - own.start for own, _ in runs]
+    sizes = [sum(span.stop - span.start for span in seen) for _, seen in runs]
+    columns = [torch.arange(span.start, span.stop) for _, seen in runs for span in seen]
+    with torch.inference_mode(False):
+        ends = [torch.tensor([0, *accumulate(counts)], dtype=torch.int32) for counts in (queries, sizes)]
+        keys, query_ends, key_ends = (placed(x, device) for x in (torch.cat(columns), *ends))
+    return Varlen(keys, query_ends, key_ends, (max(queries), max(sizes)))
+
+
+def varlen_attention(
+    q: Float[Tensor, "1 H T E"],
+    k: Float[Tensor, "1 G T E"],
+    v: Float[Tensor, "1 G T E"],
+    forest: Forest,
+    scaling: float,
+) -> Float[Tensor, "1 T H E"]:
+    """For CUDA and half precision, where the package flash-attn is installed: one call for the whole row."""
+    from flash_attn import flash_attn_varlen_func  # pyright: ignore[reportMissingImports]
+
+    plan = varlen(forest, q.device)
+    q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))
+    ends, longest = (plan.query_ends, plan.key_ends), plan.longest
+    out = flash_attn_varlen_func(q, k[plan.keys], v[plan.keys], *ends, *longest, softmax_scale=scaling, causal=True)
+    return out[None]
+
+
+class Branches(DynamicCache):
+    """Keys and values of answers in the making, beside those of their prompts, which are kept once for all answers."""
+
+    def __init__(self, read: DynamicCache, forest: Forest, count: int) -> None:
+        """`read`: the cache of a packed row of prompts without branches; `count`: answers to each, in its order."""
+        super().__init__()
+        self.count = count
+        sizes = [prefix for prefix, _ in forest.shapes]
+        self.prompts = [[_rows(x, sizes) for x in (layer.keys, layer.values)] for layer in read.layers]  # pyright: ignore
+        padding = torch.arange(max(sizes)) >= torch.tensor(sizes)[:, None]
+        mask = torch.zeros(padding.shape).masked_fill_(padding, -torch.inf)[:, None, None]
+        self.prompt_mask = placed(mask, self.prompts[0][0].device) if padding.any() else None
+
+    def attend(
+        self, layer: int, q: Float[Tensor, "B H 1 E"], k: Float[Tensor, "B G S E"], v: Float[Tensor, "B G S E"]
+    ) -> Float[Tensor, "B 1 H E"]:
+        """A new token of each answer looks at its own S tokens, and all answers to a prompt look at it together.
+
+        Query heads that share a key head are rows of one product: no key is copied.
+        """
+        q = q.squeeze(2).unflatten(1, (k.shape[1], -1)) * q.shape[-1] ** -0.5
+        keys, values = self.prompts[layer]
+        of_prompt, of_own = self._together(q) @ keys.transpose(2, 3), self._together(q @ k.transpose(2, 3))
+        of_prompt = of_prompt if self.prompt_mask is None else of_prompt + self.prompt_mask
+        weights = torch.cat([of_prompt, of_own], -1).softmax(-1, torch.float32).to(v.dtype)
+        of_prompt, of_own = weights.split([keys.shape[2], k.shape[2]], -1)
+        return (self._apart(of_prompt @ values) + self._apart(of_own) @ v).flatten(1, 2)[:, None]
+
+    def _together(self, x: Float[Tensor, "B G Q C"]) -> Float[Tensor, "S G N C"]:
+        """Rows of all answers to a prompt, one after another."""
+        return x.unflatten(0, (-1, self.count)).transpose(1, 2).flatten(2, 3)
+
+    def _apart(self, x: Float[Tensor, "S G N C"]) -> Float[Tensor, "B G Q C"]:
+        return x.unflatten(2, (self.count, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def _rows(x: Float[Tensor, "1 G T E"], sizes: list[int]) -> Float[Tensor, "S G L E"]:
+    """The prompts of a packed row as padded rows."""
+    prompts = x[0].transpose(0, 1).split(sizes)
+    return pad_sequence(list(prompts), batch_first=True).transpose(1, 2).contiguous()
+
+
+def shared_prefix_attention(
+    module: nn.Module,
+    q: Float[Tensor, "B H T E"],
+    k: Float[Tensor, "B G S E"],
+    v: Float[Tensor, "B G S E"],
+    attention_mask: None,
+    scaling: float,
+    layout: Forest | Branches,
+    **kwargs: Any,
+) -> tuple[Float[Tensor, "B T H E"], None]:
+    """Under Transformers' attention interface: a packed row the device's way, or one more token of every answer."""
+    if isinstance(layout, Branches):
+        return layout.attend(module.layer_idx, q, k, v), None  # pyright: ignore[reportArgumentType]
+    return way_of(q, getattr(module, "kernel", "auto"))(q, k, v, layout, scaling), None
+
+
+WAYS = {"sdpa": segment_attention, "flash_attention_2": varlen_attention, "flex": flex_attention}
+"""The functions for a packed row, by the names of `ixc.models.ixc25.kernels`."""
+
+
+def way_of(q: Float[Tensor, "B H T E"], kernel: str = "auto") -> Callable[..., Float[Tensor, "1 T H E"]]:
+    """The function for a packed row by its name, or of the queries' device; FlexAttention has no heads below 16
+    channels."""
+    if kernel != "auto":
+        return WAYS[kernel]
+    if q.device.type == "cuda" and q.shape[-1] >= 16:
+        return flex_attention
+    return cascade_attention if q.device.type == "cpu" else segment_attention
+
+
+ALL_ATTENTION_FUNCTIONS.register(NAME, shared_prefix_attention)

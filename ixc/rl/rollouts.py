@@ -1,0 +1,231 @@
+"""What PPO learns from: judged answers of the policy, their advantages and returns (eq. 2), in bounded passes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
+
+from ixc.data.samples import Sample
+from ixc.engine.batching import within
+from ixc.engine.losses import generalized_advantages
+from ixc.engine.sampling import answer_logits, cut, sample_tokens
+from ixc.engine.vision_cache import Features
+from ixc.models.ixc25 import Batch, IXCForCausalLM, IXCForRewardModel, IXCProcessor, Tree, collate
+from ixc.models.ixc25.folder import suppress_control
+from ixc.packing.attention import placed
+from ixc.params import TrainPPOParams
+
+LOGITS_AT_ONCE = 2**27
+"""Logits that are in memory together; what exceeds them is computed again in the backward pass."""
+
+
+@dataclass
+class Models:
+    """The four models; they share the frozen vision tower's features."""
+
+    policy: IXCForCausalLM
+    reference: IXCForCausalLM
+    critic: IXCForRewardModel
+    reward: IXCForRewardModel
+
+
+class Prompt(NamedTuple):
+    """A sample as the models read it."""
+
+    sample: Sample
+    ids: list[int]
+    pictures: list[Float[Tensor, "_ D"]]
+    """Tokens of each picture."""
+
+
+def fetched(features: Features, samples: Sequence[Sample]) -> list[Prompt]:
+    """The samples with their pictures, of which each is fetched once, whatever follows and whatever can be kept."""
+    pictures = iter(features.of(samples))
+    return [Prompt(s, features.prompt(s), [next(pictures) for _ in s.media]) for s in samples]
+
+
+def together(prompts: Sequence[Prompt], device: torch.device) -> Float[Tensor, "P D"] | None:
+    """The picture tokens of several prompts, in reading order; None when there is no picture."""
+    pictures = [tokens for prompt in prompts for tokens in prompt.pictures]
+    return placed(torch.cat(pictures), device) if pictures else None
+
+
+class Pass(NamedTuple):
+    """What goes through a model together."""
+
+    layout: Batch
+    shown: Float[Tensor, "P D"] | None
+
+
+def passes(
+    params: TrainPPOParams, prompts: Sequence[Prompt], trees: Sequence[Tree], device: torch.device
+) -> Iterator[Pass]:
+    """The trees, in order, in as few passes as `params.pass_tokens` allows."""
+    for rows in within(range(len(trees)), list(map(len, trees)), params.pass_tokens):
+        yield Pass(collate([trees[i] for i in rows]).to(device), together([prompts[i] for i in rows], device))
+
+
+@dataclass
+class Rollout:
+    """The answers to one prompt; M tokens of all its answers, laid end to end."""
+
+    prompt: Prompt
+    tree: Tree
+    log_probs: Float[Tensor, " M"]
+    reference_log_probs: Float[Tensor, " M"]
+    rewards: Float[Tensor, " K"]
+    """The reward model's, as it gives them."""
+    advantages: Float[Tensor, " M"]
+    returns: Float[Tensor, " M"]
+
+
+@torch.no_grad()
+def roll_out(
+    params: TrainPPOParams,
+    models: Models,
+    processor: IXCProcessor,
+    prompts: Sequence[Prompt],
+    normal: "DomainNorm",
+    generator: torch.Generator,
+) -> list[Rollout]:
+    """Sample answers, score them, and work out advantages and returns (eq. 2)."""
+    models.policy.eval()
+    for model in (models.policy, models.reference):
+        suppress_control(model, processor)
+    device = models.policy.device
+    said = answered(params, models.policy, prompts, generator)
+    trees = [Tree(prompt.ids, ids) for prompt, ids in zip(prompts, said, strict=True)]
+    read = [
+        (
+            token_log_probs(models.policy, *each, params.temperature),
+            token_log_probs(models.reference, *each, params.temperature),
+            token_values(models.critic, *each),
+        )
+        for each in passes(params, prompts, trees, device)
+    ]
+    old, reference, values = map(torch.cat, zip(*read, strict=True))
+    rewards = judge(params, models.reward, processor, prompts, said)
+    goals = normal([prompt.sample.domain for prompt in prompts], rewards)
+    lengths = [len(ids) for row in said for ids in row]
+    advantages, returns = credit(params, lengths, old - reference, values, goals.flatten())
+    sizes = [sum(map(len, ids)) for ids in said]
+    columns = (old, reference, advantages, returns)
+    parts = zip(*(x.split(sizes) for x in columns), strict=True)
+    return [Rollout(p, t, o, r, k, a, g) for p, t, k, (o, r, a, g) in zip(prompts, trees, rewards, parts, strict=True)]
+
+
+def answered(
+    params: TrainPPOParams, policy: IXCForCausalLM, prompts: Sequence[Prompt], generator: torch.Generator
+) -> list[list[list[int]]]:
+    """Ids of the policy's answers to each prompt; as many prompts at once as fit into a pass with all their answers."""
+    sizes = [len(prompt.ids) + params.answers_per_prompt * params.max_new_tokens for prompt in prompts]
+    given = (params.answers_per_prompt, params.temperature, params.max_new_tokens, generator)
+    parts = [[prompts[i] for i in rows] for rows in within(range(len(prompts)), sizes, params.pass_tokens)]
+    sampled = (
+        sample_tokens(policy, [prompt.ids for prompt in part], together(part, policy.device), *given) for part in parts
+    )
+    return [ids for tokens in sampled for ids in cut(tokens, params.answers_per_prompt, policy.ends)]
+
+
+def judge(
+    params: TrainPPOParams,
+    model: IXCForRewardModel,
+    processor: IXCProcessor,
+    prompts: Sequence[Prompt],
+    said: Sequence[Sequence[list[int]]],
+) -> Float[Tensor, "S K"]:
+    """Rewards of sampled ids, which are read as if written down; one without an end gets the lowest of the batch."""
+    turns = [[as_turn(processor, ids) for ids in row] for row in said]
+    trees = [
+        Tree(prompt.ids, [processor.scored(ids) for ids in row]) for prompt, row in zip(prompts, turns, strict=True)
+    ]
+    read = [model.branch_scores(*each) for each in passes(params, prompts, trees, model.device)]
+    rewards = torch.cat(read).unflatten(0, (len(prompts), -1))
+    ended = torch.tensor([[ids[-1] == processor.ids["turn_end"] for ids in row] for row in turns])
+    return torch.where(placed(ended, rewards.device), rewards, rewards.min())
+
+
+def as_turn(processor: IXCProcessor, ids: list[int]) -> list[int]:
+    """A sampled answer as the template writes one: `</s>`, which ends an answer too, becomes the turn's end."""
+    return [*ids[:-1], processor.ids["turn_end"]] if ids[-1] == processor.ids["eos"] else ids
+
+
+def credit(
+    params: TrainPPOParams,
+    lengths: list[int],
+    divergence: Float[Tensor, " M"],
+    values: Float[Tensor, " M"],
+    goals: Float[Tensor, " R"],
+) -> tuple[Float[Tensor, " M"], Float[Tensor, " M"]]:
+    """Advantages and returns of every token: minus its KL cost, and with the last one the answer's reward.
+
+    Args:
+        lengths: tokens of each answer.
+        divergence: of the policy from the reference, nats.
+        goals: the answers' rewards, standardised.
+    """
+    costs, padded = (pad_sequence(list(x.split(lengths)), True) for x in (-params.kl_coef * divergence, values))
+    sizes = placed(torch.tensor(lengths), goals.device)
+    rewards = costs.scatter_add(1, sizes[:, None] - 1, goals[:, None])
+    padded = generalized_advantages(rewards, padded, sizes, params.gamma, params.lam)
+    advantages = torch.cat([row[:size] for row, size in zip(padded, lengths, strict=True)])
+    return advantages, advantages + values
+
+
+def token_log_probs(
+    model: IXCForCausalLM, batch: Batch, features: Float[Tensor, "P D"] | None, temperature: float = 1.0
+) -> Float[Tensor, " M"]:
+    """Log-probability of every answer token, nats; of more than `LOGITS_AT_ONCE`, part by part.
+
+    Args:
+        temperature: that the answers were sampled at.
+    """
+    hidden = model.model(**batch.inputs(), features=features, columns=batch.target_from)[0]
+    size = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
+    if len(hidden) <= size:
+        return log_probs_of(model, hidden, batch.target_ids, temperature)
+    parts = zip(hidden.split(size), batch.target_ids.split(size), strict=True)
+    computed = [checkpoint(log_probs_of, model, *part, temperature, use_reentrant=False) for part in parts]
+    return torch.cat(computed)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def log_probs_of(
+    model: IXCForCausalLM, hidden: Float[Tensor, "M D"], ids: Int[Tensor, " M"], temperature: float
+) -> Float[Tensor, " M"]:
+    """Log-probability of each id after its state, under the distribution that answers are sampled from."""
+    log_probs = answer_logits(model, hidden, temperature).log_softmax(-1)
+    return log_probs.gather(1, ids[:, None]).squeeze(1)
+
+
+def token_values(model: IXCForRewardModel, batch: Batch, features: Float[Tensor, "P D"] | None) -> Float[Tensor, " M"]:
+    """The critic's value of the state before every answer token: its score head, read there."""
+    return model.scores(model.model(**batch.inputs(), features=features, columns=batch.target_from)[0])
+
+
+class DomainNorm:
+    """Standardises rewards by the running mean and deviation of their domain."""
+
+    def __init__(self, clip: float, decay: float = 0.9) -> None:
+        self.clip, self.decay = clip, decay
+        self.moments: dict[str, tuple[float, float]] = {}
+
+    def __call__(self, domains: Sequence[str], rewards: Float[Tensor, "S K"]) -> Float[Tensor, "S K"]:
+        """Standardised, clipped rewards; each batch moves the domain's moments a little."""
+        out = torch.empty_like(rewards)
+        for domain in sorted(set(domains)):
+            rows = [i for i, d in enumerate(domains) if d == domain]
+            mean, square = self._moments(domain, rewards[rows])
+            deviation = max(square - mean**2, 1e-4) ** 0.5
+            out[rows] = ((rewards[rows] - mean) / deviation).clamp(-self.clip, self.clip)
+        return out
+
+    def _moments(self, domain: str, rewards: Tensor) -> tuple[float, float]:
+        new = (rewards.mean().item(), rewards.square().mean().item())
+        old = self.moments.get(domain, new)
+        self.moments[domain] = tuple(self.decay * a + (1 - self.decay) * b for a, b in zip(old, new, strict=True))  # type: ignore[assignment]
+        return self.moments[domain]

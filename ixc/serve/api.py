@@ -1,0 +1,391 @@
+"""For people and scripts: score, compare and rank chats about texts, pictures and films; chat with a policy.
+
+>>> model = RewardModel.from_pretrained("models/reward")                                       # doctest: +SKIP
+>>> chat = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "A red car."}]
+>>> model.score([chat], media=[["car.jpg"]])                                                    # doctest: +SKIP
+[1.72]
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ixc.data.media import BadMedia
+from ixc.engine.batching import within
+from ixc.metrics import BadScore, non_finite
+from ixc.models.ixc25 import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor, collate
+from ixc.models.ixc25.folder import is_ours, load, one_device, processor_of, save, stored, suppress_control
+from ixc.models.ixc25.official import from_official, to_official
+from ixc.models.ixc25.processing import BadConversation, Picture
+from ixc.models.ixc25.tokenizers import is_byte as is_byte_token
+from ixc.serve.chat_batches import SharedPrompt, branched, passes, shared_prompts
+from ixc.serve.chat_media import Video, opened
+from ixc.serve.chats import ChatRecord, read_chat
+from ixc.serve.streaming import FiniteOnly, Streamed
+
+__all__ = ["BadScore", "ChatModel", "Comparison", "Outcome", "Ranking", "RewardModel", "Video", "branched", "convert"]
+Chat = Sequence[Mapping[str, Any]] | Mapping[str, Any] | ChatRecord
+"""Messages `{"role": "system" | "user" | "assistant", "content": text}`; to be scored, the last is the assistant's. Or
+an object that holds them beside images and videos; all forms: `ixc.serve.chats`."""
+Shown = Any
+"""A chat's pictures and films in a list, or a single one: paths, data URLs, bytes, PIL images, arrays, tensors; a path
+with a film's suffix is a film, and so are a `Video` and a list of frames."""
+TOKENS_AT_ONCE = 4096
+"""Tokens of a forward pass; a single longer chat still goes through."""
+TILES_AT_ONCE = 64
+LEAST_TEMPERATURE = 1e-4
+Model = TypeVar("Model", bound=IXCPreTrainedModel)
+
+
+class Outcome(NamedTuple):
+    """What became of a chat."""
+
+    score: float | None
+    reason: str = ""
+    """Why there is no score."""
+
+
+class Ranking(NamedTuple):
+    """Chats from best to worst; equal scores keep their order."""
+
+    scores: list[float]
+    ranks: list[int]
+    """The place of each chat, 1 the best."""
+    order: list[int]
+    """Indices of the chats, best first."""
+
+
+class Comparison(NamedTuple):
+    """Two chats; the first is better with `probability` (Bradley-Terry, paper eq. 1)."""
+
+    scores: tuple[float, float]
+    probability: float
+
+    @property
+    def better(self) -> int | None:
+        """0, 1, or None for a tie."""
+        first, second = self.scores
+        return None if first == second else int(second > first)
+
+
+class RewardModel:
+    """A reward model with its processor.
+
+    Chats that share prompt and media are read as one, the prompt once, by an attention of our own (`shared_prefix`);
+    one loaded with `attn_implementation="eager"` reads every chat whole, in plain formulae: slow, and the reference.
+    """
+
+    def __init__(
+        self,
+        model: IXCForRewardModel,
+        processor: IXCProcessor,
+        hd_num: int | None = None,
+        max_length: int | None = None,
+    ) -> None:
+        """`hd_num`: tiles per picture at most, default the processor's; `max_length`: tokens, more is an error."""
+        self.model, self.processor = model.eval(), _changed(processor, hd_num=hd_num, max_length=max_length)
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, *, hd_num: int | None = None, max_length: int | None = None, **options: Any
+    ) -> "RewardModel":
+        """A reward model of ours or of the official form.
+
+        Args:
+            folder, options: as in `loaded`.
+            hd_num, max_length: as in `__init__`.
+        """
+        return cls(*loaded(folder, IXCForRewardModel, **options), hd_num, max_length)
+
+    def score(self, chats: Sequence[Chat], media: Sequence[Shown] | None = None) -> list[float]:
+        """One score per chat, unbounded; higher is better.
+
+        In fp32 a chat scores the same alone and among others, to 1e-5. In bf16, where either score is rounded, they
+        differ by up to 5 % of the spread of scores (of 16 tiny models the worst: 3.5 %), much as both do from fp32's.
+
+        Args:
+            media: pictures and films of each chat; None: what the chats themselves hold.
+
+        Raises:
+            BadConversation: a chat without an answer, or pictures that do not match its placeholders.
+            BadMedia: a picture or film that cannot be read.
+            BadScore: a score that is no number.
+        """
+
+        def refuse(number: int, error: ValueError) -> None:
+            raise type(error)(f"chat {number}: {error}") from error
+
+        return [score for score in self._scores(chats, media, refuse) if score is not None]
+
+    def score_each(self, chats: Sequence[Chat], media: Sequence[Shown] | None = None) -> list[Outcome]:
+        """Like `score`, but a chat that cannot be scored says why and costs no other its score."""
+        reasons: dict[int, str] = {}
+        scores = self._scores(chats, media, lambda number, error: reasons.update({number: str(error)}))
+        return [Outcome(score, reasons.get(number, "")) for number, score in enumerate(scores)]
+
+    @torch.no_grad()
+    def _scores(
+        self, chats: Sequence[Chat], media: Sequence[Shown] | None, refuse: Callable[[int, ValueError], None]
+    ) -> list[float | None]:
+        """Scores; None for the chats that were refused."""
+        records = _records(chats, media, refuse)
+        scores: list[float | None] = [None] * len(chats)
+        prompts = shared_prompts(records, self.processor, self._apart, TOKENS_AT_ONCE, refuse)
+        encoded: dict[int, tuple[Picture, Tensor]] = {}
+        for batch in passes(prompts, TOKENS_AT_ONCE):
+            rewards = self._rewards(batch, self._features(batch, encoded)).tolist()
+            for equal, reward in zip((equal for prompt in batch for equal in prompt.chats), rewards, strict=True):
+                for number in equal:
+                    if objection := non_finite([reward]):
+                        refuse(number, BadScore(objection))
+                    else:
+                        scores[number] = reward
+        return scores
+
+    def compare(self, first: Chat, second: Chat, media: Shown = (), second_media: Shown | None = None) -> Comparison:
+        """Which of two chats is better; they are about the same media unless the second has its own."""
+        one, other = self.score([first, second], [media, media if second_media is None else second_media])
+        return Comparison((one, other), float(torch.sigmoid(torch.tensor(one - other))))
+
+    def rank(self, chats: Sequence[Chat], media: Sequence[Shown] | None = None) -> Ranking:
+        """Order, places and scores."""
+        return ranked(self.score(chats, media))
+
+    def _apart(self, ids: Sequence[int]) -> Any:
+        """What sequences must have in common to be read as one tree.
+
+        Dynamic rotary scaling turns the whole of a sequence by its length. `eager` shares nothing: it is the reference.
+        """
+        config = self.model.config
+        if config._attn_implementation == "eager":
+            return tuple(ids)
+        return max(len(ids), config.max_position_embeddings) if config.rope["rope_type"] == "dynamic" else None
+
+    def _features(
+        self, batch: Sequence[SharedPrompt], encoded: dict[int, tuple[Picture, Tensor]]
+    ) -> Float[Tensor, "P D"] | None:
+        """Tokens of all pictures; `encoded` keeps those of one batch for the next, which may show the same."""
+        shown = {id(picture): picture for prompt in batch for picture in prompt.pictures}
+        for key in encoded.keys() - shown.keys():
+            del encoded[key]
+        new = [picture for key, picture in shown.items() if key not in encoded]
+        for picture, tokens in zip(new, encode(self.model, new), strict=True):
+            encoded[id(picture)] = picture, tokens
+        tokens = [encoded[id(picture)][1] for prompt in batch for picture in prompt.pictures]
+        return torch.cat(tokens) if tokens else None
+
+    def _rewards(self, batch: Sequence[SharedPrompt], features: Float[Tensor, "P D"] | None) -> Float[Tensor, " R"]:
+        if self.model.config._attn_implementation == "eager":
+            return self._plain([[*one.tree.prefix, *branch] for one in batch for branch in one.tree.branches], features)
+        layout = collate([one.tree for one in batch]).to(self.model.device)
+        return self.model.branch_scores(layout, features)
+
+    def _plain(self, rows: Sequence[Sequence[int]], features: Float[Tensor, "P D"] | None) -> Float[Tensor, " R"]:
+        """Scores of whole sequences by the model's own forward pass, as one padded batch."""
+        ids, mask = (
+            pad_sequence([torch.tensor(row) for row in some], True, fill).to(self.model.device)
+            for some, fill in ((rows, self.model.config.pad_token_id), ([[1] * len(row) for row in rows], 0))
+        )
+        return self.model(ids, mask, features=features).logits.squeeze(1)
+
+
+class ChatModel:
+    """A policy with its processor."""
+
+    def __init__(
+        self,
+        model: IXCForCausalLM,
+        processor: IXCProcessor,
+        hd_num: int | None = None,
+        max_length: int | None = None,
+    ) -> None:
+        """`hd_num`, `max_length`: as of a `RewardModel`; a reply's own tokens are not counted."""
+        self.model, self.processor = model.eval(), _changed(processor, hd_num=hd_num, max_length=max_length)
+        suppress_control(model, processor)
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, *, hd_num: int | None = None, max_length: int | None = None, **options: Any
+    ) -> "ChatModel":
+        """A chat model of ours or of the official form; arguments as of `RewardModel.from_pretrained`."""
+        return cls(*loaded(folder, IXCForCausalLM, **options), hd_num, max_length)
+
+    @torch.no_grad()
+    def reply(
+        self,
+        chat: Chat,
+        media: Shown = (),
+        max_new_tokens: int = 1024,
+        *,
+        seed: int | None = None,
+        on_text: Callable[[str], None] | None = None,
+        **options: Any,
+    ) -> str:
+        """The assistant's next message.
+
+        Args:
+            seed: of sampling; equal seeds give equal replies, and the program's own random numbers stay untouched.
+            on_text: is given the reply piece by piece, as it comes; the pieces together are the reply.
+            options: of Transformers' `generate`; by default greedy. The official chat samples: `do_sample=True,
+                temperature=1.0, top_p=0.8, repetition_penalty=1.005`.
+
+        Raises:
+            BadConversation, BadMedia: as `RewardModel.score`; or the chat is answered already.
+            BadScore: the model's outputs are no numbers.
+            ValueError: an option that `generate` refuses, or a temperature so low that nothing can be sampled.
+        """
+        record = read_chat(chat, media)
+        if record.messages[-1]["role"] == "assistant":
+            raise BadConversation("ends with 'assistant': already answered; end with a question")
+        images, videos = ([opened(m) for m in record.media if m.kind == kind] for kind in ("image", "video"))
+        read = self.processor(list(record.messages), images=images, videos=videos, for_reward=False)
+        options = {"do_sample": False, "max_new_tokens": max_new_tokens, **options}
+        if 0 < options.get("temperature", 1.0) < LEAST_TEMPERATURE:
+            form = f"give {LEAST_TEMPERATURE} or more, or do_sample=False: the likeliest token"
+            raise ValueError(f"temperature: {options['temperature']!r}: logits divided by it are no numbers; {form}")
+        if options.get("stop_strings"):
+            options.setdefault("tokenizer", self.processor.tokenizer)
+        checks = [FiniteOnly(), *options.pop("logits_processor", ())]
+        is_byte = partial(is_byte_token, self.processor.backend)
+        shown = {} if on_text is None else {"streamer": Streamed(self.processor.decode, on_text, is_byte)}
+        with _seeded(seed, self.model.device):
+            out = self.model.generate(**read.to(self.model.device), logits_processor=checks, **shown, **options)
+        return self.processor.decode(out[0, read["input_ids"].shape[1] :].tolist()).strip()
+
+
+def loaded(
+    folder: str | Path,
+    kind: type[Model],
+    *,
+    device_map: str | int | torch.device | Mapping[str, Any] | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | str | None = None,
+    attn_implementation: str = "sdpa",
+    attention: str = "auto",
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    **options: Any,
+) -> tuple[Model, IXCProcessor]:
+    """A model on one device, and its processor.
+
+    Args:
+        folder: a model's folder, or the name of one in the local cache of Hugging Face; nothing is fetched.
+        device_map, device: two names of one thing; by default the CPU, `auto`: the GPU if there is one.
+        dtype, attn_implementation: as in `ixc.models.ixc25.from_official`.
+        attention: what scores are computed with, whose chats share their prompts: auto, sdpa, flash_attention_2 or
+            flex, as in `ixc.models.ixc25.kernels`. `attn_implementation` is that of replies and of the vision tower.
+        revision, cache_dir: of the cache.
+        options: of the processor instead of the stored ones, `max_pixels` or `max_frames`; see `ProcessorOptions`.
+
+    Raises:
+        BadCheckpoint, NoAttention: no such folder, or as in `load`.
+        BadProcessor: an unknown option or a bad value.
+    """
+    if device is not None and device_map is not None:
+        raise ValueError(f"device: {device!r}, device_map: {device_map!r}: two names of one thing; give one")
+    place = one_device(device_map) if device is None else device
+    folder = stored(folder, revision, cache_dir)
+    model, processor = load(folder, kind, place, dtype, attn_implementation, attention)
+    return model, _changed(processor, **options)
+
+
+def _changed(processor: IXCProcessor, **options: Any) -> IXCProcessor:
+    """The processor with options that are given; None: as it has them."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return processor.with_options(**given) if given else processor
+
+
+@contextmanager
+def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Random numbers from a seed; afterwards the caller's go on as if nothing had happened."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def ranked(scores: Sequence[float]) -> Ranking:
+    """Scores with order and places.
+
+    >>> ranked([0.5, 2.0, 0.5])
+    Ranking(scores=[0.5, 2.0, 0.5], ranks=[2, 1, 3], order=[1, 0, 2])
+    """
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])
+    place = {chat: rank for rank, chat in enumerate(order, 1)}
+    return Ranking(list(scores), [place[i] for i in range(len(scores))], order)
+
+
+def convert(source: str | Path, target: str | Path) -> dict[str, list[str]]:
+    """An official checkpoint in our form, or, where the source is ours, in the official form.
+
+    The processor's options go there and back: the official `config.json` keeps them under a key of ours.
+
+    Returns:
+        The keys that were `new` (a head the source lacks) or `ignored`.
+
+    Raises:
+        FileExistsError: the target is the source, or holds files that no conversion wrote; nothing was touched.
+        BadCheckpoint: as in `from_official`.
+    """
+    source, target = Path(source), Path(target)
+    if objection := _objection(source, target):
+        raise FileExistsError(objection)
+    if (source / "processor_config.json").is_file():
+        told = json.loads((source / "config.json").read_text()).get("architectures") or [""]
+        kind = IXCForRewardModel if told[0] == IXCForRewardModel.__name__ else IXCForCausalLM
+        model = from_official(source, model_class=kind)
+        to_official(model, target, asdict(processor_of(source, model).options))
+        for name in ("tokenizer.model", "tokenizer.json"):
+            if (source / name).is_file():
+                shutil.copy(source / name, target / name)
+        return {"new": [], "ignored": []}
+    model = from_official(source)
+    save(model, processor_of(source, model), target)
+    if (source / "tokenizer.model").is_file():  # the way back needs it
+        shutil.copy(source / "tokenizer.model", target / "tokenizer.model")
+    return {"new": list(model.load_report.new), "ignored": list(model.load_report.ignored)}
+
+
+def _objection(source: Path, target: Path) -> str | None:
+    """Why a conversion must not replace its target."""
+    if target.resolve() == source.resolve():
+        return f"{target}: source and target are the same; name another folder"
+    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not is_ours(target)):
+        return f"{target}: is there, and no checkpoint that ixc wrote: it would be lost; name a new or an empty folder"
+    return None
+
+
+def encode(model: IXCPreTrainedModel, pictures: Sequence[Picture]) -> list[Float[Tensor, "_ D"]]:
+    """Tokens of each picture; a bounded number of tiles passes the tower at once."""
+    chunks = within(range(len(pictures)), [len(picture.tiles) for picture in pictures], TILES_AT_ONCE)
+    return [tokens for chunk in chunks for tokens in model.encode_pictures([pictures[i] for i in chunk])]
+
+
+def _records(
+    chats: Sequence[Chat], media: Sequence[Shown] | None, refuse: Callable[[int, ValueError], None]
+) -> dict[int, ChatRecord]:
+    """The chats by number, without those that were refused."""
+    if media is not None and len(media) != len(chats):
+        raise BadConversation(f"{len(chats)} chats but media for {len(media)}; give a list, maybe empty, per chat")
+    records: dict[int, ChatRecord] = {}
+    for number, chat in enumerate(chats):
+        try:
+            record = read_chat(chat, () if media is None else media[number])
+            if (role := record.messages[-1]["role"]) != "assistant":
+                raise BadConversation(f"ends with {role!r}: nothing to score; end with an assistant's answer")
+            records[number] = record
+        except (BadConversation, BadMedia) as error:
+            refuse(number, error)
+    return records

@@ -1,0 +1,1 @@
+"""Whether an answer is right, where a rule can tell."""
