@@ -14,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.ways import head, row
-from ixc.engine.batching import Plan, passes, within
-from ixc.models.ixc25 import Tree, collate
+from ixc.engine.batching import Plan, microbatches, pack_by_budget
+from ixc.models.ixc25 import PrefixGroup, collate
 from ixc.models.ixc25.tiles import Partition, num_tokens, partition, strip
 from ixc.serve.bulk import ROWS_AT_ONCE
 
-PAIRS, CANDIDATES, BATCH, PASS_TOKENS = 4096, 4, 256, 16384
+PAIRS, CANDIDATES, BATCH, MAX_TOKENS_PER_MICROBATCH = 4096, 4, 256, 16384
 """Pairs to train on; answers to score per prompt; pairs of a step (paper); tokens of a pass (default)."""
 THEIR_BATCH = 8
 """Pairs of a padded batch: Transformers' default."""
@@ -84,19 +84,19 @@ def mix(count: int, answers: int, seed: int = 0) -> list[Row]:
 
     def made(kind: str) -> Row:
         place, usual = shown(kind), length(*ANSWER)
-        picture = num_tokens(place.rows, place.columns, SIDE) if place else 0
-        return Row(picture + length(*PROMPT), tuple(length(usual, 0.4) for _ in range(answers)), place)
+        image = num_tokens(place.rows, place.columns, SIDE) if place else 0
+        return Row(image + length(*PROMPT), tuple(length(usual, 0.4) for _ in range(answers)), place)
 
     return [made(str(kind)) for kind in rng.choice(list(KINDS), count, p=list(KINDS.values()))]
 
 
 def packed(rows: Sequence[Row], batches: Iterable[Sequence[int]]) -> Count:
-    """Ours: trees one after another."""
+    """Ours: groups one after another."""
     needed = computed = 0
     for batch in batches:
-        trees = [Tree([0] * rows[i].prefix, [[0] * answer for answer in rows[i].answers]) for i in batch]
+        groups = [PrefixGroup([0] * rows[i].prefix, [[0] * answer for answer in rows[i].answers]) for i in batch]
         needed += sum(len(rows[i]) for i in batch)
-        computed += collate(trees).input_ids.numel()
+        computed += collate(groups).input_ids.numel()
     return Count(needed, computed)
 
 
@@ -110,26 +110,26 @@ def training(rows: Sequence[Row]) -> list[list[int]]:
     """The passes of `train_rm`."""
     lengths, names = list(map(len, rows)), [""] * len(rows)
     plan = Plan(lengths, [1] * len(rows), names, epochs=1.0, batch_size=BATCH)
-    return [batch for step in plan.steps() for batch in passes(step, lengths, PASS_TOKENS)]
+    return [batch for step in plan.steps() for batch in microbatches(step, lengths, MAX_TOKENS_PER_MICROBATCH)]
 
 
 def scoring(rows: Sequence[Row]) -> Iterator[list[int]]:
     """The passes of `ixc score`."""
     lengths = list(map(len, rows))
-    for some in within(range(len(rows)), [1] * len(rows), ROWS_AT_ONCE):
-        yield from passes(some, lengths, PASS_TOKENS)
+    for some in pack_by_budget(range(len(rows)), [1] * len(rows), ROWS_AT_ONCE):
+        yield from microbatches(some, lengths, MAX_TOKENS_PER_MICROBATCH)
 
 
 def sampling(rows: Sequence[Row], size: int = 64) -> Iterator[list[int]]:
     """Prompts that answers are sampled to together: their keys are kept in padded rows."""
-    return within(sorted(range(len(rows)), key=lambda i: rows[i].prefix), [1] * len(rows), size)
+    return pack_by_budget(sorted(range(len(rows)), key=lambda i: rows[i].prefix), [1] * len(rows), size)
 
 
 def theirs(rows: Sequence[Row], by_length: bool) -> Count:
     """Every sequence whole, in batches of so many pairs, at random or sorted by length."""
     order = sorted(range(len(rows)), key=lambda i: max(rows[i].sequences())) if by_length else range(len(rows))
     lengths = [length for i in order for length in rows[i].sequences()]
-    return padded(lengths, within(range(len(lengths)), [1] * len(lengths), 2 * THEIR_BATCH))
+    return padded(lengths, pack_by_budget(range(len(lengths)), [1] * len(lengths), 2 * THEIR_BATCH))
 
 
 def white(rows: Sequence[Row]) -> float:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ixc.models.ixc25 import IXCConfig, IXCForRewardModel, Tree, collate
+from ixc.models.ixc25 import IXCConfig, IXCForRewardModel, PrefixGroup, collate
 from ixc.models.ixc25.tiles import num_tokens
 
 TILE, TILE_TOKENS, VOCABULARY, IMAGE = 224, 8, 1000, 3
@@ -36,15 +36,15 @@ SHAPE = ("prefix", "response", "answers", "questions")
 
 @dataclass(frozen=True)
 class Question:
-    """A tree of token ids, and the picture in its prefix: tiles, and their rows and columns; None: text only."""
+    """A group of token ids, and the picture in its prefix: tiles, and their rows and columns; None: text only."""
 
-    tree: Tree
+    group: PrefixGroup
     tiles: Tensor | None
     grid: tuple[int, int] | None
 
     def rows(self) -> list[Tensor]:
         """Every answer after the whole prompt."""
-        return [torch.tensor(self.tree.prefix + branch) for branch in self.tree.branches]
+        return [torch.tensor(self.group.prefix + response) for response in self.group.responses]
 
 
 def model() -> IXCForRewardModel:
@@ -92,13 +92,13 @@ def questions(shape: Shape) -> list[Question]:
     def question(number: int) -> Question:
         prefix = kinds[number % len(kinds)]
         length, grid = prefix + (drawn(0, 64) if shape.ragged else 0), GRIDS[prefix]
-        branches = [response() for _ in range(shape.answers)]
+        responses = [response() for _ in range(shape.answers)]
         if grid is None:
-            return Question(Tree([1, *words(length - 1)], branches), None, None)
+            return Question(PrefixGroup([1, *words(length - 1)], responses), None, None)
         rows, columns = grid
         seen = num_tokens(rows, columns, TILE_TOKENS)
         tiles = torch.randn(1 + rows * columns, 3, TILE, TILE, generator=generator)
-        return Question(Tree([1, *[IMAGE] * seen, *words(length - 1 - seen)], branches), tiles, grid)
+        return Question(PrefixGroup([1, *[IMAGE] * seen, *words(length - 1 - seen)], responses), tiles, grid)
 
     return [question(number) for number in range(shape.questions)]
 
@@ -118,14 +118,14 @@ def padded_ids(rows: list[Tensor]) -> dict[str, Tensor]:
     return {"input_ids": pad_sequence(rows, batch_first=True, padding_value=2), "attention_mask": mask}
 
 
-def padded_rewards(reward: IXCForRewardModel, rows: list[Tensor], pictures: dict[str, Tensor]) -> Tensor:
+def padded_rewards(reward: IXCForRewardModel, rows: list[Tensor], images: dict[str, Tensor]) -> Tensor:
     """One reward per whole row."""
-    return reward(**padded_ids(rows), **pictures).logits[:, 0]
+    return reward(**padded_ids(rows), **images).logits[:, 0]
 
 
 def tree_rewards(reward: IXCForRewardModel, data: list[Question]) -> Tensor:
     """One reward per answer; prompt and picture once per question."""
-    batch = collate([q.tree for q in data])
+    batch = collate([q.group for q in data])
     seen = shown(data, 1)
-    features = reward.get_image_features(**seen) if seen else None
-    return reward.branch_scores(batch, features)
+    vision_cache = reward.get_image_features(**seen) if seen else None
+    return reward.response_scores(batch, vision_cache)

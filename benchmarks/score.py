@@ -27,7 +27,7 @@ RUNS = 3
 
 def padded_batch(reward: IXCForRewardModel, data: list[Question]) -> Tensor:
     """All answers in one padded batch."""
-    return padded_rewards(reward, [row for q in data for row in q.rows()], shown(data, len(data[0].tree.branches)))
+    return padded_rewards(reward, [row for q in data for row in q.rows()], shown(data, len(data[0].group.responses)))
 
 
 def one_by_one(reward: IXCForRewardModel, data: list[Question]) -> Tensor:

@@ -74,8 +74,8 @@ def padded(reward: IXCForRewardModel, data: list[Question]) -> tuple[Tensor, Ten
     """The same by the others' layout: all better answers, then all worse ones, in one padded batch."""
     pairs = [pair for q in data for pair in combinations(q.rows(), 2)]
     better, worse = (list(rows) for rows in zip(*pairs, strict=True))
-    pictures = shown(data, len(pairs) // len(data))
-    twice = {name: torch.cat([x, x]) for name, x in pictures.items()}
+    images = shown(data, len(pairs) // len(data))
+    twice = {name: torch.cat([x, x]) for name, x in images.items()}
     rewards = padded_rewards(reward, better + worse, twice)
     return rewards[: len(pairs)], rewards[len(pairs) :]
 

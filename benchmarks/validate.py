@@ -58,12 +58,12 @@ class Writer:
         return ". ".join(" ".join(said[start : start + 14]).capitalize() for start in range(0, length, 14)) + "."
 
 
-def pairs(number: int, pictures: list[Media], seed: int = 0) -> Iterator[Sample]:
+def pairs(number: int, images: list[Media], seed: int = 0) -> Iterator[Sample]:
     """So many pairs: of 100 three repeat an earlier one, three do so nearly, one is a tie."""
     writer, rng, recent = Writer(seed), random.Random(seed), list[Sample]()
     for index in range(number):
         fate = rng.randrange(100)
-        pair = _new(index, writer, rng, pictures)
+        pair = _new(index, writer, rng, images)
         if fate < 6 and recent:
             pair = replace(rng.choice(recent), id=pair.id)
             pair = _edited(pair, writer) if fate < 3 else pair
@@ -76,10 +76,10 @@ def pairs(number: int, pictures: list[Media], seed: int = 0) -> Iterator[Sample]
         yield pair
 
 
-def _new(index: int, writer: Writer, rng: random.Random, pictures: list[Media]) -> Sample:
-    shown = rng.randrange(3 * len(pictures))
-    media = pictures[shown : shown + 1]
-    held_out = shown < len(pictures) // 20 if media else rng.random() < 0.05
+def _new(index: int, writer: Writer, rng: random.Random, images: list[Media]) -> Sample:
+    shown = rng.randrange(3 * len(images))
+    media = images[shown : shown + 1]
+    held_out = shown < len(images) // 20 if media else rng.random() < 0.05
     asked, answered = map(writer.length, MEDIAN_WORDS)
     chosen, rejected = (answer(writer.text(writer.length(answered, 0.3))) for _ in range(2))
     return Sample(
@@ -114,10 +114,10 @@ def _another(text: str, writer: Writer) -> str:
 
 def make(folder: Path, number: int) -> None:
     """The stage's inputs: a tenth of the pairs as judged ones, the others as ready ones."""
-    pictures = [_picture(folder / "media", seed) for seed in range(PICTURES)]
+    images = [_image(folder / "media", seed) for seed in range(PICTURES)]
     with ExitStack() as stack:
         put = {name: stack.enter_context(writing(folder / name)) for name in FILES[:4]}
-        for index, pair in enumerate(pairs(number, pictures)):
+        for index, pair in enumerate(pairs(number, images)):
             if index < number // 10:
                 asked = replace(pair, chosen=(), rejected=(), verdict=None)
                 put["prompts"](asked)
@@ -125,7 +125,7 @@ def make(folder: Path, number: int) -> None:
             put["judged" if index < number // 10 else "public"](pair)
 
 
-def _picture(store: Path, seed: int) -> Media:
+def _image(store: Path, seed: int) -> Media:
     squares = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
     path = store / "new.png"
     path.parent.mkdir(parents=True, exist_ok=True)

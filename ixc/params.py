@@ -20,13 +20,15 @@ STRICT = ConfigDict(extra="forbid", hide_input_in_errors=True)
 """A traceback must not show what was typed in the wrong place: it may be a key."""
 SECRET = "secret"
 """The type of an error whose value is not told."""
-PASS_TOKENS = 32_768
+RENAMED = {"pass_tokens": "max_tokens_per_microbatch", "features": "vision_cache"}
+"""What keys are called now that had other names once."""
+MAX_TOKENS_PER_MICROBATCH = 32_768
 """The tokens that one forward pass without gradients may have where nobody says otherwise."""
 
 Precision = Literal["fp32", "bf16"]
 AttentionName = Literal["auto", "sdpa", "flash_attention_2", "flex"]
-"""Kernels of packed rows: PyTorch's `sdpa`, branch after branch; FlashAttention of the extra `flash`, half precision on
-GPUs only; PyTorch's FlexAttention, GPUs only. `auto`: FlexAttention on a GPU, SDPA elsewhere."""
+"""Kernels of packed rows: PyTorch's `sdpa`, response after response; FlashAttention of the extra `flash`, half
+precision on GPUs only; PyTorch's FlexAttention, GPUs only. `auto`: FlexAttention on a GPU, SDPA elsewhere."""
 
 
 class BadParams(ValueError):
@@ -83,7 +85,7 @@ class MixtureParams:
     """Samples of a source at most, by its name; all of those that are not named. Official: a list of such numbers."""
     domains: dict[Domain, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
     """Samples of a domain at most, after the sources' numbers."""
-    pictures_per_text: int | None = Field(default=None, gt=0)
+    images_per_text: int | None = Field(default=None, gt=0)
     """Samples with a picture or film to each without, in every split; what is too much of one kind is left out, after
     all numbers, and where the other kind is missing, nothing. Official: 2 (its batches follow a cycle of 2 to 1)."""
 
@@ -215,7 +217,7 @@ class ServerParams:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class FeatureParams:
+class VisionCacheParams:
     """Where the frozen tower's picture tokens are kept. Official sizes, fp32: 6.7 MB per tile."""
 
     memory_gb: float = Field(default=4.0, ge=0)
@@ -242,13 +244,13 @@ class GenerateParams:
     max_new_tokens: int = Field(default=32, gt=0)
     batch_size: int = Field(default=64, gt=0)
     """Prompts decoded together at most."""
-    pass_tokens: int = Field(default=PASS_TOKENS, gt=0)
+    max_tokens_per_microbatch: int = Field(default=MAX_TOKENS_PER_MICROBATCH, gt=0)
     """Tokens that are in memory together at most, of prompts with all their answers; a prompt of more is refused."""
     precision: Precision | None = None
     """What the model's weights are kept and computed in; none: as they are stored."""
     attention: AttentionName = "auto"
     """What packed rows are computed with; what a machine lacks is refused before anything is computed."""
-    features: FeatureParams = FeatureParams()
+    vision_cache: VisionCacheParams = VisionCacheParams()
     server: ServerParams | None = None
     """Answers in place of the base model: the same model behind vLLM, say; none: the base model itself."""
 
@@ -304,7 +306,7 @@ class ValidateParams:
     """Words from which a prompt without media leaks by being nearly one of val's, by `near_duplicates`, whatever the
     answers are: the train pair goes. Shorter prompts leak only word for word, for there each word matters. So do those
     of a template: those that, with more than ten others of train, are nearly the same prompt of val."""
-    near_pictures: int | None = Field(default=6, ge=0, le=10)
+    near_images: int | None = Field(default=6, ge=0, le=10)
     """Bits of 64 in which the difference hashes of two pictures may differ for them to be compared, so that
     no picture is in train and, scaled or recompressed, in val; none: only the same file is the same picture."""
     benchmarks: str | None = None
@@ -347,7 +349,7 @@ class TrainRMParams:
     """Pairs per optimizer step, over all GPUs. Paper: 256."""
     batch_tokens: int | None = Field(default=None, gt=0)
     """In its place, tokens per optimizer step at most, over all GPUs."""
-    pass_tokens: int = Field(default=16384, gt=0)
+    max_tokens_per_microbatch: int = Field(default=16384, gt=0)
     """Tokens of one forward pass at most: what memory allows. A step of more is accumulated; a pair of more is
     refused."""
     by_prompt: bool = False
@@ -394,7 +396,7 @@ class TrainRMParams:
     """Steps between two looks; the weights of the best are kept."""
     patience: int | None = Field(default=None, gt=0)
     """Looks without an improvement after which training ends; none: it goes on."""
-    features: FeatureParams = FeatureParams()
+    vision_cache: VisionCacheParams = VisionCacheParams()
 
     @model_validator(mode="after")
     def _one_batch(self) -> "TrainRMParams":
@@ -423,7 +425,7 @@ class EvaluateRMParams:
     """Processes on this machine that share the work out: one per GPU, or on CPUs one per core at most."""
     batch_size: int = Field(default=64, gt=0)
     """Pairs scored together at most."""
-    pass_tokens: int = Field(default=PASS_TOKENS, gt=0)
+    max_tokens_per_microbatch: int = Field(default=MAX_TOKENS_PER_MICROBATCH, gt=0)
     """Tokens of one forward pass at most: what memory allows. An answer that exceeds it with its prompt is refused."""
     num_resamples: int = Field(default=1000, gt=0)
     """Bootstrap resamples of the 95 % confidence intervals."""
@@ -431,7 +433,7 @@ class EvaluateRMParams:
     """What weights are kept and computed in; none: as they are stored, and `train_rm` stores fp32."""
     attention: AttentionName = "auto"
     """As in `generate`."""
-    features: FeatureParams = FeatureParams()
+    vision_cache: VisionCacheParams = VisionCacheParams()
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -447,7 +449,7 @@ class TrainPPOParams:
     """Sampled together; their prompt is read once."""
     minibatch_size: int = Field(default=64, gt=0)
     """Answers per update."""
-    pass_tokens: int = Field(default=PASS_TOKENS, gt=0)
+    max_tokens_per_microbatch: int = Field(default=MAX_TOKENS_PER_MICROBATCH, gt=0)
     """Tokens of one forward pass at most: what memory allows. A minibatch of more is accumulated; a prompt that may
     come to more with its answers is refused."""
     epochs: int = Field(default=1, gt=0)
@@ -482,7 +484,7 @@ class TrainPPOParams:
     """Held-out prompts that base and chat are compared on, drawn equally over the domains; none: all."""
     eval_samples: int = Field(default=4, gt=0)
     """Answers sampled per held-out prompt when base and chat are compared."""
-    features: FeatureParams = FeatureParams()
+    vision_cache: VisionCacheParams = VisionCacheParams()
 
     @model_validator(mode="after")
     def _whole_prompts(self) -> "TrainPPOParams":
@@ -513,13 +515,13 @@ class BestOfNParams:
     max_new_tokens: int = Field(default=32, gt=0)
     batch_size: int = Field(default=64, gt=0)
     """Prompts answered and scored together at most."""
-    pass_tokens: int = Field(default=PASS_TOKENS, gt=0)
+    max_tokens_per_microbatch: int = Field(default=MAX_TOKENS_PER_MICROBATCH, gt=0)
     """Tokens that are in memory together at most, of prompts with all their answers; a prompt of more is refused."""
     precision: Precision | None = None
     """As in `evaluate_rm`."""
     attention: AttentionName = "auto"
     """As in `generate`."""
-    features: FeatureParams = FeatureParams()
+    vision_cache: VisionCacheParams = VisionCacheParams()
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -538,13 +540,13 @@ class CleanParams:
     """Rows, with their pictures, that are in memory together at most."""
     shard_rows: int = Field(default=1024, gt=0)
     """Rows that a kill may cost: the next run goes on with the rest."""
-    pass_tokens: int = Field(default=PASS_TOKENS, gt=0)
+    max_tokens_per_microbatch: int = Field(default=MAX_TOKENS_PER_MICROBATCH, gt=0)
     """Tokens of one forward pass at most: what memory allows. A row of more is not scored."""
     precision: Precision | None = None
     """As in `evaluate_rm`."""
     attention: AttentionName = "auto"
     """As in `generate`."""
-    features: FeatureParams = FeatureParams()
+    vision_cache: VisionCacheParams = VisionCacheParams()
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -594,6 +596,8 @@ def resolved(params: Params) -> dict[str, dict[str, Any]]:
 def _sentence(path: Path, detail: Any) -> str:
     """One problem as `file: key: value: remedy`."""
     key = ".".join(map(str, detail["loc"])) or "(top level)"
+    if detail["type"] == "unexpected_keyword_argument" and (name := RENAMED.get(detail["loc"][-1])):
+        return f"{path}: {key}: is called {name} now; give it that name"
     if detail["type"] == "unexpected_keyword_argument":
         return f"{path}: {key}: unknown key; remove it or correct its spelling"
     if detail["type"] == "missing":

@@ -79,7 +79,7 @@ def ids() -> dict[str, int]:
     return IXCProcessor.from_official(official_folder()).ids
 
 
-def with_pictures(text_ids: Sequence[int], after: Sequence[int], lengths: Sequence[int]) -> list[int]:
+def with_images(text_ids: Sequence[int], after: Sequence[int], lengths: Sequence[int]) -> list[int]:
     """Ids with our marker in the places of picture tokens.
 
     Args:

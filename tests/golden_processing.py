@@ -20,7 +20,7 @@ from ixc.data.samples import Turn
 from ixc.models.ixc25 import IXCProcessor
 from ixc.models.ixc25.inputs import frames_seen
 from ixc.models.ixc25.processing import IXCBatch
-from ixc.models.ixc25.tiles import Picture, num_tokens, strip, to_tiles
+from ixc.models.ixc25.tiles import ImageTiles, num_tokens, strip, to_tiles
 
 MEAN = np.array(described("config").get("image_mean", 0), np.float32)
 STD = np.array(described("config").get("image_std", 1), np.float32)
@@ -37,10 +37,10 @@ def processor(transform: str = "inference", tail: Tail = "nonl", hd_num: int = 9
     return IXCProcessor.from_official(official_folder(), **options)
 
 
-def whole(picture: Picture) -> np.ndarray:
+def whole(image: ImageTiles) -> np.ndarray:
     """The padded picture from its tiles, [3, H, W]."""
-    columns = (len(picture.tiles) - 1) // picture.rows
-    tiles = picture.tiles[1:].unflatten(0, (picture.rows, columns))
+    columns = (len(image.tiles) - 1) // image.rows
+    tiles = image.tiles[1:].unflatten(0, (image.rows, columns))
     return tiles.permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2).contiguous().numpy()
 
 
@@ -49,7 +49,7 @@ def as_bytes(pixels: np.ndarray) -> np.ndarray:
     return ((pixels.transpose(1, 2, 0) * STD + MEAN) * 255).round().astype(np.uint8)
 
 
-def num_picture_ids(batch: IXCBatch) -> int:
+def num_image_ids(batch: IXCBatch) -> int:
     return int((batch["input_ids"] == ids()["image"]).sum())
 
 
@@ -67,10 +67,10 @@ CUT = sorted({(case["image"], case["transform"]) for case in cases("preprocess")
 def test_pixels_are_the_official_ones(image: str, transform: str):
     for case in [c for c in cases("preprocess") if (c["image"], c["transform"]) == (image, transform)]:
         batch = processor(transform)(QUESTION, images=GOLDEN / "images" / image, hd_num=case["hd_num"])
-        [picture] = batch.pictures
+        [image] = batch.images
         assert batch["tile_grids"].tolist() == [case["tiles_hw"]]
-        assert num_picture_ids(batch) == case["num_image_tokens"]
-        pixels = whole(picture)
+        assert num_image_ids(batch) == case["num_image_tokens"]
+        pixels = whole(image)
         assert [*pixels.shape[:0:-1]] == case["out_size_wh"]
         assert sha256(pixels) == case["sha256_tensor_fp32_chw"]
         for x, y, *values in case["tensor_samples"]:
@@ -95,7 +95,7 @@ def test_geometry_of_photographs_is_the_official_one(told: dict[str, Any]):
     path = GOLDEN / "cars" / told["image"]
     batch = processor(told["transform"], **REAL)(QUESTION, images=path, hd_num=told["hd_num"])
     assert batch["tile_grids"].tolist() == [told["tiles_hw"]]
-    assert num_picture_ids(batch) == told["num_image_tokens"]
+    assert num_image_ids(batch) == told["num_image_tokens"]
 
 
 # Text
@@ -228,7 +228,7 @@ def test_strips_have_the_official_pixels(told: dict[str, Any], monkeypatch: pyte
     canvas, stored = processor().composite(frames), arrays("video")
     assert sha256(np.asarray(canvas)) == told["sha256_grid_rgb"]
     place = strip(*canvas.size, TILE)
-    seen = as_bytes(whole(Picture(to_tiles(canvas, place, TILE), place.rows)))
+    seen = as_bytes(whole(ImageTiles(to_tiles(canvas, place, TILE), place.rows)))
     assert sha256(seen) == told["sha256_out_rgb"]
     assert (np.asarray(canvas)[10::20, 10::20] == stored[f"{told['npz_key']}|grid_block20"].numpy()).all()
     assert (seen[10::20, 10::20] == stored[f"{told['npz_key']}|out_block20"].numpy()).all()

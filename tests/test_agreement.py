@@ -193,7 +193,7 @@ def test_an_absurd_number_of_tiles_in_a_call_is_refused():
         tiny.processor()([{"role": "user", "content": "Hi"}], for_reward=False, hd_num=10**9)
 
 
-def test_a_partition_costs_what_the_picture_needs_not_what_is_allowed():
+def test_a_partition_costs_what_the_image_needs_not_what_is_allowed():
     start = time.process_time()
     assert partition(1920, 1080, 10**12, 560) == partition(1920, 1080, 100, 560)
     assert time.process_time() - start < 0.5

@@ -17,7 +17,7 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models
 
 from ixc.data.media import BadMedia
-from ixc.data.sources.embedded.films import encode
+from ixc.data.sources.embedded.videos import encode
 from ixc.models.ixc25 import BadCheckpoint, IXCForRewardModel, IXCProcessor, language
 from ixc.models.ixc25.folder import save
 from ixc.models.ixc25.kernels import NoAttention, attention_of
@@ -44,12 +44,12 @@ def model() -> RewardModel:
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], list[list[Any]]]:
     """Sixteen chats: texts, pictures, several pictures, a film file, several turns, one question with four answers."""
-    film = tmp_path_factory.mktemp("films") / "film.mp4"
-    film.write_bytes(encode([frame.resize((64, 48)) for frame in FILM]))
+    video = tmp_path_factory.mktemp("films") / "film.mp4"
+    video.write_bytes(encode([frame.resize((64, 48)) for frame in FILM]))
     chats = [chat("How many?", str(n) * n) for n in range(1, 5)]
     media: list[list[Any]] = [[RED]] * 4
     chats += [chat("Name it.", "x" * n) for n in range(1, 4)] + [chat("A film?", "Yes.")]
-    media += [[], [WIDE], [np.asarray(WIDE)], [film]]
+    media += [[], [WIDE], [np.asarray(WIDE)], [video]]
     chats += [[*chat("Hello!", "Hi."), *chat("Which?", "b" * n)] for n in range(1, 8)]
     media += [[], [RED], [], [WIDE], [RED], [], []]
     chats.append(chat("Image1 <ImageHere>; Image2 <ImageHere>: which is red?", "The first."))
@@ -60,8 +60,8 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], list[lis
 def test_equal_chats_get_equal_scores_to_the_last_digit(model: RewardModel):
     """Three times the same picture in other objects, and one that is equal but for its palette."""
     indexed = [Image.new("P", (28, 28)) for _ in range(3)]
-    for picture, colour in zip(indexed, ((200, 0, 0), (200, 0, 0), (0, 0, 200)), strict=True):
-        picture.putpalette(colour)
+    for image, colour in zip(indexed, ((200, 0, 0), (200, 0, 0), (0, 0, 200)), strict=True):
+        image.putpalette(colour)
     shown: list[Any] = [[RED], [RED.copy()], [np.asarray(RED)], [np.array(RED)], *([each] for each in indexed)]
     chats = [chat("What is it?", "A square.")] * len(shown)
     longer = [chat(f"Something else, number {n}?", "Yes, " * n) for n in range(9)]
@@ -133,20 +133,20 @@ def test_under_dynamic_scaling_too_a_score_does_not_depend_on_the_other_answers(
     assert len({round(score, 4) for score in alone}) == 5
 
 
-def test_a_picture_may_be_part_of_an_answer(model: RewardModel):
+def test_a_image_may_be_part_of_an_answer(model: RewardModel):
     asked = {"role": "user", "content": "Draw it."}
-    picture, text = {"type": "image"}, {"type": "text", "text": "Here."}
-    parts = ([picture, text], [text, picture], [text])
+    image, text = {"type": "image"}, {"type": "text", "text": "Here."}
+    parts = ([image, text], [text, image], [text])
     chats = [[asked, {"role": "assistant", "content": list(some)}] for some in parts]
     alone = [model.score([one], [[RED]])[0] for one in chats]
     assert model.score(chats, [[RED]] * 3) == pytest.approx(alone, abs=1e-5)
     assert len({round(score, 4) for score in alone}) == 3
 
 
-def test_a_picture_shown_to_four_answers_passes_the_tower_once(model: RewardModel, monkeypatch: pytest.MonkeyPatch):
+def test_a_image_shown_to_four_answers_passes_the_tower_once(model: RewardModel, monkeypatch: pytest.MonkeyPatch):
     passed: list[int] = []
-    plain = model.model.encode_pictures
-    monkeypatch.setattr(model.model, "encode_pictures", lambda shown: passed.append(len(shown)) or plain(shown))
+    plain = model.model.encode_images
+    monkeypatch.setattr(model.model, "encode_images", lambda shown: passed.append(len(shown)) or plain(shown))
     model.score([chat("How many?", str(n)) for n in range(4)], [[RED]] * 4)
     assert passed == [1]
 
@@ -169,7 +169,7 @@ def test_compare_gives_the_probability_of_the_paper(model: RewardModel):
     assert model.compare(first, first).better is None
 
 
-def test_a_single_picture_needs_no_list(model: RewardModel):
+def test_a_single_image_needs_no_list(model: RewardModel):
     one = chat("Name it.", "red")
     assert model.score([one], [RED]) == model.score([one], [[RED]])
     assert model.compare(one, one, RED).scores == model.compare(one, one, [RED]).scores
@@ -181,19 +181,19 @@ def test_more_prompts_and_answers_than_fit_into_a_pass_are_scored_in_turn(
     chats = [chat(f"Question {n % 7}?", "x" * n) for n in range(40)]
     wanted = model.score(chats)
     sizes: list[int] = []
-    plain = model.model.branch_scores
-    counted = lambda batch, features: sizes.append(batch.input_ids.numel()) or plain(batch, features)  # noqa: E731
-    monkeypatch.setattr(model.model, "branch_scores", counted)
+    plain = model.model.response_scores
+    counted = lambda batch, image_features: sizes.append(batch.input_ids.numel()) or plain(batch, image_features)  # noqa: E731
+    monkeypatch.setattr(model.model, "response_scores", counted)
     monkeypatch.setattr("ixc.serve.api.TOKENS_AT_ONCE", 150)
     assert model.score(chats) == pytest.approx(wanted, abs=1e-5)
     assert max(sizes) <= 150 and len(sizes) < 20
 
 
-def test_a_picture_of_many_answers_passes_the_tower_once(model: RewardModel, monkeypatch: pytest.MonkeyPatch):
+def test_a_image_of_many_answers_passes_the_tower_once(model: RewardModel, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("ixc.serve.api.TOKENS_AT_ONCE", 150)
     passed: list[int] = []
-    plain = model.model.encode_pictures
-    monkeypatch.setattr(model.model, "encode_pictures", lambda shown: passed.append(len(shown)) or plain(shown))
+    plain = model.model.encode_images
+    monkeypatch.setattr(model.model, "encode_images", lambda shown: passed.append(len(shown)) or plain(shown))
     chats = [chat("How many?", str(n) * 9) for n in range(40)]
     found = model.score(chats, [[RED]] * 40)
     assert passed == [1]
@@ -265,7 +265,7 @@ def test_what_is_too_long_is_refused(model: RewardModel):
 
 
 def test_sequences_become_a_tree():
-    assert branched([[1, 2], [1, 2]]).branches == [[2], [2]]
+    assert branched([[1, 2], [1, 2]]).responses == [[2], [2]]
     assert branched([[1, 2, 3]]).prefix == [1, 2]
 
 
@@ -544,7 +544,7 @@ def test_scores_are_single_precision_under_autocast(model: RewardModel, attentio
     torch.testing.assert_close(head, reward.score.weight.sum(1) * (1 + 2**-12))
 
 
-def test_a_single_picture_is_one_picture_in_whatever_form(reward_folder: Path):
+def test_a_single_image_is_one_image_in_whatever_form(reward_folder: Path):
     official, one = AutoModel.from_pretrained(reward_folder), chat("Name it.", "red")
     path = reward_folder.parent / "wide.png"  # of 20 tiles
     wanted = official.get_score(one, [str(path)], hd_num=20)

@@ -16,12 +16,12 @@ from transformers import DynamicCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ixc.engine.losses import bradley_terry_loss
-from ixc.models.ixc25 import IXCForRewardModel, Tree, collate
+from ixc.models.ixc25 import IXCForRewardModel, PrefixGroup, collate
 from ixc.packing import attention
 from ixc.packing.attention import (
     NAME,
-    Branches,
-    Forest,
+    PackedLayout,
+    ResponseCache,
     block_mask,
     cascade_attention,
     flex_attention,
@@ -30,31 +30,31 @@ from ixc.packing.attention import (
     visible,
 )
 
-Ways = Callable[[Tensor, Tensor, Tensor, Forest, float], Tensor]
+Ways = Callable[[Tensor, Tensor, Tensor, PackedLayout, float], Tensor]
 Shapes = tuple[tuple[int, tuple[int, ...]], ...]
 SIZES = st.one_of(st.integers(1, 5), st.integers(60, 140))
 SHAPES = st.lists(
     st.tuples(st.one_of(st.just(0), SIZES), st.lists(SIZES, min_size=1, max_size=4).map(tuple)), min_size=1, max_size=4
 ).map(tuple)
-"""(prefix, branches) of each tree, in tokens; some prefixes are empty."""
+"""(prefix, responses) of each tree, in tokens; some prefixes are empty."""
 HEADS, GROUPS, CHANNELS = 4, 2, 8
 
 
-def dense(forest: Forest) -> Tensor:
+def dense(layout: PackedLayout) -> Tensor:
     """Who sees whom, T x T: the definition."""
-    tree, branch = forest.numbers()
-    before = torch.ones(len(tree), len(tree), dtype=torch.bool).tril()
-    return before & (tree[:, None] == tree) & ((branch < 0) | (branch[:, None] == branch))
+    group, response = layout.numbers()
+    before = torch.ones(len(group), len(group), dtype=torch.bool).tril()
+    return before & (group[:, None] == group) & ((response < 0) | (response[:, None] == response))
 
 
-def dense_attention(q: Tensor, k: Tensor, v: Tensor, forest: Forest, scaling: float) -> Tensor:
-    given: dict[str, Any] = {"attn_mask": dense(forest), "scale": scaling, "enable_gqa": True}
+def dense_attention(q: Tensor, k: Tensor, v: Tensor, layout: PackedLayout, scaling: float) -> Tensor:
+    given: dict[str, Any] = {"attn_mask": dense(layout), "scale": scaling, "enable_gqa": True}
     return F.scaled_dot_product_attention(q, k, v, **given).transpose(1, 2)
 
 
-def inputs(forest: Forest, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(layout: PackedLayout, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    length = len(forest.numbers()[0])
+    length = len(layout.numbers()[0])
 
     def draw(heads: int) -> Tensor:
         return torch.randn(1, heads, length, CHANNELS, generator=generator).to(dtype).requires_grad_()
@@ -62,9 +62,9 @@ def inputs(forest: Forest, dtype: torch.dtype = torch.float32) -> tuple[Tensor, 
     return draw(HEADS), draw(GROUPS), draw(GROUPS)
 
 
-def out_and_gradients(way: Ways, forest: Forest) -> list[Tensor]:
-    q, k, v = inputs(forest)
-    out = way(q, k, v, forest, 0.3)
+def out_and_gradients(way: Ways, layout: PackedLayout) -> list[Tensor]:
+    q, k, v = inputs(layout)
+    out = way(q, k, v, layout, 0.3)
     weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
     return [out, *torch.autograd.grad((out * weights).sum(), (q, k, v))]
 
@@ -73,9 +73,9 @@ def out_and_gradients(way: Ways, forest: Forest) -> list[Tensor]:
 @settings(max_examples=40, deadline=None, database=None)
 @given(SHAPES)
 @example(((3, ()), (4, ())))  # prompts without answers
-@example(((9, (2, 0, 3)),))  # an empty branch
+@example(((9, (2, 0, 3)),))  # an empty response
 def test_every_way_is_the_dense_mask(way: Ways, shapes: Shapes):
-    got, wanted = (out_and_gradients(some, Forest(shapes)) for some in (way, dense_attention))
+    got, wanted = (out_and_gradients(some, PackedLayout(shapes)) for some in (way, dense_attention))
     for x, y in zip(got, wanted, strict=True):
         torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
 
@@ -83,9 +83,9 @@ def test_every_way_is_the_dense_mask(way: Ways, shapes: Shapes):
 @settings(max_examples=20, deadline=None, database=None)
 @given(SHAPES)
 def test_flex_attention_is_asked_for_the_dense_mask(shapes: Shapes):
-    forest = Forest(shapes)
-    wanted = dense(forest)
-    got = create_mask(visible(forest, "cpu"), None, None, *wanted.shape, device="cpu")[0, 0]
+    layout = PackedLayout(shapes)
+    wanted = dense(layout)
+    got = create_mask(visible(layout, "cpu"), None, None, *wanted.shape, device="cpu")[0, 0]
     assert torch.equal(got, wanted)
 
 
@@ -94,8 +94,8 @@ def test_flex_attention_is_asked_for_the_dense_mask(shapes: Shapes):
 def test_what_fills_the_last_block_of_flex_attention_changes_nothing(shapes: Shapes, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(attention, "compiled", lambda function: function)
     block_mask.cache_clear()
-    q, k, v = inputs(Forest(shapes))
-    got, wanted = (way(q, k, v, Forest(shapes), 0.3) for way in (flex_attention, dense_attention))
+    q, k, v = inputs(PackedLayout(shapes))
+    got, wanted = (way(q, k, v, PackedLayout(shapes), 0.3) for way in (flex_attention, dense_attention))
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -103,17 +103,17 @@ def test_a_mask_first_made_for_scoring_serves_training(monkeypatch: pytest.Monke
     monkeypatch.setattr(attention, "compiled", lambda function: function)
     block_mask.cache_clear()
     with torch.inference_mode():
-        mask = block_mask(Forest(((3, (2, 4)),)), torch.device("cpu"))
+        mask = block_mask(PackedLayout(((3, (2, 4)),)), torch.device("cpu"))
     seen = [cell.cell_contents for cell in mask.mask_mod.__closure__ or ()]
     assert not any(x.is_inference() for x in (mask.kv_indices, *seen)) and len(seen) == 2
-    assert block_mask(Forest(((3, (2, 4)),)), torch.device("cpu")) is mask
+    assert block_mask(PackedLayout(((3, (2, 4)),)), torch.device("cpu")) is mask
 
 
 @torch.no_grad()
 def test_half_precision_is_as_exact_as_itself():
-    forest = Forest(((70, (30, 40, 5)), (90, (8, 9))))
-    q, k, v = inputs(forest, torch.bfloat16)
-    got, wanted = cascade_attention(q, k, v, forest, 0.3), dense_attention(q, k, v, forest, 0.3)
+    layout = PackedLayout(((70, (30, 40, 5)), (90, (8, 9))))
+    q, k, v = inputs(layout, torch.bfloat16)
+    got, wanted = cascade_attention(q, k, v, layout, 0.3), dense_attention(q, k, v, layout, 0.3)
     torch.testing.assert_close(got, wanted, rtol=0.02, atol=0.02)
 
 
@@ -127,19 +127,19 @@ WORDS = st.lists(st.integers(20, 200), min_size=1, max_size=5) | st.integers(64,
 TREES = st.lists(st.tuples(WORDS, st.lists(WORDS, min_size=2, max_size=4)), min_size=1, max_size=3)
 
 
-def separately(model: IXCForRewardModel, trees: list[Tree]) -> Tensor:
+def separately(model: IXCForRewardModel, groups: list[PrefixGroup]) -> Tensor:
     """Rewards, each sequence alone in its row."""
-    rows = [tree.prefix + branch for tree in trees for branch in tree.branches]
+    rows = [group.prefix + response for group in groups for response in group.responses]
     return torch.cat([model(torch.tensor([row])).logits[:, 0] for row in rows])
 
 
-def packed(model: IXCForRewardModel, trees: list[Tree]) -> Tensor:
-    return model.branch_scores(collate(trees))
+def packed(model: IXCForRewardModel, groups: list[PrefixGroup]) -> Tensor:
+    return model.response_scores(collate(groups))
 
 
-def loss_of(rewards: Tensor, trees: list[Tree]) -> Tensor:
+def loss_of(rewards: Tensor, groups: list[PrefixGroup]) -> Tensor:
     """Bradley-Terry over all pairs of every tree's answers, and centering: equal answers too have gradients."""
-    rows = rewards.split([len(tree.branches) for tree in trees])
+    rows = rewards.split([len(group.responses) for group in groups])
     won, lost = zip(*[pair for row in rows for pair in combinations(row, 2)], strict=True)
     return bradley_terry_loss(torch.stack(won), torch.stack(lost)) + (rewards - 1).square().mean()
 
@@ -149,16 +149,16 @@ def loss_of(rewards: Tensor, trees: list[Tree]) -> Tensor:
 @settings(max_examples=6, deadline=None, database=None)
 @given(TREES)
 def test_rewards_and_gradients_are_those_of_separate_rows(
-    pooling: str, checkpointed: bool, trees: list[tuple[list[int], list[list[int]]]]
+    pooling: str, checkpointed: bool, groups: list[tuple[list[int], list[list[int]]]]
 ):
-    model, forest = tiny.reward(pooling=pooling).train(), [Tree(*tree) for tree in trees]
+    model, layout = tiny.reward(pooling=pooling).train(), [PrefixGroup(*group) for group in groups]
     if checkpointed:
         model.gradient_checkpointing_enable()
     numbers = []
     for way in (packed, separately):
         model.zero_grad()
-        rewards = way(model, forest)
-        loss_of(rewards, forest).backward()
+        rewards = way(model, layout)
+        loss_of(rewards, layout).backward()
         gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
         numbers.append((rewards.detach(), gradients.clone()))
     (rewards, gradients), (wanted, plain) = numbers
@@ -169,15 +169,17 @@ def test_rewards_and_gradients_are_those_of_separate_rows(
 def test_an_attention_of_one_s_own_can_be_registered(monkeypatch: pytest.MonkeyPatch):
     seen = []
 
-    def own(module: Any, q: Tensor, k: Tensor, v: Tensor, mask: None, scaling: float, layout: Forest, **rest: Any):
+    def own(
+        module: Any, q: Tensor, k: Tensor, v: Tensor, mask: None, scaling: float, layout: PackedLayout, **rest: Any
+    ):
         seen.append(layout)
         return segment_attention(q, k, v, layout, scaling), None
 
-    model, trees = tiny.reward(), [Tree([1, 30], [[40], [41, 42]])]
-    wanted = packed(model, trees)
+    model, groups = tiny.reward(), [PrefixGroup([1, 30], [[40], [41, 42]])]
+    wanted = packed(model, groups)
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._local_mapping, NAME, own)  # pyright: ignore
-    torch.testing.assert_close(packed(model, trees), wanted)
-    assert seen == [Forest(((2, (1, 2)),))] * 2
+    torch.testing.assert_close(packed(model, groups), wanted)
+    assert seen == [PackedLayout(((2, (1, 2)),))] * 2
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -185,12 +187,12 @@ def test_an_attention_of_one_s_own_can_be_registered(monkeypatch: pytest.MonkeyP
 def test_answers_in_the_making_see_their_prompt_and_themselves(count: int):
     model, prompts = tiny.causal(), [[1, 30, 31, 32], [1, 40]]
     says = torch.randint(20, 200, (len(prompts) * count, 5), generator=torch.Generator().manual_seed(0))
-    batch, read = collate([Tree(prompt, []) for prompt in prompts]), DynamicCache()
+    batch, read = collate([PrefixGroup(prompt, []) for prompt in prompts]), DynamicCache()
     model.model(**batch.inputs(), past_key_values=read)
-    branches = Branches(read, batch.forest, count)
+    responses = ResponseCache(read, batch.layout, count)
     start = torch.tensor([len(prompt) for prompt in prompts for _ in range(count)])
     steps = [
-        model.model(says[:, i : i + 1], position_ids=(start + i)[:, None], past_key_values=branches) for i in range(5)
+        model.model(says[:, i : i + 1], position_ids=(start + i)[:, None], past_key_values=responses) for i in range(5)
     ]
     for row, (said, got) in enumerate(zip(says, torch.cat(steps, 1), strict=True)):
         prompt = prompts[row // count]

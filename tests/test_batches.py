@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ixc.engine.batching import OverBudget, Plan, ahead, passes
+from ixc.engine.batching import OverBudget, Plan, microbatches, prefetch
 
 BATCH = st.sampled_from([{"batch_size": 7}, {"batch_tokens": 150}])
 LENGTHS = st.lists(st.integers(1, 100), min_size=1, max_size=60)
@@ -57,7 +57,7 @@ def test_rows_of_a_step_are_of_like_length_and_its_budget_is_used():
 
 @given(LENGTHS, st.integers(1, 5))
 def test_the_processes_share_a_step_and_none_exceeds_the_budget(lengths: list[int], world_size: int):
-    shares = [passes(range(len(lengths)), lengths, 200, rank, world_size) for rank in range(world_size)]
+    shares = [microbatches(range(len(lengths)), lengths, 200, rank, world_size) for rank in range(world_size)]
     batches = [batch for share in shares for batch in share]
     assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
     assert all(sum(lengths[row] for row in batch) <= 200 for batch in batches)
@@ -79,7 +79,7 @@ def test_a_row_that_fits_nowhere_is_named(options: dict[str, Any], message: str)
 
 def test_work_is_done_ahead_in_order_by_another_thread():
     made: list[int] = []
-    doubled = ahead(range(10), lambda i: (made.append(i), get_ident(), 2 * i)[1:], depth=2)
+    doubled = prefetch(range(10), lambda i: (made.append(i), get_ident(), 2 * i)[1:], depth=2)
     first = next(doubled)
     assert first[1] == 0 and first[0] != get_ident()
     rest = list(doubled)
@@ -94,7 +94,7 @@ def test_no_more_is_read_than_is_asked_for_and_errors_arrive_where_they_belong()
 
     taken: list[int] = []
     items = (taken.append(i) or i for i in range(100))
-    results = ahead(items, make, depth=2)
+    results = prefetch(items, make, depth=2)
     assert list(islice(results, 3)) == [0, 1, 2]
     with pytest.raises(ValueError, match="three"):
         next(results)

@@ -12,16 +12,16 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.gpu import attention, models, score_7b, train_7b
-from ixc.engine.preference_groups import Pass
-from ixc.models.ixc25 import Tree, collate
-from ixc.packing.attention import Forest, segment_attention
+from ixc.engine.preference_groups import MicroBatch
+from ixc.models.ixc25 import PrefixGroup, collate
+from ixc.packing.attention import PackedLayout, segment_attention
 
 IMAGE = tiny.processor().ids["image"]
-BATCH = Pass([], collate([Tree([1, IMAGE], [[50, 60], [70]])]))
+BATCH = MicroBatch([], collate([PrefixGroup([1, IMAGE], [[50, 60], [70]])]))
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     """Two tiles in a row and the global view, a token each."""
     path = tmp_path / "picture.png"
     Image.new("RGB", (56, 28), "teal").save(path)
@@ -32,22 +32,22 @@ def lines(text: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_scoring_is_measured_at_any_size(picture: Path):
+def test_scoring_is_measured_at_any_size(image: Path):
     model = models.build(tiny.config(), "cpu")
-    found = score_7b.measure(model, str(picture), answers=2, repeats=1)
+    found = score_7b.measure(model, str(image), answers=2, repeats=1)
     # three tiles, a token each; a newline after either row, and a separator
     assert found["tiles"] == 3
     assert found["tokens"] == 1 + (3 + 2 + 1) + score_7b.PROMPT + 2 * score_7b.ANSWER
     assert math.isfinite(float(found["tokens_per_second"]))
 
 
-def test_a_line_for_every_number_of_answers(picture: Path, capsys: pytest.CaptureFixture[str]):
-    score_7b.main(["--tiny", "--device", "cpu", str(picture)])
+def test_a_line_for_every_number_of_answers(image: Path, capsys: pytest.CaptureFixture[str]):
+    score_7b.main(["--tiny", "--device", "cpu", str(image)])
     assert [line["answers"] for line in lines(capsys.readouterr().out)] == list(score_7b.ANSWERS)
 
 
-def test_a_line_for_every_way_of_training(picture: Path, capsys: pytest.CaptureFixture[str]):
-    train_7b.main(["--tiny", "--device", "cpu", "--steps", "1", str(picture)])
+def test_a_line_for_every_way_of_training(image: Path, capsys: pytest.CaptureFixture[str]):
+    train_7b.main(["--tiny", "--device", "cpu", "--steps", "1", str(image)])
     found = lines(capsys.readouterr().out)
     assert [(line["weights"], line["way"]) for line in found] == [
         ("bf16", "ours"),
@@ -63,7 +63,7 @@ def test_a_line_for_every_way_of_training(picture: Path, capsys: pytest.CaptureF
 
 
 def test_what_does_not_fit_is_a_line_that_says_so(
-    picture: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    image: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     def measure(case: train_7b.Case, *given: object) -> models.Found:
         if case.weights == "fp32":
@@ -71,14 +71,14 @@ def test_what_does_not_fit_is_a_line_that_says_so(
         return {"seconds": 1.0}
 
     monkeypatch.setattr(train_7b, "measure", measure)
-    train_7b.main(["--weights", "fp32", "bf16", "--ways", "ours", "--device", "cpu", str(picture)])
+    train_7b.main(["--weights", "fp32", "bf16", "--ways", "ours", "--device", "cpu", str(image)])
     large, small = lines(capsys.readouterr().out)
     assert large["out_of_memory"] == "CUDA out of memory" and "seconds" not in large
     assert small["seconds"] == 1.0
 
 
 def test_rows_of_a_padded_batch_by_hand():
-    rows = train_7b.rows_of(Pass([], collate([Tree([1], [[5, 6], [7]]), Tree([2], [[8], [9]])])))
+    rows = train_7b.rows_of(MicroBatch([], collate([PrefixGroup([1], [[5, 6], [7]]), PrefixGroup([2], [[8], [9]])])))
     assert [row.tolist() for row in rows] == [[1, 5, 6], [2, 8], [1, 7], [2, 9]]
 
 
@@ -118,8 +118,8 @@ def test_a_line_for_every_way_of_attention(capsys: pytest.CaptureFixture[str]):
 
 
 def test_operations_of_attention_by_hand():
-    # prefix and first branch 4 (4 + 1) / 2 = 10, second 1 + 2: 13; 4 for each of 3 heads' 5 channels
-    assert attention.operations(Forest(((2, (2, 1)),)), heads=3, channels=5) == 4 * 15 * 13
+    # prefix and first response 4 (4 + 1) / 2 = 10, second 1 + 2: 13; 4 for each of 3 heads' 5 channels
+    assert attention.operations(PackedLayout(((2, (2, 1)),)), heads=3, channels=5) == 4 * 15 * 13
 
 
 def parts(call: attention.Call) -> list[tuple[slice, slice]]:
@@ -169,12 +169,12 @@ def test_two_calls_of_flash_attention_are_branch_after_branch(
 ):
     monkeypatch.setattr(attention, "forward_kernel", forward)
     monkeypatch.setattr(attention, "backward_kernel", backward)
-    forest, generator = Forest(shapes), torch.Generator().manual_seed(0)
-    size = len(forest.numbers()[0])
+    layout, generator = PackedLayout(shapes), torch.Generator().manual_seed(0)
+    size = len(layout.numbers()[0])
     q, k, v = (torch.randn(1, n, size, 8, generator=generator).requires_grad_() for n in (4, 2, 2))
     found = []
     for way in (attention.flash_attention, segment_attention):
-        out = way(q, k, v, forest, 0.3)
+        out = way(q, k, v, layout, 0.3)
         found.append([out, *torch.autograd.grad(out.tanh().sum(), (q, k, v))])
     for got, wanted in zip(*found, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)

@@ -29,7 +29,7 @@ def test_every_row_of_the_mix_is_in_one_batch(way: batches.Way):
     assert sorted(chain(*way(ROWS))) == list(range(len(ROWS)))
 
 
-def test_the_mix_has_texts_and_pictures_of_all_sizes_and_little_of_it_is_padding():
+def test_the_mix_has_texts_and_images_of_all_sizes_and_little_of_it_is_padding():
     tiles = {row.place.rows * row.place.columns for row in ROWS if row.place}
     assert tiles >= {1, 6, 8} and any(row.place is None for row in ROWS)
     assert batches.packed(ROWS, batches.training(ROWS)).padding < 0.05

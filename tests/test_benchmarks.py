@@ -36,9 +36,9 @@ def scene(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
     return image
 
 
-def encoded(picture: Image.Image, form: str = "PNG", **options: int) -> bytes:
+def encoded(image: Image.Image, form: str = "PNG", **options: int) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, form, **options)
+    image.save(buffer, form, **options)
     return buffer.getvalue()
 
 
@@ -119,22 +119,22 @@ def test_planted_overlaps_are_found_and_nothing_else(tmp_path: Path):
         assert not overlap(benchmarks, own)
 
 
-def test_pictures_are_found_in_folders_and_in_parquet(tmp_path: Path):
+def test_images_are_found_in_folders_and_in_parquet(tmp_path: Path):
     (tmp_path / "pictures" / "deep").mkdir(parents=True)
     scene(1).save(tmp_path / "pictures" / "deep" / "one.png")
     pq.write_table(pa.table({"image": [{"bytes": encoded(scene(2)), "path": "x"}]}), tmp_path / "b.parquet")
     benchmarks = Benchmarks([tmp_path / "pictures", tmp_path / "b.parquet"], 13, 6)
-    assert [row.pictures for row in benchmarks.read] == [1, 1]
-    assert benchmarks.picture_overlap(look(encoded(scene(1), "JPEG", quality=70))).endswith("one.png:1")
-    assert benchmarks.picture_overlap(look(encoded(scene(2).resize((160, 120))))).endswith("b.parquet:1")
-    assert benchmarks.picture_overlap(look(encoded(scene(3)))) == ""
+    assert [row.images for row in benchmarks.read] == [1, 1]
+    assert benchmarks.image_overlap(look(encoded(scene(1), "JPEG", quality=70))).endswith("one.png:1")
+    assert benchmarks.image_overlap(look(encoded(scene(2).resize((160, 120))))).endswith("b.parquet:1")
+    assert benchmarks.image_overlap(look(encoded(scene(3)))) == ""
 
 
-def in_text(picture: Image.Image, form: str = "PNG") -> str:
-    return base64.b64encode(encoded(picture, form)).decode()
+def in_text(image: Image.Image, form: str = "PNG") -> str:
+    return base64.b64encode(encoded(image, form)).decode()
 
 
-def test_pictures_in_base64_are_found_in_tables_and_in_lists_of_them(tmp_path: Path):
+def test_images_in_base64_are_found_in_tables_and_in_lists_of_them(tmp_path: Path):
     cells = [in_text(scene(1)), f"data:image/jpeg;base64,{in_text(scene(2), 'JPEG')}"]
     cells.append(str([in_text(scene(3), "WEBP"), in_text(scene(4), "GIF")]))
     with (tmp_path / "b.tsv").open("w", newline="") as stream:
@@ -142,8 +142,8 @@ def test_pictures_in_base64_are_found_in_tables_and_in_lists_of_them(tmp_path: P
         table.writerows([("index", "image", "question"), *((i, cell, "What?") for i, cell in enumerate(cells))])
     written(tmp_path / "b.jsonl.gz", json.dumps({"image": base64.encodebytes(encoded(scene(5))).decode()}))
     benchmarks = Benchmarks([tmp_path], 13, 6)
-    assert [(row.texts, row.pictures, row.films) for row in benchmarks.read] == [(0, 5, 0)]
-    places = [benchmarks.picture_overlap(look(encoded(scene(seed), "JPEG", quality=80))) for seed in range(1, 6)]
+    assert [(row.texts, row.images, row.videos) for row in benchmarks.read] == [(0, 5, 0)]
+    places = [benchmarks.image_overlap(look(encoded(scene(seed), "JPEG", quality=80))) for seed in range(1, 6)]
     assert [place.rpartition("/")[2] for place in places] == [
         "b.tsv:1",
         "b.tsv:2",
@@ -153,17 +153,17 @@ def test_pictures_in_base64_are_found_in_tables_and_in_lists_of_them(tmp_path: P
     ]
 
 
-def test_films_and_other_bytes_are_the_same_only_to_the_last_byte(tmp_path: Path):
+def test_videos_and_other_bytes_are_the_same_only_to_the_last_byte(tmp_path: Path):
     (tmp_path / "films").mkdir()
     (tmp_path / "films" / "one.mp4").write_bytes(b"a film")
     pq.write_table(pa.table({"video": [b"another film", b""]}), tmp_path / "films" / "b.parquet")
     benchmarks = Benchmarks([tmp_path / "films"], 13, 6)
-    assert benchmarks.read[0].films == 2
-    assert benchmarks.film_overlap(sha256(b"a film").hexdigest()).endswith("films/one.mp4:1")
-    assert benchmarks.film_overlap(sha256(b"another film").hexdigest()).endswith("b.parquet:1")
+    assert benchmarks.read[0].videos == 2
+    assert benchmarks.video_overlap(sha256(b"a film").hexdigest()).endswith("films/one.mp4:1")
+    assert benchmarks.video_overlap(sha256(b"another film").hexdigest()).endswith("b.parquet:1")
     assert (
-        benchmarks.film_overlap(sha256(b"a third").hexdigest())
-        == benchmarks.film_overlap(sha256(b"").hexdigest())
+        benchmarks.video_overlap(sha256(b"a third").hexdigest())
+        == benchmarks.video_overlap(sha256(b"").hexdigest())
         == ""
     )
 
@@ -183,7 +183,7 @@ DAMAGED = {"cut off": PICTURE[: len(PICTURE) // 2], "junk": b"no picture at all"
 
 @pytest.mark.parametrize("damage", DAMAGED)
 @pytest.mark.parametrize("suffix", [".png", ".JPG"])
-def test_a_picture_that_cannot_be_read_is_refused(tmp_path: Path, damage: str, suffix: str):
+def test_a_image_that_cannot_be_read_is_refused(tmp_path: Path, damage: str, suffix: str):
     (tmp_path / "b.txt").write_text(QUESTION)
     (tmp_path / f"hurt{suffix}").write_bytes(DAMAGED[damage])
     says = rf"validate\.benchmarks: {tmp_path}/hurt{suffix}:1: a picture that cannot be read .*; fetch it again"
@@ -191,7 +191,7 @@ def test_a_picture_that_cannot_be_read_is_refused(tmp_path: Path, damage: str, s
         Benchmarks([tmp_path], 13, 6)
 
 
-def test_a_picture_in_a_row_that_is_cut_off_is_refused(tmp_path: Path):
+def test_a_image_in_a_row_that_is_cut_off_is_refused(tmp_path: Path):
     pq.write_table(pa.table({"image": [PICTURE, PICTURE[:40]]}), tmp_path / "b.parquet")
     written(tmp_path / "b.tsv", f"index\timage\n0\t{base64.b64encode(PICTURE)[:301].decode()}\n")
     for name, row in (("b.parquet", 2), ("b.tsv", 1)):
@@ -206,20 +206,20 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
         Benchmarks([tmp_path / "bomb.png"], 13, 6)
 
 
-def test_pictures_scaled_and_recompressed_are_the_same_and_others_are_not():
+def test_images_scaled_and_recompressed_are_the_same_and_others_are_not():
     seen = [look(encoded(scene(seed))) for seed in range(20)]
     gallery = Looks(seen)
     for seed in range(20):
-        picture = scene(seed)
+        image = scene(seed)
         copies = (
-            encoded(picture, "JPEG", quality=60),
-            encoded(picture.resize((200, 150), Image.Resampling.LANCZOS), "JPEG", quality=85),
-            encoded(picture.resize((640, 480)), "WEBP", quality=80),
+            encoded(image, "JPEG", quality=60),
+            encoded(image.resize((200, 150), Image.Resampling.LANCZOS), "JPEG", quality=85),
+            encoded(image.resize((640, 480)), "WEBP", quality=80),
         )
         assert [gallery.like(look(copy), 6) for copy in copies] == [[seed]] * 3
 
 
-def test_a_changed_digit_is_another_picture():
+def test_a_changed_digit_is_another_image():
     def sum_(text: str) -> Image.Image:
         image = Image.new("RGB", (224, 224), "white")
         ImageDraw.Draw(image).text((60, 90), text, fill="black", font_size=36)

@@ -11,7 +11,7 @@ from ixc.data.samples import Gold, read_samples, write_samples
 from ixc.engine.batching import OverBudget
 from ixc.engine.towers import UnequalModels
 from ixc.models.ixc25.folder import save
-from ixc.params import BestOfNParams, FeatureParams
+from ixc.params import BestOfNParams, VisionCacheParams
 from ixc.stages.best_of_n import correct, curve, run
 
 OPEN = Gold(check="open", value="", answer="Anything.")
@@ -77,7 +77,7 @@ def test_prompts_that_nobody_knows_an_answer_to_have_rewards(tmp_path: Path, spl
 
 
 def test_the_stage_answers_held_out_prompts_that_can_be_checked(tmp_path: Path):
-    red = tiny.picture(tmp_path / "media", "red")
+    red = tiny.image(tmp_path / "media", "red")
     write_samples(
         [
             tiny.sample("Colour?", [red], gold=tiny.match("red"), split="val"),
@@ -90,7 +90,7 @@ def test_the_stage_answers_held_out_prompts_that_can_be_checked(tmp_path: Path):
     chat = tiny.causal()
     save(chat, tiny.processor(), tmp_path / "chat")
     save(tiny.with_tower_of(tiny.reward(), chat), tiny.processor(), tmp_path / "reward")
-    params = BestOfNParams(n=(1, 2, 4), max_new_tokens=4, features=FeatureParams(disk=str(tmp_path / "store")))
+    params = BestOfNParams(n=(1, 2, 4), max_new_tokens=4, vision_cache=VisionCacheParams(disk=str(tmp_path / "store")))
     paths = [tmp_path / name for name in ("prompts.parquet", "media", "chat", "reward", "scored.parquet")]
     metrics = run(params, *paths)
 
@@ -104,5 +104,5 @@ def test_the_stage_answers_held_out_prompts_that_can_be_checked(tmp_path: Path):
     assert all(metrics[f"gold/{n}"] <= metrics[f"oracle/{n}"] for n in params.n)
     assert run(params, *paths) == metrics
     assert any((tmp_path / "store").iterdir())
-    with pytest.raises(OverBudget, match="tokens, more than pass_tokens 20"):
-        run(replace(params, pass_tokens=20), *paths)
+    with pytest.raises(OverBudget, match="tokens, more than max_tokens_per_microbatch 20"):
+        run(replace(params, max_tokens_per_microbatch=20), *paths)

@@ -13,7 +13,7 @@ from ixc.data.samples import write_samples
 from ixc.models.ixc25 import IXCForCausalLM, IXCProcessor, to_official
 from ixc.models.ixc25.folder import load
 from ixc.params import ArchitectureParams, BootstrapParams
-from ixc.stages.bootstrap import NoModel, conversations, run, target, tree
+from ixc.stages.bootstrap import NoModel, conversations, group, run, target
 
 ARCHITECTURE = ArchitectureParams(
     vocab_size=320,
@@ -34,7 +34,7 @@ ARCHITECTURE = ArchitectureParams(
 
 
 def test_a_base_is_trained_from_prompts_and_can_be_loaded(tmp_path: Path):
-    red, blue = (tiny.picture(tmp_path / "media", colour) for colour in ("red", "blue"))
+    red, blue = (tiny.image(tmp_path / "media", colour) for colour in ("red", "blue"))
     samples = [
         tiny.sample("Which?", [red], id="a", gold=tiny.match("red")),
         tiny.sample("Which?", [blue], id="b", gold=tiny.match("blue")),
@@ -83,17 +83,17 @@ def test_a_pretrained_folder_without_a_model_is_refused_by_name(tmp_path: Path):
         run(params, tmp_path / "prompts.parquet", tmp_path / "media", tmp_path / "base")
 
 
-def test_questions_on_one_picture_share_it_and_texts_share_only_the_start(tmp_path: Path):
-    red = tiny.picture(tmp_path, "red")
+def test_questions_on_one_image_share_it_and_texts_share_only_the_start(tmp_path: Path):
+    red = tiny.image(tmp_path, "red")
     about = [tiny.sample(text, [red], id=text, gold=tiny.match("red")) for text in ("What?", "Which?")]
     texts = [tiny.sample(text, id=text, gold=tiny.match("yes")) for text in ("A?", "B?", "C?")]
     groups = conversations([about[0], *texts, about[1]])
     assert [[s.id for s in group] for group in groups] == [["What?", "Which?"], ["A?", "B?", "C?"]]
 
     processor = tiny.processor()
-    laid = tree(processor, groups[1], [], 0.0, random.Random(0))
+    laid = group(processor, groups[1], [], 0.0, random.Random(0))
     assert laid.prefix == [processor.ids["bos"]]
-    assert processor.decode(laid.branches[0][laid.free[0] :]) == "yes"
+    assert processor.decode(laid.responses[0][laid.free[0] :]) == "yes"
 
 
 def test_noise_replaces_its_share_of_the_answers():

@@ -20,7 +20,7 @@ import torch
 from ixc.data.samples import BadRecord, Media, Sample, read_samples, write_samples
 from ixc.engine.checkpoints import OtherRun
 from ixc.engine.scoring import score
-from ixc.engine.vision_cache import Features
+from ixc.engine.vision_cache import VisionCache
 from ixc.metrics import BadScore, Metrics
 from ixc.models.ixc25 import IXCForRewardModel, IXCProcessor
 from ixc.models.ixc25.folder import save
@@ -33,7 +33,7 @@ from ixc.serve.shards import Scored
 @pytest.fixture
 def samples(tmp_path: Path) -> list[Sample]:
     """Candidates, pairs and single answers, with pictures and without, and rows that cannot be scored."""
-    red = tiny.picture(tmp_path / "media", "red")
+    red = tiny.image(tmp_path / "media", "red")
     gone = Media(kind="image", path="gone.png", sha256="0" * 64)
     rows = [
         tiny.sample("Several?", [red], candidates=("Red.", "Blue.", "I do not know.")),
@@ -52,10 +52,10 @@ def scored(
 ) -> Metrics:
     write_samples(samples, root / "in.parquet")
     model = model or tiny.reward()
-    features = tiny.features(model, root / "media")
-    sizes = {"shard_rows": 4, "pass_tokens": 600, **options}
-    numbers = score_table(model, features, root / "in.parquet", root / "out.parquet", model_name=name, **sizes)
-    assert not features.waiting and not features.uses
+    vision_cache = tiny.vision_cache(model, root / "media")
+    sizes = {"shard_rows": 4, "max_tokens_per_microbatch": 600, **options}
+    numbers = score_table(model, vision_cache, root / "in.parquet", root / "out.parquet", model_name=name, **sizes)
+    assert not vision_cache.waiting and not vision_cache.uses
     return numbers
 
 
@@ -67,7 +67,7 @@ def test_every_row_keeps_its_place_and_gets_what_it_would_get_alone(tmp_path: Pa
     for row, sample in zip(found[:7], samples, strict=False):
         if NOT_SCORED not in row.meta:
             answers = bulk.candidates_or_pair(sample)
-            [alone] = score(model, tiny.features(model, tmp_path / "media"), [sample], [answers], 1)
+            [alone] = score(model, tiny.vision_cache(model, tmp_path / "media"), [sample], [answers], 1)
             assert row.rewards == pytest.approx(alone, abs=1e-5)
     assert [len(row.rewards) for row in found[:7]] == [3, 2, 0, 0, 1, 0, 0]
     assert list(tmp_path.glob(".*")) == []
@@ -92,7 +92,7 @@ def test_shards_change_no_row(tmp_path: Path, samples: list[Sample], shard_rows:
 
 
 def test_equal_answers_get_equal_rewards_in_whatever_shard_they_stand(tmp_path: Path):
-    red = tiny.picture(tmp_path / "media", "red")
+    red = tiny.image(tmp_path / "media", "red")
     copies = [tiny.pair("Which?", "a good one", "a good one", [red], id=f"{i}") for i in range(6)]
     others = [tiny.pair(f"Number {i}?", "good " * i, "bad", id=f"other {i}") for i in range(6)]
     rows = [row for pair in zip(copies, others, strict=True) for row in pair]
@@ -104,9 +104,9 @@ def test_equal_answers_get_equal_rewards_in_whatever_shard_they_stand(tmp_path: 
 
 def test_candidates_of_more_than_a_pass_are_read_in_several(tmp_path: Path):
     [row] = rows = [tiny.sample("Many?", candidates=tuple("good " * i for i in range(40)))]
-    assert scored(tmp_path, rows, pass_tokens=300)[NOT_SCORED] == 0
+    assert scored(tmp_path, rows, max_tokens_per_microbatch=300)[NOT_SCORED] == 0
     model = tiny.reward()
-    [wanted] = score(model, tiny.features(model, tmp_path), [row], [row.candidates], 1)
+    [wanted] = score(model, tiny.vision_cache(model, tmp_path), [row], [row.candidates], 1)
     assert next(read_samples(tmp_path / "out.parquet")).rewards == pytest.approx(wanted, abs=1e-5)
 
 
@@ -118,7 +118,7 @@ def test_what_is_no_sample_keeps_its_place_and_all_columns_come_out_as_they_came
     records[1] |= {"domain": "cooking", "meta": "no JSON"}
     pq.write_table(pa.Table.from_pylist(records), tmp_path / "in.parquet")
     model, paths = tiny.reward(), (tmp_path / "in.parquet", tmp_path / "out.parquet")
-    assert score_table(model, tiny.features(model, tmp_path), *paths, model_name="") == {"rows": 4, NOT_SCORED: 2}
+    assert score_table(model, tiny.vision_cache(model, tmp_path), *paths, model_name="") == {"rows": 4, NOT_SCORED: 2}
     came, went = (pq.read_table(path).to_pylist() for path in paths)
     for before, after in zip(came, went, strict=True):
         assert {**before, "meta": "", "rewards": []} == {**after, "meta": "", "rewards": []}
@@ -137,7 +137,7 @@ def test_a_row_of_no_utf_8_keeps_its_place(tmp_path: Path):
     table = table.set_column(table.schema.get_field_index("meta"), "meta", damaged)
     pq.write_table(table, tmp_path / "in.parquet")
     model, paths = tiny.reward(), (tmp_path / "in.parquet", tmp_path / "out.parquet")
-    assert score_table(model, tiny.features(model, tmp_path), *paths, model_name="") == {"rows": 2, NOT_SCORED: 1}
+    assert score_table(model, tiny.vision_cache(model, tmp_path), *paths, model_name="") == {"rows": 2, NOT_SCORED: 1}
     good, bad = pq.read_table(tmp_path / "out.parquet", columns=["meta", "rewards"]).to_pylist()
     assert len(good["rewards"]) == 2 and "by" in json.loads(bad["meta"]) and not bad["rewards"]
 
@@ -187,12 +187,12 @@ def test_what_the_rewards_depend_on_must_be_the_same(tmp_path: Path, samples: li
     with pytest.raises(OtherRun, match="dtype was 'float32', is 'bfloat16'; set it back"):
         scored(tmp_path, samples, tiny.reward().bfloat16())
     model, again = tiny.reward(), (tmp_path / "in.parquet", tmp_path / "out.parquet")
-    sizes = {"model_name": "tiny", "shard_rows": 4, "pass_tokens": 600}
+    sizes = {"model_name": "tiny", "shard_rows": 4, "max_tokens_per_microbatch": 600}
     with pytest.raises(OtherRun, match=r"media_root was '.*media', is '.*other'"):
-        score_table(model, tiny.features(model, tmp_path / "other"), *again, **sizes)
+        score_table(model, tiny.vision_cache(model, tmp_path / "other"), *again, **sizes)
     finer = IXCProcessor(tiny.processor().tokenizer, tiny.TILE, tiny.PATCH, hd_num=1)
     with pytest.raises(OtherRun, match="processor was '"):
-        score_table(model, Features(model, finer, tmp_path / "media"), *again, **sizes)
+        score_table(model, VisionCache(model, finer, tmp_path / "media"), *again, **sizes)
 
 
 def test_a_kill_amid_the_tidying_gives_nobody_anothers_rewards(
@@ -225,14 +225,16 @@ def test_shards_of_nobody_knows_whom_are_not_taken(tmp_path: Path, samples: list
 
 
 def test_a_row_that_cannot_be_scored_costs_no_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    red = tiny.picture(tmp_path / "media", "red")
+    red = tiny.image(tmp_path / "media", "red")
     monkeypatch.delattr(IXCProcessor, "load")
     rows = [tiny.pair("Endless?", "good " * 300, "bad", [red]), tiny.sample("Unanswered?", [red])]
     assert scored(tmp_path, rows) == {"rows": 2, NOT_SCORED: 2}
 
 
-def test_a_film_is_decoded_once_and_kept_only_for_a_row_that_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    films, decoded = [tiny.picture(tmp_path / "media", colour) for colour in ("red", "blue")], []
+def test_a_video_is_decoded_once_and_kept_only_for_a_row_that_is_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    videos, decoded = [tiny.image(tmp_path / "media", colour) for colour in ("red", "blue")], []
     still = IXCProcessor.load
 
     def load(processor: IXCProcessor, root: Path, media: Media, hd_num: int) -> object:
@@ -240,10 +242,10 @@ def test_a_film_is_decoded_once_and_kept_only_for_a_row_that_is_scored(tmp_path:
         return still(processor, root, replace(media, kind="image"), hd_num)
 
     monkeypatch.setattr(IXCProcessor, "load", load)
-    shown = [replace(film, kind="video") for film in films]
+    shown = [replace(video, kind="video") for video in videos]
     rows = [tiny.pair("Endless?", "good " * 300, "bad", shown[:1]), tiny.pair("Which?", "good", "bad", shown[1:])]
     assert scored(tmp_path, rows) == {"rows": 2, NOT_SCORED: 1}
-    assert sorted(decoded) == sorted(film.path for film in films)
+    assert sorted(decoded) == sorted(video.path for video in videos)
 
 
 def test_an_empty_table_becomes_an_empty_table(tmp_path: Path):
@@ -254,7 +256,7 @@ def test_an_empty_table_becomes_an_empty_table(tmp_path: Path):
 def test_a_table_is_not_written_over_itself(tmp_path: Path):
     model = tiny.reward()
     with pytest.raises(BadRecord, match="name another file"):
-        score_table(model, tiny.features(model, tmp_path), tmp_path / "a", tmp_path / "a", model_name="")
+        score_table(model, tiny.vision_cache(model, tmp_path), tmp_path / "a", tmp_path / "a", model_name="")
 
 
 def command(root: Path, samples: list[Sample]) -> list[str]:
@@ -291,7 +293,7 @@ def test_a_wrong_folder_of_media_is_said_in_one_line(
 
 
 def test_options_change_how_a_table_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    wide = tiny.picture(tmp_path / "media", "red", (112, 28))
+    wide = tiny.image(tmp_path / "media", "red", (112, 28))
     found = []
     for how in ([], ["--hd-num", "1"]):
         assert main([*command(tmp_path, [tiny.pair("Which?", "good", "bad", [wide])]), *how]) == 0
@@ -307,7 +309,7 @@ def test_a_reward_that_is_no_number_is_named(tmp_path: Path, samples: list[Sampl
     for row in read_samples(tmp_path / "out.parquet"):
         assert row.rewards == () and "score nan: no number" in row.meta[NOT_SCORED]
     with pytest.raises(BadScore, match=r"Which.*score nan"):
-        score(broken, tiny.features(broken, tmp_path / "media"), [samples[1]], [["good"]], 1)
+        score(broken, tiny.vision_cache(broken, tmp_path / "media"), [samples[1]], [["good"]], 1)
 
 
 @pytest.mark.parametrize(

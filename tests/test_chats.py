@@ -104,10 +104,10 @@ def test_an_image_may_travel_in_the_row(red: Path, form: str):
 
 
 def test_videos_are_paths_bytes_frames_arrays_and_urls(tmp_path: Path):
-    film, frames = b"\0\0\0\x18ftypisom" + bytes(9), [Image.new("RGB", (4, 4))] * 2
-    url = "data:video/mp4;base64," + base64.b64encode(film).decode()
+    video, frames = b"\0\0\0\x18ftypisom" + bytes(9), [Image.new("RGB", (4, 4))] * 2
+    url = "data:video/mp4;base64," + base64.b64encode(video).decode()
     array = np.zeros((2, 4, 4, 3), np.uint8)
-    for given, wanted in ((film, film), (url, film), (Video(frames), frames), (frames, frames)):
+    for given, wanted in ((video, video), (url, video), (Video(frames), frames), (frames, frames)):
         for media in ([given], {"videos": [given]}):
             record = {"messages": [user("A film?"), ANSWER], **(media if isinstance(media, dict) else {})}
             [medium] = read_chat(record, () if isinstance(media, dict) else media).media
@@ -246,7 +246,7 @@ def test_a_data_url_that_is_none(url: str):
         "Is <image> red?",
     ],
 )
-def test_a_chat_has_its_picture_where_collect_puts_it(red: Path, text: str):
+def test_a_chat_has_its_image_where_collect_puts_it(red: Path, text: str):
     [stored] = place(turns(text), [File(kind="image")])
     [asked, _] = read_chat({"messages": [user(text), ANSWER], "images": [red]}).messages
     content = asked["content"] if isinstance(asked["content"], list) else [{"type": "text", "text": asked["content"]}]

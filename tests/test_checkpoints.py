@@ -35,7 +35,7 @@ class Training:
         self.root = root
         torch.manual_seed(0)
         save(IXCForCausalLM(tiny.config(initializer_range=0.2)), tiny.processor(), root / "base")
-        colours = {colour: tiny.picture(root, colour) for colour in ("red", "blue")}
+        colours = {colour: tiny.image(root, colour) for colour in ("red", "blue")}
         samples = [tiny.pair(f"Number {i}?", "good", "bad" * (i % 5 + 1)) for i in range(8)]
         samples += [tiny.pair(f"Colour {i}?", c, "grey", [colours[c]]) for i in range(4) for c in colours]
         write_samples(samples, root / "pairs.parquet")

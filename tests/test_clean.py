@@ -23,7 +23,7 @@ from ixc.data.samples import BadRecord, Media, Sample, Turn, answer, write_sampl
 from ixc.engine.scoring import score
 from ixc.metrics import Metrics
 from ixc.models.ixc25.folder import save
-from ixc.params import CleanParams, FeatureParams
+from ixc.params import CleanParams, VisionCacheParams
 from ixc.serve import bulk
 from ixc.stages.clean import NothingScored, Outcome, auroc, lowest, measured, run
 
@@ -133,8 +133,8 @@ def plainly_spoilt(samples: Sequence[Sample], share: float, seed: int) -> list[t
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_equal_seeds_spoil_the_same_rows_in_the_same_ways(seed: int):
-    pictures = random.Random(7)
-    samples = [row(f"p{i}", media=[pictures.choice((RED, BLUE, GREEN))]) for i in range(200)]
+    images = random.Random(7)
+    samples = [row(f"p{i}", media=[images.choice((RED, BLUE, GREEN))]) for i in range(200)]
     samples += [row(f"w{i}", meta={"wrong": ["bad", "worse"]}, domain="safety") for i in range(50)]
     assert planted(samples, 0.3, seed) == plainly_spoilt(samples, 0.3, seed) != planted(samples, 0.3, 2)
     assert planted(samples, 0.0, seed) == []
@@ -145,14 +145,14 @@ def test_rows_that_cannot_be_scored_are_not_spoilt():
     assert {before.id for before, kind, _ in planted(samples, 0.99) if kind == "empty"} == {"odd", "a"}
 
 
-def test_a_picture_alone_in_its_domain_is_never_swapped():
+def test_a_image_alone_in_its_domain_is_never_swapped():
     assert {kind for _, kind, _ in planted([row(str(i), media=[RED]) for i in range(20)], 0.95)} == {"empty"}
 
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> list[Sample]:
     """Rows with a picture and without, each with a wrong answer known."""
-    media = [tiny.picture(tmp_path / "media", colour) for colour in ("red", "blue")]
+    media = [tiny.image(tmp_path / "media", colour) for colour in ("red", "blue")]
     return [
         row(f"Question {i}?", f"Answer {i}.", media=[media[i // 2 % 2]] if i % 2 else [], meta={"wrong": ["No."]})
         for i in range(20)
@@ -218,7 +218,7 @@ def test_what_is_measured_is_the_copy(tmp_path: Path, corpus: list[Sample]):
     for defect in planting.defects():
         copy[defect.row] = defect.sample
     model = tiny.reward()
-    rewards = score(model, tiny.features(model, tmp_path / "media"), copy, [[s.chosen] for s in copy], 8)
+    rewards = score(model, tiny.vision_cache(model, tmp_path / "media"), copy, [[s.chosen] for s in copy], 8)
     values = np.array([reward for [reward] in rewards])
     bad = np.isin(np.arange(20), planting.rows)
     assert metrics["auroc/all"] == pytest.approx(auroc(values[bad], values[~bad]))
@@ -267,7 +267,7 @@ def test_a_bad_row_stops_no_other_and_says_why(tmp_path: Path, corpus: list[Samp
     write_samples(rows, tmp_path / "plain.parquet")
     odd = {14: ("domain", "cooking"), 15: ("meta", "{no JSON"), 16: ("id", None), 17: ("chosen", None)}
     table = spoil_columns(pq.read_table(tmp_path / "plain.parquet"), odd)
-    metrics = cleaned(tmp_path, table, CleanParams(plant=0.5, pass_tokens=600, shard_rows=4))
+    metrics = cleaned(tmp_path, table, CleanParams(plant=0.5, max_tokens_per_microbatch=600, shard_rows=4))
     kept, removed, unscored, scores = tables(tmp_path)
     assert (metrics["kept"], metrics["removed"], metrics["unscored"]) == (6, 2, 10)
     assert len(kept) + len(removed) + len(unscored) == len(scores) == metrics["rows"] == 18
@@ -275,7 +275,7 @@ def test_a_bad_row_stops_no_other_and_says_why(tmp_path: Path, corpus: list[Samp
     wanted = (
         "gone.png: no such file",
         "text.png",
-        "tokens, more than 600; raise clean.pass_tokens",
+        "tokens, more than 600; raise clean.max_tokens_per_microbatch",
         "chosen: no answer",
         "chosen: turns of user",
         "0 pictures",
@@ -367,7 +367,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, corpus: list[Sample],
 
 
 def test_features_on_disk_are_used(tmp_path: Path, corpus: list[Sample]):
-    cleaned(tmp_path, corpus, CleanParams(features=FeatureParams(disk=str(tmp_path / "store"))))
+    cleaned(tmp_path, corpus, CleanParams(vision_cache=VisionCacheParams(disk=str(tmp_path / "store"))))
     assert any((tmp_path / "store").iterdir())
 
 

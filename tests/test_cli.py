@@ -177,7 +177,7 @@ def test_a_bad_line_is_named_and_the_others_are_scored(
     assert named.startswith(f"ixc score: {path}:2: ") and "1 of 3 chats not scored" in counted
 
 
-def test_one_missing_picture_loses_no_other_row(folders: dict[str, str], tmp_path: Path, capsys: Capture):
+def test_one_missing_image_loses_no_other_row(folders: dict[str, str], tmp_path: Path, capsys: Capture):
     """Rows of the file under the names of the field, each with a picture beside the file."""
     shutil.copy(folders["red.png"], tmp_path / "red.png")
     asked, said = {"role": "user", "content": "Colour?"}, {"role": "assistant", "content": "Red."}
@@ -239,7 +239,7 @@ def test_a_reader_who_has_seen_enough_ends_a_command_quietly(folders: dict[str, 
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
-def test_a_row_of_pictures_scores_as_the_api_does(folders: dict[str, str], tmp_path: Path, capsys: Capture):
+def test_a_row_of_images_scores_as_the_api_does(folders: dict[str, str], tmp_path: Path, capsys: Capture):
     asked, said = {"role": "user", "content": "Colour?"}, {"role": "assistant", "content": "Red."}
     [wanted] = RewardModel.from_pretrained(folders["reward"]).score([[asked, said]], [folders["red.png"]])
     [blind] = RewardModel.from_pretrained(folders["reward"]).score([[asked, said]])

@@ -18,7 +18,7 @@ from real import REAL, needs_real
 
 from ixc.data.samples import Gold, Role, Sample, Turn, Verdict, answer, read_samples
 from ixc.data.sources import READERS, BadSource, File, Reader, Refused, Row
-from ixc.data.sources.embedded.films import encode
+from ixc.data.sources.embedded.videos import encode
 from ixc.data.sources.hub import Hub
 from ixc.data.sources.licences import Licence
 from ixc.io.fingerprint import Code
@@ -78,7 +78,7 @@ def feed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return build
 
 
-def picture(path: Path, colour: str) -> File:
+def image(path: Path, colour: str) -> File:
     Image.new("RGB", (4, 4), colour).save(path)
     return File(kind="image", path=path)
 
@@ -190,10 +190,8 @@ def test_the_role_of_a_source_decides_what_its_rows_are_for(
     assert all(not s.chosen and not s.rejected for s in out.samples("prompts"))
 
 
-def test_instruction_rows_reach_the_corpus_whole_with_their_own_pictures_films_and_columns(
-    out: Outputs, tmp_path: Path
-):
-    picture(tmp_path / "red.png", "red")
+def test_instruction_rows_reach_the_corpus_whole_with_their_own_images_videos_and_columns(out: Outputs, tmp_path: Path):
+    image(tmp_path / "red.png", "red")
     (tmp_path / "clip.mp4").write_bytes(encode([Image.new("RGB", (16, 16), "red")] * 2))
     said = [{"from": "human", "value": "<image>\nWhat colour?"}, {"from": "gpt", "value": "Red."}]
     mute = [said[0], {"from": "gpt", "value": ""}]
@@ -226,9 +224,9 @@ def test_instruction_rows_reach_the_corpus_whole_with_their_own_pictures_films_a
 
 
 def test_the_corpus_keeps_out_of_the_mixture_but_for_its_own_number(out: Outputs, feed, tmp_path: Path):
-    files = [picture(tmp_path / f"{i}.png", f"#00000{i}") for i in range(4)]
+    files = [image(tmp_path / f"{i}.png", f"#00000{i}") for i in range(4)]
     rows = [row(f"p{i}", gold=None, answer="", media=(file,)) for i, file in enumerate(files)]
-    params = feed(*rows, mixture=MixtureParams(domains={"general": 0}, pictures_per_text=1, sources={"made": 3}))
+    params = feed(*rows, mixture=MixtureParams(domains={"general": 0}, images_per_text=1, sources={"made": 3}))
     metrics = out.run(replace(params, sources=(replace(params.sources[0], role="corpus"),)))
     assert (len(out.samples("corpus")), metrics["left_out/made"], metrics["thinned/domain/general"]) == (3, 1, 0)
 
@@ -251,8 +249,8 @@ def test_a_group_is_held_out_together_and_the_share_is_about_right(out: Outputs,
     assert 70 < sum(found == {"val"} for found in splits.values()) < 130
 
 
-def test_rows_of_the_same_picture_are_held_out_together_even_without_a_group(out: Outputs, feed, tmp_path: Path):
-    files = [picture(tmp_path / f"{i}.png", "red") for i in range(20)]  # the same bytes under many names
+def test_rows_of_the_same_image_are_held_out_together_even_without_a_group(out: Outputs, feed, tmp_path: Path):
+    files = [image(tmp_path / f"{i}.png", "red") for i in range(20)]  # the same bytes under many names
     out.run(feed(*(row(str(i), media=(file,)) for i, file in enumerate(files)), val_fraction=0.5))
     assert len({sample.split for sample in out.samples("prompts")}) == 1
     assert len(out.media()) == 1
@@ -277,11 +275,11 @@ def splits(out: Outputs, tmp_path: Path, *sources: SourceParams, **changes: Any)
     return {sample.id: sample.split for sample in out.samples("prompts")}
 
 
-def test_a_picture_is_in_one_split_whatever_sources_show_it(out: Outputs, lay, tmp_path: Path):
+def test_a_image_is_in_one_split_whatever_sources_show_it(out: Outputs, lay, tmp_path: Path):
     for name in ("here", "there"):
         (tmp_path / name).mkdir()
         for i in range(40):  # under another name in each source
-            picture(tmp_path / name / f"{name}{i}.png", f"#0000{i:02x}")
+            image(tmp_path / name / f"{name}{i}.png", f"#0000{i:02x}")
     records = {n: [{"images": f"{n}{i}.png", "prompt": f"{n} {i}?"} for i in range(40)] for n in ("here", "there")}
     found = splits(out, tmp_path, *(lay(name, *each) for name, each in records.items()), val_fraction=0.5)
     assert [found[f"here/a/{i}"] for i in range(1, 41)] == [found[f"there/a/{i}"] for i in range(1, 41)]
@@ -296,11 +294,11 @@ def test_a_prompt_is_in_one_split_whatever_sources_ask_it(out: Outputs, lay, tmp
     assert len(set(found.values())) == 2
 
 
-def test_what_shares_a_picture_with_held_out_rows_is_held_out(out: Outputs, lay, tmp_path: Path):
+def test_what_shares_a_image_with_held_out_rows_is_held_out(out: Outputs, lay, tmp_path: Path):
     for name in ("mine", "yours"):
         (tmp_path / name).mkdir()
         for colour in ("red", "blue", "lime"):
-            picture(tmp_path / name / f"{colour}.png", colour)
+            image(tmp_path / name / f"{colour}.png", colour)
     two = {"prompt": "<image> or <image>?", "images": ["blue.png", "lime.png"]}
     mine = lay("mine", {"images": ["red.png"]}, {**two, "images": ["red.png", "blue.png"]}, two)
     yours = lay("yours", {"images": ["lime.png"]}, file="test.jsonl")
@@ -357,7 +355,7 @@ def stopped(out: Outputs, lay, tmp_path: Path) -> CollectParams:
     """The parameters of a run that read the source `mine`, and was stopped in `late`."""
     for name in ("mine", "late"):
         (tmp_path / name).mkdir()
-    picture(tmp_path / "mine" / "red.png", "red")
+    image(tmp_path / "mine" / "red.png", "red")
     mine = lay("mine", {"images": "red.png"}, {"images": "gone.png"})
     item = {"key": 1, "prompt": "Write.", "instruction_id_list": ["a"], "kwargs": [{}]}
     (tmp_path / "late" / "a.jsonl").write_text(json.dumps(item))
@@ -433,7 +431,7 @@ def test_changed_code_reads_again_what_it_had_read(
 
 
 def test_the_same_run_twice_gives_the_same_files(out: Outputs, feed, tmp_path: Path):
-    params = feed(row("a"), row("b", media=(picture(tmp_path / "x.png", "red"),)))
+    params = feed(row("a"), row("b", media=(image(tmp_path / "x.png", "red"),)))
     out.run(params)
     names = ("prompts", "public", "corpus", "quarantine")
     first = {name: (out.folder / f"{name}.parquet").read_bytes() for name in names}
@@ -442,7 +440,7 @@ def test_the_same_run_twice_gives_the_same_files(out: Outputs, feed, tmp_path: P
 
 
 def test_the_media_folder_holds_what_the_samples_show_and_nothing_else(out: Outputs, feed, tmp_path: Path):
-    red, blue = picture(tmp_path / "red.png", "red"), picture(tmp_path / "blue.png", "blue")
+    red, blue = image(tmp_path / "red.png", "red"), image(tmp_path / "blue.png", "blue")
     both = (Turn(role="user", content="Is <ImageHere> like <ImageHere>?"),)
     out.run(feed(row("a", prompt=both, media=(red, blue))))
     assert len(out.media()) == 2
@@ -510,7 +508,7 @@ ITEMS = st.one_of(
 def test_rows_are_kept_or_quarantined_or_left_out_always(
     out: Outputs, feed, items: list[Row | Refused], most: int | None, ratio: int | None
 ):
-    mixture = MixtureParams(sources={} if most is None else {"made": most}, pictures_per_text=ratio)
+    mixture = MixtureParams(sources={} if most is None else {"made": most}, images_per_text=ratio)
     metrics = out.run(feed(row("good"), *items, mixture=mixture))
     fates = {fate: metrics[f"{fate}/made"] for fate in ("rows", "kept", "quarantined", "left_out")}
     assert fates["rows"] == len(items) + 1 == fates["kept"] + fates["quarantined"] + fates["left_out"]
@@ -546,11 +544,11 @@ def test_if_the_licences_leave_nothing_it_says_so(out: Outputs, tmp_path: Path):
 
 
 def test_the_mixture_is_exact_and_leaves_no_trace_of_the_rest(out: Outputs, feed, tmp_path: Path):
-    files = [picture(tmp_path / f"{i}.png", f"#00000{i}") for i in range(8)]
-    pictures = [row(f"p{i}", media=(file,), split="train") for i, file in enumerate(files)]
+    files = [image(tmp_path / f"{i}.png", f"#00000{i}") for i in range(8)]
+    images = [row(f"p{i}", media=(file,), split="train") for i, file in enumerate(files)]
     texts = [row(f"t{i}", domain="safety", split="train") for i in range(20)]
-    mixture = MixtureParams(sources={"made": 25}, domains={"safety": 9}, pictures_per_text=2)
-    metrics = out.run(feed(*pictures, *texts, mixture=mixture))
+    mixture = MixtureParams(sources={"made": 25}, domains={"safety": 9}, images_per_text=2)
+    metrics = out.run(feed(*images, *texts, mixture=mixture))
     kinds = [sample.modality for sample in out.samples("prompts")]
     assert kinds.count("image") == 2 * kinds.count("text") > 0
     assert metrics["kept/made"] + metrics["left_out/made"] == 28

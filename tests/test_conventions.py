@@ -30,7 +30,7 @@ from ixc.models.ixc25 import (
     to_official,
 )
 from ixc.models.ixc25.folder import is_ours, save, suppress_control
-from ixc.models.ixc25.language import PLoRALinear, WrongPictures
+from ixc.models.ixc25.language import PLoRALinear, WrongImages
 from ixc.models.ixc25.processing import BadConversation
 
 IMAGE = tiny.processor().ids["image"]
@@ -129,9 +129,9 @@ def test_a_loss_is_the_sum_over_the_items_of_the_step():
     )
 
 
-def test_forward_names_the_pictures_for_trainer_drops_what_it_does_not_name():
+def test_forward_names_the_images_for_trainer_drops_what_it_does_not_name():
     for kind in (IXCForRewardModel, IXCForCausalLM, IXCModel):
-        assert {"pixel_values", "tile_grids", "features"} <= set(inspect.signature(kind.forward).parameters)
+        assert {"pixel_values", "tile_grids", "image_features"} <= set(inspect.signature(kind.forward).parameters)
 
 
 # Nothing that is given is passed over
@@ -142,10 +142,12 @@ def test_an_unknown_argument_of_forward_is_refused_by_name(build: Any):
     model = build()
     for name in ("lables", "pixel_value", "images", "is_causal", "token_type_ids"):
         with pytest.raises(TypeError, match=f"unknown keyword argument '{name}'; "):
-            model(IDS, features=FEATURES, **{name: None})
+            model(IDS, image_features=FEATURES, **{name: None})
     with pytest.raises(TypeError, match="'pixel_value'; did you mean pixel_values"):
-        model(IDS, features=FEATURES, pixel_value=None)
-    states = model(IDS, features=FEATURES, output_hidden_states=True, use_cache=True, return_dict=True).hidden_states
+        model(IDS, image_features=FEATURES, pixel_value=None)
+    states = model(
+        IDS, image_features=FEATURES, output_hidden_states=True, use_cache=True, return_dict=True
+    ).hidden_states
     assert len(states) == 3  # the embeddings, and after each of two layers
 
 
@@ -155,11 +157,11 @@ def test_an_unknown_argument_of_forward_is_refused_by_name(build: Any):
         ({"pixel_values": torch.zeros(2, 3, 56, 56), "tile_grids": torch.tensor([[1, 1]])}, r"\[3, 56, 56\].*28, 28"),
         ({"pixel_values": torch.zeros(3, 3, 28, 28), "tile_grids": torch.tensor([[1, 1]])}, "3 tiles, but .* of 2"),
         ({"pixel_values": torch.zeros(2, 3, 28, 28)}, "pixel_values with tile_grids"),
-        ({"tile_grids": torch.tensor([[1, 1]]), "features": FEATURES}, "pixel_values with tile_grids"),
+        ({"tile_grids": torch.tensor([[1, 1]]), "image_features": FEATURES}, "pixel_values with tile_grids"),
     ],
 )
-def test_pictures_of_another_geometry_are_refused(shown: dict[str, Any], message: str):
-    with pytest.raises(WrongPictures, match=message):
+def test_images_of_another_geometry_are_refused(shown: dict[str, Any], message: str):
+    with pytest.raises(WrongImages, match=message):
         tiny.reward()(IDS, **shown)
 
 
@@ -170,7 +172,7 @@ def test_an_id_beyond_the_vocabulary_is_named():
 
 def test_a_loss_of_some_columns_is_refused():
     with pytest.raises(ValueError, match="logits_to_keep: 1: the loss needs all columns"):
-        tiny.causal()(IDS, features=FEATURES, labels=IDS, logits_to_keep=1)
+        tiny.causal()(IDS, image_features=FEATURES, labels=IDS, logits_to_keep=1)
 
 
 # PEFT
@@ -178,23 +180,23 @@ def test_a_loss_of_some_columns_is_refused():
 
 @pytest.mark.parametrize(("build", "task"), [(tiny.causal, "CAUSAL_LM"), (tiny.reward, "SEQ_CLS"), (tiny.reward, None)])
 def test_peft_finds_all_linear_layers(build: Any, task: Any, tmp_path: Path):
-    plain = build()(IDS, features=FEATURES).logits
+    plain = build()(IDS, image_features=FEATURES).logits
     model = peft.get_peft_model(build(), peft.LoraConfig(r=2, target_modules="all-linear", task_type=task))
-    torch.testing.assert_close(model(input_ids=IDS, features=FEATURES).logits, plain)
+    torch.testing.assert_close(model(input_ids=IDS, image_features=FEATURES).logits, plain)
     adapted = {name.split(".lora_A")[0].split(".")[-1] for name, _ in model.named_parameters() if ".lora_A." in name}
     assert {"wqkv", "wo", "w1", "w2", "w3", "q_proj", "fc1"} <= adapted
     assert not {"Plora_A", "Plora_B", "output"} & adapted
     for name, weights in model.named_parameters():
         if ".lora_B." in name:
             torch.nn.init.normal_(weights)
-    trained = model(input_ids=IDS, features=FEATURES).logits
+    trained = model(input_ids=IDS, image_features=FEATURES).logits
     assert not torch.allclose(trained, plain)
     model.save_pretrained(str(tmp_path))
     loaded: Any = peft.PeftModel.from_pretrained(build(), str(tmp_path))
-    torch.testing.assert_close(loaded(input_ids=IDS, features=FEATURES).logits, trained)
+    torch.testing.assert_close(loaded(input_ids=IDS, image_features=FEATURES).logits, trained)
     merged = loaded.merge_and_unload()
     assert sum(isinstance(module, PLoRALinear) for module in merged.modules()) == 10
-    torch.testing.assert_close(merged(IDS, features=FEATURES).logits, trained, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(merged(IDS, image_features=FEATURES).logits, trained, rtol=1e-4, atol=1e-5)
 
 
 # Generation
@@ -277,7 +279,7 @@ def answer_of(**shown: Any) -> str:
     return processor.decode(ids[0].tolist())[len(processor.decode(batch["input_ids"][0].tolist())) :]
 
 
-def test_a_pipeline_answers_about_pictures(folders: Path):
+def test_a_pipeline_answers_about_images(folders: Path):
     pipe: Any = pipeline("image-text-to-text", model=str(folders / "chat"))
     chat = [{"role": "user", "content": [{"type": "image", "image": RED}, {"type": "text", "text": "Which?"}]}]
     options: dict[str, Any] = {"generate_kwargs": GREEDY, "return_full_text": False}

@@ -126,7 +126,7 @@ def link(path: Path, secret: Path) -> None:
     ],
     ids=["missing", "link", "bomb", "empty", "cut"],
 )
-def test_a_spoilt_picture_is_quarantined_whatever_the_set(
+def test_a_spoilt_image_is_quarantined_whatever_the_set(
     tmp_path: Path, name: str, spoil: Callable[[Path, Path], None], reason: str
 ):
     reader = three(name, tmp_path / "odd")

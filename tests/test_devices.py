@@ -17,13 +17,13 @@ from torch.overrides import TorchFunctionMode
 from ixc.data.samples import Sample
 from ixc.engine import sampling
 from ixc.engine.optim import Optimizer
-from ixc.engine.preference_groups import contests, num_pairs, read
+from ixc.engine.preference_groups import num_pairs, preference_groups, read
 from ixc.engine.sampling import generate
 from ixc.engine.scoring import score
-from ixc.engine.vision_cache import Features
+from ixc.engine.vision_cache import VisionCache
 from ixc.models.ixc25 import IXCPreTrainedModel
 from ixc.params import TrainPPOParams, TrainRMParams
-from ixc.rl.rollouts import DomainNorm, Models, fetched, roll_out
+from ixc.rl.rollouts import DomainNorm, Models, roll_out, with_images
 from ixc.stages import train_ppo
 from ixc.stages.train_ppo import update
 from ixc.stages.train_rm import learn, optimizer_of
@@ -62,7 +62,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[Elsewhere]:
 @pytest.fixture
 def samples(tmp_path: Path) -> list[Sample]:
     """Pairs: a text, a picture, and two pictures."""
-    red, blue = tiny.picture(tmp_path, "red"), tiny.picture(tmp_path, "blue", (90, 30))
+    red, blue = tiny.image(tmp_path, "red"), tiny.image(tmp_path, "blue", (90, 30))
     return [
         tiny.pair("Why?", "good", "bad bad", id="text"),
         tiny.pair("Which?", "red", "not blue", [red], id="one"),
@@ -75,12 +75,12 @@ def away(model: tiny.Model) -> tiny.Model:
     return model.to("meta")
 
 
-def seen(model: IXCPreTrainedModel, samples: Sequence[Sample], root: Path) -> Features:
+def seen(model: IXCPreTrainedModel, samples: Sequence[Sample], root: Path) -> VisionCache:
     """The pictures' tokens, made on the CPU, for a model elsewhere."""
-    features = tiny.features(tiny.causal(), root)
-    features.prepare(samples)
-    features.model = model
-    return features
+    vision_cache = tiny.vision_cache(tiny.causal(), root)
+    vision_cache.prepare(samples)
+    vision_cache.model = model
+    return vision_cache
 
 
 @pytest.mark.parametrize(
@@ -91,28 +91,32 @@ def test_a_training_step_reads_three_times_however_many_its_passes(
     pooling: str,
     optimizer: Literal["adamw", "muon"],
     rope: str,
-    passes: int,
+    microbatches: int,
     samples: list[Sample],
     tmp_path: Path,
     elsewhere: Elsewhere,
 ):
     stretched = {"max_position_embeddings": 8, "rope_scaling": {"type": "dynamic", "factor": 2.0}}
     model = away(tiny.reward(pooling=pooling, **(stretched if rope == "dynamic" else {}))).train()
-    params, features = TrainRMParams(batch_size=9, optimizer=optimizer), seen(model, samples, tmp_path)
-    rows = contests(samples, False)
-    batches = [read(features, rows) for _ in range(passes)]
+    params, vision_cache = TrainRMParams(batch_size=9, optimizer=optimizer), seen(model, samples, tmp_path)
+    rows = preference_groups(samples, False)
+    batches = [read(vision_cache, rows) for _ in range(microbatches)]
     steps = optimizer_of(params, model, 3)
     for _ in range(2):
         before = elsewhere.reads
-        learn(params, model, features, steps, batches, num_pairs(rows) * passes, passes)
+        learn(params, model, vision_cache, steps, batches, num_pairs(rows) * microbatches, microbatches)
         assert elsewhere.reads - before == 3  # are the losses finite? the gradient's norm; the step's numbers
 
 
 def test_a_checkpointed_step_reads_no_more(samples: list[Sample], tmp_path: Path, elsewhere: Elsewhere):
     model = away(tiny.reward()).train()
     model.gradient_checkpointing_enable()
-    params, features, rows = TrainRMParams(batch_size=3), seen(model, samples, tmp_path), contests(samples, False)
-    learn(params, model, features, optimizer_of(params, model, 3), [read(features, rows)], 3, 1)
+    params, vision_cache, rows = (
+        TrainRMParams(batch_size=3),
+        seen(model, samples, tmp_path),
+        preference_groups(samples, False),
+    )
+    learn(params, model, vision_cache, optimizer_of(params, model, 3), [read(vision_cache, rows)], 3, 1)
     assert elsewhere.reads == 3
 
 
@@ -127,22 +131,22 @@ def test_scoring_reads_once_a_batch(batch_size: int, samples: list[Sample], tmp_
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize(("new_tokens", "looks"), [(5, 0), (16, 0), (40, 1)])
 def test_answers_in_the_making_are_looked_at_now_and_then(
-    count: int, new_tokens: int, looks: int, samples: list[Sample], tmp_path: Path, elsewhere: Elsewhere
+    count: int, new_tokens: int, image_refs: int, samples: list[Sample], tmp_path: Path, elsewhere: Elsewhere
 ):
     model = away(tiny.causal())
     rows = generate(model, seen(model, samples, tmp_path), samples, count, 1.0, new_tokens, 3, seed=0)
     assert [len(row) for row in rows] == [count] * 3
-    assert elsewhere.reads == looks + 1  # have all ended? they have, by the 16th token; what they are
+    assert elsewhere.reads == image_refs + 1  # have all ended? they have, by the 16th token; what they are
 
 
 def test_ppo_rolls_out_and_learns(samples: list[Sample], tmp_path: Path, elsewhere: Elsewhere):
     models = Models(away(tiny.causal()), away(tiny.causal()), away(tiny.reward()), away(tiny.reward()))
-    features = seen(models.reference, samples, tmp_path)
+    vision_cache = seen(models.reference, samples, tmp_path)
     params = TrainPPOParams(batch_size=6, minibatch_size=6, answers_per_prompt=2, max_new_tokens=3)
     actor, critic = (Optimizer(model.parameters(), 1e-3, 4) for model in (models.policy, models.critic))
-    prompts = fetched(features, samples)
+    prompts = with_images(vision_cache, samples)
     normal = DomainNorm(params.reward_clip)
-    rollouts = roll_out(params, models, features.processor, prompts, normal, torch.Generator())
+    rollouts = roll_out(params, models, vision_cache.processor, prompts, normal, torch.Generator())
     assert [len(rollout.rewards) for rollout in rollouts] == [2] * 3
     before = elsewhere.reads
     numbers = update(params, models, actor, critic, rollouts, True)

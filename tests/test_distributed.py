@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
     """A base model, and pairs with pictures and without; the first is alone in having one, for a while."""
     torch.manual_seed(0)
     save(IXCForCausalLM(tiny.config(initializer_range=0.2)), tiny.processor(), tmp_path / "base")
-    media = [tiny.picture(tmp_path, colour) for colour in ("red", "blue")]
+    media = [tiny.image(tmp_path, colour) for colour in ("red", "blue")]
     pairs = [tiny.pair(f"{i}?", "good", "bad " * (i % 7), [media[i % 2]] if i % 5 == 0 else []) for i in range(30)]
     write_samples(pairs, tmp_path / "pairs.parquet")
     return tmp_path

@@ -78,7 +78,7 @@ def test_how_often_a_word_is_said_matters():
     assert found([("Say it.", "flag " * 20, "no"), ("Say it.", "flag " * 40, "no")]) == [0, 1]
 
 
-def test_pairs_about_other_pictures_are_no_repeat():
+def test_pairs_about_other_images_are_no_repeat():
     same = (LONG, SAID, "A cat.")
     assert found([same, same, same], groups=[1, 2, 1]) == [0, 1, 0]
 

@@ -14,7 +14,7 @@ from ixc.data.media import read_frames
 from ixc.data.sources import Row, embedded
 from ixc.data.sources.embedded import read
 from ixc.data.sources.embedded.drawing import COLOURS, GROUNDS
-from ixc.data.sources.embedded.films import FPS, FRAMES
+from ixc.data.sources.embedded.videos import FPS, FRAMES
 from ixc.verifiers.rules import check
 
 
@@ -64,7 +64,7 @@ def test_a_row_does_not_depend_on_how_many_there_are(rows: list[Row]):
     assert all(by_id[row.id] == row for row in corpus(0, 100))
 
 
-def test_no_picture_of_validation_is_in_training_and_a_group_stays_together(rows: list[Row]):
+def test_no_image_of_validation_is_in_training_and_a_group_stays_together(rows: list[Row]):
     splits: dict[str, set[str | None]] = defaultdict(set)
     for row in rows:
         splits[row.group].add(row.split)
@@ -73,7 +73,7 @@ def test_no_picture_of_validation_is_in_training_and_a_group_stays_together(rows
     assert all(len(found) == 1 for found in splits.values())
 
 
-def picture(row: Row) -> Image.Image:
+def image(row: Row) -> Image.Image:
     return Image.open(io.BytesIO(row.media[0].data or b""))
 
 
@@ -89,10 +89,10 @@ def things(row: Row) -> list[object] | None:
         operation = "-" if re.search(r" - |Take|sells|takes", text) else "+"
         return [wording, operation, *re.findall(r"\d+", text)]
     if kind == "count":
-        shown = {colour for _, colour in picture(row).getcolors(99999) or []}
+        shown = {colour for _, colour in image(row).getcolors(99999) or []}
         [colour] = [name for name, colour in COLOURS.items() if colour in shown]
         shape = re.search(r"square|triangle|cross|ring", text)
-        return [shape and shape.group(), colour, row.gold.value, picture(row).getpixel((0, 0))]
+        return [shape and shape.group(), colour, row.gold.value, image(row).getpixel((0, 0))]
     return None
 
 
@@ -116,13 +116,13 @@ def test_a_thing_in_a_corner_of_a_canvas_is_in_one_split(rows: list[Row]):
         thing = next(a for a in answers if re.fullmatch(r"an? \w+ \w+( and .*)?\.", a))
         place = next(m.group(1) for a in answers if (m := re.fullmatch(r"The \w+ is at the (.*)\.", a)))
         if " and " not in thing:
-            shown = picture(group[0])
+            shown = image(group[0])
             seen[thing, place, shown.size, shown.getpixel((0, 0))].add(group[0].split)
     assert len(seen) > 50
     assert all(len(splits) == 1 for splits in seen.values())
 
 
-def test_films_are_seen_once_a_second_and_show_their_event(rows: list[Row], tmp_path: Path):
+def test_videos_are_seen_once_a_second_and_show_their_event(rows: list[Row], tmp_path: Path):
     found: dict[str, list[Image.Image]] = {}
     for row in rows:
         event = row.gold.value if row.domain == "video" and row.gold else "red"

@@ -77,7 +77,7 @@ def test_swapped_media_are_those_of_another_prompt_of_the_domain():
     assert [s.media for s in got] == [(blue,), (red,), (green,), ()]
 
 
-def test_no_two_pictures_to_swap_leave_a_pair_as_it_is():
+def test_no_two_images_to_swap_leave_a_pair_as_it_is():
     red = Media(kind="image", path="red", sha256="red")
     alone = [tiny.pair("a", "x", "y", [red]), tiny.pair("b", "x", "y", [red])]
     assert swap_media(alone, random.Random(0)) == alone
@@ -148,12 +148,12 @@ def test_the_interval_of_the_released_scores_on_rm_bench():
 
 
 def test_equal_answers_get_equal_rewards_in_whatever_pair_they_stand(tmp_path: Path):
-    red = tiny.picture(tmp_path, "red")
+    red = tiny.image(tmp_path, "red")
     texts = [f"{word} one of them." for word in ("This", "That", "The other", "Which")]
     pairs = [tiny.pair("Which is red?", a, b, [red] if n % 2 else []) for n, (a, b) in enumerate(product(texts, texts))]
     pairs += [tiny.pair("Another question, a longer one?", text, text) for text in texts]
     model = tiny.reward()
-    rewards = score(model, tiny.features(model, tmp_path), pairs, [(p.chosen, p.rejected) for p in pairs], 3, 200)
+    rewards = score(model, tiny.vision_cache(model, tmp_path), pairs, [(p.chosen, p.rejected) for p in pairs], 3, 200)
     known: dict[object, float] = {}
     for pair, row in zip(pairs, rewards, strict=True):
         for turns, reward in zip((pair.chosen, pair.rejected), row, strict=True):
@@ -161,7 +161,7 @@ def test_equal_answers_get_equal_rewards_in_whatever_pair_they_stand(tmp_path: P
 
 
 def test_the_stage_scores_the_pairs_in_their_order(tmp_path: Path):
-    media = [tiny.picture(tmp_path / "media", c) for c in ("red", "blue")]
+    media = [tiny.image(tmp_path / "media", c) for c in ("red", "blue")]
     pairs = [tiny.pair(f"{i}?", "yes", "no" * i, [media[i % 2]] if i > 2 else []) for i in range(8)]
     write_samples(pairs, tmp_path / "val.parquet")
     save(tiny.reward(), tiny.processor(), tmp_path / "reward")
@@ -184,11 +184,11 @@ def test_the_stage_scores_the_pairs_in_their_order(tmp_path: Path):
     assert metrics["accuracy_low/all"] <= metrics["accuracy/all"] <= metrics["accuracy_high/all"]
     assert "accuracy_swapped_media/image" in metrics and "accuracy_swapped_media/text" not in metrics
     assert run(EvaluateRMParams(batch_size=3), *paths) == metrics
-    with pytest.raises(OverBudget, match="tokens, more than pass_tokens 20"):
-        run(EvaluateRMParams(pass_tokens=20), *paths)
+    with pytest.raises(OverBudget, match="tokens, more than max_tokens_per_microbatch 20"):
+        run(EvaluateRMParams(max_tokens_per_microbatch=20), *paths)
 
     run(EvaluateRMParams(batch_size=3, precision="bf16"), *paths)
-    half = tiny.features(tiny.reward().bfloat16(), tmp_path / "media")
+    half = tiny.vision_cache(tiny.reward().bfloat16(), tmp_path / "media")
     assert isinstance(half.model, IXCForRewardModel)
     wanted = score(half.model, half, pairs, [("yes", "no" * i) for i in range(8)], 3)
     assert [list(s.rewards) for s in read_samples(paths[-1])] == wanted

@@ -19,7 +19,7 @@ from ixc.data.export import Form, NotExported, export
 from ixc.data.media import Store
 from ixc.data.samples import Media, Sample, Turn, Verdict, answer, read_samples, write_samples
 from ixc.data.sources import File
-from ixc.data.sources.embedded.films import encode
+from ixc.data.sources.embedded.videos import encode
 from ixc.params import CollectParams, SourceParams
 from ixc.serve.cli import main
 from ixc.stages.collect import stage as collect
@@ -62,7 +62,7 @@ def store(tmp_path: Path) -> dict[str, Media]:
 
 @pytest.fixture
 def pairs(store: dict[str, Media]) -> list[Sample]:
-    red, blue, film = store.values()
+    red, blue, video = store.values()
     system = (Turn(role="system", content="Be brief."), Turn(role="user", content="What\n\nis it? \u2028 "))
     return [
         pair("text", "  What is it?\n"),
@@ -75,8 +75,8 @@ def pairs(store: dict[str, Media]) -> list[Sample]:
         pair("later", "Hi.", "Hello.", "<ImageHere>\nWhat is it?", media=(red,)),
         pair("two", "Image1 <ImageHere>; Image2 <ImageHere>; Which is red?", media=(blue, red)),
         pair("twice", "Is <ImageHere> like <ImageHere>?", media=(red, red)),
-        pair("mixed", "Is <ImageHere> like <ImageHere> or <ImageHere>?", media=(film, blue, film)),
-        pair("film", "Describe the film.", media=(film,)),
+        pair("mixed", "Is <ImageHere> like <ImageHere> or <ImageHere>?", media=(video, blue, video)),
+        pair("film", "Describe the film.", media=(video,)),
         pair("long", "Why?", chosen=answer("So:\n\n- a\n- b"), rejected=answer(" No. ")),
         pair("val", "Who?", split="val"),
     ]
@@ -127,7 +127,7 @@ def test_the_order_of_the_pairs_is_kept(tmp_path: Path, form: Form):
     assert list(back(tmp_path, tmp_path / "out")) == ["made/3", "made/1", "made/2"]
 
 
-def test_trl_finds_pictures_in_the_column_that_it_looks_for(tmp_path: Path, pairs: list[Sample]):
+def test_trl_finds_images_in_the_column_that_it_looks_for(tmp_path: Path, pairs: list[Sample]):
     datasets = pytest.importorskip("datasets")
     export(written(tmp_path, pairs), "trl", tmp_path / "out", tmp_path / "media")
     files = str(tmp_path / "out" / "train.parquet")
@@ -140,7 +140,7 @@ def test_trl_finds_pictures_in_the_column_that_it_looks_for(tmp_path: Path, pair
     assert not {"film", "mixed", "val"} & rows.keys()  # TRL would read films blindly
 
 
-def test_texts_alone_are_turns_of_text_without_a_column_of_pictures(tmp_path: Path):
+def test_texts_alone_are_turns_of_text_without_a_column_of_images(tmp_path: Path):
     export(written(tmp_path, [pair("a", "Why?")]), "trl", tmp_path / "out", tmp_path / "media")
     [row] = pq.read_table(tmp_path / "out" / "train.parquet").to_pylist()
     assert (row["prompt"], "images" in row) == ([{"role": "user", "content": "Why?"}], False)
@@ -201,7 +201,7 @@ def test_a_text_about_image_tags_goes_to_trl_as_it_is(tmp_path: Path):
     assert_same(back(tmp_path, tmp_path / "out"), made)
 
 
-def test_an_altered_picture_is_refused(tmp_path: Path, store: dict[str, Media]):
+def test_an_altered_image_is_refused(tmp_path: Path, store: dict[str, Media]):
     (tmp_path / "media" / store["red"].path).write_bytes(b"another")
     with pytest.raises(NotExported, match="altered since it was stored"):
         export(written(tmp_path, [pair("a", "?", media=(store["red"],))]), "trl", tmp_path / "out", tmp_path / "media")

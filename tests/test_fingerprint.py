@@ -58,7 +58,7 @@ EDITS: tuple[tuple[str, str, str, set[str]], ...] = (
     ("ixc/stages/judge/prompts/pairwise.md", "\n", "\nBe strict.\n", JUDGE),
     ("ixc/stages/judge/questions.py", "PROMPTS =", "OTHER = 1\nPROMPTS =", JUDGE),
     ("ixc/verifiers/rules.py", "import", "import os; import", JUDGE | {"train_ppo", "best_of_n"}),
-    ("ixc/data/sources/embedded/films.py", "FPS, FRAMES, SIDE = 8, 32,", "FPS, FRAMES, SIDE = 8, 33,", COLLECT),
+    ("ixc/data/sources/embedded/videos.py", "FPS, FRAMES, SIDE = 8, 32,", "FPS, FRAMES, SIDE = 8, 33,", COLLECT),
     ("ixc/data/sources/kvqa.py", "LICENCE =", "OTHER = 1\nLICENCE =", set()),
     ("ixc/stages/collect/stage.py", "import", "import os; import", COLLECT),
     ("ixc/io/quarantine.py", "import", "import os; import", COLLECT | VALIDATE),
@@ -134,7 +134,7 @@ def test_of_parameters_a_stage_runs_with_its_section_alone(before: Any):
         taken |= names
         made |= {(path, name) for name in (names - {"BadParams"}) & calls if name.endswith("Params")}
     assert {name for name in taken if not isinstance(getattr(params, name), type)} == {"AttentionName", "Precision"}
-    assert made == {("ixc/engine/vision_cache.py", "FeatureParams")}, "a default that no stage leaves to it"
+    assert made == {("ixc/engine/vision_cache.py", "VisionCacheParams")}, "a default that no stage leaves to it"
 
 
 def changed(one: Any, two: Any, key: str = "") -> set[str]:
@@ -157,7 +157,7 @@ def test_the_table_has_every_parameter_of_every_stage():
     found = table(ROOT / "params.yaml", ROOT)
     assert list(found) == STAGES
     assert found["validate"]["params"]["max_length_ratio"] == 2.0, "a default that params.yaml does not name"
-    assert found["train_ppo"]["params"]["features"] == {"memory_gb": 4.0, "disk": None, "disk_gb": 50.0}
+    assert found["train_ppo"]["params"]["vision_cache"] == {"memory_gb": 4.0, "disk": None, "disk_gb": 50.0}
 
 
 def test_a_bad_parameter_is_one_line(tmp_path: Path, call: Call):

@@ -15,7 +15,7 @@ import ixc.stages.generate
 from ixc.clients.server import ServerFailed
 from ixc.data.samples import Sample, Turn, read_samples, write_samples
 from ixc.engine.sampling import generate
-from ixc.engine.vision_cache import Features
+from ixc.engine.vision_cache import VisionCache
 from ixc.metrics import Metrics
 from ixc.params import GenerateParams, ServerParams
 from ixc.stages.generate import messages, run
@@ -33,7 +33,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.fixture
 def samples(tmp_path: Path) -> list[Sample]:
-    red, blue = tiny.picture(tmp_path, "red"), tiny.picture(tmp_path, "blue", (90, 30))
+    red, blue = tiny.image(tmp_path, "red"), tiny.image(tmp_path, "blue", (90, 30))
     texts = [tiny.sample(text) for text in ("Hello, who are you?", "Hi.", "Why?", "What now?", "Tell me more, please.")]
     return [*texts, tiny.sample("What is it?", [red]), tiny.sample("<ImageHere> and <ImageHere>?", [red, blue])]
 
@@ -65,7 +65,7 @@ def left_over(tmp_path: Path) -> list[str]:
 def test_the_base_models_answers_are_those_of_one_plain_run(tmp_path: Path, base: Path, samples: list[Sample]) -> None:
     metrics, got = answer(tmp_path, base, PARAMS, samples)
     model = tiny.causal()
-    rows = generate(model, Features(model, tiny.processor(), tmp_path), samples, 3, 1.0, 6, 2, seed=7)
+    rows = generate(model, VisionCache(model, tiny.processor(), tmp_path), samples, 3, 1.0, 6, 2, seed=7)
     assert [s.candidates for s in got] == [tuple(a.text for a in row) for row in rows]
     assert [replace(s, candidates=(), meta={}) for s in got] == samples
     assert all(s.meta == {"generate": {"model": base.as_posix(), "seed": 7}} for s in got)
@@ -194,7 +194,7 @@ def test_a_length_is_that_of_the_answer_and_not_of_what_was_asked_in_vain(
     assert (got.candidates, metrics["length"]) == (("Hi.",), 100)
 
 
-def test_a_missing_picture_spoils_its_own_prompt_only(
+def test_a_missing_image_spoils_its_own_prompt_only(
     tmp_path: Path, server: Any, samples: list[Sample], capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / samples[-2].media[0].path).rename(tmp_path / "away")
@@ -224,7 +224,7 @@ def test_a_server_that_is_not_there_is_an_error(
         answer(tmp_path, tmp_path, remote(server, concurrency=2), samples)
 
 
-def test_pictures_stand_where_they_are_marked(tmp_path: Path, samples: list[Sample]) -> None:
+def test_images_stand_where_they_are_marked(tmp_path: Path, samples: list[Sample]) -> None:
     def kinds(sample: Sample) -> list[Any]:
         contents = [message["content"] for message in messages(sample, tmp_path, ServerParams(model="m"))]
         return [c if isinstance(c, str) else [part.get("text", "PICTURE") for part in c] for c in contents]

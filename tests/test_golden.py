@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from golden import GOLDEN, SIDE, TILE, arrays, cases, derived, described, ids, official_folder, with_pictures
+from golden import GOLDEN, SIDE, TILE, arrays, cases, derived, described, ids, official_folder, with_images
 from golden_processing import *  # noqa: F403  its tests are collected here
 from golden_processing import ids_of
 from PIL import Image
@@ -26,14 +26,14 @@ from ixc.models.ixc25 import (
     IXCForRewardModel,
     IXCPreTrainedModel,
     IXCProcessor,
-    Tree,
+    PrefixGroup,
     collate,
     from_official,
 )
 from ixc.models.ixc25.heads import pool
 from ixc.models.ixc25.language import PLoRALinear, rope_tables
-from ixc.models.ixc25.tiles import Geometry, Picture, num_tokens, partition, to_tiles
-from ixc.models.ixc25.vision import merge_patches, picture_sequence
+from ixc.models.ixc25.tiles import Geometry, ImageTiles, num_tokens, partition, to_tiles
+from ixc.models.ixc25.vision import image_sequence, merge_patches
 from ixc.serve.compat import OfficialRewardModel
 
 PLACEHOLDER = "<ImageHere>"
@@ -99,31 +99,31 @@ def chat(checkpoint: Path, request: pytest.FixtureRequest) -> IXCForCausalLM:
 GEOMETRIES: dict[str, Geometry] = {"inference": "official", "reward_train": "official_train"}
 
 
-def cut(name: str, transform: str, hd_num: int) -> Picture:
+def cut(name: str, transform: str, hd_num: int) -> ImageTiles:
     """A stored picture through the transform of inference or of training."""
-    picture = Image.open(GOLDEN / "images" / name).convert("RGB")
-    place = partition(*picture.size, hd_num, TILE, GEOMETRIES[transform])
-    return Picture(to_tiles(picture, place, TILE), place.rows)
+    image = Image.open(GOLDEN / "images" / name).convert("RGB")
+    place = partition(*image.size, hd_num, TILE, GEOMETRIES[transform])
+    return ImageTiles(to_tiles(image, place, TILE), place.rows)
 
 
-def columns(picture: Picture) -> int:
-    return (len(picture.tiles) - 1) // picture.rows
+def columns(image: ImageTiles) -> int:
+    return (len(image.tiles) - 1) // image.rows
 
 
-def length(picture: Picture) -> int:
-    return num_tokens(picture.rows, columns(picture), SIDE)
+def length(image: ImageTiles) -> int:
+    return num_tokens(image.rows, columns(image), SIDE)
 
 
-def features(model: IXCPreTrainedModel, shown: Sequence[Picture]) -> Tensor | None:
-    return torch.cat(model.encode_pictures(shown)) if shown else None
+def image_features(model: IXCPreTrainedModel, shown: Sequence[ImageTiles]) -> Tensor | None:
+    return torch.cat(model.encode_images(shown)) if shown else None
 
 
-def shown_in(told: dict[str, Any]) -> Picture:
+def shown_in(told: dict[str, Any]) -> ImageTiles:
     return cut(told["image"], told["transform"], told["hd_num"])
 
 
-def flat(rows: Sequence[Sequence[Picture]]) -> list[Picture]:
-    return [picture for row in rows for picture in row]
+def flat(rows: Sequence[Sequence[ImageTiles]]) -> list[ImageTiles]:
+    return [image for row in rows for image in row]
 
 
 def of_global_view(whole: Tensor, view: str, wanted: Tensor) -> Tensor:
@@ -138,14 +138,14 @@ SEEN = cases("vision", "images")
 
 @pytest.mark.parametrize("told", SEEN, ids=lambda told: told["image"])
 @torch.no_grad()
-def test_picture_tokens_are_the_official_ones(told: dict[str, Any], reward: IXCForRewardModel):
-    picture, name, stored = shown_in(told), told["image"], arrays("vision")
-    whole = picture.tiles[:1]
+def test_image_tokens_are_the_official_ones(told: dict[str, Any], reward: IXCForRewardModel):
+    image, name, stored = shown_in(told), told["image"], arrays("vision")
+    whole = image.tiles[:1]
     for view, wanted in ((key, stored[key]) for key in stored if key.startswith(f"{name}|global_view_")):
         close(of_global_view(whole, view, wanted), wanted, 1e-5)
-    merged = merge_patches(reward.vit(picture.tiles))
-    sequence = picture_sequence(merged, picture.rows, reward.plora_sub_GN, reward.plora_glb_GN)
-    [projected] = reward.encode_pictures([picture])
+    merged = merge_patches(reward.vit(image.tiles))
+    sequence = image_sequence(merged, image.rows, reward.plora_sub_GN, reward.plora_glb_GN)
+    [projected] = reward.encode_images([image])
     assert len(projected) == told["num_tokens"]
     for stage, got in (("vit_merged", sequence), ("projected", projected)):
         close(got[stored[f"{name}|rows"]], stored[f"{name}|{stage}"], 2e-5)
@@ -158,13 +158,13 @@ def test_picture_tokens_are_the_official_ones(told: dict[str, Any], reward: IXCF
 @pytest.mark.parametrize("told", SEEN, ids=lambda told: told["image"])
 @torch.no_grad()
 def test_the_vision_tower_is_clip_without_its_last_norm(told: dict[str, Any], reward: IXCForRewardModel):
-    picture, stored, rows = shown_in(told), arrays("vision"), torch.tensor(told["clip_rows"])
+    image, stored, rows = shown_in(told), arrays("vision"), torch.tensor(told["clip_rows"])
     tower: Any = reward.vit.vision_tower["vision_model"]
-    embedded = tower.pre_layrnorm(tower.embeddings(picture.tiles))
+    embedded = tower.pre_layrnorm(tower.embeddings(image.tiles))
     close(embedded[:, rows], stored[f"{told['image']}|clip_embeddings_rows"], 2e-5)
     patches = rows > 0  # ours drops the class token, row 0
     last = stored[f"{told['image']}|clip_last_rows"]
-    close(reward.vit(picture.tiles)[:, rows[patches] - 1], last[:, patches], 2e-5)
+    close(reward.vit(image.tiles)[:, rows[patches] - 1], last[:, patches], 2e-5)
 
 
 # Layers
@@ -222,7 +222,7 @@ def parts(key: str) -> tuple[list[int], int]:
     return row, len(row) - len(told["tail_ids"])
 
 
-def pictures(key: str) -> list[Picture]:
+def images(key: str) -> list[ImageTiles]:
     """A conversation's pictures, in reading order."""
     case, mode, tail, *_ = key.split("|")
     told = TEXTS[case][f"reward_{mode}"]
@@ -231,16 +231,16 @@ def pictures(key: str) -> list[Picture]:
     return [cut(TEXTS[case]["images"][i], told["transform"], hd_num) for i in order]
 
 
-def laid_out(key: str) -> tuple[list[int], list[Picture]]:
+def laid_out(key: str) -> tuple[list[int], list[ImageTiles]]:
     """Ids and pictures of a stored row that stands alone: a conversation, the question, or a variant of one."""
     if key in FORWARD:
-        return parts(key)[0], pictures(key)
+        return parts(key)[0], images(key)
     if key.startswith("chat_prompt"):
         return asked()
     assert key.startswith("variant_single_image_before_bos"), f"{key}: a layout that nothing here builds"
     usual, image = varied(key), ids()["image"]
     row, _ = parts(usual)
-    return [i for i in row if i == image] + [i for i in row if i != image], pictures(usual)
+    return [i for i in row if i == image] + [i for i in row if i != image], images(usual)
 
 
 def varied(key: str) -> str:
@@ -289,7 +289,7 @@ def score_of(told: dict[str, Any], reward: IXCForRewardModel) -> float:
 @torch.no_grad()
 def test_hidden_states_and_both_scores_are_the_official_ones(key: str, reward: IXCForRewardModel):
     row, shown = laid_out(key)
-    out = reward(torch.tensor([row]), features=features(reward, shown), output_hidden_states=True)
+    out = reward(torch.tensor([row]), image_features=image_features(reward, shown), output_hidden_states=True)
     hold_against(out.last_hidden_state[0], key, reward)
     if f"{key}|layers_at_last" in arrays("forward"):
         layers = torch.stack([states[0, -1] for states in out.hidden_states])
@@ -301,10 +301,10 @@ def test_hidden_states_and_both_scores_are_the_official_ones(key: str, reward: I
 @torch.no_grad()
 def test_the_tree_layout_gives_both_scores_too(key: str, reward: IXCForRewardModel, monkeypatch: pytest.MonkeyPatch):
     row, split = parts(key)
-    batch = collate([Tree(row[:split], [row[split:]])])
+    batch = collate([PrefixGroup(row[:split], [row[split:]])])
     for pooling, name in POOLINGS.items():
         monkeypatch.setattr(reward.config, "pooling", pooling)
-        scores = reward.branch_scores(batch, features(reward, pictures(key)))
+        scores = reward.response_scores(batch, image_features(reward, images(key)))
         close_scores(scores, [STORED[key][f"score_{name}"]])
 
 
@@ -319,7 +319,7 @@ def test_scaled_rotary_positions_are_the_official_ones(told: dict[str, Any], che
             (tmp_path / path.name).symlink_to(path)
     model = loaded(tmp_path, IXCForRewardModel)
     row, _ = parts(told["input"])
-    out = model(torch.tensor([row]), features=features(model, pictures(told["input"])))
+    out = model(torch.tensor([row]), image_features=image_features(model, images(told["input"])))
     hold_pooled(out.last_hidden_state[0], f"rope_{told['name']}", told, model)
     close_scores(out.logits, [score_of(told, model)])
 
@@ -361,7 +361,7 @@ def compared(told: dict[str, Any]) -> Iterator[tuple[int, int, bool]]:
 # The chat model
 
 
-def asked() -> tuple[list[int], list[Picture]]:
+def asked() -> tuple[list[int], list[ImageTiles]]:
     """The stored question, and its pictures."""
     told = described("generation")
     named = told.get("images", told.get("image")) or []
@@ -369,7 +369,7 @@ def asked() -> tuple[list[int], list[Picture]]:
     text = [i for part in told["prompt_parts"] for i in part["ids"]]
     lengths = [end - start for start, end in told["im_mask_true_ranges"]]
     before = [start - sum(lengths[:i]) for i, (start, _) in enumerate(told["im_mask_true_ranges"])]
-    row = with_pictures(text, before, [length(picture) for picture in shown])
+    row = with_images(text, before, [length(image) for image in shown])
     assert len(row) == told["prompt_length"]
     return row, shown
 
@@ -379,7 +379,7 @@ def asked() -> tuple[list[int], list[Picture]]:
 def test_logits_of_the_chat_model_are_the_official_ones(key: str, chat: IXCForCausalLM):
     stored, told = arrays("forward"), STORED[key]
     row, shown = laid_out(key)
-    logits = chat(torch.tensor([row]), features=features(chat, shown), logits_to_keep=1).logits[0, 0]
+    logits = chat(torch.tensor([row]), image_features=image_features(chat, shown), logits_to_keep=1).logits[0, 0]
     close_states(logits[stored[f"{key}|logits_ids"]], stored[f"{key}|logits_at_ids"])
     close_states(logits.topk(20).values, stored[f"{key}|logits_top20"])
     close_states(logits[stored[f"{key}|logits_top20_ids"]], stored[f"{key}|logits_top20"])
@@ -387,12 +387,12 @@ def test_logits_of_the_chat_model_are_the_official_ones(key: str, chat: IXCForCa
     assert logits.mean().item() == pytest.approx(told["logits_mean"], abs=1e-6)
 
 
-def pixels(shown: Sequence[Picture]) -> dict[str, Tensor]:
+def pixels(shown: Sequence[ImageTiles]) -> dict[str, Tensor]:
     """Pictures as a processor hands them over."""
     if not shown:
         return {}
-    grids = [[picture.rows, columns(picture)] for picture in shown]
-    return {"pixel_values": torch.cat([picture.tiles for picture in shown]), "tile_grids": torch.tensor(grids)}
+    grids = [[image.rows, columns(image)] for image in shown]
+    return {"pixel_values": torch.cat([image.tiles for image in shown]), "tile_grids": torch.tensor(grids)}
 
 
 @pytest.mark.parametrize("run", range(len(cases("generation", "runs"))))
@@ -416,14 +416,16 @@ def test_supervised_loss_is_the_official_one(told: dict[str, Any], chat: IXCForC
     shown = [cut(name, told.get("transform", "reward_train"), told["hd_num"]) for name in told["images"]]
     _, marked = spelled(tokenizer, told["prompt"])
     before = marked or [0] * len(shown)  # the chat class puts a picture without a place before the first token
-    row = torch.tensor([with_pictures(told["text_ids"], before, [length(picture) for picture in shown])])
+    row = torch.tensor([with_images(told["text_ids"], before, [length(image) for image in shown])])
     assert row.shape[1] == told["length"]
     learned = torch.zeros_like(row, dtype=torch.bool)
     for start, end in told["target_positions"]:
         learned[0, start:end] = True
     assert row[learned].tolist() == told["target_ids"]
     marks = row.where(learned, -100)
-    assert chat(row, labels=marks, features=features(chat, shown)).loss.item() == pytest.approx(told["loss"], abs=2e-5)
+    assert chat(row, labels=marks, image_features=image_features(chat, shown)).loss.item() == pytest.approx(
+        told["loss"], abs=2e-5
+    )
 
 
 # Batches of pairs
@@ -443,13 +445,13 @@ def spelled(tokenizer: Tokenizer, prompt: str) -> tuple[list[int], list[int]]:
     return row, marked
 
 
-def encoded(tokenizer: Tokenizer, prompt: str, shown: Sequence[Picture]) -> list[int]:
+def encoded(tokenizer: Tokenizer, prompt: str, shown: Sequence[ImageTiles]) -> list[int]:
     """Ids of a stored prompt; a picture without a place comes after `<s>`."""
     row, marked = spelled(tokenizer, prompt)
-    return with_pictures(row, marked or [1] * len(shown), [length(picture) for picture in shown])
+    return with_images(row, marked or [1] * len(shown), [length(image) for image in shown])
 
 
-def batch_of(told: dict[str, Any], tokenizer: Tokenizer, side: str) -> tuple[Tensor, Tensor, list[list[Picture]]]:
+def batch_of(told: dict[str, Any], tokenizer: Tokenizer, side: str) -> tuple[Tensor, Tensor, list[list[ImageTiles]]]:
     """Ids, mask and each row's pictures of a stored batch of pairs, padded on one side."""
     pairs = told["images_per_pair"] or [[]] * (len(told["prompts"]) // 2)
     shown = [[cut(name, told["transform"], told["hd_num"]) for name in names or ()] for names in pairs for _ in "ab"]
@@ -474,7 +476,7 @@ PADDED = sorted({key.split("|")[0].removeprefix("padded_") for key in STORED if 
 def test_padded_batches_give_the_official_states(kind: str, side: str, reward: IXCForRewardModel, tokenizer: Tokenizer):
     told = next(b for b in BATCHES if b["kind"] == kind and b["tail"] == tail_of(f"padded_{kind}|0"))
     rows, mask, shown = batch_of(told, tokenizer, side)
-    out = reward(rows, mask, features=features(reward, flat(shown)))
+    out = reward(rows, mask, image_features=image_features(reward, flat(shown)))
     for row, real in enumerate(mask.bool()):
         hidden, left = out.last_hidden_state[row, real], f"left_padded_{kind}|{row}|hidden_real_tokens"
         hold_against(hidden, f"padded_{kind}|{row}", reward)
@@ -500,13 +502,13 @@ def test_loss_and_gradients_are_the_official_ones(
     [pooling] = (ours for ours, name in POOLINGS.items() if name == told["pooling"])
     reward.zero_grad()
     if layout == "padded":
-        hidden = reward(padded, mask, features=features(reward, flat(shown))).last_hidden_state
+        hidden = reward(padded, mask, image_features=image_features(reward, flat(shown))).last_hidden_state
         scores = reward.scores(pool(hidden, mask, pooling))
     else:
         rows = [row[real].tolist() for row, real in zip(padded, mask.bool(), strict=True)]
-        trees = [shared(chosen, rejected) for chosen, rejected in zip(rows[::2], rows[1::2], strict=True)]
+        groups = [shared(chosen, rejected) for chosen, rejected in zip(rows[::2], rows[1::2], strict=True)]
         monkeypatch.setattr(reward.config, "pooling", pooling)
-        scores = reward.branch_scores(collate(trees), features(reward, flat(shown[::2])))
+        scores = reward.response_scores(collate(groups), image_features(reward, flat(shown[::2])))
     chosen, rejected = scores.unflatten(0, (-1, 2)).unbind(1)
     loss = bradley_terry_loss(chosen, rejected)
     loss.backward()
@@ -544,7 +546,7 @@ def gradients(told: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
     return ((key.removeprefix(start), wanted) for key, wanted in arrays("rm_grads").items() if key.startswith(start))
 
 
-def shared(chosen: list[int], rejected: list[int]) -> Tree:
+def shared(chosen: list[int], rejected: list[int]) -> PrefixGroup:
     """Two sequences as a tree: what they begin with in common is read once."""
     same = next(i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b)
-    return Tree(chosen[:same], [chosen[same:], rejected[same:]])
+    return PrefixGroup(chosen[:same], [chosen[same:], rejected[same:]])

@@ -11,12 +11,12 @@ import pytest
 from clips import FORMS, clip
 from PIL import Image
 
-from ixc.data.images import MAX_PIXELS, BadMedia, NotAnImage, open_picture, picture_size, recognised
-from ixc.data.media import Store, load_picture, verify
+from ixc.data.images import MAX_PIXELS, BadMedia, NotAnImage, image_size, open_image, recognised
+from ixc.data.media import Store, load_image, verify
 from ixc.data.samples import Media
 from ixc.data.sources import File
-from ixc.models.ixc25.inputs import read_picture
-from ixc.report.pictures import thumbnail
+from ixc.models.ixc25.inputs import read_image
+from ixc.report.images import thumbnail
 from ixc.stages.validate.image_hash import look
 
 RAMP = np.linspace(0, 1, 64, dtype=np.float32)[None].repeat(8, axis=0)
@@ -30,7 +30,7 @@ def put(path: Path, image: Image.Image, **options: Any) -> Path:
 
 
 def read(source: Any, transparency: Any = "white") -> np.ndarray:
-    return np.asarray(read_picture(source, transparency, MAX_PIXELS))
+    return np.asarray(read_image(source, transparency, MAX_PIXELS))
 
 
 @pytest.mark.parametrize("transparency", ["white", "official"])
@@ -63,7 +63,7 @@ def test_floats_are_scaled_from_0_to_1_and_other_ranges_refused(tmp_path: Path, 
     path = put(tmp_path / "ramp.tif", Image.fromarray(RAMP))
     assert (read(path, transparency) == EIGHT_BIT[..., None]).all()
     store = Store(tmp_path / "media")
-    stored = load_picture(store.root, store.add(File(kind="image", path=path)))
+    stored = load_image(store.root, store.add(File(kind="image", path=path)))
     assert (np.asarray(stored) == EIGHT_BIT[..., None]).all()
     for bad in (RAMP * 255, RAMP - 0.5, RAMP * np.float32("nan")):
         odd = put(tmp_path / "odd.tif", Image.fromarray(bad))
@@ -185,7 +185,7 @@ def test_a_bit_rotted_image_is_read_or_refused_by_name(tmp_path: Path, format: s
             place = rng.randrange(min(len(rotten), rng.choice([120, len(whole)])))
             rotten[place : place + 4] = rng.choice([rng.randbytes(1), bytes(4), b"\xff" * 4])
         path.write_bytes(rotten)
-        uses = (read, lambda path: read(path.read_bytes()), lambda path: picture_size(path, 10**6), use_everywhere)
+        uses = (read, lambda path: read(path.read_bytes()), lambda path: image_size(path, 10**6), use_everywhere)
         for use in uses:
             try:
                 use(path)
@@ -196,7 +196,7 @@ def test_a_bit_rotted_image_is_read_or_refused_by_name(tmp_path: Path, format: s
 def use_everywhere(path: Path) -> None:
     """What is admitted can be read by every later stage."""
     verify(path, "image", 10**6)
-    load_picture(path.parent, Media(kind="image", path=path.name, sha256=""))
+    load_image(path.parent, Media(kind="image", path=path.name, sha256=""))
     look(path)
     thumbnail(path, "image")
 
@@ -205,4 +205,4 @@ def test_what_is_tried_and_opened_is_the_same_image(tmp_path: Path):
     for format in FORMATS:
         path = put(tmp_path / "same", NOISE, format=format)
         assert recognised(path, MAX_PIXELS).format == format
-        assert open_picture(path, MAX_PIXELS).size == (32, 32)
+        assert open_image(path, MAX_PIXELS).size == (32, 32)

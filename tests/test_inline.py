@@ -40,7 +40,7 @@ PNG = in_text(drawn("PNG"))
         f"data:image/png,{quote(drawn('PNG'))}",
     ],
 )
-def test_a_data_url_is_the_same_picture_in_a_row_and_in_a_chat(url: str):
+def test_a_data_url_is_the_same_image_in_a_row_and_in_a_chat(url: str):
     assert media(None, url, "image").data == drawn("PNG")
     assert opened(read_medium(url, "image", None)) == drawn("PNG")
 

@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ixc.data.images import BadMedia
-from ixc.data.sources.embedded.films import encode
-from ixc.models.ixc25.inputs import frames_seen, is_film, read_film, read_picture
+from ixc.data.sources.embedded.videos import encode
+from ixc.models.ixc25.inputs import frames_seen, is_video, read_image, read_video
 
 LIMIT = 10_000
 
 
 def read(source: Any, transparency: Any = "white") -> Image.Image:
-    return read_picture(source, transparency, LIMIT)
+    return read_image(source, transparency, LIMIT)
 
 
-def png(picture: Image.Image, **options: Any) -> bytes:
+def png(image: Image.Image, **options: Any) -> bytes:
     stream = BytesIO()
-    picture.save(stream, "PNG", **options)
+    image.save(stream, "PNG", **options)
     return stream.getvalue()
 
 
@@ -32,22 +32,22 @@ def noise() -> Image.Image:
     return Image.effect_noise((40, 30), 80).convert("RGB")
 
 
-def red(picture: Image.Image, x: int = 0) -> int:
-    return int(np.asarray(picture)[0, x, 0])
+def red(image: Image.Image, x: int = 0) -> int:
+    return int(np.asarray(image)[0, x, 0])
 
 
-def test_every_form_of_a_picture_is_the_same_picture(tmp_path: Path):
-    picture = noise()
+def test_every_form_of_a_image_is_the_same_image(tmp_path: Path):
+    image = noise()
     path = tmp_path / "noise.png"
-    path.write_bytes(png(picture))
-    array = np.asarray(picture)
+    path.write_bytes(png(image))
+    array = np.asarray(image)
     tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
-    forms = [path, str(path), path.read_bytes(), picture, array, tensor, array / 255, tensor.float() / 255]
+    forms = [path, str(path), path.read_bytes(), image, array, tensor, array / 255, tensor.float() / 255]
     for form in forms:
-        assert read(form).tobytes() == picture.tobytes()
+        assert read(form).tobytes() == image.tobytes()
 
 
-def test_grey_arrays_are_pictures_too():
+def test_grey_arrays_are_images_too():
     grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
     wanted = np.stack([grey] * 3, -1)
     for form in (grey, grey[..., None], torch.from_numpy(grey)[None]):
@@ -69,7 +69,7 @@ def test_sixteen_bits_are_scaled_not_cut():
         assert [red(read(deep, transparency), x) for x in range(3)] == [0, 128, 255]
 
 
-def test_a_picture_stands_upright_as_its_camera_held_it(tmp_path: Path):
+def test_a_image_stands_upright_as_its_camera_held_it(tmp_path: Path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn clockwise
     Image.new("RGB", (20, 10)).save(tmp_path / "turned.jpg", exif=exif)
@@ -95,7 +95,7 @@ def test_a_picture_stands_upright_as_its_camera_held_it(tmp_path: Path):
         (7, "int: no picture; give a path"),
     ],
 )
-def test_what_is_no_picture_is_refused_with_the_remedy(source: Any, message: str):
+def test_what_is_no_image_is_refused_with_the_remedy(source: Any, message: str):
     with pytest.raises(BadMedia, match=message):
         read(source)
 
@@ -104,7 +104,7 @@ def test_what_is_no_picture_is_refused_with_the_remedy(source: Any, message: str
 @given(st.binary(max_size=60), st.booleans())
 def test_any_bytes_are_read_or_refused(data: bytes, headed: bool):
     source = png(Image.new("RGB", (4, 4)))[:33] + data if headed else data
-    for look in (read, lambda film: read_film(film, 4, False, "white", LIMIT)):
+    for look in (read, lambda video: read_video(video, 4, False, "white", LIMIT)):
         with pytest.raises(BadMedia):
             look(source)
 
@@ -112,7 +112,7 @@ def test_any_bytes_are_read_or_refused(data: bytes, headed: bool):
 # Films
 
 
-def test_a_film_of_huge_frames_is_refused_before_one_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_video_of_huge_frames_is_refused_before_one_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     large = encode([Image.new("RGB", (128, 96), "red")] * 8)
     monkeypatch.setattr("ixc.data.videos._frames", lambda *_: pytest.fail("decoded"))
     (tmp_path / "film.mp4").write_bytes(large)
@@ -121,23 +121,23 @@ def test_a_film_of_huge_frames_is_refused_before_one_is_decoded(tmp_path: Path, 
             frames(source)
 
 
-def film(num_frames: int) -> bytes:
+def video(num_frames: int) -> bytes:
     return encode([Image.new("RGB", (64, 32), "red")] * num_frames)
 
 
 def frames(source: Any, max_frames: int = 32, include_last: bool = False) -> list[Image.Image]:
-    return read_film(source, max_frames, include_last, "white", LIMIT)
+    return read_video(source, max_frames, include_last, "white", LIMIT)
 
 
-def test_a_film_from_a_file_and_from_its_bytes_is_the_same(tmp_path: Path):
-    data = film(24)
+def test_a_video_from_a_file_and_from_its_bytes_is_the_same(tmp_path: Path):
+    data = video(24)
     (tmp_path / "film.mp4").write_bytes(data)
     for source in (data, tmp_path / "film.mp4", str(tmp_path / "film.mp4")):
         assert [frame.size for frame in frames(source)] == [(64, 32)] * 3  # 24 frames at 8 a second
         assert len(frames(source, include_last=True)) == 4
 
 
-def test_a_list_of_frames_is_a_film_of_a_frame_a_second():
+def test_a_list_of_frames_is_a_video_of_a_frame_a_second():
     shades = [Image.new("L", (2, 2), i) for i in range(100)]
     assert [red(frame) for frame in frames(shades, 4)] == [0, 20, 40, 60]
     assert [red(frame) for frame in frames(shades, 4, include_last=True)] == [0, 33, 66, 99]
@@ -155,7 +155,7 @@ def test_a_list_of_frames_is_a_film_of_a_frame_a_second():
         (7, "int: no video; give a path"),
     ],
 )
-def test_what_is_no_film_is_refused_with_the_remedy(source: Any, message: str):
+def test_what_is_no_video_is_refused_with_the_remedy(source: Any, message: str):
     with pytest.raises(BadMedia, match=message):
         frames(source)
 
@@ -174,5 +174,5 @@ def test_a_fifth_of_a_frame_a_second_shows_every_frame():
     assert frames_seen(3, 0.2, 32) == [0, 1, 2]
 
 
-def test_a_film_is_known_by_its_suffix():
-    assert [is_film(name) for name in ("a.mp4", "b.MKV", Path("c.mov"), "d.gif", b"e.mp4")] == [True] * 3 + [False] * 2
+def test_a_video_is_known_by_its_suffix():
+    assert [is_video(name) for name in ("a.mp4", "b.MKV", Path("c.mov"), "d.gif", b"e.mp4")] == [True] * 3 + [False] * 2

@@ -20,7 +20,7 @@ from ixc.models.ixc25 import IXCForRewardModel
 from ixc.models.ixc25.folder import load, save
 from ixc.models.ixc25.kernels import NoAttention, refuse_attention, use_attention
 from ixc.packing import attention
-from ixc.packing.attention import Forest, varlen_attention
+from ixc.packing.attention import PackedLayout, varlen_attention
 from ixc.params import (
     BadParams,
     BestOfNParams,
@@ -81,13 +81,13 @@ def flash_attn() -> Any:
 @example(((9, (2, 0, 3)),))  # an empty branch
 @example(((0, (5, 2)),))  # nothing in common
 def test_flash_attention_in_one_call_is_the_dense_mask(flash_attn: Any, shapes: Shapes):
-    got, wanted = (out_and_gradients(way, Forest(shapes)) for way in (varlen_attention, dense_attention))
+    got, wanted = (out_and_gradients(way, PackedLayout(shapes)) for way in (varlen_attention, dense_attention))
     for x, y in zip(got, wanted, strict=True):
         torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
 
 
 def test_only_prefixes_of_further_branches_are_read_again():
-    plan = attention.varlen(Forest(((3, (2, 4, 1)), (2, ()))), CPU)
+    plan = attention.varlen(PackedLayout(((3, (2, 4, 1)), (2, ()))), CPU)
     assert plan.keys.tolist() == [0, 1, 2, 3, 4, *[0, 1, 2, 5, 6, 7, 8], *[0, 1, 2, 9], *[10, 11]]
     assert (plan.query_ends.tolist(), plan.key_ends.tolist()) == ([0, 5, 9, 10, 12], [0, 5, 12, 16, 18])
     assert plan.longest == (5, 7)
@@ -158,7 +158,9 @@ def test_packed_rows_go_where_they_are_told(
     rewards = []
     for told in ("auto", name):
         model, _ = load(tmp_path / "reward", IXCForRewardModel, attention=told)
-        rewards.append([x for row in score(model, tiny.features(model, tmp_path), samples, answers, 2) for x in row])
+        rewards.append(
+            [x for row in score(model, tiny.vision_cache(model, tmp_path), samples, answers, 2) for x in row]
+        )
         assert len(used) == (0 if told == "auto" else 2)  # two layers
     assert rewards[1] == pytest.approx(rewards[0], abs=1e-5)
 

@@ -11,19 +11,19 @@ from ixc.data.samples import Sample
 from ixc.engine.checkpoints import Checkpoints
 from ixc.engine.lora import add_lora, merge_lora
 from ixc.metrics import ignore
-from ixc.models.ixc25 import Batch, IXCForRewardModel, Tree, collate
+from ixc.models.ixc25 import IXCForRewardModel, PackedBatch, PrefixGroup, collate
 from ixc.params import LoRAParams, TrainRMParams
 from ixc.stages.train_rm import History, train
 
 LAYERS = ("wqkv.weight", "wo.weight", "w1.weight", "w2.weight", "w3.weight")
 
 
-def batch() -> Batch:
-    return collate([Tree([1, 25, 26], [[27, 28], [29]]), Tree([1, 23, 24], [[25]])])
+def batch() -> PackedBatch:
+    return collate([PrefixGroup([1, 25, 26], [[27, 28], [29]]), PrefixGroup([1, 23, 24], [[25]])])
 
 
 def rewards(model: IXCForRewardModel) -> torch.Tensor:
-    return model.branch_scores(batch())
+    return model.response_scores(batch())
 
 
 def adapted() -> IXCForRewardModel:
@@ -71,7 +71,7 @@ def test_an_adapter_adds_alpha_over_rank_of_its_product():
 
 
 def pairs(root: Path) -> list[Sample]:
-    red = tiny.picture(root, "red")
+    red = tiny.image(root, "red")
     return [tiny.pair(f"{i}?", "good", "bad", [red] if i % 2 else []) for i in range(16)]
 
 
@@ -84,8 +84,8 @@ def learned(root: Path, **options: Any) -> tuple[History, IXCForRewardModel]:
     if options.get("gradient_checkpointing"):
         model.gradient_checkpointing_enable()
     params = TrainRMParams(epochs=12, batch_size=8, learning_rate=1e-2, lora=lora, **options)
-    features = tiny.features(model, root)
-    history, _ = train(params, model, features, pairs(root), ignore, Checkpoints(root / "state", {}))
+    vision_cache = tiny.vision_cache(model, root)
+    history, _ = train(params, model, vision_cache, pairs(root), ignore, Checkpoints(root / "state", {}))
     return history, model
 
 
@@ -98,7 +98,7 @@ def test_training_moves_the_layers_and_the_head_and_nothing_else(tmp_path: Path)
         assert torch.equal(weights, before[name]) is not name.endswith((*LAYERS, "score.weight")), name
 
 
-@pytest.mark.parametrize("options", [{"gradient_checkpointing": True}, {"pass_tokens": 200}])
+@pytest.mark.parametrize("options", [{"gradient_checkpointing": True}, {"max_tokens_per_microbatch": 200}])
 def test_what_saves_memory_changes_no_number(tmp_path: Path, options: dict[str, Any]):
     for mine, yours in zip(learned(tmp_path, **options)[0], learned(tmp_path)[0], strict=True):
         assert mine == pytest.approx(yours, rel=1e-4, abs=1e-5)

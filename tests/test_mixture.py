@@ -47,24 +47,24 @@ def test_a_number_larger_than_what_there_is_takes_all():
     assert len(kept(MANY, MixtureParams(sources={"a": 1000}))) == 150
 
 
-def test_two_pictures_to_a_text_by_hand():
+def test_two_images_to_a_text_by_hand():
     # 7 pictures and 9 texts: 3 texts want 6 pictures, so that 1 picture and 6 texts are left out
     samples = [sample(f"p{i}", pictured=True) for i in range(7)] + [sample(f"t{i}") for i in range(9)]
-    found = kept(samples, MixtureParams(pictures_per_text=2))
+    found = kept(samples, MixtureParams(images_per_text=2))
     assert Counter(id[0] for id in found) == {"p": 6, "t": 3}
 
 
 def test_where_one_kind_is_missing_the_other_is_kept_whole():
-    assert len(kept(MANY, MixtureParams(pictures_per_text=2))) == 150
+    assert len(kept(MANY, MixtureParams(images_per_text=2))) == 150
 
 
 TEXTS = [sample(f"t{i}", "t") for i in range(300)]
 PICTURES = [sample(f"p{i}", "p", pictured=True) for i in range(300)]
 
 
-def test_numbers_that_contradict_the_pictures_to_a_text_are_refused_by_name():
-    numbers = MixtureParams(sources={"t": 200, "p": 60}, pictures_per_text=2)
-    told = r"pictures_per_text: 2: .* 60 samples .*\(p: 60\) and 200 without \(t: 200\): ask for 400 with, or for 30 wi"
+def test_numbers_that_contradict_the_images_to_a_text_are_refused_by_name():
+    numbers = MixtureParams(sources={"t": 200, "p": 60}, images_per_text=2)
+    told = r"images_per_text: 2: .* 60 samples .*\(p: 60\) and 200 without \(t: 200\): ask for 400 with, or for 30 wi"
     with pytest.raises(BadMixture, match=told):
         kept(TEXTS + PICTURES, numbers)
 
@@ -75,13 +75,13 @@ def test_numbers_that_contradict_the_pictures_to_a_text_are_refused_by_name():
     ids=["agree", "nearly", "one is free", "the other is free", "one kind only"],
 )
 def test_numbers_that_leave_the_ratio_something_to_decide_are_not(sources: dict[str, int]):
-    found = Counter(id[0] for id in kept(TEXTS + PICTURES, MixtureParams(sources=sources, pictures_per_text=2)))
+    found = Counter(id[0] for id in kept(TEXTS + PICTURES, MixtureParams(sources=sources, images_per_text=2)))
     assert found["p"] == 2 * found["t"] or sources == {"t": 0, "p": 60}
 
 
 def test_a_source_of_both_kinds_can_be_thinned():
     both = [sample(f"t{i}") for i in range(20)] + [sample(f"p{i}", pictured=True) for i in range(8)]
-    found = Counter(id[0] for id in kept(both, MixtureParams(sources={"a": 25}, pictures_per_text=2)))
+    found = Counter(id[0] for id in kept(both, MixtureParams(sources={"a": 25}, images_per_text=2)))
     assert found["p"] == 2 * found["t"] > 0
 
 
@@ -113,7 +113,7 @@ def test_numbers_are_exact(tickets: list[Ticket], source: int, domain: int):
 
 @given(TICKETS, st.integers(1, 3))
 def test_the_ratio_holds_in_every_pile(tickets: list[Ticket], ratio: int):
-    keep = draw(tickets, MixtureParams(pictures_per_text=ratio))
+    keep = draw(tickets, MixtureParams(images_per_text=ratio))
     for pile in {each.pile for each in tickets}:
         there = Counter(each.pictured for each in tickets if each.pile == pile)
         found = Counter(each.pictured for each, yes in zip(tickets, keep, strict=True) if yes and each.pile == pile)

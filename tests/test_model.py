@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, DynamicCache
 
 from ixc.models.ixc25 import IXCConfig, IXCForCausalLM, IXCForRewardModel, IXCModel, IXCPreTrainedModel
-from ixc.models.ixc25.language import PLoRALinear, WrongPictures
-from ixc.models.ixc25.vision import merge_patches, picture_sequence
+from ixc.models.ixc25.language import PLoRALinear, WrongImages
+from ixc.models.ixc25.vision import image_sequence, merge_patches
 
 IMAGE = tiny.processor().ids["image"]
 IDS = torch.tensor([[1, IMAGE, IMAGE, 30, 31, 32]])
@@ -81,7 +81,7 @@ def test_the_7b_has_as_many_parameters_as_the_reward_checkpoint():
     assert sum(weights.numel() for weights in model.parameters()) == 8_300_756_992
 
 
-def test_partial_lora_touches_picture_tokens_only():
+def test_partial_lora_touches_image_tokens_only():
     layer = tiny.shaken(PLoRALinear(4, 6, rank=2))
     x, places = torch.randn(1, 3, 4), torch.tensor([1])
     plain, partial = layer(x, None), layer(x, places)
@@ -93,39 +93,39 @@ def test_partial_lora_touches_picture_tokens_only():
 
 def test_an_untrained_partial_lora_changes_nothing():
     model = IXCForCausalLM(tiny.config())
-    wanted = model.model(IDS, features=TOKENS)
+    wanted = model.model(IDS, image_features=TOKENS)
     for module in model.modules():
         if isinstance(module, PLoRALinear):
             torch.nn.init.normal_(module.Plora_A.weight)
-    assert torch.equal(model.model(IDS, features=TOKENS), wanted)
+    assert torch.equal(model.model(IDS, image_features=TOKENS), wanted)
 
 
-def test_text_before_a_picture_does_not_notice_it():
+def test_text_before_a_image_does_not_notice_it():
     model, ids = tiny.causal(), torch.tensor([[1, 30, 31, IMAGE, IMAGE, 32]])
-    with_picture, plain = model.model(ids, features=TOKENS), model.model(torch.where(ids == IMAGE, 40, ids))
-    torch.testing.assert_close(with_picture[:, :3], plain[:, :3])
-    assert not torch.allclose(with_picture[:, 5], plain[:, 5])
+    with_image, plain = model.model(ids, image_features=TOKENS), model.model(torch.where(ids == IMAGE, 40, ids))
+    torch.testing.assert_close(with_image[:, :3], plain[:, :3])
+    assert not torch.allclose(with_image[:, 5], plain[:, 5])
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("steps", [(1,) * 6, (4, 1, 1), (3, 3), (6,)])
 def test_the_cache_gives_the_full_forward_pass(steps: tuple[int, ...]):
     model, cache, seen = tiny.causal(), DynamicCache(), []
-    features, start = list(TOKENS.split(1)), 0
+    image_features, start = list(TOKENS.split(1)), 0
     for size in steps:
         ids = IDS[:, start : start + size]
-        own = [features.pop(0) for _ in range(int((ids == IMAGE).sum()))]
-        seen.append(model.model(ids, features=torch.cat(own) if own else None, past_key_values=cache))
+        own = [image_features.pop(0) for _ in range(int((ids == IMAGE).sum()))]
+        seen.append(model.model(ids, image_features=torch.cat(own) if own else None, past_key_values=cache))
         start += size
-    torch.testing.assert_close(torch.cat(seen, 1), model.model(IDS, features=TOKENS), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.cat(seen, 1), model.model(IDS, image_features=TOKENS), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
 def test_a_causal_mask_that_is_given_is_the_default():
     model = tiny.causal()
     mask = torch.ones(1, 1, 6, 6, dtype=torch.bool).tril()
-    got = model.model(IDS, features=TOKENS, attention_mask=mask, position_ids=torch.arange(6)[None])
-    torch.testing.assert_close(got, model.model(IDS, features=TOKENS), rtol=1e-4, atol=1e-5)
+    got = model.model(IDS, image_features=TOKENS, attention_mask=mask, position_ids=torch.arange(6)[None])
+    torch.testing.assert_close(got, model.model(IDS, image_features=TOKENS), rtol=1e-4, atol=1e-5)
 
 
 def same(left: IXCPreTrainedModel, right: IXCPreTrainedModel, but: str = "") -> None:
@@ -191,21 +191,21 @@ def test_four_patches_merge_row_by_row():
     assert merged[0].tolist() == [[[0, 1, 4, 5], [2, 3, 6, 7]], [[8, 9, 12, 13], [10, 11, 14, 15]]]
 
 
-def test_a_picture_reads_global_view_separator_and_stitched_rows_each_with_a_newline():
+def test_a_image_reads_global_view_separator_and_stitched_rows_each_with_a_newline():
     # one tile row of two tiles with 2 x 2 tokens each: its rows run through both tiles
     grids = torch.arange(12.0).view(3, 2, 2, 1)
     newline, separator = torch.full((1, 1, 1, 1), -1.0), torch.full((1, 1, 1), -2.0)
-    got = picture_sequence(grids, 1, newline, separator).flatten().tolist()
+    got = image_sequence(grids, 1, newline, separator).flatten().tolist()
     assert got == [0, 1, -1, 2, 3, -1, -2, 4, 5, 8, 9, -1, 6, 7, 10, 11, -1]
 
 
 @torch.no_grad()
-def test_pictures_encoded_together_are_those_encoded_alone():
+def test_images_encoded_together_are_those_encoded_alone():
     model, generator = tiny.causal(), torch.Generator().manual_seed(0)
-    pictures = [(torch.randn(n, 3, 28, 28, generator=generator), rows) for n, rows in ((3, 1), (5, 2), (2, 1))]
-    together = model.encode_pictures(pictures)
-    for got, picture in zip(together, pictures, strict=True):
-        torch.testing.assert_close(got, model.encode_pictures([picture])[0], rtol=1e-4, atol=1e-5)
+    images = [(torch.randn(n, 3, 28, 28, generator=generator), rows) for n, rows in ((3, 1), (5, 2), (2, 1))]
+    together = model.encode_images(images)
+    for got, image in zip(together, images, strict=True):
+        torch.testing.assert_close(got, model.encode_images([image])[0], rtol=1e-4, atol=1e-5)
     assert [len(x) for x in together] == [6, 9, 5]
 
 
@@ -221,8 +221,8 @@ def test_a_padded_row_scores_as_alone(padding: str, attention: str, pooling: str
     row, real = torch.cat([fill, short] if padding == "left" else [short, fill]), torch.ones(4, dtype=torch.long)
     none = torch.zeros(2, dtype=torch.long)
     mask = torch.stack([torch.cat([none, real] if padding == "left" else [real, none]), torch.ones(6).long()])
-    together = model(torch.stack([row, long]), mask, features=TOKENS).logits
-    alone = torch.cat([model(short[None], features=TOKENS).logits, model(long[None]).logits])
+    together = model(torch.stack([row, long]), mask, image_features=TOKENS).logits
+    alone = torch.cat([model(short[None], image_features=TOKENS).logits, model(long[None]).logits])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
 
@@ -232,9 +232,9 @@ def test_checkpointed_gradients_are_the_plain_ones():
         model = tiny.reward().train()
         if checkpointed:
             model.gradient_checkpointing_enable()
-        pictures = [(torch.ones(2, 3, 28, 28), 1)]
+        images = [(torch.ones(2, 3, 28, 28), 1)]
         ids = torch.tensor([[1, *[IMAGE] * 5, 30, 31]])
-        model(ids, features=torch.cat(model.encode_pictures(pictures))).logits.sum().backward()
+        model(ids, image_features=torch.cat(model.encode_images(images))).logits.sum().backward()
         gradients.append({name: x.grad for name, x in model.named_parameters()})
     plain, again = gradients
     assert all(torch.equal(plain[name], again[name]) for name in plain if plain[name] is not None)
@@ -242,20 +242,22 @@ def test_checkpointed_gradients_are_the_plain_ones():
 
 
 def test_peft_trains_beside_it_and_merges(tmp_path: Path):
-    plain = tiny.reward()(IDS, features=TOKENS).logits
+    plain = tiny.reward()(IDS, image_features=TOKENS).logits
     beside = peft.LoraConfig(r=2, target_modules=["wqkv", "wo", "w1", "w2", "w3"], modules_to_save=["score"])
     model = peft.get_peft_model(tiny.reward(), beside)
-    torch.testing.assert_close(model(IDS, features=TOKENS).logits, plain)
+    torch.testing.assert_close(model(IDS, image_features=TOKENS).logits, plain)
     for name, weights in model.named_parameters():
         if ".lora_B." in name or "score.modules_to_save" in name:  # not Plora_B, which belongs to the model
             torch.nn.init.normal_(weights)
-    trained = model(IDS, features=TOKENS).logits
+    trained = model(IDS, image_features=TOKENS).logits
     trained.sum().backward()
     assert all(weights.grad is not None for weights in model.parameters() if weights.requires_grad)
     model.save_pretrained(str(tmp_path))
     loaded = peft.PeftModel.from_pretrained(tiny.reward(), str(tmp_path))
-    torch.testing.assert_close(loaded(IDS, features=TOKENS).logits, trained)
-    torch.testing.assert_close(loaded.merge_and_unload()(IDS, features=TOKENS).logits, trained, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loaded(IDS, image_features=TOKENS).logits, trained)
+    torch.testing.assert_close(
+        loaded.merge_and_unload()(IDS, image_features=TOKENS).logits, trained, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_answers_are_generated_in_batches_and_by_the_dozen():
@@ -292,13 +294,13 @@ def test_the_auto_classes_know_the_models(tmp_path: Path):
 
 
 @pytest.mark.parametrize("given", [1, 3])
-def test_pictures_that_do_not_fill_their_places_are_refused(given: int):
-    with pytest.raises(WrongPictures, match=f"{given} picture tokens.*: 2; build"):
-        tiny.causal()(IDS, features=torch.zeros(given, 16))
+def test_images_that_do_not_fill_their_places_are_refused(given: int):
+    with pytest.raises(WrongImages, match=f"{given} picture tokens.*: 2; build"):
+        tiny.causal()(IDS, image_features=torch.zeros(given, 16))
 
 
-def test_places_without_their_picture_are_refused():
-    with pytest.raises(WrongPictures, match=r"0 picture tokens.*: 2; build"):
+def test_places_without_their_image_are_refused():
+    with pytest.raises(WrongImages, match=r"0 picture tokens.*: 2; build"):
         tiny.causal()(IDS)
 
 

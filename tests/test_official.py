@@ -322,9 +322,9 @@ def test_unused_tensors_are_ignored_and_listed(folder: Path):
 def test_a_scaled_partial_lora_is_scaled(folder: Path):
     change(folder, plora_scaling=2.0)
     ids = torch.tensor([[1, tiny.processor().ids["image"], 30, 2]])
-    picture = torch.ones(1, 16)
+    image = torch.ones(1, 16)
     single, double = tiny.reward(), from_official(folder)
-    assert not torch.allclose(single(ids, features=picture).logits, double(ids, features=picture).logits)
+    assert not torch.allclose(single(ids, image_features=image).logits, double(ids, image_features=image).logits)
     assert torch.equal(single(ids[:, 2:]).logits, double(ids[:, 2:]).logits)
 
 

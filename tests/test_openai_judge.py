@@ -221,10 +221,10 @@ def test_a_judge_that_dies_midway_is_not_asked_thousands_of_times(
     assert len(VerdictStore(tmp_path / "verdicts", "org/judge:1")) == 2
 
 
-def test_the_judge_sees_the_pictures_and_a_few_frames(tmp_path: Path, server: Any) -> None:
+def test_the_judge_sees_the_images_and_a_few_frames(tmp_path: Path, server: Any) -> None:
     Image.new("RGB", (300, 100), "red").save(tmp_path / "wide.png")
-    film = tmp_path / "film.mp4"
-    with av.open(str(film), "w") as container:
+    video = tmp_path / "film.mp4"
+    with av.open(str(video), "w") as container:
         stream = container.add_stream("libx264", rate=1, options={"preset": "ultrafast"})
         stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
         for i in range(16):
@@ -240,8 +240,8 @@ def test_the_judge_sees_the_pictures_and_a_few_frames(tmp_path: Path, server: An
     assert [part["type"] for part in content] == ["image_url"] * 4 + ["text"]
     urls = [part["image_url"]["url"] for part in content[:-1]]
     shown = [Image.open(BytesIO(base64.b64decode(url.partition(",")[2]))) for url in urls]
-    assert [picture.size for picture in shown] == [(150, 50), (64, 64), (64, 64), (64, 64)]
-    reds = [int(picture.convert("RGB").resize((1, 1)).tobytes()[0]) for picture in shown[1:]]
+    assert [image.size for image in shown] == [(150, 50), (64, 64), (64, 64), (64, 64)]
+    reds = [int(image.convert("RGB").resize((1, 1)).tobytes()[0]) for image in shown[1:]]
     assert reds[0] < 30 and 100 < reds[1] < 160 and reds[2] > 200  # first, middle, last
 
 
@@ -469,7 +469,7 @@ def test_a_completion_without_the_usual_fields_is_unreadable(
 
 
 @pytest.mark.parametrize("batch", [False, True])
-def test_a_picture_that_cannot_be_used_spoils_its_own_prompt_only(
+def test_a_image_that_cannot_be_used_spoils_its_own_prompt_only(
     tmp_path: Path, server: Any, batch: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("RGB", (30, 10), "red").save(tmp_path / "good.png")

@@ -153,7 +153,7 @@ def test_a_killed_stage_leaves_its_last_outputs_and_is_completed_by_the_next_run
 
 
 @needs_real
-def test_real_texts_pictures_and_films_go_the_same_way(tmp_path: Path):
+def test_real_texts_images_and_videos_go_the_same_way(tmp_path: Path):
     params = shrunk("real-sample.yaml", limit=40, root=str(REAL))
     folder = copy_of_the_repository(tmp_path, params)
     repro(folder)

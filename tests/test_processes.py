@@ -46,7 +46,7 @@ def test_bad_input_of_one_explains_the_crash_of_the_other():
 
 
 def test_the_base_model_learns_the_same_in_two_processes_as_in_one(tmp_path: Path):
-    seen = [tiny.picture(tmp_path, colour) for colour in ("red", "blue")]
+    seen = [tiny.image(tmp_path, colour) for colour in ("red", "blue")]
     shown = [tiny.sample("Which?", [each], id=each.sha256, gold=tiny.match("red")) for each in seen]
     texts = [tiny.sample(f"Say {word}.", id=word, gold=tiny.match(word)) for word in ("yes", "no", "so", "or")]
     write_samples([*shown, *texts], tmp_path / "prompts.parquet")

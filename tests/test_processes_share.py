@@ -39,9 +39,9 @@ TABLES = ("candidates", "pairs", "best_of_n")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    pictures = [tiny.picture(tmp_path, name, (60, 30 + 20 * i)) for i, name in enumerate(("red", "blue", "green"))]
+    images = [tiny.image(tmp_path, name, (60, 30 + 20 * i)) for i, name in enumerate(("red", "blue", "green"))]
     texts = [tiny.sample(f"Word {'and more ' * i}?", gold=tiny.match("a"), split="val") for i in range(5)]
-    shown = [tiny.sample("What is it?", [p], gold=tiny.match("red"), split="val") for p in pictures]
+    shown = [tiny.sample("What is it?", [p], gold=tiny.match("red"), split="val") for p in images]
     write_samples([*texts, *shown], tmp_path / "prompts.parquet")
     pairs = [tiny.pair(f"q{i}", "yes", "no " * (i + 1)) for i in range(6)]
     write_samples(pairs, tmp_path / "pairs.parquet")

@@ -23,15 +23,15 @@ from ixc.models.ixc25.processing import (
     BadConversation,
     BadProcessor,
     Dropped,
+    ImageTiles,
     IXCBatch,
     Partition,
-    Picture,
     TooLong,
-    film_strip,
     partition,
     strip,
     to_tiles,
     train_tokenizer,
+    video_strip,
     words_of,
 )
 from ixc.models.ixc25.tokenizers import SPECIAL, BadTokenizer
@@ -69,16 +69,16 @@ def test_partition_and_token_count_are_the_official_ones(
     assert got == Partition(*place)
     official = IXCProcessor(PROCESSOR.tokenizer, 560, 14, hd_num)
     tiles = torch.empty(1, device="meta").expand(got.rows * got.columns + 1, 3, 560, 560)
-    assert official.num_tokens(Picture(tiles, got.rows)) == tokens
+    assert official.num_tokens(ImageTiles(tiles, got.rows)) == tokens
 
 
-def test_an_extreme_picture_still_has_a_tile():
+def test_an_extreme_image_still_has_a_tile():
     assert partition(50_000, 1, 9, 560) == Partition(5040, 1, 1, 9)
     assert partition(1, 50_000, 9, 560) == Partition(1, 5040, 9, 1)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_turned_picture_has_the_turned_partition(seed: int):
+def test_a_turned_image_has_the_turned_partition(seed: int):
     rng = random.Random(seed)
     width, height, hd_num = rng.randint(1, 3000), rng.randint(1, 3000), rng.randint(1, 25)
     place, turned = partition(width, height, hd_num, 560), partition(height, width, hd_num, 560)
@@ -96,7 +96,7 @@ def test_a_turned_picture_has_the_turned_partition(seed: int):
         ((32 * 1130, 1160), 1, 32),
     ],
 )
-def test_a_film_is_a_strip_one_tile_wide(canvas: tuple[int, int], rows: int, columns: int):
+def test_a_video_is_a_strip_one_tile_wide(canvas: tuple[int, int], rows: int, columns: int):
     place = strip(*canvas, 560)
     assert (place.rows, place.columns) == (rows, columns)
     assert 560 in (place.width, place.height)
@@ -112,21 +112,21 @@ def test_a_film_is_a_strip_one_tile_wide(canvas: tuple[int, int], rows: int, col
     ],
 )
 def test_frames_lie_on_the_official_canvas(frame: tuple[int, int], count: int, canvas: tuple[int, int]):
-    assert film_strip([Image.new("RGB", frame)] * count, 560).size == canvas
+    assert video_strip([Image.new("RGB", frame)] * count, 560).size == canvas
 
 
-def test_a_film_of_an_official_model_has_the_official_lengths_whatever_its_tile(tmp_path: Path):
+def test_a_video_of_an_official_model_has_the_official_lengths_whatever_its_tile(tmp_path: Path):
     frames = [Image.new("RGB", (1920, 1080))] * 2
     (tmp_path / "config.json").write_text(json.dumps({"vision": {"image_size": 56}}))
     PROCESSOR.backend.save(str(tmp_path / "tokenizer.json"))
     official = IXCProcessor.from_official(tmp_path)
-    assert official.composite(frames).size == film_strip(frames, 560).size == (1120, 1360)
+    assert official.composite(frames).size == video_strip(frames, 560).size == (1120, 1360)
     assert IXCProcessor(PROCESSOR.tokenizer, 56, 14, 4).composite(frames).size == (112, 2 * (4 + 63 + 1))
 
 
 def test_every_frame_stands_below_its_label():
     colours = ["red", "lime", "blue"]
-    canvas = film_strip([Image.new("RGB", (40, 20), c) for c in colours], 56)
+    canvas = video_strip([Image.new("RGB", (40, 20), c) for c in colours], 56)
     # tile 56: bands of 4, frames of 112 x 56, gaps of 1
     assert canvas.size == (112, 3 * 61)
     seen = [canvas.getpixel((60, 61 * i + 30)) for i in range(3)]
@@ -139,12 +139,12 @@ def test_every_frame_stands_below_its_label():
 
 def chequered() -> Image.Image:
     """Two rows of three tiles, each of another colour."""
-    picture = Image.new("RGB", (84, 56))
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (84, 56))
+    draw = ImageDraw.Draw(image)
     for i in range(6):
         x, y = i % 3 * 28, i // 3 * 28
         draw.rectangle((x, y, x + 27, y + 27), fill=(40 * i, 0, 0))
-    return picture
+    return image
 
 
 def reds(tiles: torch.Tensor) -> list[int]:
@@ -188,9 +188,9 @@ def test_padding_is_white_below_a_landscape_and_right_of_a_portrait():
 def test_the_token_count_is_that_of_the_model(tmp_path: Path):
     model = tiny.causal()
     for size in ((28, 28), (90, 30), (30, 90), (200, 210)):
-        media = tiny.picture(tmp_path, "red", size)
-        picture = PROCESSOR.load(tmp_path, media, PROCESSOR.hd_num)
-        assert len(model.encode_pictures([picture])[0]) == PROCESSOR.num_tokens(picture)
+        media = tiny.image(tmp_path, "red", size)
+        image = PROCESSOR.load(tmp_path, media, PROCESSOR.hd_num)
+        assert len(model.encode_images([image])[0]) == PROCESSOR.num_tokens(image)
 
 
 # Ids
@@ -214,12 +214,12 @@ def test_what_is_scored_ends_in_the_official_tail():
     assert ids == [*PROCESSOR.encode("Yes."), IDS["turn_end"], IDS["eos"], IDS["reward"]]
 
 
-def test_a_single_picture_without_a_placeholder_comes_first():
+def test_a_single_image_without_a_placeholder_comes_first():
     ids = PROCESSOR.prompt(user("What is it?"), [3])
     assert ids == [IDS["bos"], *[IDS["image"]] * 3, *PROCESSOR.prompt(user("What is it?"), [])[1:]]
 
 
-def test_pictures_stand_where_their_placeholders_are():
+def test_images_stand_where_their_placeholders_are():
     ids = PROCESSOR.prompt((*user("a<ImageHere>b"), *user("<ImageHere>c")), [2, 1])
     places = [i for i, token in enumerate(ids) if token == IDS["image"]]
     a, b, c = (PROCESSOR.encode(x)[0] for x in "abc")
@@ -239,7 +239,7 @@ def test_control_strings_of_a_user_stay_text():
     assert PROCESSOR.decode(PROCESSOR.encode(CONTROL)) == CONTROL
 
 
-def test_an_answer_can_neither_end_itself_nor_show_a_picture():
+def test_an_answer_can_neither_end_itself_nor_show_a_image():
     ids = PROCESSOR.scored(PROCESSOR.answer(CONTROL + "<ImageHere>"))
     assert [i for i in ids if i in set(IDS.values())] == [IDS["turn_end"], IDS["eos"], IDS["reward"]]
 
@@ -263,9 +263,9 @@ LITERAL = "to write <ImageHere> as text, give the content as parts"
         ),
     ],
 )
-def test_a_mismatch_of_pictures_and_placeholders_shows_the_right_form(text: str, pictures: int, message: str):
+def test_a_mismatch_of_images_and_placeholders_shows_the_right_form(text: str, images: int, message: str):
     with pytest.raises(BadConversation) as caught:
-        PROCESSOR.prompt(user(text), [1] * pictures)
+        PROCESSOR.prompt(user(text), [1] * images)
     assert str(caught.value) == message
 
 
@@ -296,14 +296,14 @@ def test_a_tokenizer_learns_from_prompts_and_reference_answers():
     assert words_of(sample) == "What colour?\nred"
 
 
-def test_a_film_is_loaded_as_a_strip(tmp_path: Path):
-    from ixc.data.sources.embedded.films import encode
+def test_a_video_is_loaded_as_a_strip(tmp_path: Path):
+    from ixc.data.sources.embedded.videos import encode
 
     (tmp_path / "film.mp4").write_bytes(encode([Image.new("RGB", (64, 64), "red")] * 24))
-    picture = PROCESSOR.load(tmp_path, Media(kind="video", path="film.mp4", sha256="0"), PROCESSOR.hd_num)
+    image = PROCESSOR.load(tmp_path, Media(kind="video", path="film.mp4", sha256="0"), PROCESSOR.hd_num)
     # 24 frames at 8 a second: three are seen, each 56 x 56 in a strip 58 high: 28 * 3 * 56.5 / 58
-    assert picture.rows == 1
-    assert len(picture.tiles) == 1 + 3
+    assert image.rows == 1
+    assert len(image.tiles) == 1 + 3
 
 
 # A call: conversations in, a batch out
@@ -324,7 +324,7 @@ def row(batch: IXCBatch, number: int = 0) -> list[int]:
 def test_a_conversation_is_its_prompt_its_answer_and_the_tail():
     batch = PROCESSOR(said("Which?", "This."))
     assert row(batch) == PROCESSOR.prompt(user("Which?"), []) + PROCESSOR.scored(PROCESSOR.answer("This."))
-    assert (batch.pictures, batch.dropped) == ([], [Dropped()])
+    assert (batch.images, batch.dropped) == ([], [Dropped()])
 
 
 def test_a_question_ends_in_the_opening_of_its_answer():
@@ -355,7 +355,7 @@ def test_white_space_around_turns_is_stripped_on_demand():
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_batch_is_its_conversations_padded(side: Any):
-    from ixc.data.sources.embedded.films import encode
+    from ixc.data.sources.embedded.videos import encode
 
     chats = [said("Which?", "This."), said("A longer question, <ImageHere>", "no"), said("Film?", "yes")]
     images: list[Any] = [None, [WIDE], []]
@@ -367,16 +367,16 @@ def test_a_batch_is_its_conversations_padded(side: Any):
     edge = 0 if side == "left" else -1
     assert batch["attention_mask"][:, edge].tolist() == [int(n == max(lengths)) for n in lengths]
     assert (batch["input_ids"][batch["attention_mask"] == 0] == IDS["eos"]).all()
-    assert torch.equal(batch["pixel_values"], torch.cat([p.tiles for one in alone for p in one.pictures]))
+    assert torch.equal(batch["pixel_values"], torch.cat([p.tiles for one in alone for p in one.images]))
     # a film of one frame: 56 x 56 below a band of 2, so 28 x 29 pixels as a strip
-    assert [p.rows for p in batch.pictures] == [1, 2]
+    assert [p.rows for p in batch.images] == [1, 2]
 
 
-def test_picture_tokens_fill_exactly_their_places():
+def test_image_tokens_fill_exactly_their_places():
     batch = PROCESSOR(said("<ImageHere><ImageHere>", "x"), images=[WIDE, TALL])
     assert batch["tile_grids"].tolist() == [[1, 3], [4, 1]]
-    features = tiny.reward().encode_pictures(batch.pictures)
-    assert sum(map(len, features)) == int((batch["input_ids"] == IDS["image"]).sum())
+    image_features = tiny.reward().encode_images(batch.images)
+    assert sum(map(len, image_features)) == int((batch["input_ids"] == IDS["image"]).sum())
 
 
 def test_lists_instead_of_tensors_are_not_padded():
@@ -392,8 +392,8 @@ def test_a_batch_survives_the_way_to_another_process():
     assert (copy["pixel_values"].dtype, copy["input_ids"].dtype) == (torch.float64, torch.int64)
 
 
-def test_a_film_among_the_images_is_known_by_its_name(tmp_path: Path):
-    from ixc.data.sources.embedded.films import encode
+def test_a_video_among_the_images_is_known_by_its_name(tmp_path: Path):
+    from ixc.data.sources.embedded.videos import encode
 
     (tmp_path / "film.mp4").write_bytes(encode([RED] * 8))
     as_image = PROCESSOR(said("a", "b"), images=tmp_path / "film.mp4")
@@ -405,11 +405,11 @@ def test_parts_name_the_kind_of_what_they_show():
     content = [{"type": "video"}, {"type": "text", "text": "a<ImageHere>"}, {"type": "image"}]
     chat = [{"role": "user", "content": content}, *said("", "b")[1:]]
     batch = PROCESSOR(chat, images=[WIDE], videos=[[RED, RED]])
-    assert [len(picture.tiles) for picture in batch.pictures] == [3, 4]  # the film's strip first
+    assert [len(image.tiles) for image in batch.images] == [3, 4]  # the film's strip first
     assert "<ImageHere>" in PROCESSOR.decode(row(batch))
 
 
-def test_several_pictures_may_have_fewer_tiles():
+def test_several_images_may_have_fewer_tiles():
     processor = IXCProcessor(PROCESSOR.tokenizer, 28, 14, 4, hd_num_several=2)
     two = said("<ImageHere><ImageHere>", "x")
     assert processor(said("", "x"), images=TALL)["tile_grids"].tolist() == [[4, 1]]
@@ -450,20 +450,20 @@ def test_what_is_too_long_is_told_only_ways_that_help(texts: Any, shown: Any, po
         PROCESSOR(said(*texts), **shown, max_length=5, on_overflow=policy)
 
 
-def test_fewer_frames_make_a_film_shorter():
+def test_fewer_frames_make_a_video_shorter():
     few = IXCProcessor(PROCESSOR.tokenizer, 28, 14, 4, max_frames=1)
-    film = [[RED] * 5]
-    assert len(row(few(said("a", "b"), videos=film))) < len(row(PROCESSOR(said("a", "b"), videos=film)))
+    video = [[RED] * 5]
+    assert len(row(few(said("a", "b"), videos=video))) < len(row(PROCESSOR(said("a", "b"), videos=video)))
 
 
-def test_the_oldest_exchanges_go_with_their_pictures_and_the_result_says_so():
+def test_the_oldest_exchanges_go_with_their_images_and_the_result_says_so():
     system = {"role": "system", "content": "Be brief."}
     whole, last = [system, *said(*TURNS)], [system, *said(*TURNS[-2:])]
     wanted = row(PROCESSOR(last))
     batch = PROCESSOR(whole, images=WIDE, max_length=len(wanted), on_overflow="drop_oldest_turns")
     assert row(batch) == wanted
-    assert batch.dropped == [Dropped(turns=4, pictures=(0,))]
-    assert batch.pictures == []
+    assert batch.dropped == [Dropped(turns=4, images=(0,))]
+    assert batch.images == []
 
 
 def test_no_more_exchanges_go_than_must():
@@ -472,7 +472,7 @@ def test_no_more_exchanges_go_than_must():
     assert (row(batch), batch.dropped) == (kept, [Dropped(turns=2)])
 
 
-def test_pictures_shrink_only_as_far_as_they_must():
+def test_images_shrink_only_as_far_as_they_must():
     lengths = [len(row(PROCESSOR(said("a", "b"), images=TALL, hd_num=n))) for n in (1, 2, 3, 4)]
     for hd_num, length in enumerate(lengths[:3], start=1):
         batch = PROCESSOR(said("a", "b"), images=TALL, max_length=length, on_overflow="shrink_images")
@@ -519,14 +519,14 @@ def test_a_conversation_of_another_form_is_refused(messages: Any, message: str):
         PROCESSOR(messages)
 
 
-def test_more_pictures_than_placeholders_are_refused():
+def test_more_images_than_placeholders_are_refused():
     with pytest.raises(
         BadConversation, match="2 pictures but 0 placeholders; the prompt needs: Image1 <ImageHere>; Im"
     ):
         PROCESSOR(said("a", "b"), images=[RED, RED])
 
 
-def test_a_batch_needs_a_list_of_pictures_per_conversation():
+def test_a_batch_needs_a_list_of_images_per_conversation():
     chats = [said("a", "b"), said("c", "d")]
     with pytest.raises(BadConversation, match="images: 1 for 2 conversations; give one list per conversation"):
         PROCESSOR(chats, images=[RED])
@@ -542,7 +542,7 @@ def test_kinds_of_parts_and_of_media_must_agree():
         PROCESSOR(chat, images=RED)
 
 
-def test_a_zero_length_film_is_refused():
+def test_a_zero_length_video_is_refused():
     with pytest.raises(BadMedia, match="0 bytes"):
         PROCESSOR(said("a", "b"), videos=b"")
     with pytest.raises(BadMedia, match="a video without frames"):
@@ -553,7 +553,7 @@ def test_a_zero_length_film_is_refused():
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 25), st.sampled_from(["official", "official_train"]))
 @example(1, 5000, 9, "official")
 @example(5000, 1, 9, "official_train")
-def test_every_picture_has_its_place(width: int, height: int, hd_num: int, geometry: Any):
+def test_every_image_has_its_place(width: int, height: int, hd_num: int, geometry: Any):
     place = partition(width, height, hd_num, 560, geometry)
     assert place.rows * place.columns <= hd_num
     assert 0 < place.left + place.width <= place.columns * 560
@@ -567,7 +567,7 @@ HOSTILE = st.lists(st.one_of(WORDS, st.text(max_size=5)), max_size=6).map("".joi
 
 @settings(deadline=None, database=None)
 @given(HOSTILE, HOSTILE)
-def test_no_text_steers_the_model_or_shows_a_picture(question: str, answer: str):
+def test_no_text_steers_the_model_or_shows_a_image(question: str, answer: str):
     parts = [{"type": "image"}, {"type": "text", "text": question}]
     chat = [{"role": "user", "content": parts}, {"role": "assistant", "content": answer}]
     special = set(IDS.values())
@@ -594,7 +594,7 @@ def asking(*parts: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [*parts, {"type": "text", "text": "Which?"}]}]
 
 
-def test_a_chat_template_is_the_call_with_the_pictures_in_the_parts():
+def test_a_chat_template_is_the_call_with_the_images_in_the_parts():
     chat = asking({"type": "image", "image": WIDE}, {"type": "video", "video": [RED, RED]})
     got = PROCESSOR.apply_chat_template(chat, add_generation_prompt=True)
     plain = asking({"type": "image"}, {"type": "video"})

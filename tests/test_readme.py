@@ -10,7 +10,7 @@ import tiny
 from PIL import Image
 
 from ixc.data.samples import write_samples
-from ixc.data.sources.embedded.films import encode
+from ixc.data.sources.embedded.videos import encode
 from ixc.models.ixc25.folder import save
 from ixc.serve.cli import main
 

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 from ixc.data.samples import Domain, Media, Modality, Sample, Turn, answer, write_samples
 from ixc.report import STAGES, summary, write_report
 from ixc.report.galleries import in_turn
-from ixc.report.pictures import SIDE, thumbnail
+from ixc.report.images import SIDE, thumbnail
 from ixc.report.record import MADE_BY
 from ixc.report.svg import Mark, Row, _running_mean, bars, dots, histogram, lines, ticks
 from tasks.workspace import stages
@@ -68,14 +68,14 @@ class Page(HTMLParser):
         return sum(name == tag for name, _ in self.tags)
 
 
-def picture(path: Path, colour: str, size: tuple[int, int] = (320, 200)) -> Media:
+def image(path: Path, colour: str, size: tuple[int, int] = (320, 200)) -> Media:
     image = Image.new("RGB", size, "white")
     ImageDraw.Draw(image).ellipse((80, 40, 200, 160), fill=colour)
     image.save(path / f"{colour}.png")
     return Media(kind="image", path=f"{colour}.png", sha256="0" * 64)
 
 
-def film(path: Path) -> Media:
+def video(path: Path) -> Media:
     with av.open(str(path / "film.mp4"), "w") as out:
         stream = out.add_stream("mpeg4", rate=8)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
@@ -185,7 +185,7 @@ def root(tmp_path: Path) -> Path:
     """A whole run: made-up numbers, real files."""
     store, rng = tmp_path / "data" / "media", np.random.default_rng(0)
     store.mkdir(parents=True)
-    media = (None, picture(store, "red"), picture(store, "blue"), film(store))
+    media = (None, image(store, "red"), image(store, "blue"), video(store))
     make = [(f"{index}", media[index % 4]) for index in range(80)]
     write_samples([sample(*one) for one in make], tmp_path / "data" / "prompts.parquet")
     write_samples([sample(*one) for one in make[:60]], tmp_path / "data" / "pairs" / "train.parquet")
@@ -300,7 +300,7 @@ def test_lengths_ties_calibration_and_exchanged_pairs_stand_beside_the_accuracy(
     assert "Calibration" in text and "longerwins" in text
 
 
-def test_removed_samples_are_shown_with_their_pictures_and_domains(root: Path) -> None:
+def test_removed_samples_are_shown_with_their_images_and_domains(root: Path) -> None:
     found = page(root)
     groups = [
         attributes["data-group"] for tag, attributes in found.tags if tag == "article" and attributes["data-group"]
@@ -518,7 +518,7 @@ def test_a_file_without_the_expected_columns_is_a_note(tmp_path: Path) -> None:
     assert "Not shown: How far apart the rewards" in page(tmp_path).text
 
 
-def test_a_missing_picture_is_named_on_its_card(tmp_path: Path) -> None:
+def test_a_missing_image_is_named_on_its_card(tmp_path: Path) -> None:
     lost = Media(kind="image", path="ab/lost.png", sha256="0" * 64)
     write_removed([sample("1", lost)], [-1.0], tmp_path)
     assert "cannot show data/media/ab/lost.png" in page(tmp_path).text
@@ -589,12 +589,12 @@ def decoded(address: str) -> Image.Image:
 
 
 def test_a_thumbnail_keeps_its_shape_within_the_side(tmp_path: Path) -> None:
-    medium = picture(tmp_path, "green", (600, 300))
+    medium = image(tmp_path, "green", (600, 300))
     assert decoded(thumbnail(tmp_path / medium.path, "image")).size == (SIDE, SIDE // 2)
 
 
-def test_a_film_is_a_strip_of_three_frames(tmp_path: Path) -> None:
-    strip = decoded(thumbnail(tmp_path / film(tmp_path).path, "video"))
+def test_a_video_is_a_strip_of_three_frames(tmp_path: Path) -> None:
+    strip = decoded(thumbnail(tmp_path / video(tmp_path).path, "video"))
     # 20 frames, of which 0, 8 and 16 are shown: 3 x 64 pixels and two gaps of 3, growing brighter
     assert strip.size == (198, 48)
     shades = [int(np.asarray(strip.convert("L"))[24, x]) for x in (32, 99, 166)]

@@ -17,7 +17,7 @@ from ixc.data.samples import (
     read_samples,
     write_samples,
 )
-from ixc.engine.preference_groups import contest
+from ixc.engine.preference_groups import preference_group
 from ixc.engine.scoring import score, scored_ids
 from ixc.models.ixc25.processing import BadConversation
 from ixc.params import JudgeParams
@@ -67,7 +67,7 @@ def test_a_table_of_before_the_column_is_read_and_copied(tmp_path: Path):
 def test_an_answer_of_several_turns_is_scored_whole_as_the_chat_is(tmp_path: Path):
     sample, model = tiny.sample("What colour is it?"), tiny.reward()
     [[whole, first, text]] = score(
-        model, tiny.features(model, tmp_path), [sample], [[SEVERAL, SEVERAL[:1], "It is red."]], 1
+        model, tiny.vision_cache(model, tmp_path), [sample], [[SEVERAL, SEVERAL[:1], "It is red."]], 1
     )
     chat = [{"role": turn.role, "content": turn.content} for turn in (*sample.prompt, *SEVERAL)]
     assert [whole] == pytest.approx(RewardModel(model, tiny.processor()).score([chat]), abs=1e-5)
@@ -76,9 +76,9 @@ def test_an_answer_of_several_turns_is_scored_whole_as_the_chat_is(tmp_path: Pat
 
 def test_pairs_that_differ_in_a_later_turn_are_trained_on_as_different(tmp_path: Path):
     pair = tiny.pair("What colour is it?", "", "", chosen=SEVERAL, rejected=(*SEVERAL[:2], *answer("No.")))
-    row, features = contest([pair]), tiny.features(tiny.reward(), tmp_path)
+    row, vision_cache = preference_group([pair]), tiny.vision_cache(tiny.reward(), tmp_path)
     assert (row.chosen, row.rejected) == ([0], [1])
-    assert scored_ids(features, row.answers[0]) != scored_ids(features, row.answers[1])
+    assert scored_ids(vision_cache, row.answers[0]) != scored_ids(vision_cache, row.answers[1])
 
 
 @pytest.mark.parametrize(

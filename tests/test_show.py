@@ -30,8 +30,8 @@ def pair(id: str, **changes: Any) -> Sample:
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    picture = Media(kind="image", path="ab/cd.png", sha256="0" * 64)
-    rows = [pair("one"), pair("two", domain="video"), pair("three", source="other", modality="image", media=(picture,))]
+    image = Media(kind="image", path="ab/cd.png", sha256="0" * 64)
+    rows = [pair("one"), pair("two", domain="video"), pair("three", source="other", modality="image", media=(image,))]
     write_samples(rows, tmp_path / "pairs.parquet")
     return tmp_path / "pairs.parquet"
 

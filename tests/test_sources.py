@@ -138,7 +138,7 @@ def test_math_vision_refuses_an_answer_that_is_no_option(tmp_path: Path):
 
 
 @pytest.mark.parametrize("image", ["../secret.jpg", "/etc/hostname", "images/missing.jpg"])
-def test_a_picture_outside_its_folder_or_missing_is_refused(tmp_path: Path, image: str):
+def test_a_image_outside_its_folder_or_missing_is_refused(tmp_path: Path, image: str):
     folder = math_vision(tmp_path / "data", image=image)
     paint(tmp_path / "secret.jpg")
     rows, [refused] = read("math_vision", folder)
@@ -230,7 +230,7 @@ def test_photos_pairs_have_equal_length_and_only_one_sees_what_is_absent(tmp_pat
     }
 
 
-def test_videos_pair_a_caption_with_another_films(tmp_path: Path):
+def test_videos_pair_a_caption_with_another_videos(tmp_path: Path):
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / name).write_bytes(b"film")
     write(tmp_path / "captions.jsonl", *({"video": f"{n}.mp4", "caption": f"Film {n}."} for n in "ab"))
@@ -239,7 +239,7 @@ def test_videos_pair_a_caption_with_another_films(tmp_path: Path):
     assert pairs == [("Film a.", "Film b."), ("Film b.", "Film a.")]
 
 
-def test_a_single_film_has_no_other_caption_to_lose(tmp_path: Path):
+def test_a_single_video_has_no_other_caption_to_lose(tmp_path: Path):
     (tmp_path / "a.mp4").write_bytes(b"film")
     write(tmp_path / "captions.jsonl", {"video": "a.mp4", "caption": "A film."})
     rows, refused = read("videos", tmp_path)

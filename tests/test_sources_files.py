@@ -288,7 +288,7 @@ def _latin(values: list[str]) -> pa.Array:
 # Media
 
 
-def test_a_picture_is_a_name_or_bytes(tmp_path: Path):
+def test_a_image_is_a_name_or_bytes(tmp_path: Path):
     put(tmp_path / "a.png", b"picture")
     assert media(tmp_path, "a.png", "image").path == tmp_path / "a.png"
     assert media(tmp_path, {"bytes": None, "path": "a.png"}, "image").path == tmp_path / "a.png"
@@ -310,7 +310,7 @@ def test_a_link_out_of_the_folder_is_refused_and_one_inside_is_followed(tmp_path
             media(folder, name, "image")
 
 
-def test_data_that_are_a_link_out_of_the_folder_are_refused_as_pictures_are(tmp_path: Path):
+def test_data_that_are_a_link_out_of_the_folder_are_refused_as_images_are(tmp_path: Path):
     folder = tmp_path / "data"
     folder.mkdir()
     put(tmp_path / "other.jsonl", json.dumps(HELLO).encode())
@@ -323,7 +323,7 @@ def test_data_that_are_a_link_out_of_the_folder_are_refused_as_pictures_are(tmp_
     assert texts(folder / "c.jsonl") == ["c/1: hello"]  # named by the user
 
 
-def test_the_hubs_cache_links_data_and_pictures_to_its_blobs(tmp_path: Path):
+def test_the_hubs_cache_links_data_and_images_to_its_blobs(tmp_path: Path):
     snapshot, blobs = tmp_path / "datasets--a--b" / "snapshots" / "0f", tmp_path / "datasets--a--b" / "blobs"
     for folder in (snapshot / "data", blobs):
         folder.mkdir(parents=True)
@@ -439,6 +439,6 @@ def test_a_reader_of_files_refuses_the_hub_before_anything_is_read():
         READERS["gsm8k"](Hub(name="a/b"), 0)
 
 
-def test_on_the_hub_a_picture_that_is_only_named_is_refused():
+def test_on_the_hub_a_image_that_is_only_named_is_refused():
     with pytest.raises(Unusable, match="the hub gives only this name"):
         media(None, "a.png", "image")

@@ -247,7 +247,7 @@ def test_hhh_as_big_bench_has_it(tmp_path: Path):
     assert [item.where for item in refused] == ["task.json:2", "task.json:3"]
 
 
-def test_vlfeedback_with_its_pictures_in_a_folder(tmp_path: Path):
+def test_vlfeedback_with_its_images_in_a_folder(tmp_path: Path):
     record = {key: value for key, value in VLF.items() if key != "image"}
     paint(tmp_path / "merged_images" / "a.png")
     write(tmp_path / "vlfeedback_80k.jsonl", {**record, "img_path": "a.png"}, {**record, "img_path": "b.png"})
@@ -256,7 +256,7 @@ def test_vlfeedback_with_its_pictures_in_a_folder(tmp_path: Path):
     assert "no such file" in refused.reason
 
 
-def test_mia_dpo_marks_its_pictures_in_the_models_way(tmp_path: Path):
+def test_mia_dpo_marks_its_images_in_the_models_way(tmp_path: Path):
     for name in "ab":
         paint(tmp_path / "images" / f"{name}.png")
     two = {"id": 1, "image": ["images/a.png", "images/b.png"], "prompt": "<image-placeholder>\nIn Image1, what?"}
@@ -282,7 +282,7 @@ def test_mmif_is_sharegpt_with_two_answers(tmp_path: Path):
     assert refused.where == "mmif.json:2"
 
 
-def test_the_official_training_file_has_texts_pictures_and_films(tmp_path: Path):
+def test_the_official_training_file_has_texts_images_and_videos(tmp_path: Path):
     paint(tmp_path / "a.png")
     (tmp_path / "a.mp4").write_bytes(b"film")
     better, worse = shared("What?", "A cat."), shared("What?", "A dog.")
@@ -412,7 +412,7 @@ def test_trls_messages_with_parts_are_read():
     assert place(prompt, [File(kind="image")])[0].content == "What? <image>"
 
 
-def test_marks_and_pictures_have_to_agree(tmp_path: Path):
+def test_marks_and_images_have_to_agree(tmp_path: Path):
     paint(tmp_path / "a.png")
     write(tmp_path / "a.jsonl", {"prompt": "<image> <image>", "chosen": "a", "rejected": "b", "images": ["a.png"]})
     assert "marks 2 pictures, the row has 1" in read("preferences", tmp_path)[1][0].reason
@@ -541,7 +541,7 @@ def encoded(form: str) -> str:
 @pytest.mark.parametrize(
     "wrap", [lambda v: v, lambda v: [v], lambda v: {"bytes": v, "path": "1.png"}, lambda v: [{"path": v}]]
 )
-def test_a_picture_may_stand_in_the_record_as_text(tmp_path: Path, form: str, wrap: Any):
+def test_a_image_may_stand_in_the_record_as_text(tmp_path: Path, form: str, wrap: Any):
     item = read_one(tmp_path, PLAIN_PAIR | {"images": wrap(encoded(form))})
     assert isinstance(item, Row) and [file.data for file in item.media] == [stored()["bytes"]]
 
@@ -570,7 +570,7 @@ def test_an_empty_id_is_none(tmp_path: Path):
     assert ([row.id for row in rows], refused) == (["x/1", "x/2"], [])
 
 
-def test_a_picture_on_the_web_is_refused_with_the_remedy(tmp_path: Path):
+def test_a_image_on_the_web_is_refused_with_the_remedy(tmp_path: Path):
     item = read_one(tmp_path, PLAIN_PAIR | {"images": "https://example.org/a.png"})
     assert isinstance(item, Refused) and "an address on the web; download it" in item.reason
 
@@ -579,14 +579,14 @@ def test_a_picture_on_the_web_is_refused_with_the_remedy(tmp_path: Path):
     "source",
     [{"base64": encoded("plain")}, {"source": {"type": "base64", "media_type": "image/png", "data": encoded("plain")}}],
 )
-def test_a_part_of_a_turn_may_hold_its_picture_as_anthropic_has_it(tmp_path: Path, source: dict[str, Any]):
+def test_a_part_of_a_turn_may_hold_its_image_as_anthropic_has_it(tmp_path: Path, source: dict[str, Any]):
     parts = [{"type": "image", **source}, {"type": "text", "text": "What is it?"}]
     item = read_one(tmp_path, {**PLAIN_PAIR, "images": None, "prompt": [{"role": "user", "content": parts}]})
     assert isinstance(item, Row) and [file.data for file in item.media] == [stored()["bytes"]]
 
 
 @pytest.mark.parametrize("part", [{"type": "image", "image": "a.png"}, {"type": "image_url", "image_url": "a.png"}])
-def test_a_part_of_a_turn_may_bring_its_picture_along(tmp_path: Path, part: dict[str, Any]):
+def test_a_part_of_a_turn_may_bring_its_image_along(tmp_path: Path, part: dict[str, Any]):
     parts = [{"type": "text", "text": "Is "}, part, {"type": "text", "text": " red?"}]
     record = {**PLAIN_PAIR, "images": None, "prompt": [{"role": "user", "content": parts}]}
     item = read_one(tmp_path, record)
@@ -596,7 +596,7 @@ def test_a_part_of_a_turn_may_bring_its_picture_along(tmp_path: Path, part: dict
     assert isinstance(both, Refused) and "both in the turns and in images" in both.reason
 
 
-def test_an_answer_that_shows_another_picture_than_the_prompt_is_refused(tmp_path: Path):
+def test_an_answer_that_shows_another_image_than_the_prompt_is_refused(tmp_path: Path):
     asked = {name: {"role": "user", "content": [{"type": "image", "image": f"{name}.png"}]} for name in "ab"}
     answers = {word: [asked["b"], {"role": "assistant", "content": word}] for word in ("Red.", "Blue.")}
     record = {"prompt": [asked["a"]], "chosen": answers["Red."], "rejected": answers["Blue."]}
@@ -621,14 +621,14 @@ def test_a_part_of_another_kind_is_refused(tmp_path: Path, kind: str | None):
     assert isinstance(item, Refused) and "no part of type text, image or video" in item.reason
 
 
-def test_films_and_pictures_come_in_the_order_of_their_marks(tmp_path: Path):
+def test_videos_and_images_come_in_the_order_of_their_marks(tmp_path: Path):
     (tmp_path / "a.mp4").write_bytes(b"film")
     record = {**PLAIN_PAIR, "prompt": "Is <video> like <image>?", "videos": ["a.mp4"]}
     item = read_one(tmp_path, record)
     assert isinstance(item, Row) and [file.kind for file in item.media] == ["video", "image"]
 
 
-def test_a_picture_of_a_later_question_stays_there(tmp_path: Path):
+def test_a_image_of_a_later_question_stays_there(tmp_path: Path):
     prompt = said("Hi.", "Hello.", "<image>\nWhat is it?")
     item = read_one(tmp_path, {**PLAIN_PAIR, "prompt": prompt})
     assert isinstance(item, Row) and item.prompt[2].content == "<ImageHere>\nWhat is it?"

@@ -566,11 +566,11 @@ def test_the_verifier_accepts_the_gold_answer_and_no_wrong_one(tmp_path: Path, n
 
 
 @EVERY
-def test_pictures_enter_the_store(tmp_path: Path, name: str):
+def test_images_enter_the_store(tmp_path: Path, name: str):
     rows, _ = read(name, folder_of(name, tmp_path / "data", {}))
     store = Store(tmp_path / "media")
-    pictures = [store.add(file) for row in rows for file in row.media if file.kind == "image"]
-    assert pictures or rows[0].domain == "video"
+    images = [store.add(file) for row in rows for file in row.media if file.kind == "image"]
+    assert images or rows[0].domain == "video"
 
 
 @EVERY
@@ -634,7 +634,7 @@ def test_a_reader_states_its_licence_and_what_it_looked_for(tmp_path: Path, modu
 # What single sets have of their own
 
 
-def test_kvqa_refuses_one_question_and_keeps_the_others_of_its_picture(tmp_path: Path):
+def test_kvqa_refuses_one_question_and_keeps_the_others_of_its_image(tmp_path: Path):
     put(tmp_path / "a.jpg", png())
     one = {"imgPath": "a.jpg", "Questions": ["Who?", "When?", "Old?"], "Answers": ["Ann", None, 1950]}
     uneven = {"imgPath": "a.jpg", "Questions": ["Who?"], "Answers": []}
@@ -706,16 +706,16 @@ def test_two_figures_of_one_name_are_not_guessed_between(tmp_path: Path):
     assert "in two places, figures/PMC1_Fig1.jpg and other/PMC1_Fig1.jpg; keep one" in refused.reason
 
 
-def test_ai2d_shows_the_lettered_picture_where_the_options_are_letters(tmp_path: Path):
+def test_ai2d_shows_the_lettered_image_where_the_options_are_letters(tmp_path: Path):
     put(tmp_path / "abc_images/1.png", png())
     change = {"abcLabel": True, "answerTexts": ["A", "B"]}
     [row], _ = read("ai2d", folder_of("ai2d", tmp_path, change))
     assert row.media[0].path == tmp_path / "abc_images/1.png"
 
 
-def test_iconqa_shows_the_options_that_are_pictures(tmp_path: Path):
-    for picture in ("image", "choice_0", "choice_1"):
-        put(tmp_path / f"iconqa/val/choose_img/1/{picture}.png", png())
+def test_iconqa_shows_the_options_that_are_images(tmp_path: Path):
+    for image in ("image", "choice_0", "choice_1"):
+        put(tmp_path / f"iconqa/val/choose_img/1/{image}.png", png())
     change = {"ques_type": "choose_img", "choices": ["choice_0.png", "choice_1.png"]}
     [row], _ = read("iconqa", folder_of("iconqa", tmp_path, change))
     assert [file.path.name for file in row.media if file.path] == ["image.png", "choice_0.png", "choice_1.png"]
@@ -724,7 +724,7 @@ def test_iconqa_shows_the_options_that_are_pictures(tmp_path: Path):
     assert row.wrong == ("The answer is (A).",)
 
 
-def test_iconqa_as_stored_has_its_options_pictures_in_columns(tmp_path: Path):
+def test_iconqa_as_stored_has_its_options_images_in_columns(tmp_path: Path):
     two = {"choice_image_0": STORED, "choice_image_1": STORED}
     change = {"ques_type": "choose_img", "choices": "choice_0.png,choice_1.png", "answer": "choice_1.png"}
     [row], _ = read("iconqa_stored", folder_of("iconqa_stored", tmp_path / "a", change | two))
@@ -754,7 +754,7 @@ def test_chartqa_is_lenient_about_numbers_only(tmp_path: Path, label: Any, kind:
     assert check(row.gold, row.gold.answer) == 1.0
 
 
-def test_scienceqa_without_a_picture_is_text(tmp_path: Path):
+def test_scienceqa_without_a_image_is_text(tmp_path: Path):
     [row], _ = read("scienceqa", folder_of("scienceqa", tmp_path, {"image": None}))
     assert row.media == ()
 

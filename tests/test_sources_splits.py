@@ -80,7 +80,7 @@ def test_an_evaluation_set_is_held_out_whole(tmp_path: Path):
         ({}, None),
     ],
 )
-def test_super_clevr_is_split_by_its_pictures(tmp_path: Path, change: dict[str, Any], split: str | None):
+def test_super_clevr_is_split_by_its_images(tmp_path: Path, change: dict[str, Any], split: str | None):
     file = super_clevr(tmp_path, True) / "superCLEVR_questions_5.json"
     content = json.loads(file.read_text())
     content["questions"][0] |= change

@@ -18,12 +18,21 @@ from ixc.engine.batching import OverBudget
 from ixc.engine.optim import Optimizer, rate
 from ixc.engine.sampling import generate
 from ixc.engine.towers import UnequalModels
-from ixc.engine.vision_cache import Features
-from ixc.models.ixc25 import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor, Tree, collate
+from ixc.engine.vision_cache import VisionCache
+from ixc.models.ixc25 import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor, PrefixGroup, collate
 from ixc.models.ixc25.folder import save
 from ixc.models.ixc25.processing import train_tokenizer
-from ixc.params import FeatureParams, TrainPPOParams
-from ixc.rl.rollouts import DomainNorm, Models, Rollout, credit, fetched, judge, roll_out, token_log_probs
+from ixc.params import TrainPPOParams, VisionCacheParams
+from ixc.rl.rollouts import (
+    DomainNorm,
+    Models,
+    Rollout,
+    compute_advantages,
+    judge,
+    roll_out,
+    token_log_probs,
+    with_images,
+)
 from ixc.stages.train_ppo import compare, divergence, ready, run, train, update
 
 END = tiny.processor().ids["turn_end"]
@@ -36,12 +45,12 @@ def test_credit_by_hand():
     # A_1 = 3.2 - 2 = 1.2;  A_0 = -0.1 + 0.5 * 2 - 1 + 0.25 * 1.2 = 0.2 | 1 - 0.5 = 0.5
     # returns, A + V: 1.2, 3.2 | 1
     params = TrainPPOParams(gamma=0.5, lam=0.5, kl_coef=0.1)
-    advantages, returns = credit(
+    advantages, returns = compute_advantages(
         params,
         lengths=[2, 1],
         divergence=torch.tensor([1.0, -2.0, 0.0]),
         values=torch.tensor([1.0, 2.0, 0.5]),
-        goals=torch.tensor([3.0, 1.0]),
+        normalized=torch.tensor([3.0, 1.0]),
     )
     torch.testing.assert_close(advantages, torch.tensor([0.2, 1.2, 0.5]))
     torch.testing.assert_close(returns, torch.tensor([1.2, 3.2, 1.0]))
@@ -50,10 +59,10 @@ def test_credit_by_hand():
 def test_credit_does_not_flow_between_trees():
     params, lengths = TrainPPOParams(), [2, 1, 1, 3]
     nats, values = torch.randn(2, 7, generator=torch.Generator().manual_seed(0))
-    goals = torch.tensor([1.0, -2.0, 0.5, 3.0])
-    together = credit(params, lengths, nats, values, goals)
-    first = credit(params, lengths[:2], nats[:3], values[:3], goals[:2])
-    second = credit(params, lengths[2:], nats[3:], values[3:], goals[2:])
+    normalized = torch.tensor([1.0, -2.0, 0.5, 3.0])
+    together = compute_advantages(params, lengths, nats, values, normalized)
+    first = compute_advantages(params, lengths[:2], nats[:3], values[:3], normalized[:2])
+    second = compute_advantages(params, lengths[2:], nats[3:], values[3:], normalized[2:])
     for got, parts in zip(together, zip(first, second, strict=True), strict=True):
         torch.testing.assert_close(got, torch.cat(parts))
 
@@ -83,7 +92,7 @@ def test_standardised_rewards_are_clipped_and_equal_ones_are_no_news():
 
 def test_an_answer_without_an_end_gets_the_lowest_reward_of_the_batch(tmp_path: Path):
     model = tiny.reward()
-    prompts = fetched(tiny.features(model, tmp_path), [tiny.sample("Hi."), tiny.sample("Who?")])
+    prompts = with_images(tiny.vision_cache(model, tmp_path), [tiny.sample("Hi."), tiny.sample("Who?")])
     said = [[[40, END], [41, 42, 43]], [[44, END], [45, END]]]
     with torch.no_grad():
         got = judge(SMALL, model, tiny.processor(), prompts, said)
@@ -94,8 +103,8 @@ def test_an_answer_without_an_end_gets_the_lowest_reward_of_the_batch(tmp_path: 
 
 @torch.no_grad()
 def test_log_probabilities_are_those_of_the_plain_forward_pass():
-    model, tree = tiny.causal(), Tree([1, 30], [[40, 41], [50]])
-    got = token_log_probs(model, collate([tree]), None)
+    model, group = tiny.causal(), PrefixGroup([1, 30], [[40, 41], [50]])
+    got = token_log_probs(model, collate([group]), None)
     logits = without(model(torch.tensor([[1, 30, 40, 41]])).logits, model.unsampled).log_softmax(-1)[0]
     wanted = [logits[1, 40], logits[2, 41], logits[1, 50]]
     torch.testing.assert_close(got, torch.stack(wanted), rtol=1e-4, atol=1e-5)
@@ -115,34 +124,34 @@ def test_the_log_probabilities_of_an_answer_are_those_it_was_sampled_with(
     multinomial = torch.multinomial
     monkeypatch.setattr(torch, "multinomial", lambda p, *a, **k: drawn.append(p.log()) or multinomial(p, *a, **k))
     params = replace(SMALL, temperature=0.6, answers_per_prompt=1, batch_size=1, minibatch_size=1, max_new_tokens=9)
-    features = tiny.features(models.reference, tmp_path)
-    prompts = fetched(features, questions(tmp_path)[:1])
+    vision_cache = tiny.vision_cache(models.reference, tmp_path)
+    prompts = with_images(vision_cache, questions(tmp_path)[:1])
     normal, generator = DomainNorm(params.reward_clip), torch.Generator().manual_seed(4)
-    [rollout] = roll_out(params, models, features.processor, prompts, normal, generator)
-    [[*ids]] = rollout.tree.branches
+    [rollout] = roll_out(params, models, vision_cache.processor, prompts, normal, generator)
+    [[*ids]] = rollout.group.responses
     wanted = torch.stack([log_probs[0, id_] for log_probs, id_ in zip(drawn, ids, strict=True)])
     torch.testing.assert_close(rollout.log_probs, wanted, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(rollout.reference_log_probs, wanted, rtol=1e-4, atol=1e-5)
     numbers, _ = gradients(params, models, [rollout])  # the ratio too is 1 where nothing has been learned
     assert numbers["clip_fraction"] == 0
-    warm = token_log_probs(models.policy, collate([rollout.tree]), prompts[0].pictures[0], 1.0)
+    warm = token_log_probs(models.policy, collate([rollout.group]), prompts[0].images[0], 1.0)
     assert not torch.allclose(warm, wanted, rtol=0.05)
 
 
 def test_the_divergence_is_that_at_the_sampling_temperature(folders: tuple[Path, Path], tmp_path: Path):
     models, _ = ready(*folders)
-    features, sample = tiny.features(models.reference, tmp_path), tiny.sample("Who?")
+    vision_cache, sample = tiny.vision_cache(models.reference, tmp_path), tiny.sample("Who?")
     with torch.no_grad():
         models.policy.output.weight.mul_(2)  # at temperature 2 it is what the base is at 1
-    batch = collate([Tree(features.prompt(sample), [[40, 41], [42]])])
+    batch = collate([PrefixGroup(vision_cache.prompt(sample), [[40, 41], [42]])])
     cold, warm = (token_log_probs(models.reference, batch, None, t) for t in (1.0, 2.0))
-    got = divergence(replace(SMALL, temperature=2.0), models, features, [sample], [[[40, 41], [42]]])
+    got = divergence(replace(SMALL, temperature=2.0), models, vision_cache, [sample], [[[40, 41], [42]]])
     assert got == pytest.approx((cold - warm).mean().item(), rel=1e-4, abs=1e-5)
 
 
 def test_an_answer_that_ends_with_eos_is_judged_as_one_that_ends_its_turn(tmp_path: Path):
     model, eos = tiny.reward(), tiny.processor().ids["eos"]
-    prompts = fetched(tiny.features(model, tmp_path), [tiny.sample("Hi.")])
+    prompts = with_images(tiny.vision_cache(model, tmp_path), [tiny.sample("Hi.")])
     with torch.no_grad():
         got = judge(SMALL, model, tiny.processor(), prompts, [[[40, eos], [41, 42, END], [eos]]])
         wanted = judge(SMALL, model, tiny.processor(), prompts, [[[40, END], [41, 42, END], [END]]])
@@ -213,9 +222,9 @@ def test_either_schedule_runs_its_course_over_its_own_updates(
         return made[-1]
 
     monkeypatch.setattr("ixc.stages.train_ppo.Optimizer", record)
-    features = tiny.features(models.reference, tmp_path)
+    vision_cache = tiny.vision_cache(models.reference, tmp_path)
     params = replace(SMALL, steps=4, minibatch_size=4, epochs=2, critic_warmup_steps=3)
-    train(params, models, features, questions(tmp_path), random.Random(0), lambda m, i: None)
+    train(params, models, vision_cache, questions(tmp_path), random.Random(0), lambda m, i: None)
     actor, critic = (optimizer.rates for optimizer in made)
     assert (len(actor), len(critic)) == (4, 16)  # 2 minibatches, 2 epochs, of 1 step and of 4
     for rates in (actor, critic):
@@ -256,7 +265,7 @@ def saved(root: Path, dtype: torch.dtype = torch.float32) -> tuple[Path, Path]:
 
 def questions(root: Path) -> list[Sample]:
     """Eight prompts of several lengths about four pictures, and one without."""
-    media = [tiny.picture(root, c) for c in ("red", "blue", "green", "white")]
+    media = [tiny.image(root, c) for c in ("red", "blue", "green", "white")]
     return [*(tiny.sample("Why? " * (i % 3 + 1) + str(i), [media[i % 4]]) for i in range(8)), tiny.sample("Who?")]
 
 
@@ -294,10 +303,10 @@ def passes_of_layers(model: IXCPreTrainedModel) -> Iterator[list[int]]:
 
 def rolled_out(params: TrainPPOParams, models: Models, root: Path) -> list[Rollout]:
     """Answers to all questions, from a fresh sampler."""
-    features = tiny.features(models.reference, root)
-    prompts = fetched(features, questions(root))
+    vision_cache = tiny.vision_cache(models.reference, root)
+    prompts = with_images(vision_cache, questions(root))
     normal, generator = DomainNorm(params.reward_clip), torch.Generator().manual_seed(0)
-    return roll_out(params, models, features.processor, prompts, normal, generator)
+    return roll_out(params, models, vision_cache.processor, prompts, normal, generator)
 
 
 def gradients(params: TrainPPOParams, models: Models, rollouts: list[Rollout]) -> tuple[dict[str, float], Models]:
@@ -318,7 +327,7 @@ def test_an_update_in_many_passes_is_the_update_in_one(folders: tuple[Path, Path
     numbers, wanted = gradients(SMALL, models, rollouts)
     assert 0 < numbers["clip_fraction"] < 1
     with passes_of(models.policy, models.critic) as sizes:
-        got_numbers, got = gradients(replace(SMALL, pass_tokens=150), models, rollouts)
+        got_numbers, got = gradients(replace(SMALL, max_tokens_per_microbatch=150), models, rollouts)
     assert len(sizes) > 4 and max(sizes) <= 150
     assert got_numbers == pytest.approx(numbers, rel=1e-5, abs=1e-6)
     for name in ("policy", "critic"):
@@ -332,19 +341,21 @@ def test_a_rollout_in_many_passes_is_the_rollout_in_one(
 ):
     models, _ = ready(*folders)
     wanted = rolled_out(SMALL, models, tmp_path)
-    monkeypatch.setattr("ixc.rl.rollouts.answered", lambda *_: [rollout.tree.branches for rollout in wanted])
-    for got, rollout in zip(rolled_out(replace(SMALL, pass_tokens=150), models, tmp_path), wanted, strict=True):
+    monkeypatch.setattr("ixc.rl.rollouts.answered", lambda *_: [rollout.group.responses for rollout in wanted])
+    for got, rollout in zip(
+        rolled_out(replace(SMALL, max_tokens_per_microbatch=150), models, tmp_path), wanted, strict=True
+    ):
         for name in ("log_probs", "reference_log_probs", "rewards", "advantages", "returns"):
             torch.testing.assert_close(getattr(got, name), getattr(rollout, name), rtol=1e-4, atol=1e-5)
 
 
 def test_no_pass_of_the_four_models_exceeds_its_tokens(folders: tuple[Path, Path], tmp_path: Path):
     models, _ = ready(*folders)
-    samples, features = questions(tmp_path), tiny.features(models.reference, tmp_path)
-    params = replace(SMALL, batch_size=32, minibatch_size=16, pass_tokens=150)
+    samples, vision_cache = questions(tmp_path), tiny.vision_cache(models.reference, tmp_path)
+    params = replace(SMALL, batch_size=32, minibatch_size=16, max_tokens_per_microbatch=150)
     with passes_of(*vars(models).values()) as sizes:
-        train(params, models, features, samples, random.Random(0), lambda m, i: None)
-        compare(params, models, features, [replace(s, gold=tiny.match("me")) for s in samples])
+        train(params, models, vision_cache, samples, random.Random(0), lambda m, i: None)
+        compare(params, models, vision_cache, [replace(s, gold=tiny.match("me")) for s in samples])
     assert 100 < max(sizes) <= 150
 
 
@@ -358,15 +369,23 @@ def test_a_prompt_that_is_too_long_is_refused_before_anything_is_trained(
     write_samples([tiny.pair(i, "x", "y", id=f"{i}#0", prompt_id=i) for i in paired], tmp_path / "pairs")
     data = tmp_path / "prompts", tmp_path / "pairs", tmp_path / "media"
     curve: list[dict[str, float]] = []
-    with pytest.raises(OverBudget, match=r"long: \d+ tokens with its answers, more than train_ppo.pass_tokens 99"):
-        run(replace(SMALL, pass_tokens=99), *data, *folders, tmp_path / "chat", log=lambda m, i: curve.append(m))
+    with pytest.raises(
+        OverBudget, match=r"long: \d+ tokens with its answers, more than train_ppo.max_tokens_per_microbatch 99"
+    ):
+        run(
+            replace(SMALL, max_tokens_per_microbatch=99),
+            *data,
+            *folders,
+            tmp_path / "chat",
+            log=lambda m, i: curve.append(m),
+        )
     assert curve == []
 
 
 def test_log_probabilities_part_by_part_are_the_same_and_so_are_their_gradients(monkeypatch: pytest.MonkeyPatch):
     def found() -> tuple[torch.Tensor, dict[str, torch.Tensor | None]]:
-        model, trees = tiny.causal(), [Tree([1, 30], [[40, 41], [50, 51, 52]]), Tree([1], [[60, 61]])]
-        log_probs = token_log_probs(model, collate(trees), None)
+        model, groups = tiny.causal(), [PrefixGroup([1, 30], [[40, 41], [50, 51, 52]]), PrefixGroup([1], [[60, 61]])]
+        log_probs = token_log_probs(model, collate(groups), None)
         (log_probs * torch.arange(1.0, 8.0)).sum().backward()
         return log_probs.detach(), {name: p.grad for name, p in model.named_parameters()}
 
@@ -385,8 +404,8 @@ def test_layers_that_are_computed_again_give_the_same_training(folders: tuple[Pa
         models, _ = ready(*folders)
         curve: list[dict[str, float]] = []
         with passes_of_layers(models.policy) as count:
-            features = tiny.features(models.reference, tmp_path)
-            train(params, models, features, questions(tmp_path), random.Random(0), lambda m, i: curve.append(m))
+            vision_cache = tiny.vision_cache(models.reference, tmp_path)
+            train(params, models, vision_cache, questions(tmp_path), random.Random(0), lambda m, i: curve.append(m))
         layers.append(len(count))
         return curve
 
@@ -402,9 +421,9 @@ def test_the_norm_of_either_gradient_is_limited(
     models, _ = ready(*folders)
     limits, clip = [], torch.nn.utils.clip_grad_norm_
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda p, limit: (limits.append(limit), clip(p, limit))[1])
-    features = tiny.features(models.reference, tmp_path)
+    vision_cache = tiny.vision_cache(models.reference, tmp_path)
     params = replace(SMALL, max_grad_norm=0.25)
-    train(params, models, features, questions(tmp_path), random.Random(0), lambda m, i: None)
+    train(params, models, vision_cache, questions(tmp_path), random.Random(0), lambda m, i: None)
     assert limits == [0.25, 0.25]
 
 
@@ -412,10 +431,10 @@ def test_the_norm_of_either_gradient_is_limited(
 def test_weights_that_are_stored_in_bf16_learn(precision: Any, tmp_path: Path):
     models, _ = ready(*saved(tmp_path, torch.bfloat16), precision)
     pairs = [(m, {name: w.clone() for name, w in m.named_parameters()}) for m in (models.policy, models.critic)]
-    features = tiny.features(models.reference, tmp_path)
+    vision_cache = tiny.vision_cache(models.reference, tmp_path)
     params = replace(SMALL, steps=2, learning_rate=1e-6, critic_learning_rate=1e-6)
     curve: list[dict[str, float]] = []
-    train(params, models, features, questions(tmp_path), random.Random(0), lambda m, i: curve.append(m))
+    train(params, models, vision_cache, questions(tmp_path), random.Random(0), lambda m, i: curve.append(m))
     for model, before in pairs:
         assert {w.dtype for w in model.parameters()} == {torch.float32}
         moved = [(w != before[name]).float().mean() for name, w in model.model.named_parameters(prefix="model")]
@@ -427,10 +446,10 @@ def test_what_is_frozen_takes_half_the_memory_and_says_the_same(folders: tuple[P
     models, _ = ready(*folders, "bf16")
     reference = {w.dtype for w in models.reference.model.layers[0].attention.parameters()}  # pyright: ignore
     assert reference == {torch.bfloat16}
-    [prompt] = fetched(tiny.features(models.reference, tmp_path), questions(tmp_path)[:1])
-    [kept] = fetched(tiny.features(models.policy, tmp_path), questions(tmp_path)[:1])
-    assert torch.equal(prompt.pictures[0], kept.pictures[0])
-    layout, shown = collate([Tree(prompt.ids, [[40, 41], [50]])]), prompt.pictures[0]
+    [prompt] = with_images(tiny.vision_cache(models.reference, tmp_path), questions(tmp_path)[:1])
+    [kept] = with_images(tiny.vision_cache(models.policy, tmp_path), questions(tmp_path)[:1])
+    assert torch.equal(prompt.images[0], kept.images[0])
+    layout, shown = collate([PrefixGroup(prompt.ids, [[40, 41], [50]])]), prompt.images[0]
     with torch.no_grad():
         reference, policy = (token_log_probs(m, layout, shown) for m in (models.reference, models.policy))
         exact = token_log_probs(ready(*folders)[0].policy, layout, shown.float())
@@ -439,30 +458,30 @@ def test_what_is_frozen_takes_half_the_memory_and_says_the_same(folders: tuple[P
 
 
 @pytest.mark.parametrize("memory_gb", [0.0, 4.0])
-def test_a_picture_of_a_step_passes_the_tower_once_for_all_models(
+def test_a_image_of_a_step_passes_the_tower_once_for_all_models(
     memory_gb: float, folders: tuple[Path, Path], tmp_path: Path
 ):
     models, processor = ready(*folders)
     samples = questions(tmp_path)
-    features = Features(models.reference, processor, tmp_path, FeatureParams(memory_gb=memory_gb))
-    params = replace(SMALL, batch_size=32, minibatch_size=8, epochs=2, pass_tokens=150)
+    vision_cache = VisionCache(models.reference, processor, tmp_path, VisionCacheParams(memory_gb=memory_gb))
+    params = replace(SMALL, batch_size=32, minibatch_size=8, epochs=2, max_tokens_per_microbatch=150)
     drawn = random.Random(3).choices(samples, k=8)
-    train(params, models, features, samples, random.Random(3), lambda m, i: None)
+    train(params, models, vision_cache, samples, random.Random(3), lambda m, i: None)
     distinct = {media.sha256 for s in (samples if memory_gb else drawn) for media in s.media}
-    assert features.num_encoded == len(distinct)
+    assert vision_cache.num_encoded == len(distinct)
 
 
 def test_policy_and_critic_learn_reference_and_reward_do_not(folders: tuple[Path, Path], tmp_path: Path):
     models, _ = ready(*folders)
     before = {name: x.clone() for name, x in models.reference.state_dict().items()}
     judged = {name: x.clone() for name, x in models.reward.state_dict().items()}
-    features = tiny.features(models.reference, tmp_path)
-    samples = [tiny.sample("Colour?", [tiny.picture(tmp_path, "red")]), tiny.sample("Who?")]
+    vision_cache = tiny.vision_cache(models.reference, tmp_path)
+    samples = [tiny.sample("Colour?", [tiny.image(tmp_path, "red")]), tiny.sample("Who?")]
     params = TrainPPOParams(steps=2, batch_size=8, minibatch_size=4, max_new_tokens=4, critic_warmup_steps=1)
     curve: list[dict[str, float]] = []
-    train(params, models, features, samples, random.Random(0), lambda m, i: curve.append(m))
+    train(params, models, vision_cache, samples, random.Random(0), lambda m, i: curve.append(m))
 
-    assert features.num_encoded == 1
+    assert vision_cache.num_encoded == 1
     assert [("policy_loss" in numbers) for numbers in curve] == [False, True]
     assert curve[0]["kl"] == pytest.approx(0, abs=1e-6)  # policy and reference are still one
     assert all(torch.equal(x, before[name]) for name, x in models.reference.state_dict().items())
@@ -493,7 +512,7 @@ def test_a_few_steps_raise_a_toy_reward(folders: tuple[Path, Path], tmp_path: Pa
     wanted.model = LikesX()  # pyright: ignore[reportAttributeAccessIssue]
     torch.nn.init.ones_(wanted.score.weight)
     models = Models(models.policy, models.reference, models.critic, wanted)
-    features = tiny.features(models.reference, tmp_path)
+    vision_cache = tiny.vision_cache(models.reference, tmp_path)
     params = TrainPPOParams(
         steps=12,
         batch_size=32,
@@ -505,7 +524,7 @@ def test_a_few_steps_raise_a_toy_reward(folders: tuple[Path, Path], tmp_path: Pa
     )
     curve: list[dict[str, float]] = []
     samples = [tiny.sample("Go."), tiny.sample("Again.")]
-    train(params, models, features, samples, random.Random(0), lambda m, i: curve.append(m))
+    train(params, models, vision_cache, samples, random.Random(0), lambda m, i: curve.append(m))
     rewards = [numbers["reward"] for numbers in curve]
     assert sum(rewards[:3]) / 3 < 0.5  # at most a third of the answers by chance
     assert sum(rewards[-3:]) / 3 > 0.8
@@ -513,12 +532,12 @@ def test_a_few_steps_raise_a_toy_reward(folders: tuple[Path, Path], tmp_path: Pa
 
 def test_base_and_chat_are_compared_on_the_same_prompts(folders: tuple[Path, Path], tmp_path: Path):
     models, _ = ready(*folders)
-    features = tiny.features(models.reference, tmp_path)
+    vision_cache = tiny.vision_cache(models.reference, tmp_path)
     samples = [
         tiny.sample("Who?", gold=tiny.match("me")),
         tiny.sample("Safe?", gold=tiny.match("yes"), domain="safety"),
     ]
-    got = compare(TrainPPOParams(max_new_tokens=3), models, features, samples)
+    got = compare(TrainPPOParams(max_new_tokens=3), models, vision_cache, samples)
     assert got["prompts"] == 2
     for name in ("gold", "reward", "length"):
         assert got[f"{name}/base"] == got[f"{name}/chat"]  # nothing has been trained
@@ -528,28 +547,30 @@ def test_base_and_chat_are_compared_on_the_same_prompts(folders: tuple[Path, Pat
 
 def test_what_nobody_knows_is_no_number(folders: tuple[Path, Path], tmp_path: Path):
     models, _ = ready(*folders)
-    features = tiny.features(models.reference, tmp_path)
-    got = compare(TrainPPOParams(max_new_tokens=3), models, features, [tiny.sample("Who?")])
+    vision_cache = tiny.vision_cache(models.reference, tmp_path)
+    got = compare(TrainPPOParams(max_new_tokens=3), models, vision_cache, [tiny.sample("Who?")])
     assert not any(name.startswith("gold") for name in got) and {"reward/chat", "length/base", "kl"} <= got.keys()
     assert all(map(math.isfinite, got.values()))
-    assert compare(TrainPPOParams(max_new_tokens=3), models, features, []) == {"prompts": 0}
+    assert compare(TrainPPOParams(max_new_tokens=3), models, vision_cache, []) == {"prompts": 0}
 
 
 def test_the_divergence_from_the_base_by_hand(folders: tuple[Path, Path], tmp_path: Path):
     models, _ = ready(*folders)
-    features, sample = tiny.features(models.reference, tmp_path), tiny.sample("Who?")
+    vision_cache, sample = tiny.vision_cache(models.reference, tmp_path), tiny.sample("Who?")
     with torch.no_grad():
         models.policy.output.weight.zero_()  # every word is equally likely
     words = 280 - len(models.policy.unsampled)
     assert words == 264  # the tokenizer has 269; of seven control tokens two end an answer
-    got = divergence(SMALL, models, features, [sample], [[[40, 41], [42]]])
-    said = token_log_probs(models.reference, collate([Tree(features.prompt(sample), [[40, 41], [42]])]), None)
+    got = divergence(SMALL, models, vision_cache, [sample], [[[40, 41], [42]]])
+    said = token_log_probs(
+        models.reference, collate([PrefixGroup(vision_cache.prompt(sample), [[40, 41], [42]])]), None
+    )
     assert got == pytest.approx(-math.log(words) - said.mean().item(), rel=1e-5)
 
 
 def test_the_stage_writes_a_chat_model_that_answers(folders: tuple[Path, Path], tmp_path: Path):
     prompts = [
-        tiny.sample("a", [tiny.picture(tmp_path, "red")], gold=tiny.match("x")),
+        tiny.sample("a", [tiny.image(tmp_path, "red")], gold=tiny.match("x")),
         tiny.sample("b", gold=tiny.match("x")),
         tiny.sample("c", gold=tiny.match("x"), split="val"),
     ]
@@ -561,7 +582,7 @@ def test_the_stage_writes_a_chat_model_that_answers(folders: tuple[Path, Path], 
         minibatch_size=4,
         max_new_tokens=3,
         critic_warmup_steps=0,
-        features=FeatureParams(disk=str(tmp_path / "store")),
+        vision_cache=VisionCacheParams(disk=str(tmp_path / "store")),
     )
     curve: list[dict[str, float]] = []
     metrics = run(
@@ -576,6 +597,6 @@ def test_the_stage_writes_a_chat_model_that_answers(folders: tuple[Path, Path], 
     assert metrics["prompts"] == 1 and any((tmp_path / "store").iterdir())
     assert len(curve) == 2 and {"reward", "kl", "length", "policy_loss", "value_loss"} <= curve[1].keys()
     chat = IXCForCausalLM.from_pretrained(tmp_path / "chat")
-    said = generate(chat, tiny.features(chat, tmp_path), prompts, 2, 1.0, 3, 3, seed=0)
+    said = generate(chat, tiny.vision_cache(chat, tmp_path), prompts, 2, 1.0, 3, 3, seed=0)
     assert [len(row) for row in said] == [2, 2, 2]
     assert not torch.equal(chat.output.weight, IXCForCausalLM.from_pretrained(folders[0]).output.weight)

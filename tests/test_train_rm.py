@@ -19,9 +19,18 @@ from ixc.engine.batching import OverBudget
 from ixc.engine.checkpoints import Checkpoints
 from ixc.engine.losses import bradley_terry_loss
 from ixc.engine.optim import Diverged, Optimizer, compute_in_bf16
-from ixc.engine.preference_groups import NoPairs, Pass, compare, contests, measured, read, split, tree_of
+from ixc.engine.preference_groups import (
+    MicroBatch,
+    NoPairs,
+    compare,
+    measured,
+    preference_groups,
+    prefix_group,
+    read,
+    split,
+)
 from ixc.engine.scoring import score
-from ixc.engine.vision_cache import Features
+from ixc.engine.vision_cache import VisionCache
 from ixc.engine.zero import NoDeepSpeed, import_deepspeed
 from ixc.metrics import ignore
 from ixc.models.ixc25 import IXCForCausalLM, IXCForRewardModel, IXCProcessor
@@ -34,7 +43,7 @@ PARAMS = TrainRMParams(epochs=20, batch_size=8, learning_rate=5e-3)
 
 def pairs(root: Path) -> list[Sample]:
     """`good` beats `bad` in text; about a picture, its colour beats the other one."""
-    media = {colour: tiny.picture(root, colour) for colour in ("red", "blue")}
+    media = {colour: tiny.image(root, colour) for colour in ("red", "blue")}
     text = [tiny.pair(f"Number {i}?", "good", "bad") for i in range(8)]
     shown = [
         tiny.pair(f"Colour {i}?", colour, other, [media[colour]])
@@ -72,12 +81,12 @@ def test_a_separable_task_is_learned_and_the_result_is_on_disk(base: Path, tmp_p
     assert metrics["loss"] < 0.2 < curve[0]["loss"]
 
     model = IXCForRewardModel.from_pretrained(tmp_path / "reward")
-    features = tiny.features(model, tmp_path)
+    vision_cache = tiny.vision_cache(model, tmp_path)
     assert IXCProcessor.from_pretrained(tmp_path / "reward").ids == tiny.processor().ids
     answers = [(s.chosen[0].content, s.rejected[0].content) for s in samples]
-    rewards = score(model, features, samples, answers, 4)
+    rewards = score(model, vision_cache, samples, answers, 4)
     assert all(chosen > rejected for chosen, rejected in rewards)
-    flipped = score(model, features, samples, [(b, a) for a, b in answers], 4)
+    flipped = score(model, vision_cache, samples, [(b, a) for a, b in answers], 4)
     torch.testing.assert_close(torch.tensor(flipped).flip(1), torch.tensor(rewards))
 
 
@@ -118,7 +127,7 @@ def history(root: Path, samples: list[Sample], model: IXCForRewardModel | None =
     """The numbers of a training in memory."""
     params = TrainRMParams(**({"epochs": 2, "batch_size": 8, "learning_rate": 5e-3} | options))
     model = model or fresh()
-    return train(params, model, tiny.features(model, root), samples, ignore, Checkpoints(root / "state", {}))[0]
+    return train(params, model, tiny.vision_cache(model, root), samples, ignore, Checkpoints(root / "state", {}))[0]
 
 
 def test_centering_pulls_the_rewards_of_a_pair_around_zero(tmp_path: Path):
@@ -128,7 +137,7 @@ def test_centering_pulls_the_rewards_of_a_pair_around_zero(tmp_path: Path):
         model = fresh()
         history(tmp_path, samples, model, epochs=10, centering=centering)
         answers = [("good", "bad")] * 8
-        rewards = score(model, tiny.features(model, tmp_path), samples, answers, 8)
+        rewards = score(model, tiny.vision_cache(model, tmp_path), samples, answers, 8)
         return torch.tensor(rewards).sum(1).abs().mean().item()
 
     assert middle(1.0) < 0.5 < middle(0.0)
@@ -140,7 +149,7 @@ def same(one: History, other: History, **tolerance: Any) -> None:
         assert mine == pytest.approx(yours, **(tolerance or {"rel": 1e-4, "abs": 1e-5}))
 
 
-@pytest.mark.parametrize("options", [{"pass_tokens": 200}, {"gradient_checkpointing": True}])
+@pytest.mark.parametrize("options", [{"max_tokens_per_microbatch": 200}, {"gradient_checkpointing": True}])
 def test_what_saves_memory_changes_no_number(base: Path, tmp_path: Path, options: dict[str, Any]):
     samples = pairs(tmp_path)
     write_samples(samples, tmp_path / "pairs.parquet")
@@ -166,7 +175,7 @@ def test_bf16_learns_too_and_leaves_the_weights_in_fp32(tmp_path: Path):
 
 def rivals(root: Path) -> list[Sample]:
     """Three answers to a question about a picture, every two of them a pair; and a pair about another."""
-    red = tiny.picture(root, "red")
+    red = tiny.image(root, "red")
     ranked = ["red", "rather red", "blue"]
     found = [
         tiny.pair("Colour?", good, bad, [red], id=f"c#{i}")
@@ -181,11 +190,13 @@ def test_all_pairs_of_a_prompt_from_one_row_cost_what_they_cost_one_by_one(tmp_p
 
 
 def test_a_prompt_with_three_answers_is_read_once(tmp_path: Path):
-    features = tiny.features(fresh(), tmp_path)
-    alone, together = ([tree_of(features, c) for c in contests(rivals(tmp_path), kind)] for kind in (False, True))
-    assert [len(tree.branches) for tree in alone] == [2, 2, 2, 2]
-    assert [len(tree.branches) for tree in together] == [3, 2]
-    first = contests(rivals(tmp_path), True)[0]
+    vision_cache = tiny.vision_cache(fresh(), tmp_path)
+    alone, together = (
+        [prefix_group(vision_cache, c) for c in preference_groups(rivals(tmp_path), kind)] for kind in (False, True)
+    )
+    assert [len(group.responses) for group in alone] == [2, 2, 2, 2]
+    assert [len(group.responses) for group in together] == [3, 2]
+    first = preference_groups(rivals(tmp_path), True)[0]
     assert list(zip(first.chosen, first.rejected, strict=True)) == [(0, 1), (0, 2), (1, 2)]
 
 
@@ -194,7 +205,9 @@ def test_a_step_of_tokens_is_learned_from_too(tmp_path: Path):
     assert numbers[-1]["accuracy"] == 1.0
 
 
-@pytest.mark.parametrize(("key", "held_out"), [("pass_tokens", 0.0), ("batch_tokens", 0.0), ("pass_tokens", 0.5)])
+@pytest.mark.parametrize(
+    ("key", "held_out"), [("max_tokens_per_microbatch", 0.0), ("batch_tokens", 0.0), ("max_tokens_per_microbatch", 0.5)]
+)
 def test_a_pair_longer_than_the_budget_is_named_before_anything_is_learned(tmp_path: Path, key: str, held_out: float):
     samples = [*pairs(tmp_path), tiny.pair("Long?", "word " * 200, "bad", id="the long one")]
     options: dict[str, Any] = {"batch_size": None, "batch_tokens": 4000} | {key: 300}
@@ -216,14 +229,16 @@ def test_of_several_passes_the_one_with_the_bad_loss_is_named_and_no_weight_has_
     model, named = fresh(), []
     before = {name: value.clone() for name, value in model.state_dict().items()}
 
-    def second_is_bad(model: IXCForRewardModel, features: Features, batch: Pass) -> tuple[torch.Tensor, torch.Tensor]:
-        named.append([contest.sample.id for contest in batch.contests])
-        chosen, rejected = compare(model, features, batch)
+    def second_is_bad(
+        model: IXCForRewardModel, vision_cache: VisionCache, batch: MicroBatch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        named.append([preference_group.sample.id for preference_group in batch.preference_groups])
+        chosen, rejected = compare(model, vision_cache, batch)
         return chosen * (math.nan if len(named) == 2 else 1.0), rejected
 
     monkeypatch.setattr("ixc.stages.train_rm.compare", second_is_bad)
     with pytest.raises(Diverged) as caught:
-        history(tmp_path, pairs(tmp_path)[:8], model, pass_tokens=120)
+        history(tmp_path, pairs(tmp_path)[:8], model, max_tokens_per_microbatch=120)
     assert len(named) > 2
     assert str(caught.value).startswith(f"{', '.join(named[1])}: the loss is nan")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -249,7 +264,7 @@ def test_a_gradient_that_is_no_number_names_the_step_and_changes_no_weight(
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_pairs_of_a_prompt_or_a_picture_are_held_out_together(tmp_path: Path):
+def test_pairs_of_a_prompt_or_a_image_are_held_out_together(tmp_path: Path):
     samples = [*rivals(tmp_path), *(tiny.pair(f"{i % 30}?", "good", str(i)) for i in range(90))]
     training, held_out = split(samples, 0.3, seed=0)
     assert len(training) + len(held_out) == len(samples) and 15 < len(held_out) < 45
@@ -275,7 +290,7 @@ def test_early_stopping_gives_back_the_weights_that_did_best(tmp_path: Path):
 
     _, held_out = split(samples, 0.3, seed=0)
     pairs_held_out = [(s.chosen[0].content, s.rejected[0].content) for s in held_out]
-    rewards = torch.tensor(score(model, tiny.features(model, tmp_path), held_out, pairs_held_out, 4))
+    rewards = torch.tensor(score(model, tiny.vision_cache(model, tmp_path), held_out, pairs_held_out, 4))
     assert bradley_terry_loss(rewards[:, 0], rewards[:, 1]).item() == pytest.approx(min(losses), rel=1e-4)
 
 
@@ -302,48 +317,51 @@ def test_without_deepspeed_the_error_says_what_to_install(monkeypatch: pytest.Mo
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=20), st.integers(1, 4), st.sampled_from([0, 1, 2, 3]))
 def test_processes_share_every_row_once_and_pass_together_where_they_must(lengths: list[int], world: int, zero: Any):
-    params, rows = TrainRMParams(batch_size=8, pass_tokens=50, zero=zero), list(range(len(lengths)))
+    params, rows = TrainRMParams(batch_size=8, max_tokens_per_microbatch=50, zero=zero), list(range(len(lengths)))
     shares: list[Share] = []
     for rank in range(world):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("RANK", str(rank))
             patch.setenv("WORLD_SIZE", str(world))
             shares.append(share(params, rows, lengths))
-    assert sorted(row for each in shares for mine in each.passes[: each.counted] for row in mine) == rows
+    assert sorted(row for each in shares for mine in each.microbatches[: each.counted] for row in mine) == rows
     if zero < 2:
-        assert all(len(each.passes) == each.counted for each in shares)
+        assert all(len(each.microbatches) == each.counted for each in shares)
     else:
-        assert len({len(each.passes) for each in shares}) == 1
+        assert len({len(each.microbatches) for each in shares}) == 1
 
 
 def test_what_is_computed_for_company_and_waited_for_is_told(tmp_path: Path):
-    rows, features = contests(pairs(tmp_path)[7:9], False), tiny.features(fresh(), tmp_path)
-    lengths = measured(features, rows, 1000)
+    rows, vision_cache = preference_groups(pairs(tmp_path)[7:9], False), tiny.vision_cache(fresh(), tmp_path)
+    lengths = measured(vision_cache, rows, 1000)
 
-    def slowly() -> Iterator[Pass]:
+    def slowly() -> Iterator[MicroBatch]:
         for batch in ([0, 1], [0]):
             sleep(0.05)
-            yield read(features, [rows[i] for i in batch])
+            yield read(vision_cache, [rows[i] for i in batch])
 
-    tally = Tally(features)
-    coming = features.timed(slowly())
-    assert [len(batch.contests) for batch in tally.take(coming, Share([[0, 1], [0]], counted=1), lengths)] == [2, 1]
+    tally = Tally(vision_cache)
+    coming = vision_cache.timed(slowly())
+    assert [len(batch.preference_groups) for batch in tally.take(coming, Share([[0, 1], [0]], counted=1), lengths)] == [
+        2,
+        1,
+    ]
     sleep(0.1)
     told = tally.waste()
     assert told.padding == pytest.approx(lengths[0] / (2 * lengths[0] + lengths[1]))
     assert 0.2 < told.waiting < 0.8  # 0.1 s of about 0.2
 
 
-def test_what_a_step_waits_for_a_picture_is_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_a_step_waits_for_a_image_is_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """0.1 s of about 0.2; the tower's time is none of it."""
-    features, samples = tiny.features(fresh(), tmp_path), pairs(tmp_path)[8:9]
-    load, encode = IXCProcessor.load, features.model.encode_pictures
+    vision_cache, samples = tiny.vision_cache(fresh(), tmp_path), pairs(tmp_path)[8:9]
+    load, encode = IXCProcessor.load, vision_cache.model.encode_images
     monkeypatch.setattr(IXCProcessor, "load", lambda *given: sleep(0.1) or load(*given))
-    monkeypatch.setattr(features.model, "encode_pictures", lambda given: sleep(0.1) or encode(given))
-    tally = Tally(features)
-    features.together(samples)
+    monkeypatch.setattr(vision_cache.model, "encode_images", lambda given: sleep(0.1) or encode(given))
+    tally = Tally(vision_cache)
+    vision_cache.concat_features(samples)
     assert 0.2 < tally.waste().waiting < 0.8
-    assert 0.09 < features.waited < 0.19
+    assert 0.09 < vision_cache.waited < 0.19
 
 
 # What every training loop shares

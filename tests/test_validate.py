@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_media import film
+from test_media import video
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from ixc.data.reasons import ADVICE
@@ -105,7 +105,7 @@ class Stage:
         content = json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
         return as_page(content, Record(self.folder))
 
-    def picture(self, colour: str) -> Media:
+    def image(self, colour: str) -> Media:
         path = self.folder / "new.png"
         Image.new("RGB", (4, 4), colour).save(path)
         return self.stored(path)
@@ -180,7 +180,7 @@ def test_what_is_dropped_is_quarantined_with_its_reason_and_counted(stage: Stage
 
 
 def test_media_must_be_in_the_store_and_undamaged(stage: Stage):
-    fine, lost, hurt = (stage.picture(colour) for colour in ("red", "green", "blue"))
+    fine, lost, hurt = (stage.image(colour) for colour in ("red", "green", "blue"))
     (stage.folder / "media" / lost.path).unlink()
     (stage.folder / "media" / hurt.path).write_bytes(b"no picture")
     names = {"fine": fine, "lost": lost, "hurt": hurt}
@@ -189,8 +189,8 @@ def test_media_must_be_in_the_store_and_undamaged(stage: Stage):
     assert stage.kept("train") == ["good", "fine"]
 
 
-def test_a_train_pair_that_shares_prompt_or_picture_with_val_goes(stage: Stage):
-    red, blue = stage.picture("red"), stage.picture("blue")
+def test_a_train_pair_that_shares_prompt_or_image_with_val_goes(stage: Stage):
+    red, blue = stage.image("red"), stage.image("blue")
     ask = (Turn(role="user", content="Describe the picture."),)
     pairs = [
         TRAIN,
@@ -208,7 +208,7 @@ def test_a_train_pair_that_shares_prompt_or_picture_with_val_goes(stage: Stage):
 
 
 def test_what_a_prompt_holds_out_is_not_trained_on_though_no_pair_of_val_is_about_it(stage: Stage):
-    red, blue = stage.picture("red"), stage.picture("blue")
+    red, blue = stage.image("red"), stage.image("blue")
     Image.open(stage.folder / "media" / red.path).resize((40, 40)).save(stage.folder / "copy.jpg", quality=90)
     copy = stage.stored(stage.folder / "copy.jpg")
     shows = pair("shows", split="val", modality="image", media=(red,))
@@ -223,7 +223,7 @@ def test_what_a_prompt_holds_out_is_not_trained_on_though_no_pair_of_val_is_abou
 
 
 def test_the_expectations_see_a_leak_from_the_prompts_that_the_rules_missed(stage: Stage):
-    red = stage.picture("red")
+    red = stage.image("red")
     held = [pair("asks", prompt=TRAIN.prompt, split="val"), pair("shows", media=(red,), split="val")]
     written = frame(map(OBSERVER.facts, [TRAIN, pair("t", modality="image", media=(red,))]))
     leak = table_of(written, stage.folder / "media", held_out=frame(map(OBSERVER.facts, held)))
@@ -417,19 +417,19 @@ def test_a_template_is_no_leak_but_its_very_words_are(stage: Stage):
     assert details(stage) == {"0": near, "1": near, "2": near}
 
 
-def test_a_picture_of_val_in_another_format_is_a_leak(stage: Stage):
-    red = stage.picture("red")
+def test_a_image_of_val_in_another_format_is_a_leak(stage: Stage):
+    red = stage.image("red")
     Image.open(stage.folder / "media" / red.path).resize((40, 40)).save(stage.folder / "copy.jpg", quality=90)
     copy = stage.stored(stage.folder / "copy.jpg")
     pairs = [TRAIN, pair("v", split="val", modality="image", media=(red,)), pair("t", modality="image", media=(copy,))]
     stage.run(pairs)
     assert details(stage) == {"t": ("held out", "picture or film of v")}
-    stage.run(pairs, replace(LENIENT, near_pictures=None))
+    stage.run(pairs, replace(LENIENT, near_images=None))
     assert details(stage) == {}
 
 
 def test_what_a_benchmark_asks_or_shows_is_not_trained_on(stage: Stage):
-    red = stage.picture("red")
+    red = stage.image("red")
     (stage.folder / "bench").mkdir()
     Image.open(stage.folder / "media" / red.path).resize((50, 50)).save(stage.folder / "bench" / "one.png")
     (stage.folder / "bench" / "asked.jsonl").write_text(f'{{"question": "{SAID}"}}\n')
@@ -442,9 +442,9 @@ def test_what_a_benchmark_asks_or_shows_is_not_trained_on(stage: Stage):
     assert stage.kept("train") == ["good"] and "bench" in stage.page()
 
 
-def test_a_film_of_a_benchmark_is_not_trained_on_and_files_not_read_are_listed(stage: Stage):
+def test_a_video_of_a_benchmark_is_not_trained_on_and_files_not_read_are_listed(stage: Stage):
     (stage.folder / "bench" / "films").mkdir(parents=True)
-    film(stage.folder / "new.mp4", 3)
+    video(stage.folder / "new.mp4", 3)
     shutil.copy(stage.folder / "new.mp4", stage.folder / "bench" / "films" / "a.mp4")
     (stage.folder / "bench" / "films" / "notes.pkl").write_bytes(b"x")
     shown = replace(stage.stored(stage.folder / "new.mp4"), kind="video")
@@ -490,7 +490,7 @@ def test_the_same_input_gives_the_same_output(stage: Stage):
 
 
 def test_prompts_and_candidates_are_checked_and_shown(stage: Stage):
-    red, lost = stage.picture("red"), Media(kind="image", path="ab/lost.png", sha256="0" * 64)
+    red, lost = stage.image("red"), Media(kind="image", path="ab/lost.png", sha256="0" * 64)
     asked = [replace(TRAIN, id=id, chosen=(), rejected=(), verdict=None) for id in ("a", "a")]
     shown = [replace(asked[0], id=f"p{i}", modality="image", media=(media,)) for i, media in enumerate((red, lost))]
     answered = [replace(asked[0], candidates=("Yes.", "Yes."))]

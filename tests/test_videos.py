@@ -22,7 +22,7 @@ from ixc.data.media import Store, check, verify
 from ixc.data.sources import File
 from ixc.data.videos import read_frames_of, survey, verify_video
 from ixc.engine.vision_cache import GEOMETRY
-from ixc.models.ixc25.inputs import is_film, read_film
+from ixc.models.ixc25.inputs import is_video, read_video
 from ixc.models.ixc25.options import BadProcessor, checked_options
 from ixc.models.ixc25.processing import IXCProcessor
 
@@ -57,7 +57,7 @@ def test_no_file_that_reaches_for_others_is_admitted(tmp_path: Path):
                 store.add(file)
         for source in (path, data):
             with pytest.raises(BadMedia):
-                read_film(source, 4, False, "white", MAX_PIXELS)
+                read_video(source, 4, False, "white", MAX_PIXELS)
     assert not [file for file in store.root.rglob("*") if file.is_file()]
 
     # What is refused does reach out where nobody minds: otherwise the above would prove nothing.
@@ -92,12 +92,12 @@ def test_what_people_use_is_read_under_any_name(tmp_path: Path, name: str):
     assert read_frames_of(path, every(10))[1].size == SIZE
     media = Store(tmp_path / "media").add(File(kind="video", path=path))
     check(tmp_path / "media", media)
-    assert is_film(f"{media.path}") or name == "gif"
+    assert is_video(f"{media.path}") or name == "gif"
 
 
 def test_names_of_videos_are_known():
     names = "a.m4v b.mpg c.ts d.flv e.3gp f.MPEG g.m2ts h.ogv i.mp4".split()
-    assert all(map(is_film, names)) and not is_film("a.gif")
+    assert all(map(is_video, names)) and not is_video("a.gif")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_cut_video_is_refused_wherever_it_is_read(tmp_path: Path, name: str):
         with pytest.raises(BadMedia):
             Store(tmp_path / "media").add(File(kind="video", path=path))
         with pytest.raises(BadMedia):
-            read_film(path, 4, False, "white", MAX_PIXELS)
+            read_video(path, 4, False, "white", MAX_PIXELS)
 
 
 @pytest.mark.parametrize("name", ["mp4", "mov", "mkv", "webm", "avi", "flv", "mpg", "gif"])
@@ -198,7 +198,7 @@ def test_a_title_that_is_not_unicode_does_not_matter(tmp_path: Path):
     path = put(tmp_path / "latin.avi", buffer.getvalue().replace(b"Cafe", b"Caf\xe9"))
     assert b"Caf\xe9" in path.read_bytes()
     verify_video(path)
-    assert len(read_film(path, 8, True, "white", MAX_PIXELS)) == 2
+    assert len(read_video(path, 8, True, "white", MAX_PIXELS)) == 2
 
 
 def rotten(rng: random.Random, data: bytes) -> bytes:
@@ -291,7 +291,7 @@ def test_a_long_video_is_not_decoded_whole(tmp_path: Path, monkeypatch: pytest.M
 def test_both_decoders_read_the_same_frames(tmp_path: Path, name: str):
     pytest.importorskip("decord")
     path = put(tmp_path / name, clip(FORMS[name], 60))
-    by_pyav, by_decord = (read_film(path, 4, False, "white", MAX_PIXELS, decoder) for decoder in ("pyav", "decord"))
+    by_pyav, by_decord = (read_video(path, 4, False, "white", MAX_PIXELS, decoder) for decoder in ("pyav", "decord"))
     assert len(by_pyav) == len(by_decord) == 3
     assert pixels(by_pyav) == pixels(by_decord)
 

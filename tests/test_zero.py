@@ -42,7 +42,9 @@ def third_step_is_bad(root: Path, zero: Any) -> None:
         params = TrainRMParams(epochs=4, batch_size=4, learning_rate=5e-3, zero=zero)
         pairs = [tiny.pair(f"{i}?", "good", "bad") for i in range(4)]
         with pytest.raises(Diverged, match=r"\d\?, \d\?, \d\?, \d\?: the gradient's norm is (nan|inf)"):
-            train_rm.train(params, model, tiny.features(model, root), pairs, ignore, Checkpoints(root / "state", {}))
+            train_rm.train(
+                params, model, tiny.vision_cache(model, root), pairs, ignore, Checkpoints(root / "state", {})
+            )
         assert isinstance(optimizers[0], ShardedOptimizer)
         after = optimizers[0].weights(model)
     assert any(not torch.equal(steps[1][name], value) for name, value in steps[2].items())

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ixc.data.samples import Gold, Media, Sample, Turn, answer
-from ixc.engine.vision_cache import Features
+from ixc.engine.vision_cache import VisionCache
 from ixc.models.ixc25 import IXCConfig, IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor
 from ixc.models.ixc25.processing import train_tokenizer
 
@@ -84,7 +84,7 @@ def with_tower_of(model: Model, other: IXCPreTrainedModel) -> Model:
     return model
 
 
-def picture(root: Path, colour: str, size: tuple[int, int] = (28, 28)) -> Media:
+def image(root: Path, colour: str, size: tuple[int, int] = (28, 28)) -> Media:
     """A plain picture in the store `root`."""
     name = f"{colour}-{size[0]}x{size[1]}.png"
     root.mkdir(parents=True, exist_ok=True)
@@ -115,9 +115,9 @@ def match(value: str, *others: str) -> Gold:
     return Gold(check="match", value=value, answer=value, others=others)
 
 
-def features(model: IXCPreTrainedModel, root: Path) -> Features:
+def vision_cache(model: IXCPreTrainedModel, root: Path) -> VisionCache:
     """An empty store of picture tokens."""
-    return Features(model, processor(), root)
+    return VisionCache(model, processor(), root)
 
 
 class BadGradient(torch.autograd.Function):

@@ -21,7 +21,7 @@ from ixc.engine.zero import import_deepspeed
 from ixc.params import TrainRMParams
 from ixc.stages import train_rm
 
-USUAL = {"epochs": 2, "batch_size": 8, "pass_tokens": 400, "learning_rate": 5e-3}
+USUAL = {"epochs": 2, "batch_size": 8, "max_tokens_per_microbatch": 400, "learning_rate": 5e-3}
 WATCHED = {"checkpoint_every": 2, "held_out": 0.2, "validate_every": 2}
 
 

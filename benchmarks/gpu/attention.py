@@ -1,8 +1,8 @@
-"""Ways of attention over packed trees beside each other, at the 7B's sizes: forward, and forward with backward.
+"""Ways of attention over packed groups beside each other, at the 7B's sizes: forward, and forward with backward.
 
 `flex` is what models use on a GPU. `varlen`, where the package flash-attn is installed, is one call of it, in which a
-prefix is read again for each further branch. `flash` are the passes of the CPU's way as two calls of PyTorch's flash
-attention: all causal runs; then all further branches, which look at their prefixes. Both take half precision only. The
+prefix is read again for each further response. `flash` are the passes of the CPU's way as two calls of PyTorch's flash
+attention: all causal runs; then all further responses, which look at their prefixes. Both take half precision only. The
 error is that of the output against fp64, relative, by the norm.
 
     python -m benchmarks.gpu.attention [--device cuda] [--tiny]
@@ -22,13 +22,13 @@ from torch.autograd.function import once_differentiable
 
 from benchmarks.gpu.models import Found, attempt, device_name, forget_memory, memory_gib, parser, share_of_peak, tell
 from ixc.packing.attention import (
-    Forest,
-    Pass,
+    KernelCall,
+    PackedLayout,
     cascade_attention,
     flex_attention,
     merge,
-    placed,
     segment_attention,
+    to_device,
     varlen_attention,
 )
 
@@ -38,7 +38,7 @@ SHAPES = {
     "32 pairs of texts": ((200, (120, 120)),) * 32,
 }
 TINY = {"tiny": ((20, (3, 4, 5)), (0, (2, 3)), (4, ()))}
-Way = Callable[[Tensor, Tensor, Tensor, Forest, float], Tensor]
+Way = Callable[[Tensor, Tensor, Tensor, PackedLayout, float], Tensor]
 
 
 class Call(NamedTuple):
@@ -56,19 +56,21 @@ class Call(NamedTuple):
 
 
 @lru_cache(maxsize=4)
-def calls(forest: Forest, device: torch.device) -> list[Call]:
+def calls(layout: PackedLayout, device: torch.device) -> list[Call]:
     """All causal runs, which are the whole row in order; then, if there are any, the looks at prefixes."""
-    kinds = [[each for each in forest.passes if each.causal is causal] for causal in (True, False)]
+    kinds = [[each for each in layout.calls if each.causal is causal] for causal in (True, False)]
     with torch.inference_mode(False):
-        return [_call(passes, device) for passes in kinds if passes]
+        return [_call(calls, device) for calls in kinds if calls]
 
 
-def _call(passes: Sequence[Pass], device: torch.device) -> Call:
-    queries, keys = [each.queries for each in passes], [each.keys for each in passes]
-    ends = [placed(torch.tensor(_ends(spans), dtype=torch.int32), device) for spans in (queries, keys)]
-    columns = [placed(torch.cat([torch.arange(x.start, x.stop) for x in spans]), device) for spans in (queries, keys)]
+def _call(calls: Sequence[KernelCall], device: torch.device) -> Call:
+    queries, keys = [each.queries for each in calls], [each.keys for each in calls]
+    ends = [to_device(torch.tensor(_ends(spans), dtype=torch.int32), device) for spans in (queries, keys)]
+    columns = [
+        to_device(torch.cat([torch.arange(x.start, x.stop) for x in spans]), device) for spans in (queries, keys)
+    ]
     longest = [max(span.stop - span.start for span in spans) for spans in (queries, keys)]
-    return Call(columns[0], columns[1], ends[0], ends[1], (longest[0], longest[1]), passes[0].causal)
+    return Call(columns[0], columns[1], ends[0], ends[1], (longest[0], longest[1]), calls[0].causal)
 
 
 def _ends(spans: Sequence[slice]) -> list[int]:
@@ -101,7 +103,7 @@ class Flash(torch.autograd.Function):
         calls: list[Call],
         scaling: float,
     ) -> Float[Tensor, "T H E"]:
-        """The runs; then what further branches see of their prefixes is merged in."""
+        """The runs; then what further responses see of their prefixes is merged in."""
         runs, *looks = calls
         out, lse, *asked = forward_kernel(q, k, v, runs, scaling)
         ctx.asked = [asked]
@@ -131,10 +133,10 @@ class Flash(torch.autograd.Function):
         return *totals, None, None
 
 
-def flash_attention(q: Tensor, k: Tensor, v: Tensor, forest: Forest, scaling: float) -> Tensor:
+def flash_attention(q: Tensor, k: Tensor, v: Tensor, layout: PackedLayout, scaling: float) -> Tensor:
     """For CUDA and half precision; arguments and result as of `ixc.packing.attention.flex_attention`."""
     rows = (x[0].transpose(0, 1) for x in (q, k, v))
-    return Flash.apply(*rows, calls(forest, q.device), scaling)[None]  # pyright: ignore[reportOptionalSubscript]
+    return Flash.apply(*rows, calls(layout, q.device), scaling)[None]  # pyright: ignore[reportOptionalSubscript]
 
 
 WAYS: dict[str, dict[str, Way]] = {
@@ -147,9 +149,9 @@ WAYS: dict[str, dict[str, Way]] = {
 }
 
 
-def operations(forest: Forest, heads: int, channels: int) -> int:
+def operations(layout: PackedLayout, heads: int, channels: int) -> int:
     """Of the forward pass: two products, 2 operations per channel, head, and token that another one looks at."""
-    sizes = [(p.queries.stop - p.queries.start, p.keys.stop - p.keys.start, p.causal) for p in forest.passes]
+    sizes = [(p.queries.stop - p.queries.start, p.keys.stop - p.keys.start, p.causal) for p in layout.calls]
     return 4 * heads * channels * sum(n * (n + 1) // 2 if causal else n * seen for n, seen, causal in sizes)
 
 
@@ -167,10 +169,12 @@ def seconds_of(compute: Callable[[], object], device: torch.device, repeats: int
     return sorted(taken[2:])[repeats // 2]
 
 
-def measure(way: Way, forest: Forest, device: torch.device, heads: tuple[int, int, int], repeats: int = 20) -> Found:
+def measure(
+    way: Way, layout: PackedLayout, device: torch.device, heads: tuple[int, int, int], repeats: int = 20
+) -> Found:
     """`heads`: query heads, key heads, channels."""
     generator, (many, few, channels) = torch.Generator(device).manual_seed(0), heads
-    length = len(forest.numbers()[0])
+    length = len(layout.numbers()[0])
 
     def draw(count: int) -> Tensor:
         drawn = torch.randn(1, count, length, channels, generator=generator, device=device)
@@ -180,15 +184,15 @@ def measure(way: Way, forest: Forest, device: torch.device, heads: tuple[int, in
     scaling, weights = channels**-0.5, torch.randn(1, length, many, channels, device=device, dtype=torch.bfloat16)
 
     def learn() -> None:
-        torch.autograd.grad(way(q, k, v, forest, scaling), (q, k, v), weights)
+        torch.autograd.grad(way(q, k, v, layout, scaling), (q, k, v), weights)
 
     with torch.no_grad():
-        forward = seconds_of(lambda: way(q, k, v, forest, scaling), device, repeats)
-        out = way(q, k, v, forest, scaling)
-        exact = segment_attention(q.double(), k.double(), v.double(), forest, scaling)
+        forward = seconds_of(lambda: way(q, k, v, layout, scaling), device, repeats)
+        out = way(q, k, v, layout, scaling)
+        exact = segment_attention(q.double(), k.double(), v.double(), layout, scaling)
     forget_memory(device)
     both = seconds_of(learn, device, repeats)
-    needed = operations(forest, many, channels)
+    needed = operations(layout, many, channels)
     return {
         "device": device_name(device),
         "tokens": length,
@@ -206,8 +210,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser(__doc__).parse_args(arguments)
     device, shapes = torch.device(given.device), TINY if given.tiny else SHAPES
     heads = (4, 2, 16) if given.tiny else (32, 8, 128)
-    for (shape, trees), (name, way) in product(shapes.items(), WAYS[device.type].items()):
-        found = attempt(lambda way=way, trees=trees: measure(way, Forest(trees), device, heads))
+    for (shape, groups), (name, way) in product(shapes.items(), WAYS[device.type].items()):
+        found = attempt(lambda way=way, groups=groups: measure(way, PackedLayout(groups), device, heads))
         tell(shape=shape, way=name, **found)
 
 

@@ -26,7 +26,7 @@ from benchmarks.gpu.models import (
     weights_of_read,
     weights_used,
 )
-from ixc.models.ixc25 import IXCForRewardModel, Tree, collate
+from ixc.models.ixc25 import IXCForRewardModel, PrefixGroup, collate
 from ixc.models.ixc25.tiles import num_tokens, partition, to_tiles
 
 PROMPT, ANSWER, ANSWERS = 64, 256, (4, 16, 64)
@@ -35,17 +35,17 @@ PROMPT, ANSWER, ANSWERS = 64, 256, (4, 16, 64)
 @torch.inference_mode()
 def measure(model: IXCForRewardModel, path: str, answers: int, repeats: int = 5) -> Found:
     """Score answers about one picture: tower, projector and language model."""
-    picture, size, device = Image.open(path).convert("RGB"), model.config.tile_size, model.device
-    place = partition(*picture.size, 9, size)
-    shown = (to_tiles(picture, place, size).to(device, model.dtype), place.rows)
+    image, size, device = Image.open(path).convert("RGB"), model.config.tile_size, model.device
+    place = partition(*image.size, 9, size)
+    shown = (to_tiles(image, place, size).to(device, model.dtype), place.rows)
     prefix = [1, *[model.config.image_token_id] * num_tokens(place.rows, place.columns, model.config.side)]
     words = range(20, 220)  # no special token is among them
     prefix += [words[i % 200] for i in range(PROMPT)]
-    tree = Tree(prefix, [[words[(n + i) % 200] for i in range(ANSWER)] for n in range(answers)])
-    batch = collate([tree]).to(device)
+    group = PrefixGroup(prefix, [[words[(n + i) % 200] for i in range(ANSWER)] for n in range(answers)])
+    batch = collate([group]).to(device)
 
     def once() -> None:
-        model.branch_scores(batch, torch.cat(model.encode_pictures([shown]))).tolist()  # waits for the GPU
+        model.response_scores(batch, torch.cat(model.encode_images([shown]))).tolist()  # waits for the GPU
 
     once()
     forget_memory(device)
@@ -75,8 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("pictures", nargs="+")
     given = options.parse_args(arguments)
     model = build(config_of(TINY if given.tiny else {}), given.device)
-    for path, answers in product(given.pictures, ANSWERS):
-        tell(picture=path, **attempt(lambda path=path, answers=answers: measure(model, path, answers)))
+    for path, answers in product(given.images, ANSWERS):
+        tell(image=path, **attempt(lambda path=path, answers=answers: measure(model, path, answers)))
 
 
 if __name__ == "__main__":

@@ -54,8 +54,8 @@ from benchmarks.reward import padded_ids
 from ixc.data.samples import Media, Sample, Turn, answer
 from ixc.engine.losses import bradley_terry_loss
 from ixc.engine.optim import compute_in_bf16
-from ixc.engine.preference_groups import Pass, contests, read
-from ixc.engine.vision_cache import Features
+from ixc.engine.preference_groups import MicroBatch, preference_groups, read
+from ixc.engine.vision_cache import VisionCache
 from ixc.models.ixc25 import IXCConfig, IXCForRewardModel
 from ixc.params import TrainRMParams
 from ixc.stages.train_rm import learn, optimizer_of
@@ -81,11 +81,11 @@ class Need(NamedTuple):
     """What a layout has to compute: tokens, those of pictures among them, who looks at whom, patches in the tower."""
 
     tokens: int
-    pictures: int
+    images: int
     read: int
     """Tokens that pass all of the last layer; `read_pictures`, those of pictures among them."""
-    read_pictures: int
-    looks: int
+    read_images: int
+    image_refs: int
     patches: int
 
 
@@ -105,47 +105,47 @@ def samples_of(path: Path, pairs: int) -> list[Sample]:
     return [pair(number) for number in range(pairs)]
 
 
-def rows_of(batch: Pass) -> list[Tensor]:
+def rows_of(batch: MicroBatch) -> list[Tensor]:
     """Every answer after its whole prompt: all better ones, then all worse ones."""
     ids, found = batch.layout.input_ids[0], []
-    for prefix, *branches in batch.layout.forest.trees:
-        found.append([torch.cat([ids[prefix], ids[branch]]) for branch in branches])
+    for prefix, *responses in batch.layout.layout.groups:
+        found.append([torch.cat([ids[prefix], ids[response]]) for response in responses])
     return [row for column in zip(*found, strict=True) for row in column]
 
 
-def need(way: str, batch: Pass, config: IXCConfig, tiles: int) -> Need:
+def need(way: str, batch: MicroBatch, config: IXCConfig, tiles: int) -> Need:
     """Of a step; `tiles`: of the picture."""
     rows = rows_of(batch)
     if way == "padded":
-        ids, looks = torch.cat(rows), sum(len(row) * (len(row) + 1) // 2 for row in rows)
+        ids, image_refs = torch.cat(rows), sum(len(row) * (len(row) + 1) // 2 for row in rows)
     else:
-        ids, looks = batch.layout.input_ids[0], 0
-        for queries, keys, causal in batch.layout.forest.passes:
+        ids, image_refs = batch.layout.input_ids[0], 0
+        for queries, keys, causal in batch.layout.layout.microbatches:
             size, seen = queries.stop - queries.start, keys.stop - keys.start
-            looks += size * (size + 1) // 2 if causal else size * seen
-    tokens, pictures = len(ids), int((ids == config.image_token_id).sum())
+            image_refs += size * (size + 1) // 2 if causal else size * seen
+    tokens, images = len(ids), int((ids == config.image_token_id).sum())
     if way == "padded":
-        return Need(tokens, pictures, tokens, pictures, looks, patches(config, tiles * len(rows)))
-    return Need(tokens, pictures, len(rows), 0, looks, 0)
+        return Need(tokens, images, tokens, images, image_refs, patches(config, tiles * len(rows)))
+    return Need(tokens, images, len(rows), 0, image_refs, 0)
 
 
 def operations(model: IXCForRewardModel, need: Need) -> float:
     """Of a training step, as the module's text says."""
     weights, last, config = weights_used(model), weights_of_read(model), model.config
-    linear = 6 * (weights.language * need.tokens + weights.partial * need.pictures)
-    linear -= 6 * (last.language * (need.tokens - need.read) + last.partial * (need.pictures - need.read_pictures))
-    attention = 12 * config.num_hidden_layers * config.hidden_size * need.looks
+    linear = 6 * (weights.language * need.tokens + weights.partial * need.images)
+    linear -= 6 * (last.language * (need.tokens - need.read) + last.partial * (need.images - need.read_images))
+    attention = 12 * config.num_hidden_layers * config.hidden_size * need.image_refs
     return linear + attention + 2 * weights.tower * need.patches
 
 
 def stepper(
-    case: Case, model: IXCForRewardModel, features: Features, batch: Pass, tiles: Tensor, rows: int
+    case: Case, model: IXCForRewardModel, vision_cache: VisionCache, batch: MicroBatch, tiles: Tensor, rows: int
 ) -> Callable[[], float]:
     """A training step, which returns its loss; `tiles` of the picture, in so many `rows`."""
     params = TrainRMParams(batch_size=case.pairs, learning_rate=1e-6)
     optimizer = optimizer_of(params, model, 1000)
     if case.way == "ours":
-        return lambda: learn(params, model, features, optimizer, [batch], case.pairs, 1)["loss"]
+        return lambda: learn(params, model, vision_cache, optimizer, [batch], case.pairs, 1)["loss"]
     columns, times = (len(tiles) - 1) // rows, 2 * case.pairs
     given = padded_ids(rows_of(batch))
     given |= {"pixel_values": torch.cat([tiles] * times), "tile_grids": torch.tensor([[rows, columns]] * times)}
@@ -175,11 +175,11 @@ def measure(case: Case, sizes: dict[str, Any], device: str, path: Path) -> Found
     """Whole steps: forward, backward, clipping, AdamW."""
     config, processor = config_of(sizes), processor_of(sizes)
     model = ready(case, config, device)
-    features, samples = Features(model, processor, path.parent), samples_of(path, case.pairs)
-    features.prepare(samples)
-    batch = read(features, contests(samples, False))
-    picture = processor.load(path.parent, *features.looks(samples[:1])[0])
-    step = stepper(case, model, features, batch, picture.tiles, picture.rows)
+    vision_cache, samples = VisionCache(model, processor, path.parent), samples_of(path, case.pairs)
+    vision_cache.prepare(samples)
+    batch = read(vision_cache, preference_groups(samples, False))
+    image = processor.load(path.parent, *vision_cache.image_refs(samples[:1])[0])
+    step = stepper(case, model, vision_cache, batch, image.tiles, image.rows)
     losses = [step(), step()]  # kernels are compiled
     forget_memory(model.device)
     wait_for(model.device)
@@ -187,10 +187,10 @@ def measure(case: Case, sizes: dict[str, Any], device: str, path: Path) -> Found
     losses += [step() for _ in range(case.steps)]
     wait_for(model.device)
     seconds = (time.perf_counter() - start) / case.steps
-    needed = need(case.way, batch, config, len(picture.tiles))
+    needed = need(case.way, batch, config, len(image.tiles))
     return {
         "device": device_name(model.device),
-        "tiles": len(picture.tiles),
+        "tiles": len(image.tiles),
         "tokens": needed.tokens,
         "seconds": seconds,
         "pairs_per_second": case.pairs / seconds,
@@ -210,10 +210,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--steps", type=int, default=5, help="after two that are not measured")
     options.add_argument("--keep", action="store_true", help="keep activations, rather than compute them again")
     given = options.parse_args(arguments)
-    for path, weights, way in product(given.pictures, given.weights, given.ways):
+    for path, weights, way in product(given.images, given.weights, given.ways):
         case = Case(way, weights, given.keep, given.pairs, given.steps)
         found = attempt(lambda path=path, case=case: measure(case, TINY if given.tiny else {}, given.device, path))
-        tell(picture=path.name, **case._asdict(), **found)
+        tell(image=path.name, **case._asdict(), **found)
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

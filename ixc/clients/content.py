@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from ixc.data.media import load_picture, read_frames
+from ixc.data.media import load_image, read_frames
 from ixc.data.samples import Media
 from ixc.params import ServerParams
 
@@ -22,13 +22,13 @@ def text_part(text: str) -> Part:
     return {"type": "text", "text": text}
 
 
-def picture_parts(medium: Media, root: Path, params: ServerParams) -> list[Part]:
+def image_parts(medium: Media, root: Path, params: ServerParams) -> list[Part]:
     """A picture as one data URL; a film as `video_frames` of the frames that the model sees."""
     if medium.kind == "image":
-        pictures = [load_picture(root, medium)]
+        images = [load_image(root, medium)]
     else:
-        pictures = spaced(read_frames(root / medium.path), params.video_frames)
-    return [{"type": "image_url", "image_url": {"url": data_url(picture, params.max_side)}} for picture in pictures]
+        images = spaced(read_frames(root / medium.path), params.video_frames)
+    return [{"type": "image_url", "image_url": {"url": data_url(image, params.max_side)}} for image in images]
 
 
 def spaced(items: Sequence[T], count: int) -> list[T]:
@@ -41,11 +41,11 @@ def spaced(items: Sequence[T], count: int) -> list[T]:
     return [items[i] for i in sorted({round(k * last / max(count - 1, 1)) for k in range(count)})]
 
 
-def data_url(picture: Image.Image, max_side: int) -> str:
+def data_url(image: Image.Image, max_side: int) -> str:
     """A picture of at most `max_side` pixels as text."""
-    picture = picture.convert("RGB")
-    picture.thumbnail((max_side, max_side))
-    form = "png" if max(picture.size) <= 256 else "jpeg"  # a small drawing is smaller as PNG, and exact
+    image = image.convert("RGB")
+    image.thumbnail((max_side, max_side))
+    form = "png" if max(image.size) <= 256 else "jpeg"  # a small drawing is smaller as PNG, and exact
     buffer = io.BytesIO()
-    picture.save(buffer, format=form)
+    image.save(buffer, format=form)
     return f"data:image/{form};base64,{base64.b64encode(buffer.getvalue()).decode()}"

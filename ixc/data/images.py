@@ -100,7 +100,7 @@ def _head(path: Path) -> bytes:
         return b""
 
 
-def open_picture(path: Path, max_pixels: int) -> Image.Image:
+def open_image(path: Path, max_pixels: int) -> Image.Image:
     """An image with all its pixels decoded, as the file has them.
 
     Raises:
@@ -123,7 +123,7 @@ def naming_damage(name: object) -> Iterator[None]:
         raise BadMedia(f"{name}: damaged picture ({error}); open or fetch it again, or drop its rows") from error
 
 
-def picture_size(path: Path, max_pixels: int) -> tuple[int, int]:
+def image_size(path: Path, max_pixels: int) -> tuple[int, int]:
     """Width and height of an image, upright, by its header.
 
     Raises:
@@ -215,14 +215,14 @@ def _grey(values: np.ndarray) -> Image.Image:
     return Image.fromarray(values.astype(np.uint8))
 
 
-def on_white(picture: Image.Image) -> Image.Image:
+def on_white(image: Image.Image) -> Image.Image:
     """RGB; what is transparent becomes white, as on paper.
 
     >>> on_white(Image.new("RGBA", (1, 1), (255, 0, 0, 0))).getpixel((0, 0))
     (255, 255, 255)
     """
-    picture = eight_bit(picture)
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    layer = picture.convert("RGBA")
+    image = eight_bit(image)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")

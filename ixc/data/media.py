@@ -16,7 +16,7 @@ from typing import Literal
 
 from PIL import Image
 
-from ixc.data.images import MAX_PIXELS, BadMedia, existing, open_picture, recognised, to_rgb
+from ixc.data.images import MAX_PIXELS, BadMedia, existing, open_image, recognised, to_rgb
 from ixc.data.samples import Media
 from ixc.data.videos import read_frames_of, sampled, suffix_of, survey, verify_video
 from ixc.io.files import replacing
@@ -111,8 +111,8 @@ def _suffix(path: Path, file: File, max_pixels: int) -> str:
     if file.kind == "video":
         survey(path, max_pixels)
         return suffix_of(path)
-    with recognised(path, max_pixels) as picture:
-        return _SUFFIXES[picture.format or ""]
+    with recognised(path, max_pixels) as image:
+        return _SUFFIXES[image.format or ""]
 
 
 def _media(file: File, digest: str, suffix: str) -> Media:
@@ -152,13 +152,13 @@ def verify(path: Path, kind: str, max_pixels: int = MAX_PIXELS) -> None:
     if kind == "video":
         verify_video(path, max_pixels)
     else:
-        to_rgb(open_picture(existing(path), max_pixels), path)
+        to_rgb(open_image(existing(path), max_pixels), path)
 
 
 # Reading again
 
 
-def load_picture(root: Path, media: Media) -> Image.Image:
+def load_image(root: Path, media: Media) -> Image.Image:
     """A stored picture as RGB, upright (EXIF), on white where it is transparent.
 
     Raises:
@@ -169,7 +169,7 @@ def load_picture(root: Path, media: Media) -> Image.Image:
         raise BadMedia(f"{path}: a video, not an image; read it with read_frames")
     if not path.is_file():
         raise BadMedia(f"{path}: not in the store; run `dvc repro collect`, or `dvc pull data/media`")
-    return to_rgb(open_picture(path, MAX_PIXELS), path)
+    return to_rgb(open_image(path, MAX_PIXELS), path)
 
 
 def read_frames(path: Path, max_frames: int = 32) -> list[Image.Image]:

@@ -22,10 +22,10 @@ class OverBudget(ValueError):
     """A row that does not fit into any batch: which, how long, and what to change."""
 
 
-def within(order: Iterable[int], sizes: Sequence[int], budget: int) -> Iterator[list[int]]:
+def pack_by_budget(order: Iterable[int], sizes: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Rows of `order` in batches whose sizes, tokens or pairs, come to at most `budget`.
 
-    >>> list(within([0, 1, 2, 3], [1, 1, 3, 1], budget=3))
+    >>> list(pack_by_budget([0, 1, 2, 3], [1, 1, 3, 1], budget=3))
     [[0, 1], [2], [3]]
     """
     batch: list[int] = []
@@ -56,9 +56,9 @@ def refuse_larger(sizes: Sequence[int], names: Sequence[str], budget: int, unit:
 
 
 def batched(
-    prompts: Sequence[int], tokens: Sequence[int], names: Sequence[str], size: int, pass_tokens: int
+    prompts: Sequence[int], tokens: Sequence[int], names: Sequence[str], size: int, max_tokens_per_microbatch: int
 ) -> list[list[int]]:
-    """Rows in batches of like prompt length, of `size` rows and `pass_tokens` tokens at most.
+    """Rows in batches of like prompt length, of `size` rows and `max_tokens_per_microbatch` tokens at most.
 
     Args:
         prompts: tokens of each row's prompt.
@@ -68,10 +68,10 @@ def batched(
     Raises:
         OverBudget: a row has more tokens than a pass may.
     """
-    refuse_larger(tokens, names, pass_tokens, "tokens", "pass_tokens")
+    refuse_larger(tokens, names, max_tokens_per_microbatch, "tokens", "max_tokens_per_microbatch")
     order = sorted(range(len(prompts)), key=prompts.__getitem__)
     batches = (order[i : i + size] for i in range(0, len(order), size))
-    return [part for batch in batches for part in within(batch, tokens, pass_tokens)]
+    return [part for batch in batches for part in pack_by_budget(batch, tokens, max_tokens_per_microbatch)]
 
 
 class Plan:
@@ -138,20 +138,20 @@ class Plan:
         window = WINDOW * max(1, self.budget * len(order) // max(1, sum(self.sizes)))
         starts = range(0, len(order), window)
         alike = [sorted(order[start : start + window], key=self.lengths.__getitem__) for start in starts]
-        steps = [step for rows in alike for step in within(rows, self.sizes, self.budget)]
+        steps = [step for rows in alike for step in pack_by_budget(rows, self.sizes, self.budget)]
         rng.shuffle(steps)
         return steps
 
 
-def passes(
+def microbatches(
     rows: Iterable[int], lengths: Sequence[int], budget: int, rank: int = 0, world_size: int = 1
 ) -> list[list[int]]:
     """What one process does of some rows: every so-manieth by length, so that all have as much to do.
 
-    >>> passes(range(4), [4, 1, 3, 2], budget=6), passes(range(4), [4, 1, 3, 2], 6, rank=1, world_size=2)
+    >>> microbatches(range(4), [4, 1, 3, 2], budget=6), microbatches(range(4), [4, 1, 3, 2], 6, rank=1, world_size=2)
     ([[1, 3, 2], [0]], [[3, 0]])
     """
-    return list(within(sorted(rows, key=lengths.__getitem__)[rank::world_size], lengths, budget))
+    return list(pack_by_budget(sorted(rows, key=lengths.__getitem__)[rank::world_size], lengths, budget))
 
 
 def shared_out(costs: Sequence[int], world_size: int) -> list[int]:
@@ -169,15 +169,15 @@ def shared_out(costs: Sequence[int], world_size: int) -> list[int]:
 
 def my_share(costs: Sequence[int]) -> list[int]:
     """The pieces of work that fall to this process; all of them, where it works alone."""
-    if not distributed.together():
+    if not distributed.is_distributed():
         return list(range(len(costs)))
     owners = shared_out(costs, distributed.world_size())
     return [place for place, owner in enumerate(owners) if owner == distributed.rank()]
 
 
-def ahead(items: Iterable[T], make: Callable[[T], U], depth: int = 2, threads: int = 1) -> Iterator[U]:
+def prefetch(items: Iterable[T], make: Callable[[T], U], depth: int = 2, threads: int = 1) -> Iterator[U]:
     """`make` of each item, in order; threads make the next `depth` while the caller works on this one."""
-    pool = ThreadPoolExecutor(threads, "ahead")
+    pool = ThreadPoolExecutor(threads, "prefetch")
     waiting: deque[Future[U]] = deque()
     try:
         for item in items:

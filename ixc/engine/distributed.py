@@ -40,7 +40,7 @@ def joined(alone: bool = False) -> Iterator[None]:
 
     Within another one it changes nothing. `alone`: also where there is but one.
     """
-    if together() or (world_size() == 1 and not alone):
+    if is_distributed() or (world_size() == 1 and not alone):
         yield
         return
     if (own := device()).type == "cuda":
@@ -55,21 +55,21 @@ def joined(alone: bool = False) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def together() -> bool:
+def is_distributed() -> bool:
     """Whether there are others to speak to."""
     return dist.is_available() and dist.is_initialized()
 
 
 def summed(numbers: Tensor) -> Tensor:
     """The sum over all processes."""
-    if together():
+    if is_distributed():
         dist.all_reduce(numbers)
     return numbers
 
 
 def gathered(mine: T) -> list[T]:
     """What every process has, by rank."""
-    if not together():
+    if not is_distributed():
         return [mine]
     everyone: list[T] = [mine] * dist.get_world_size()
     dist.all_gather_object(everyone, mine)
@@ -88,7 +88,7 @@ def exchange(tensors: Sequence[Tensor], owners: Sequence[int]) -> None:
 
 def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Every process gets the sum of all gradients; a process that had nothing to do counts as 0."""
-    if not together():
+    if not is_distributed():
         return
     used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.float32, device=parameters[0].device)
     bucket: list[Tensor] = []

@@ -34,17 +34,17 @@ def bradley_terry_loss(
 
     Source: InternLM-XComposer2.5-Reward, arXiv:2501.12368, eq. 1.
     """
-    ahead = chosen - rejected - margin
-    loss = _surprise(ahead, focal)
+    lead = chosen - rejected - margin
+    loss = _surprise(lead, focal)
     if label_smoothing:
-        loss = (1 - label_smoothing) * loss + label_smoothing * _surprise(-ahead, focal)
+        loss = (1 - label_smoothing) * loss + label_smoothing * _surprise(-lead, focal)
     return loss.mean()
 
 
-def _surprise(ahead: Float[Tensor, " P"], focal: float) -> Float[Tensor, " P"]:
+def _surprise(lead: Float[Tensor, " P"], focal: float) -> Float[Tensor, " P"]:
     """`-log P` with its focal weight: `1 - 2 max(P - 1/2, 0)` is `min(1, 2 (1 - P))`, whose log is never infinite."""
-    surprise = -F.logsigmoid(ahead)
-    return surprise * (focal * (F.logsigmoid(-ahead) + math.log(2)).clamp(max=0)).exp() if focal else surprise
+    surprise = -F.logsigmoid(lead)
+    return surprise * (focal * (F.logsigmoid(-lead) + math.log(2)).clamp(max=0)).exp() if focal else surprise
 
 
 def centering_loss(chosen: Float[Tensor, " P"], rejected: Float[Tensor, " P"]) -> Float[Tensor, ""]:

@@ -57,7 +57,7 @@ class Optimizer:
         self.losses: list[Tensor] = []
         """Those of the step so far."""
         given = {"lr": learning_rate, "betas": (0.9, beta2), "weight_decay": weight_decay, "fused": True}
-        self.adamw = self._adamw(self.parameters, shard and distributed.together(), given)
+        self.adamw = self._adamw(self.parameters, shard and distributed.is_distributed(), given)
         rise = max(1, round(warmup * steps))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adamw, lambda step: rate(step, rise, steps, final_rate))
 
@@ -178,7 +178,7 @@ class Muon(torch.optim.Optimizer):
 
 def orthogonalized_together(matrices: Sequence[Tensor]) -> list[Tensor]:
     """Each of the matrices, which all processes have, made orthogonal by one of them for all."""
-    if not distributed.together():
+    if not distributed.is_distributed():
         return [orthogonalized(matrix) for matrix in matrices]
     owners = shared_out([matrix.numel() * min(matrix.shape) for matrix in matrices], distributed.world_size())
     for matrix, owner in zip(matrices, owners, strict=True):
@@ -282,5 +282,5 @@ def compute_in_bf16(model: IXCPreTrainedModel) -> None:
     warn_of_slow_precision(model.device, torch.bfloat16)
     reduced = torch.autocast(model.device.type, torch.bfloat16)
     model.model.forward = reduced(model.model.forward)
-    model.encode_pictures = reduced(model.encode_pictures)
+    model.encode_images = reduced(model.encode_images)
     model.get_input_embeddings().register_forward_hook(lambda _, __, embedded: embedded.bfloat16())

@@ -12,17 +12,17 @@ from torch import Tensor
 
 from ixc.data.samples import Reply, Sample
 from ixc.engine.batching import refuse_larger
-from ixc.engine.scoring import rewards_of, scoring_tree
-from ixc.engine.vision_cache import Features
-from ixc.models.ixc25 import Batch, IXCForRewardModel, Tree, collate
-from ixc.packing.attention import placed
+from ixc.engine.scoring import rewards_of, scored_group
+from ixc.engine.vision_cache import VisionCache
+from ixc.models.ixc25 import IXCForRewardModel, PackedBatch, PrefixGroup, collate
+from ixc.packing.attention import to_device
 
 
 class NoPairs(ValueError):
     """Nothing to train on, or nothing to look at."""
 
 
-class Contest(NamedTuple):
+class PreferenceGroup(NamedTuple):
     """A prompt with its different answers, and who beats whom among them."""
 
     sample: Sample
@@ -33,11 +33,11 @@ class Contest(NamedTuple):
     rejected: list[int]
 
 
-class Pass(NamedTuple):
+class MicroBatch(NamedTuple):
     """What goes through the model together."""
 
-    contests: list[Contest]
-    layout: Batch
+    preference_groups: list[PreferenceGroup]
+    layout: PackedBatch
 
 
 def split(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
@@ -56,57 +56,57 @@ def split(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Samp
     return parts
 
 
-def contests(samples: Sequence[Sample], by_prompt: bool) -> list[Contest]:
+def preference_groups(samples: Sequence[Sample], by_prompt: bool) -> list[PreferenceGroup]:
     """A row for each pair, or for all pairs of a prompt."""
     groups: dict[object, list[Sample]] = defaultdict(list)
     for i, sample in enumerate(samples):
         groups[(sample.prompt, sample.media) if by_prompt else i].append(sample)
-    return [contest(group) for group in groups.values()]
+    return [preference_group(group) for group in groups.values()]
 
 
-def contest(samples: Sequence[Sample]) -> Contest:
+def preference_group(samples: Sequence[Sample]) -> PreferenceGroup:
     """Pairs of one prompt as one row; an answer that is in several of them stands there once, with all its turns."""
     place: dict[Reply, int] = {}
     chosen = [place.setdefault(s.chosen, len(place)) for s in samples]
     rejected = [place.setdefault(s.rejected, len(place)) for s in samples]
-    return Contest(samples[0], list(place), chosen, rejected)
+    return PreferenceGroup(samples[0], list(place), chosen, rejected)
 
 
-def tree_of(features: Features, row: Contest) -> Tree:
+def prefix_group(vision_cache: VisionCache, row: PreferenceGroup) -> PrefixGroup:
     """The row as the model reads it."""
-    return scoring_tree(features, row.sample, row.answers)
+    return scored_group(vision_cache, row.sample, row.answers)
 
 
-def measured(features: Features, rows: Sequence[Contest], pass_tokens: int) -> list[int]:
+def measured(vision_cache: VisionCache, rows: Sequence[PreferenceGroup], max_tokens_per_microbatch: int) -> list[int]:
     """Tokens of each row.
 
     Raises:
         OverBudget: one is longer than a pass may be.
     """
-    lengths = [len(tree_of(features, row)) for row in rows]
+    lengths = [len(prefix_group(vision_cache, row)) for row in rows]
     names = [row.sample.id for row in rows]
-    refuse_larger(lengths, names, pass_tokens, "tokens", "train_rm.pass_tokens")
+    refuse_larger(lengths, names, max_tokens_per_microbatch, "tokens", "train_rm.max_tokens_per_microbatch")
     return lengths
 
 
-def read(features: Features, rows: Sequence[Contest]) -> Pass:
+def read(vision_cache: VisionCache, rows: Sequence[PreferenceGroup]) -> MicroBatch:
     """Rows with their tokens, their pictures at hand."""
-    features.load_ahead(row.sample for row in rows)
-    return Pass(list(rows), collate([tree_of(features, row) for row in rows]))
+    vision_cache.load_ahead(row.sample for row in rows)
+    return MicroBatch(list(rows), collate([prefix_group(vision_cache, row) for row in rows]))
 
 
-def num_pairs(rows: Iterable[Contest]) -> int:
+def num_pairs(rows: Iterable[PreferenceGroup]) -> int:
     """Pairs of several rows."""
     return sum(len(row.chosen) for row in rows)
 
 
 def compare(
-    model: IXCForRewardModel, features: Features, batch: Pass
+    model: IXCForRewardModel, vision_cache: VisionCache, batch: MicroBatch
 ) -> tuple[Float[Tensor, " P"], Float[Tensor, " P"]]:
     """Rewards of the better and of the other answer of each pair; every answer is read once, however many its pairs."""
-    rewards = rewards_of(model, features, [c.sample for c in batch.contests], batch.layout)
-    starts = list(accumulate((len(c.answers) for c in batch.contests), initial=0))
-    rows = list(zip(batch.contests, starts[:-1], strict=True))
-    chosen = torch.tensor([start + i for contest, start in rows for i in contest.chosen])
-    rejected = torch.tensor([start + i for contest, start in rows for i in contest.rejected])
-    return rewards[placed(chosen, rewards.device)], rewards[placed(rejected, rewards.device)]
+    rewards = rewards_of(model, vision_cache, [c.sample for c in batch.preference_groups], batch.layout)
+    starts = list(accumulate((len(c.answers) for c in batch.preference_groups), initial=0))
+    rows = list(zip(batch.preference_groups, starts[:-1], strict=True))
+    chosen = torch.tensor([start + i for preference_group, start in rows for i in preference_group.chosen])
+    rejected = torch.tensor([start + i for preference_group, start in rows for i in preference_group.rejected])
+    return rewards[to_device(chosen, rewards.device)], rewards[to_device(rejected, rewards.device)]

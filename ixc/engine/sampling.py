@@ -13,12 +13,12 @@ from transformers import DynamicCache
 from ixc.data.samples import Sample
 from ixc.engine import distributed
 from ixc.engine.batching import batched, my_share
-from ixc.engine.vision_cache import Features
+from ixc.engine.vision_cache import VisionCache
 from ixc.io.files import track
-from ixc.models.ixc25 import IXCForCausalLM, Tree, collate
+from ixc.models.ixc25 import IXCForCausalLM, PrefixGroup, collate
 from ixc.models.ixc25.folder import suppress_control
-from ixc.packing.attention import Branches, placed
-from ixc.params import PASS_TOKENS
+from ixc.packing.attention import ResponseCache, to_device
+from ixc.params import MAX_TOKENS_PER_MICROBATCH
 
 STEPS_AHEAD = 16
 """Tokens of each answer that a GPU is given to sample before the host asks whether all have ended."""
@@ -36,28 +36,28 @@ class Answer(NamedTuple):
 
 def by_length(
     samples: Sequence[Sample],
-    features: Features,
+    vision_cache: VisionCache,
     size: int,
     answer_tokens: int = 0,
-    pass_tokens: int = PASS_TOKENS,
+    max_tokens_per_microbatch: int = MAX_TOKENS_PER_MICROBATCH,
 ) -> list[list[int]]:
     """Indices of samples in batches, as in `batched`; `answer_tokens`: what all answers to one may come to."""
-    prompts = [len(features.prompt(sample)) for sample in samples]
+    prompts = [len(vision_cache.prompt(sample)) for sample in samples]
     tokens = [prompt + answer_tokens for prompt in prompts]
-    return batched(prompts, tokens, [sample.id for sample in samples], size, pass_tokens)
+    return batched(prompts, tokens, [sample.id for sample in samples], size, max_tokens_per_microbatch)
 
 
 @torch.no_grad()
 def generate(
     model: IXCForCausalLM,
-    features: Features,
+    vision_cache: VisionCache,
     samples: Sequence[Sample],
     num_answers: int,
     temperature: float,
     max_new_tokens: int,
     batch_size: int,
     seed: int,
-    pass_tokens: int = PASS_TOKENS,
+    max_tokens_per_microbatch: int = MAX_TOKENS_PER_MICROBATCH,
     *,
     done: Mapping[int, BatchIds] | None = None,
     keep: Callable[[int, BatchIds], None] | None = None,
@@ -66,26 +66,26 @@ def generate(
 
     Args:
         batch_size: samples that are answered together at most.
-        pass_tokens: tokens of their prompts and of all their answers, each of `max_new_tokens`, at most.
+        max_tokens_per_microbatch: tokens of their prompts and of all their answers, each of `max_new_tokens`, at most.
         done: batches of an earlier, killed call with equal arguments, by number.
         keep: called with each batch's number and ids once it is sampled.
 
     Raises:
         OverBudget: a prompt with its answers may come to more.
     """
-    features.prepare(samples)
+    vision_cache.prepare(samples)
     model.eval()
     answer_tokens = num_answers * max_new_tokens
-    batches = by_length(samples, features, batch_size, answer_tokens, pass_tokens)
+    batches = by_length(samples, vision_cache, batch_size, answer_tokens, max_tokens_per_microbatch)
     sampled = dict(done or {})
     rest = [number for number in range(len(batches)) if number not in sampled]
-    costs = [sum(len(features.prompt(samples[i])) + answer_tokens for i in batches[number]) for number in rest]
+    costs = [sum(len(vision_cache.prompt(samples[i])) + answer_tokens for i in batches[number]) for number in rest]
 
     mine = [rest[place] for place in my_share(costs)]
     for number in track(mine, "generate"):
         chosen = [samples[i] for i in batches[number]]
         random_numbers = sampler(model, seed, number)
-        ids = sample_ids(model, features, chosen, num_answers, temperature, max_new_tokens, random_numbers)
+        ids = sample_ids(model, vision_cache, chosen, num_answers, temperature, max_new_tokens, random_numbers)
         sampled[number] = ids
         if keep is not None:
             keep(number, ids)
@@ -95,7 +95,7 @@ def generate(
     answers: list[list[Answer]] = [[] for _ in samples]
     for number, batch in enumerate(batches):
         for i, row in zip(batch, sampled[number], strict=True):
-            answers[i] = [Answer(ids, features.processor.decode(ids).strip()) for ids in row]
+            answers[i] = [Answer(ids, vision_cache.processor.decode(ids).strip()) for ids in row]
     return answers
 
 
@@ -107,7 +107,7 @@ def sampler(model: IXCForCausalLM, seed: int, batch: int = 0) -> torch.Generator
 
 def sample_ids(
     model: IXCForCausalLM,
-    features: Features,
+    vision_cache: VisionCache,
     samples: Sequence[Sample],
     num_answers: int,
     temperature: float,
@@ -115,10 +115,10 @@ def sample_ids(
     generator: torch.Generator,
 ) -> list[list[list[int]]]:
     """Ids of `num_answers` answers per sample."""
-    suppress_control(model, features.processor)
-    prompts = [features.prompt(sample) for sample in samples]
+    suppress_control(model, vision_cache.processor)
+    prompts = [vision_cache.prompt(sample) for sample in samples]
     given = (num_answers, temperature, max_new_tokens, generator)
-    tokens = sample_tokens(model, prompts, features.together(samples), *given)
+    tokens = sample_tokens(model, prompts, vision_cache.concat_features(samples), *given)
     return cut(tokens, num_answers, model.ends)
 
 
@@ -131,7 +131,7 @@ def cut(tokens: Int[Tensor, "B N"], num_answers: int, ends: Sequence[int]) -> li
 def sample_tokens(
     model: IXCForCausalLM,
     prompts: Sequence[list[int]],
-    features: Float[Tensor, "P D"] | None,
+    image_features: Float[Tensor, "P D"] | None,
     num_answers: int,
     temperature: float,
     max_new_tokens: int,
@@ -140,14 +140,16 @@ def sample_tokens(
     """Tokens of `num_answers` answers to each prompt in turn; prompts are read once, and their caches kept once.
 
     Args:
-        features: picture tokens of all prompts, in reading order.
+        image_features: picture tokens of all prompts, in reading order.
     """
-    batch = collate([Tree(prompt, []) for prompt in prompts]).to(model.device)
-    lengths = placed(torch.tensor([len(p) for p in prompts]), model.device)
+    batch = collate([PrefixGroup(prompt, []) for prompt in prompts]).to(model.device)
+    lengths = to_device(torch.tensor([len(p) for p in prompts]), model.device)
     kept, ends = DynamicCache(), lengths.cumsum(0) - 1
-    hidden = model.model(**batch.inputs(), features=features, past_key_values=kept, columns=ends)
+    hidden = model.model(**batch.inputs(), image_features=image_features, past_key_values=kept, columns=ends)
     last, start = (x.repeat_interleave(num_answers, 0) for x in (hidden[0], lengths))
-    said = Branches(kept, batch.forest, num_answers) if len(last) > 1 else kept  # one alone has nobody to share with
+    said = (
+        ResponseCache(kept, batch.layout, num_answers) if len(last) > 1 else kept
+    )  # one alone has nobody to share with
     return _decode(model, said, last, start, temperature, max_new_tokens, generator)
 
 
@@ -195,7 +197,7 @@ def _mask(ids: tuple[int, ...], size: int, device: torch.device) -> Bool[Tensor,
     with torch.inference_mode(False):
         mask = torch.zeros(size, dtype=torch.bool)
         mask[list(ids)] = True
-        return placed(mask, device)
+        return to_device(mask, device)
 
 
 def _until(ids: list[int], ends: Sequence[int]) -> list[int]:

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ixc.data.samples import Reply, Sample
 from ixc.engine import distributed
-from ixc.engine.batching import ahead, batched, my_share, within
-from ixc.engine.vision_cache import Features
+from ixc.engine.batching import batched, my_share, pack_by_budget, prefetch
+from ixc.engine.vision_cache import VisionCache
 from ixc.io.files import track
 from ixc.metrics import BadScore, non_finite
-from ixc.models.ixc25 import Batch, IXCForRewardModel, Tree, collate
-from ixc.params import PASS_TOKENS
+from ixc.models.ixc25 import IXCForRewardModel, PackedBatch, PrefixGroup, collate
+from ixc.params import MAX_TOKENS_PER_MICROBATCH
 
 
 class Asked(NamedTuple):
@@ -30,10 +30,10 @@ class Row(NamedTuple):
 
     sample: int
     """Index of the first sample with this prompt."""
-    branches: list[list[int]]
+    responses: list[list[int]]
     """Ids of each answer with the tail that its score is read from."""
     places: list[list[Asked]]
-    """Whose score each branch's is; equal answers are one branch."""
+    """Whose score each response's is; equal answers are one response."""
     prompt: int
     """Tokens of the prompt; `tokens`, of the whole row."""
     tokens: int
@@ -42,11 +42,11 @@ class Row(NamedTuple):
 @torch.no_grad()
 def score(
     model: IXCForRewardModel,
-    features: Features,
+    vision_cache: VisionCache,
     samples: Sequence[Sample],
     answers: Sequence[Sequence[Reply]],
     batch_size: int,
-    pass_tokens: int = PASS_TOKENS,
+    max_tokens_per_microbatch: int = MAX_TOKENS_PER_MICROBATCH,
 ) -> list[list[float]]:
     """Rewards of each sample's answers, unbounded; higher is better. Processes that work together share them out.
 
@@ -56,29 +56,29 @@ def score(
     Args:
         answers: any number of texts, or of answers in turns, per sample.
         batch_size: prompts per forward pass at most.
-        pass_tokens: tokens per forward pass at most; answers that do not fit beside each other are read apart.
+        max_tokens_per_microbatch: tokens per forward pass at most; answers that do not fit into one are read apart.
 
     Raises:
         OverBudget: a prompt with a single answer has more.
         BadScore: a reward is no number.
     """
-    features.prepare(samples)
+    vision_cache.prepare(samples)
     model.eval()
     rewards = [[float("nan")] * len(texts) for texts in answers]
-    rows = rows_of(features, samples, answers, pass_tokens)
+    rows = rows_of(vision_cache, samples, answers, max_tokens_per_microbatch)
     names = [samples[row.sample].id for row in rows]
     tokens = [row.tokens for row in rows]
-    batches = batched([row.prompt for row in rows], tokens, names, batch_size, pass_tokens)
+    batches = batched([row.prompt for row in rows], tokens, names, batch_size, max_tokens_per_microbatch)
     mine = [batches[i] for i in my_share([sum(tokens[row] for row in batch) for batch in batches])]
 
-    def read(batch: list[int]) -> tuple[list[Row], Batch]:
+    def read(batch: list[int]) -> tuple[list[Row], PackedBatch]:
         chosen = [rows[i] for i in batch]
-        features.load_ahead(samples[row.sample] for row in chosen)
-        return chosen, collate([Tree(features.prompt(samples[row.sample]), row.branches) for row in chosen])
+        vision_cache.load_ahead(samples[row.sample] for row in chosen)
+        return chosen, collate([PrefixGroup(vision_cache.prompt(samples[row.sample]), row.responses) for row in chosen])
 
     scored: list[tuple[list[Asked], float]] = []
-    for batch, layout in track(ahead(mine, read), "score", len(mine)):
-        values = rewards_of(model, features, [samples[row.sample] for row in batch], layout).tolist()
+    for batch, layout in track(prefetch(mine, read), "score", len(mine)):
+        values = rewards_of(model, vision_cache, [samples[row.sample] for row in batch], layout).tolist()
         places = [equal for row in batch for equal in row.places]
         scored += zip(places, values, strict=True)
 
@@ -91,43 +91,49 @@ def score(
 
 
 def rows_of(
-    features: Features, samples: Sequence[Sample], answers: Sequence[Sequence[Reply]], pass_tokens: int
+    vision_cache: VisionCache,
+    samples: Sequence[Sample],
+    answers: Sequence[Sequence[Reply]],
+    max_tokens_per_microbatch: int,
 ) -> list[Row]:
     """What is to be scored: every prompt with its different answers, in one row as far as they fit into a pass."""
     groups: dict[object, dict[tuple[int, ...], list[Asked]]] = {}
     for i, (sample, replies) in enumerate(zip(samples, answers, strict=True)):
         group = groups.setdefault((sample.prompt, sample.media), {})
         for k, reply in enumerate(replies):
-            group.setdefault(tuple(scored_ids(features, reply)), []).append(Asked(i, k))
-    return [row for group in groups.values() for row in _rows(features, samples, group, pass_tokens)]
+            group.setdefault(tuple(scored_ids(vision_cache, reply)), []).append(Asked(i, k))
+    return [row for group in groups.values() for row in _rows(vision_cache, samples, group, max_tokens_per_microbatch)]
 
 
 def _rows(
-    features: Features, samples: Sequence[Sample], group: dict[tuple[int, ...], list[Asked]], pass_tokens: int
+    vision_cache: VisionCache,
+    samples: Sequence[Sample],
+    group: dict[tuple[int, ...], list[Asked]],
+    max_tokens_per_microbatch: int,
 ) -> Iterator[Row]:
     """The rows of one prompt; none if it has no answers."""
-    branches, places = [list(ids) for ids in group], list(group.values())
+    responses, places = [list(ids) for ids in group], list(group.values())
     if not places:
         return
     sample = places[0][0].sample
-    prompt, sizes = len(features.prompt(samples[sample])), [len(ids) for ids in branches]
-    for part in within(range(len(sizes)), sizes, pass_tokens - prompt):
+    prompt, sizes = len(vision_cache.prompt(samples[sample])), [len(ids) for ids in responses]
+    for part in pack_by_budget(range(len(sizes)), sizes, max_tokens_per_microbatch - prompt):
         tokens = prompt + sum(sizes[k] for k in part)
-        yield Row(sample, [branches[k] for k in part], [places[k] for k in part], prompt, tokens)
+        yield Row(sample, [responses[k] for k in part], [places[k] for k in part], prompt, tokens)
 
 
-def scoring_tree(features: Features, sample: Sample, answers: Sequence[Reply]) -> Tree:
+def scored_group(vision_cache: VisionCache, sample: Sample, answers: Sequence[Reply]) -> PrefixGroup:
     """A prompt with its answers, each with the tail that the score is read from."""
-    return Tree(features.prompt(sample), [scored_ids(features, reply) for reply in answers])
+    return PrefixGroup(vision_cache.prompt(sample), [scored_ids(vision_cache, reply) for reply in answers])
 
 
-def scored_ids(features: Features, reply: Reply) -> list[int]:
+def scored_ids(vision_cache: VisionCache, reply: Reply) -> list[int]:
     """Ids of an answer with the tail that the score is read from."""
-    return features.processor.scored(features.processor.answer(reply))
+    return vision_cache.processor.scored(vision_cache.processor.answer(reply))
 
 
 def rewards_of(
-    model: IXCForRewardModel, features: Features, samples: Sequence[Sample], batch: Batch
+    model: IXCForRewardModel, vision_cache: VisionCache, samples: Sequence[Sample], batch: PackedBatch
 ) -> Float[Tensor, " R"]:
-    """One reward per branch, tree by tree; `samples`: what the trees show. Gradients flow if they are on."""
-    return model.branch_scores(batch.to(model.device), features.together(samples))
+    """One reward per response, group by group; `samples`: what the groups show. Gradients flow if they are on."""
+    return model.response_scores(batch.to(model.device), vision_cache.concat_features(samples))

@@ -20,14 +20,14 @@ from torch import Tensor
 
 from ixc.data.samples import Media, Sample
 from ixc.engine import distributed
-from ixc.engine.batching import ahead, within
+from ixc.engine.batching import pack_by_budget, prefetch
 from ixc.engine.feature_stores import GB, DiskStore, MemoryStore
 from ixc.io.files import track
 from ixc.models.ixc25 import IXCPreTrainedModel, IXCProcessor
-from ixc.models.ixc25.processing import Picture
+from ixc.models.ixc25.processing import ImageTiles
 from ixc.models.ixc25.tiles import num_tokens
-from ixc.packing.attention import placed
-from ixc.params import FeatureParams
+from ixc.packing.attention import to_device
+from ixc.params import VisionCacheParams
 
 TILES_AT_ONCE = 256
 LOADERS = min(4, os.cpu_count() or 1)
@@ -39,21 +39,21 @@ GEOMETRY = (
     "transparency",
     "max_frames",
     "include_last",
-    "film_lengths",
+    "video_lengths",
     "video_decoder",
 )
 """The processor's options that a picture's tokens depend on, beside the number of tiles, which is in the key."""
 T = TypeVar("T")
 
 
-class Look(NamedTuple):
+class ImageRef(NamedTuple):
     """A picture or film, and how many tiles it may have, which depends on what it is shown with."""
 
     media: Media
     hd_num: int
 
 
-class Features:
+class VisionCache:
     """Projected picture tokens by content hash, for a model whose vision tower no longer changes.
 
     The base, the reward model, the policy and the critic share the frozen tower, hence one store serves them all.
@@ -66,7 +66,7 @@ class Features:
         model: IXCPreTrainedModel,
         processor: IXCProcessor,
         root: Path,
-        params: FeatureParams = FeatureParams(),  # noqa: B008 - frozen
+        params: VisionCacheParams = VisionCacheParams(),  # noqa: B008 - frozen
     ) -> None:
         self.model, self.processor, self.root = model, processor, root
         self.memory = MemoryStore(round(params.memory_gb * GB))
@@ -77,7 +77,7 @@ class Features:
         """Pictures that have passed the tower, for tests of "once"."""
         self.waited = 0.0
         """Seconds that a caller of `of` or `timed` waited for something else than the tower."""
-        self.waiting: dict[str, Picture | Tensor] = {}
+        self.waiting: dict[str, ImageTiles | Tensor] = {}
         """What was read ahead, decoded pictures or kept tokens, until the last row that it was read for has used it."""
         self.uses: Counter[str] = Counter()
         """Such rows, by picture."""
@@ -89,30 +89,30 @@ class Features:
     def dtype(self) -> torch.dtype:
         """What the tower makes, which is what it computes in and not always what its weights are."""
         side = self.processor.tile_size
-        [tokens] = self.model.encode_pictures([Picture(torch.zeros(2, 3, side, side), 1)])
+        [tokens] = self.model.encode_images([ImageTiles(torch.zeros(2, 3, side, side), 1)])
         return tokens.dtype
 
     def _suffix(self) -> str:
         precision = str(self.dtype).removeprefix("torch.")
         return f"-{geometry_of(self.processor)}-{encoder_of(self.model)}-{precision}"
 
-    def looks(self, samples: Iterable[Sample]) -> list[Look]:
+    def image_refs(self, samples: Iterable[Sample]) -> list[ImageRef]:
         """What the samples show, in reading order."""
         found = [(media, self.processor.hd_num_of(len(sample.media))) for sample in samples for media in sample.media]
-        return [Look(*look) for look in found]
+        return [ImageRef(*ref) for ref in found]
 
-    def key(self, look: Look) -> str:
+    def key(self, ref: ImageRef) -> str:
         """What a picture's tokens are kept under; on disk also by geometry, encoder and precision."""
-        return f"{look.media.kind}-{look.media.sha256}-{look.hd_num}{self.suffix}"
+        return f"{ref.media.kind}-{ref.media.sha256}-{ref.hd_num}{self.suffix}"
 
     def prepare(self, samples: Iterable[Sample]) -> None:
         """Count the tokens of the samples' pictures, and encode as many of the new ones as can be kept.
 
         Processes that work together share the pictures out, and tell each other the counts.
         """
-        wanted = {self.key(look): look for look in self.looks(samples)}
-        new = [(key, look) for key, look in wanted.items() if not self._counted_as_kept(key)]
-        new = new[distributed.rank() :: distributed.world_size()] if distributed.together() else new
+        wanted = {self.key(ref): ref for ref in self.image_refs(samples)}
+        new = [(key, ref) for key, ref in wanted.items() if not self._counted_as_kept(key)]
+        new = new[distributed.rank() :: distributed.world_size()] if distributed.is_distributed() else new
         self._announce(len(new))
         self._encode_some(new, self._room(wanted))
         for counts in distributed.gathered(self.counts):
@@ -131,8 +131,8 @@ class Features:
         with self.lock:
             self.uses += shown
         try:
-            new = {key: look for look in self.looks(rows) if (key := self.key(look)) not in self.waiting}
-            for key, value in ahead(new.items(), lambda item: (item[0], self._fetch(*item)), LOADERS, LOADERS):
+            new = {key: ref for ref in self.image_refs(rows) if (key := self.key(ref)) not in self.waiting}
+            for key, value in prefetch(new.items(), lambda item: (item[0], self._fetch(*item)), LOADERS, LOADERS):
                 self.waiting[key] = value
         except BaseException:
             self._release(shown)
@@ -149,28 +149,28 @@ class Features:
     def of(self, samples: Iterable[Sample]) -> list[Float[Tensor, "_ D"]]:
         """Tokens of each picture, in reading order; those that are not kept pass the tower together."""
         rows = list(samples)
-        looks = self.looks(rows)
+        image_refs = self.image_refs(rows)
         with self._stopwatch():
-            at_hand = {key: self._take(key, look) for key, look in {self.key(look): look for look in looks}.items()}
+            at_hand = {key: self._take(key, ref) for key, ref in {self.key(ref): ref for ref in image_refs}.items()}
             self._release(self._shown(rows))
         found = {key: value for key, value in at_hand.items() if isinstance(value, Tensor)}
         new = [(key, value) for key, value in at_hand.items() if not isinstance(value, Tensor)]
-        for places in within(range(len(new)), [len(picture.tiles) for _, picture in new], TILES_AT_ONCE):
+        for places in pack_by_budget(range(len(new)), [len(image.tiles) for _, image in new], TILES_AT_ONCE):
             found |= self._encode(dict(new[i] for i in places))
-        return [found[self.key(look)] for look in looks]
+        return [found[self.key(ref)] for ref in image_refs]
 
     def prompt(self, sample: Sample) -> list[int]:
         """Ids of the sample's prompt, with as many picture places as its pictures have tokens."""
         return self.processor.prompt(
-            sample.prompt, [self._count(self.key(look), look) for look in self.looks([sample])]
+            sample.prompt, [self._count(self.key(ref), ref) for ref in self.image_refs([sample])]
         )
 
-    def together(self, samples: Iterable[Sample]) -> Float[Tensor, "P D"] | None:
+    def concat_features(self, samples: Iterable[Sample]) -> Float[Tensor, "P D"] | None:
         """The picture tokens of a batch, in reading order, where the model is; None when there is no picture."""
         found = self.of(samples)
         with self._stopwatch():
             tokens = torch.cat(found) if found else None
-        return None if tokens is None else placed(tokens, self.model.device)
+        return None if tokens is None else to_device(tokens, self.model.device)
 
     def timed(self, coming: Iterable[T]) -> Iterator[T]:
         """What is read ahead, and how long it was waited for."""
@@ -220,23 +220,23 @@ class Features:
         room = self.memory.max_bytes - held
         return max(room, self.disk.max_bytes - self.disk.bytes) if self.disk is not None else room
 
-    def _encode_some(self, new: Sequence[tuple[str, Look]], room: int) -> None:
+    def _encode_some(self, new: Sequence[tuple[str, ImageRef]], room: int) -> None:
         """Encode pictures until so many bytes are full, and count the others."""
-        chunk: dict[str, Picture] = {}
+        chunk: dict[str, ImageTiles] = {}
 
-        def load_or_count(item: tuple[str, Look]) -> tuple[str, Picture | None]:
-            key, look = item
+        def load_or_count(item: tuple[str, ImageRef]) -> tuple[str, ImageTiles | None]:
+            key, ref = item
             if room > 0:
-                return key, self._load(key, look)
+                return key, self._load(key, ref)
             if key not in self.counts:
-                self.counts[key] = self.processor.count(self.root, *look)
+                self.counts[key] = self.processor.count(self.root, *ref)
             return key, None
 
-        loaded = ahead(new, load_or_count, 2 * LOADERS, LOADERS)
-        for key, picture in track(loaded, "pictures", len(new)) if new else []:
-            if picture is None:
+        loaded = prefetch(new, load_or_count, 2 * LOADERS, LOADERS)
+        for key, image in track(loaded, "pictures", len(new)) if new else []:
+            if image is None:
                 continue
-            chunk[key] = picture
+            chunk[key] = image
             room -= self.counts[key] * self._token_bytes
             if sum(len(p.tiles) for p in chunk.values()) >= TILES_AT_ONCE:
                 self._encode(chunk)
@@ -253,7 +253,7 @@ class Features:
 
     def _shown(self, samples: Iterable[Sample]) -> Counter[str]:
         """How many of the rows show a picture."""
-        return Counter(key for sample in samples for key in {self.key(look) for look in self.looks([sample])})
+        return Counter(key for sample in samples for key in {self.key(ref) for ref in self.image_refs([sample])})
 
     def _release(self, shown: Counter[str], uses: bool = True) -> None:
         """Rows are done with what they show; what no other row waits for goes."""
@@ -264,49 +264,49 @@ class Features:
                 if key not in self.uses:
                     self.waiting.pop(key, None)
 
-    def _take(self, key: str, look: Look) -> Picture | Tensor:
+    def _take(self, key: str, ref: ImageRef) -> ImageTiles | Tensor:
         value = self.memory.get(key)
         if value is None:
-            value = waiting if (waiting := self.waiting.get(key)) is not None else self._fetch(key, look)
+            value = waiting if (waiting := self.waiting.get(key)) is not None else self._fetch(key, ref)
         if isinstance(value, Tensor):
             self.memory.put(key, value)
         return value
 
-    def _fetch(self, key: str, look: Look) -> Picture | Tensor:
+    def _fetch(self, key: str, ref: ImageRef) -> ImageTiles | Tensor:
         """Tokens that are kept, or the picture."""
         value = self.memory.kept.get(key)
         if value is None and self.disk is not None:
             value = self.disk.get(key)
         if value is None:
-            return self._load(key, look)
+            return self._load(key, ref)
         self.counts[key] = len(value)
         return value
 
-    def _load(self, key: str, look: Look) -> Picture:
-        picture = self.processor.load(self.root, *look)
-        self.counts[key] = self.processor.num_tokens(picture)
-        return picture
+    def _load(self, key: str, ref: ImageRef) -> ImageTiles:
+        image = self.processor.load(self.root, *ref)
+        self.counts[key] = self.processor.num_tokens(image)
+        return image
 
-    def _count(self, key: str, look: Look) -> int:
+    def _count(self, key: str, ref: ImageRef) -> int:
         """By the header; a film has none that tells, and is kept for `load_ahead` or `forget`."""
         if key not in self.counts:
-            if look.media.kind == "video":
-                self.waiting[key] = self._load(key, look)
+            if ref.media.kind == "video":
+                self.waiting[key] = self._load(key, ref)
             else:
-                self.counts[key] = self.processor.count(self.root, *look)
+                self.counts[key] = self.processor.count(self.root, *ref)
         return self.counts[key]
 
     @torch.no_grad()
-    def _encode(self, pictures: dict[str, Picture]) -> dict[str, Float[Tensor, "_ D"]]:
+    def _encode(self, images: dict[str, ImageTiles]) -> dict[str, Float[Tensor, "_ D"]]:
         """Let pictures pass the tower together, and keep what comes out."""
-        tokens = self.model.encode_pictures(list(pictures.values()))
-        encoded = {key: value.cpu().clone() for key, value in zip(pictures, tokens, strict=True)}
+        tokens = self.model.encode_images(list(images.values()))
+        encoded = {key: value.cpu().clone() for key, value in zip(images, tokens, strict=True)}
         with self._stopwatch():
             for key, value in encoded.items():
                 self.memory.put(key, value)
                 if self.disk is not None:
                     self.disk.put(key, value)
-        self.num_encoded += len(pictures)
+        self.num_encoded += len(images)
         return encoded
 
 

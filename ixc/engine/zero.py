@@ -36,7 +36,7 @@ class ShardedOptimizer(Optimizer):
             offload: what is in main memory: `optimizer` the moments, and AdamW is computed there; `weights` those too.
         """
         self.stage, self.seen = stage, False
-        self.for_pictures = {id(p) for name, p in model.named_parameters() if ".Plora_" in name}
+        self.for_images = {id(p) for name, p in model.named_parameters() if ".Plora_" in name}
         super().__init__(model.parameters(), *schedule, **options)  # pyright: ignore[reportArgumentType]
         self.deepspeed = import_deepspeed()
         config = self._config(offload, 10 * model.config.hidden_size)
@@ -61,7 +61,7 @@ class ShardedOptimizer(Optimizer):
         }
 
     def _adamw(self, parameters: Sequence[nn.Parameter], shard: bool, options: dict[str, Any]) -> torch.optim.Optimizer:
-        parts = [[p for p in parameters if (id(p) in self.for_pictures) is kind] for kind in (False, True)]
+        parts = [[p for p in parameters if (id(p) in self.for_images) is kind] for kind in (False, True)]
         return RestingAdamW([{"params": part, "rest": False} for part in parts if part], **options)
 
     def _start(self) -> None:
@@ -75,8 +75,8 @@ class ShardedOptimizer(Optimizer):
     def _look(self, model: IXCForRewardModel) -> None:
         embed = model.model.embed
 
-        def with_places(input_ids: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
-            x, places = embed(input_ids, features)
+        def with_places(input_ids: Tensor, image_features: Tensor | None) -> tuple[Tensor, Tensor]:
+            x, places = embed(input_ids, image_features)
             self.seen |= places is not None and torch.is_grad_enabled()
             return x, input_ids.new_empty(0) if places is None else places
 
@@ -101,8 +101,8 @@ class ShardedOptimizer(Optimizer):
 
     def _update(self) -> float:
         """DeepSpeed, too, leaves all weights as they are where the norm is no number, and calls it infinite."""
-        pictures = distributed.summed(torch.tensor(float(self.seen), device=self.engine.device)) > 0
-        self.adamw.param_groups[-1]["rest"] = len(self.adamw.param_groups) > 1 and not pictures
+        images = distributed.summed(torch.tensor(float(self.seen), device=self.engine.device)) > 0
+        self.adamw.param_groups[-1]["rest"] = len(self.adamw.param_groups) > 1 and not images
         self.seen = False
         self.engine.step()
         return float(self.engine.get_global_grad_norm())
@@ -123,7 +123,7 @@ class ShardedOptimizer(Optimizer):
         }
 
     def _group_of(self, parameter: nn.Parameter) -> int:
-        return len(self.adamw.param_groups) - 1 if id(parameter) in self.for_pictures else 0
+        return len(self.adamw.param_groups) - 1 if id(parameter) in self.for_images else 0
 
     def _moment(self, parameter: nn.Parameter, key: str) -> Tensor | None:
         whole = self.deepspeed.utils.safe_get_full_optimizer_state(parameter, key)

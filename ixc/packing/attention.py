@@ -1,9 +1,10 @@
-"""Attention over trees in one packed row: every token looks at its prefix and its own branch, nothing at other trees.
+"""Attention over prefix groups in one packed row: a token attends to its prefix and its own response, to nothing else.
 
-A prefix with its first branch is a causal run of columns; so is each further branch. What the runs lack, the further
-branches looking at the prefix, is a second pass without a mask. Two softmaxes over disjoint keys merge exactly by their
-log-sum-exps (Hydragen, arXiv:2402.05099), and the backward pass of flash attention is right for either part if it is
-given the merged output and log-sum-exp (FlashAttention-2, arXiv:2307.08691, algorithm 2). Nothing is of size T x T.
+A prefix with its first response is a causal run of columns; so is each further response. What the runs lack, the
+further responses attending to the prefix, is a second kernel call without a mask. Two softmaxes over disjoint keys
+merge exactly by their log-sum-exps (Hydragen, arXiv:2402.05099), and the backward pass of flash attention is right for
+either part if it is given the merged output and log-sum-exp (FlashAttention-2, arXiv:2307.08691, algorithm 2). Nothing
+is of size T x T.
 
 Letters in names: T tokens of a packed row, H query heads, G key/value heads, E channels of a head.
 """
@@ -33,14 +34,14 @@ _FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
 
 
-def placed(x: Tensor, device: torch.device | str) -> Tensor:
+def to_device(x: Tensor, device: torch.device | str) -> Tensor:
     """The tensor on another device; on its way to a GPU the host does not wait for it."""
     if torch.device(device).type == "cuda" and x.device.type == "cpu":
         return x.contiguous().pin_memory().to(device, non_blocking=True)
     return x.to(device)
 
 
-class Pass(NamedTuple):
+class KernelCall(NamedTuple):
     """One kernel call: these columns look at those."""
 
     queries: slice
@@ -50,49 +51,49 @@ class Pass(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Forest:
-    """Where trees stand in a packed row, one after another, each prefix before its branches."""
+class PackedLayout:
+    """Where groups stand in a packed row, one after another, each prefix before its responses."""
 
     shapes: tuple[tuple[int, tuple[int, ...]], ...]
-    """Tokens of the prefix and of each branch, tree by tree."""
+    """Tokens of the prefix and of each response, group by group."""
 
     @cached_property
-    def trees(self) -> list[list[slice]]:
-        """Columns of each tree's prefix and branches."""
-        sizes = [size for prefix, branches in self.shapes for size in (prefix, *branches)]
+    def groups(self) -> list[list[slice]]:
+        """Columns of each group's prefix and responses."""
+        sizes = [size for prefix, responses in self.shapes for size in (prefix, *responses)]
         spans = iter([slice(*ends) for ends in pairwise(accumulate(sizes, initial=0))])
-        return [[next(spans) for _ in range(1 + len(branches))] for _, branches in self.shapes]
+        return [[next(spans) for _ in range(1 + len(responses))] for _, responses in self.shapes]
 
     @cached_property
-    def passes(self) -> list[Pass]:
-        """Kernel calls that make up the attention; a tree's branches look at its prefix after they have at themselves.
+    def calls(self) -> list[KernelCall]:
+        """Kernel calls that make up the attention; each response attends to itself before the prefix.
 
-        >>> Forest(((2, (3, 1)),)).passes[-1]
-        Pass(queries=slice(5, 6, None), keys=slice(0, 2, None), causal=False)
+        >>> PackedLayout(((2, (3, 1)),)).calls[-1]
+        KernelCall(queries=slice(5, 6, None), keys=slice(0, 2, None), causal=False)
         """
-        passes = []
-        for prefix, *branches in self.trees:
-            first, *others = branches or [prefix]
+        calls = []
+        for prefix, *responses in self.groups:
+            first, *others = responses or [prefix]
             runs = [slice(prefix.start, first.stop), *others]
-            passes += [Pass(run, run, True) for run in runs if run.stop > run.start]
+            calls += [KernelCall(run, run, True) for run in runs if run.stop > run.start]
             if others and prefix.stop > prefix.start:
-                passes.append(Pass(slice(first.stop, others[-1].stop), prefix, False))
-        return passes
+                calls.append(KernelCall(slice(first.stop, others[-1].stop), prefix, False))
+        return calls
 
     def numbers(self) -> tuple[Int[Tensor, " T"], Int[Tensor, " T"]]:
-        """Which tree each token belongs to, and which of its branches; -1: the prefix."""
-        at = [(n, b - 1, s.stop - s.start) for n, tree in enumerate(self.trees) for b, s in enumerate(tree)]
-        tree, branch, size = torch.tensor(at).reshape(-1, 3).unbind(1)
-        return tree.repeat_interleave(size), branch.repeat_interleave(size)
+        """Which group each token belongs to, and which of its responses; -1: the prefix."""
+        at = [(n, b - 1, s.stop - s.start) for n, group in enumerate(self.groups) for b, s in enumerate(group)]
+        group, response, size = torch.tensor(at).reshape(-1, 3).unbind(1)
+        return group.repeat_interleave(size), response.repeat_interleave(size)
 
     def lengths(self) -> Int[Tensor, " T"]:
-        """Tokens from the root of each token's tree to the end of its longest branch."""
-        longest = torch.tensor([prefix + max(branches, default=0) for prefix, branches in self.shapes])
+        """Tokens from the root of each token's group to the end of its longest response."""
+        longest = torch.tensor([prefix + max(responses, default=0) for prefix, responses in self.shapes])
         return longest[self.numbers()[0]]
 
 
 class Cascade(torch.autograd.Function):
-    """Flash attention by the passes of a forest, merged; CPU kernels, which take grouped heads as they are."""
+    """Flash attention by the passes of a layout, merged; CPU kernels, which take grouped heads as they are."""
 
     @staticmethod
     def forward(
@@ -100,18 +101,18 @@ class Cascade(torch.autograd.Function):
         q: Float[Tensor, "1 H T E"],
         k: Float[Tensor, "1 G T E"],
         v: Float[Tensor, "1 G T E"],
-        forest: Forest,
+        layout: PackedLayout,
         scaling: float,
     ) -> Float[Tensor, "1 H T E"]:
-        """Every causal run on its own; then what branches see of their prefix is merged in."""
+        """Every causal run on its own; then what responses see of their prefix is merged in."""
         out = torch.empty_like(q)
         lse = torch.empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
-        for queries, keys, causal in forest.passes:
+        for queries, keys, causal in layout.calls:
             new = _FORWARD(q[:, :, queries], k[:, :, keys], v[:, :, keys], 0.0, causal, scale=scaling)
             seen = out[:, :, queries], lse[:, :, queries]
             out[:, :, queries], lse[:, :, queries] = new if causal else merge(*seen, *new)
         ctx.save_for_backward(q, k, v, out, lse)
-        ctx.passes, ctx.scaling = forest.passes, scaling
+        ctx.calls, ctx.scaling = layout.calls, scaling
         return out
 
     @staticmethod
@@ -120,7 +121,7 @@ class Cascade(torch.autograd.Function):
         """The sum of the passes' shares."""
         q, k, v, out, lse = ctx.saved_tensors
         of_q, of_k, of_v = (torch.empty_like(x) for x in (q, k, v))
-        for queries, keys, causal in ctx.passes:
+        for queries, keys, causal in ctx.calls:
             given = (x[:, :, at] for x, at in ((grad, queries), (q, queries), (k, keys), (v, keys)))
             told = out[:, :, queries], lse[:, :, queries]
             shares = _BACKWARD(*given, *told, 0.0, causal, scale=ctx.scaling)
@@ -142,24 +143,24 @@ def cascade_attention(
     q: Float[Tensor, "1 H T E"],
     k: Float[Tensor, "1 G T E"],
     v: Float[Tensor, "1 G T E"],
-    forest: Forest,
+    layout: PackedLayout,
     scaling: float,
 ) -> Float[Tensor, "1 T H E"]:
     """For the CPU: `Cascade`."""
-    return Cascade.apply(q, k, v, forest, scaling).transpose(1, 2)  # pyright: ignore[reportOptionalMemberAccess]
+    return Cascade.apply(q, k, v, layout, scaling).transpose(1, 2)  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def segment_attention(
     q: Float[Tensor, "1 H T E"],
     k: Float[Tensor, "1 G T E"],
     v: Float[Tensor, "1 G T E"],
-    forest: Forest,
+    layout: PackedLayout,
     scaling: float,
 ) -> Float[Tensor, "1 T H E"]:
-    """The same in plain calls, branch after branch: the reference, and the way of devices without one of their own."""
+    """The same in plain calls, response after response: the reference, and for devices without a way of their own."""
     parts = []
-    for prefix, *branches in forest.trees:
-        for seen, own in [((), prefix), *(((prefix,), branch) for branch in branches)]:
+    for prefix, *responses in layout.groups:
+        for seen, own in [((), prefix), *(((prefix,), response) for response in responses)]:
             keys, values = (torch.cat([x[:, :, at] for at in (*seen, own)], 2) for x in (k, v))
             size, total = own.stop - own.start, keys.shape[2]
             mask = torch.ones(size, total, dtype=torch.bool, device=q.device).tril(total - size)
@@ -172,7 +173,7 @@ def flex_attention(
     q: Float[Tensor, "1 H T E"],
     k: Float[Tensor, "1 G T E"],
     v: Float[Tensor, "1 G T E"],
-    forest: Forest,
+    layout: PackedLayout,
     scaling: float,
 ) -> Float[Tensor, "1 T H E"]:
     """For CUDA: FlexAttention, which skips the blocks that nobody may look at.
@@ -181,7 +182,7 @@ def flex_attention(
     """
     length = q.shape[2]
     q, k, v = (F.pad(x, (0, 0, 0, filled(length) - length)) for x in (q, k, v))
-    mask = block_mask(forest, q.device)
+    mask = block_mask(layout, q.device)
     out = compiled(torch_flex_attention)(q, k, v, block_mask=mask, scale=scaling, enable_gqa=True)
     return out[:, :, :length].transpose(1, 2)
 
@@ -202,30 +203,30 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @lru_cache(maxsize=4)
-def block_mask(forest: Forest, device: torch.device) -> BlockMask:
-    """The forest for FlexAttention; its tensors serve training too, whoever asks first."""
-    length = filled(sum(prefix + sum(branches) for prefix, branches in forest.shapes))
+def block_mask(layout: PackedLayout, device: torch.device) -> BlockMask:
+    """The layout for FlexAttention; its tensors serve training too, whoever asks first."""
+    length = filled(sum(prefix + sum(responses) for prefix, responses in layout.shapes))
     with torch.inference_mode(False):
-        return compiled(create_block_mask)(visible(forest, device), None, None, length, length, str(device))
+        return compiled(create_block_mask)(visible(layout, device), None, None, length, length, str(device))
 
 
-def visible(forest: Forest, device: torch.device | str) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+def visible(layout: PackedLayout, device: torch.device | str) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
     """Whether a query may look at a key, as FlexAttention asks it: (row, head, query column, key column).
 
-    What fills the row up is a tree of its own.
+    What fills the row up is a group of its own.
     """
-    numbers = (F.pad(x, (0, filled(len(x)) - len(x)), value=-1) for x in forest.numbers())
-    tree, branch = (placed(x, device) for x in numbers)
+    numbers = (F.pad(x, (0, filled(len(x)) - len(x)), value=-1) for x in layout.numbers())
+    group, response = (to_device(x, device) for x in numbers)
     return lambda row, head, query, key: (
-        (query >= key) & (tree[query] == tree[key]) & ((branch[key] < 0) | (branch[key] == branch[query]))
+        (query >= key) & (group[query] == group[key]) & ((response[key] < 0) | (response[key] == response[query]))
     )
 
 
 class Varlen(NamedTuple):
-    """A forest as FlashAttention takes rows of several lengths: K keys of all runs, those of a prefix once per branch.
+    """A layout as FlashAttention takes rows of several lengths.
 
-    A run is a prefix with its first branch, or a further branch, which also looks at the prefix. It sees all its keys
-    up to itself: what FlashAttention (2.1 and later) calls causal where there are more keys than queries.
+    K keys of all runs, those of a prefix once per response. A run is a prefix with its first response, or a further
+    response, which also attends to the prefix. It sees all its keys up to itself: what FlashAttention (2.1 and later) calls causal where there are more keys than queries.
     """
 
     keys: Int[Tensor, " K"]
@@ -238,20 +239,20 @@ class Varlen(NamedTuple):
 
 
 @lru_cache(maxsize=4)
-def varlen(forest: Forest, device: torch.device) -> Varlen:
-    """The runs of a forest, on a device; they serve training too, whoever asks first."""
+def varlen(layout: PackedLayout, device: torch.device) -> Varlen:
+    """The runs of a layout, on a device; they serve training too, whoever asks first."""
     runs: list[tuple[slice, list[slice]]] = []
-    for prefix, *branches in forest.trees:
-        first, *others = branches or [prefix]
+    for prefix, *responses in layout.groups:
+        first, *others = responses or [prefix]
         own = slice(prefix.start, first.stop)
-        runs += [(own, [own]), *((branch, [prefix, branch]) for branch in others)]
+        runs += [(own, [own]), *((response, [prefix, response]) for response in others)]
     runs = [(own, seen) for own, seen in runs if own.stop > own.start]
     queries = [own.stop - own.start for own, _ in runs]
     sizes = [sum(span.stop - span.start for span in seen) for _, seen in runs]
     columns = [torch.arange(span.start, span.stop) for _, seen in runs for span in seen]
     with torch.inference_mode(False):
         ends = [torch.tensor([0, *accumulate(counts)], dtype=torch.int32) for counts in (queries, sizes)]
-        keys, query_ends, key_ends = (placed(x, device) for x in (torch.cat(columns), *ends))
+        keys, query_ends, key_ends = (to_device(x, device) for x in (torch.cat(columns), *ends))
     return Varlen(keys, query_ends, key_ends, (max(queries), max(sizes)))
 
 
@@ -259,31 +260,31 @@ def varlen_attention(
     q: Float[Tensor, "1 H T E"],
     k: Float[Tensor, "1 G T E"],
     v: Float[Tensor, "1 G T E"],
-    forest: Forest,
+    layout: PackedLayout,
     scaling: float,
 ) -> Float[Tensor, "1 T H E"]:
     """For CUDA and half precision, where the package flash-attn is installed: one call for the whole row."""
     from flash_attn import flash_attn_varlen_func  # pyright: ignore[reportMissingImports]
 
-    plan = varlen(forest, q.device)
+    plan = varlen(layout, q.device)
     q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))
     ends, longest = (plan.query_ends, plan.key_ends), plan.longest
     out = flash_attn_varlen_func(q, k[plan.keys], v[plan.keys], *ends, *longest, softmax_scale=scaling, causal=True)
     return out[None]
 
 
-class Branches(DynamicCache):
+class ResponseCache(DynamicCache):
     """Keys and values of answers in the making, beside those of their prompts, which are kept once for all answers."""
 
-    def __init__(self, read: DynamicCache, forest: Forest, count: int) -> None:
-        """`read`: the cache of a packed row of prompts without branches; `count`: answers to each, in its order."""
+    def __init__(self, read: DynamicCache, layout: PackedLayout, count: int) -> None:
+        """`read`: the cache of a packed row of prompts without responses; `count`: answers to each, in its order."""
         super().__init__()
         self.count = count
-        sizes = [prefix for prefix, _ in forest.shapes]
+        sizes = [prefix for prefix, _ in layout.shapes]
         self.prompts = [[_rows(x, sizes) for x in (layer.keys, layer.values)] for layer in read.layers]  # pyright: ignore
         padding = torch.arange(max(sizes)) >= torch.tensor(sizes)[:, None]
         mask = torch.zeros(padding.shape).masked_fill_(padding, -torch.inf)[:, None, None]
-        self.prompt_mask = placed(mask, self.prompts[0][0].device) if padding.any() else None
+        self.prompt_mask = to_device(mask, self.prompts[0][0].device) if padding.any() else None
 
     def attend(
         self, layer: int, q: Float[Tensor, "B H 1 E"], k: Float[Tensor, "B G S E"], v: Float[Tensor, "B G S E"]
@@ -321,11 +322,11 @@ def shared_prefix_attention(
     v: Float[Tensor, "B G S E"],
     attention_mask: None,
     scaling: float,
-    layout: Forest | Branches,
+    layout: PackedLayout | ResponseCache,
     **kwargs: Any,
 ) -> tuple[Float[Tensor, "B T H E"], None]:
     """Under Transformers' attention interface: a packed row the device's way, or one more token of every answer."""
-    if isinstance(layout, Branches):
+    if isinstance(layout, ResponseCache):
         return layout.attend(module.layer_idx, q, k, v), None  # pyright: ignore[reportArgumentType]
     return way_of(q, getattr(module, "kernel", "auto"))(q, k, v, layout, scaling), None
 

@@ -72,7 +72,7 @@ class Card:
 
     question: str
     answers: Sequence[Answer]
-    picture: str | None = None
+    image: str | None = None
     """A `data:` address."""
     missing: str = ""
     """Why there is no picture although the sample has one."""

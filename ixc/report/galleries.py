@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from ixc.report.blocks import Answer, Block, Card, Gallery
-from ixc.report.pictures import thumbnail
+from ixc.report.images import thumbnail
 from ixc.report.record import MODALITIES, Record, metas, pair_rewards, rows
 
 MAX_REMOVED = 40
@@ -123,12 +123,12 @@ def _removed_card(record: Record, row: dict[str, Any]) -> Card:
 
 
 def _card(record: Record, row: dict[str, Any], answers: Sequence[Answer], tag: str, group: str = "") -> Card:
-    picture, missing = picture_of(record, row["media"][0]) if row["media"] else (None, "")
+    image, missing = image_of(record, row["media"][0]) if row["media"] else (None, "")
     asked = [turn for turn in row["prompt"] if turn["role"] == "user"]
-    return Card(said(asked[-1:]), answers, picture, missing, tag, group)
+    return Card(said(asked[-1:]), answers, image, missing, tag, group)
 
 
-def picture_of(record: Record, medium: dict[str, str]) -> tuple[str | None, str]:
+def image_of(record: Record, medium: dict[str, str]) -> tuple[str | None, str]:
     """A medium as a `data:` address, or why it cannot be shown."""
     try:
         return thumbnail(record.root / "data" / "media" / medium["path"], medium["kind"]), ""

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ixc.io.files import replacing
-from ixc.report.galleries import MAX_TEXT, in_turn, picture_of, said
+from ixc.report.galleries import MAX_TEXT, image_of, in_turn, said
 from ixc.report.record import Record
 
 KEPT = {"train": "pairs/train", "val": "pairs/val"}
@@ -42,7 +42,7 @@ class Shown:
     question: str
     chosen: str
     rejected: str
-    pictures: Sequence[str]
+    images: Sequence[str]
     missing: Sequence[str]
     """Why there are pictures less than the pair has."""
 
@@ -107,7 +107,7 @@ def _rows(record: Record, names: Iterable[str], ids: Sequence[str]) -> dict[str,
 
 
 def _shown(record: Record, row: dict[str, Any], picked: Picked) -> Shown:
-    looks = [picture_of(record, medium) for medium in row["media"][:PICTURES]]
+    looks = [image_of(record, medium) for medium in row["media"][:PICTURES]]
     more = len(row["media"]) - PICTURES
     missing = [*(why for _, why in looks if why), *([f"{more} more"] if more > 0 else [])]
     return Shown(
@@ -116,6 +116,6 @@ def _shown(record: Record, row: dict[str, Any], picked: Picked) -> Shown:
         said(row["prompt"], 3 * MAX_TEXT),
         said(row["chosen"], 3 * MAX_TEXT),
         said(row["rejected"], 3 * MAX_TEXT),
-        [picture for picture, _ in looks if picture],
+        [image for image, _ in looks if image],
         missing,
     )

@@ -11,13 +11,13 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from ixc.data.samples import Sample
-from ixc.engine.batching import within
+from ixc.engine.batching import pack_by_budget
 from ixc.engine.losses import generalized_advantages
 from ixc.engine.sampling import answer_logits, cut, sample_tokens
-from ixc.engine.vision_cache import Features
-from ixc.models.ixc25 import Batch, IXCForCausalLM, IXCForRewardModel, IXCProcessor, Tree, collate
+from ixc.engine.vision_cache import VisionCache
+from ixc.models.ixc25 import IXCForCausalLM, IXCForRewardModel, IXCProcessor, PackedBatch, PrefixGroup, collate
 from ixc.models.ixc25.folder import suppress_control
-from ixc.packing.attention import placed
+from ixc.packing.attention import to_device
 from ixc.params import TrainPPOParams
 
 LOGITS_AT_ONCE = 2**27
@@ -39,35 +39,37 @@ class Prompt(NamedTuple):
 
     sample: Sample
     ids: list[int]
-    pictures: list[Float[Tensor, "_ D"]]
+    images: list[Float[Tensor, "_ D"]]
     """Tokens of each picture."""
 
 
-def fetched(features: Features, samples: Sequence[Sample]) -> list[Prompt]:
+def with_images(vision_cache: VisionCache, samples: Sequence[Sample]) -> list[Prompt]:
     """The samples with their pictures, of which each is fetched once, whatever follows and whatever can be kept."""
-    pictures = iter(features.of(samples))
-    return [Prompt(s, features.prompt(s), [next(pictures) for _ in s.media]) for s in samples]
+    images = iter(vision_cache.of(samples))
+    return [Prompt(s, vision_cache.prompt(s), [next(images) for _ in s.media]) for s in samples]
 
 
-def together(prompts: Sequence[Prompt], device: torch.device) -> Float[Tensor, "P D"] | None:
+def concat_features(prompts: Sequence[Prompt], device: torch.device) -> Float[Tensor, "P D"] | None:
     """The picture tokens of several prompts, in reading order; None when there is no picture."""
-    pictures = [tokens for prompt in prompts for tokens in prompt.pictures]
-    return placed(torch.cat(pictures), device) if pictures else None
+    images = [tokens for prompt in prompts for tokens in prompt.images]
+    return to_device(torch.cat(images), device) if images else None
 
 
-class Pass(NamedTuple):
+class MicroBatch(NamedTuple):
     """What goes through a model together."""
 
-    layout: Batch
+    layout: PackedBatch
     shown: Float[Tensor, "P D"] | None
 
 
-def passes(
-    params: TrainPPOParams, prompts: Sequence[Prompt], trees: Sequence[Tree], device: torch.device
-) -> Iterator[Pass]:
-    """The trees, in order, in as few passes as `params.pass_tokens` allows."""
-    for rows in within(range(len(trees)), list(map(len, trees)), params.pass_tokens):
-        yield Pass(collate([trees[i] for i in rows]).to(device), together([prompts[i] for i in rows], device))
+def microbatches(
+    params: TrainPPOParams, prompts: Sequence[Prompt], groups: Sequence[PrefixGroup], device: torch.device
+) -> Iterator[MicroBatch]:
+    """The groups, in order, in as few passes as `params.max_tokens_per_microbatch` allows."""
+    for rows in pack_by_budget(range(len(groups)), list(map(len, groups)), params.max_tokens_per_microbatch):
+        yield MicroBatch(
+            collate([groups[i] for i in rows]).to(device), concat_features([prompts[i] for i in rows], device)
+        )
 
 
 @dataclass
@@ -75,7 +77,7 @@ class Rollout:
     """The answers to one prompt; M tokens of all its answers, laid end to end."""
 
     prompt: Prompt
-    tree: Tree
+    group: PrefixGroup
     log_probs: Float[Tensor, " M"]
     reference_log_probs: Float[Tensor, " M"]
     rewards: Float[Tensor, " K"]
@@ -98,36 +100,40 @@ def roll_out(
     for model in (models.policy, models.reference):
         suppress_control(model, processor)
     device = models.policy.device
-    said = answered(params, models.policy, prompts, generator)
-    trees = [Tree(prompt.ids, ids) for prompt, ids in zip(prompts, said, strict=True)]
+    completions = sample_completions(params, models.policy, prompts, generator)
+    groups = [PrefixGroup(prompt.ids, ids) for prompt, ids in zip(prompts, completions, strict=True)]
     read = [
         (
             token_log_probs(models.policy, *each, params.temperature),
             token_log_probs(models.reference, *each, params.temperature),
             token_values(models.critic, *each),
         )
-        for each in passes(params, prompts, trees, device)
+        for each in microbatches(params, prompts, groups, device)
     ]
     old, reference, values = map(torch.cat, zip(*read, strict=True))
-    rewards = judge(params, models.reward, processor, prompts, said)
-    goals = normal([prompt.sample.domain for prompt in prompts], rewards)
-    lengths = [len(ids) for row in said for ids in row]
-    advantages, returns = credit(params, lengths, old - reference, values, goals.flatten())
-    sizes = [sum(map(len, ids)) for ids in said]
+    rewards = judge(params, models.reward, processor, prompts, completions)
+    normalized = normal([prompt.sample.domain for prompt in prompts], rewards)
+    lengths = [len(ids) for row in completions for ids in row]
+    advantages, returns = compute_advantages(params, lengths, old - reference, values, normalized.flatten())
+    sizes = [sum(map(len, ids)) for ids in completions]
     columns = (old, reference, advantages, returns)
     parts = zip(*(x.split(sizes) for x in columns), strict=True)
-    return [Rollout(p, t, o, r, k, a, g) for p, t, k, (o, r, a, g) in zip(prompts, trees, rewards, parts, strict=True)]
+    return [Rollout(p, t, o, r, k, a, g) for p, t, k, (o, r, a, g) in zip(prompts, groups, rewards, parts, strict=True)]
 
 
-def answered(
+def sample_completions(
     params: TrainPPOParams, policy: IXCForCausalLM, prompts: Sequence[Prompt], generator: torch.Generator
 ) -> list[list[list[int]]]:
     """Ids of the policy's answers to each prompt; as many prompts at once as fit into a pass with all their answers."""
     sizes = [len(prompt.ids) + params.answers_per_prompt * params.max_new_tokens for prompt in prompts]
     given = (params.answers_per_prompt, params.temperature, params.max_new_tokens, generator)
-    parts = [[prompts[i] for i in rows] for rows in within(range(len(prompts)), sizes, params.pass_tokens)]
+    parts = [
+        [prompts[i] for i in rows]
+        for rows in pack_by_budget(range(len(prompts)), sizes, params.max_tokens_per_microbatch)
+    ]
     sampled = (
-        sample_tokens(policy, [prompt.ids for prompt in part], together(part, policy.device), *given) for part in parts
+        sample_tokens(policy, [prompt.ids for prompt in part], concat_features(part, policy.device), *given)
+        for part in parts
     )
     return [ids for tokens in sampled for ids in cut(tokens, params.answers_per_prompt, policy.ends)]
 
@@ -137,17 +143,18 @@ def judge(
     model: IXCForRewardModel,
     processor: IXCProcessor,
     prompts: Sequence[Prompt],
-    said: Sequence[Sequence[list[int]]],
+    completions: Sequence[Sequence[list[int]]],
 ) -> Float[Tensor, "S K"]:
     """Rewards of sampled ids, which are read as if written down; one without an end gets the lowest of the batch."""
-    turns = [[as_turn(processor, ids) for ids in row] for row in said]
-    trees = [
-        Tree(prompt.ids, [processor.scored(ids) for ids in row]) for prompt, row in zip(prompts, turns, strict=True)
+    turns = [[as_turn(processor, ids) for ids in row] for row in completions]
+    groups = [
+        PrefixGroup(prompt.ids, [processor.scored(ids) for ids in row])
+        for prompt, row in zip(prompts, turns, strict=True)
     ]
-    read = [model.branch_scores(*each) for each in passes(params, prompts, trees, model.device)]
+    read = [model.response_scores(*each) for each in microbatches(params, prompts, groups, model.device)]
     rewards = torch.cat(read).unflatten(0, (len(prompts), -1))
     ended = torch.tensor([[ids[-1] == processor.ids["turn_end"] for ids in row] for row in turns])
-    return torch.where(placed(ended, rewards.device), rewards, rewards.min())
+    return torch.where(to_device(ended, rewards.device), rewards, rewards.min())
 
 
 def as_turn(processor: IXCProcessor, ids: list[int]) -> list[int]:
@@ -155,12 +162,12 @@ def as_turn(processor: IXCProcessor, ids: list[int]) -> list[int]:
     return [*ids[:-1], processor.ids["turn_end"]] if ids[-1] == processor.ids["eos"] else ids
 
 
-def credit(
+def compute_advantages(
     params: TrainPPOParams,
     lengths: list[int],
     divergence: Float[Tensor, " M"],
     values: Float[Tensor, " M"],
-    goals: Float[Tensor, " R"],
+    normalized: Float[Tensor, " R"],
 ) -> tuple[Float[Tensor, " M"], Float[Tensor, " M"]]:
     """Advantages and returns of every token: minus its KL cost, and with the last one the answer's reward.
 
@@ -170,22 +177,22 @@ def credit(
         goals: the answers' rewards, standardised.
     """
     costs, padded = (pad_sequence(list(x.split(lengths)), True) for x in (-params.kl_coef * divergence, values))
-    sizes = placed(torch.tensor(lengths), goals.device)
-    rewards = costs.scatter_add(1, sizes[:, None] - 1, goals[:, None])
+    sizes = to_device(torch.tensor(lengths), normalized.device)
+    rewards = costs.scatter_add(1, sizes[:, None] - 1, normalized[:, None])
     padded = generalized_advantages(rewards, padded, sizes, params.gamma, params.lam)
     advantages = torch.cat([row[:size] for row, size in zip(padded, lengths, strict=True)])
     return advantages, advantages + values
 
 
 def token_log_probs(
-    model: IXCForCausalLM, batch: Batch, features: Float[Tensor, "P D"] | None, temperature: float = 1.0
+    model: IXCForCausalLM, batch: PackedBatch, image_features: Float[Tensor, "P D"] | None, temperature: float = 1.0
 ) -> Float[Tensor, " M"]:
     """Log-probability of every answer token, nats; of more than `LOGITS_AT_ONCE`, part by part.
 
     Args:
         temperature: that the answers were sampled at.
     """
-    hidden = model.model(**batch.inputs(), features=features, columns=batch.target_from)[0]
+    hidden = model.model(**batch.inputs(), image_features=image_features, columns=batch.target_from)[0]
     size = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
     if len(hidden) <= size:
         return log_probs_of(model, hidden, batch.target_ids, temperature)
@@ -202,9 +209,11 @@ def log_probs_of(
     return log_probs.gather(1, ids[:, None]).squeeze(1)
 
 
-def token_values(model: IXCForRewardModel, batch: Batch, features: Float[Tensor, "P D"] | None) -> Float[Tensor, " M"]:
+def token_values(
+    model: IXCForRewardModel, batch: PackedBatch, image_features: Float[Tensor, "P D"] | None
+) -> Float[Tensor, " M"]:
     """The critic's value of the state before every answer token: its score head, read there."""
-    return model.scores(model.model(**batch.inputs(), features=features, columns=batch.target_from)[0])
+    return model.scores(model.model(**batch.inputs(), image_features=image_features, columns=batch.target_from)[0])
 
 
 class DomainNorm:

@@ -21,12 +21,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ixc.data.media import BadMedia
-from ixc.engine.batching import within
+from ixc.engine.batching import pack_by_budget
 from ixc.metrics import BadScore, non_finite
 from ixc.models.ixc25 import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor, collate
 from ixc.models.ixc25.folder import is_ours, load, one_device, processor_of, save, stored, suppress_control
 from ixc.models.ixc25.official import from_official, to_official
-from ixc.models.ixc25.processing import BadConversation, Picture
+from ixc.models.ixc25.processing import BadConversation, ImageTiles
 from ixc.models.ixc25.tokenizers import is_byte as is_byte_token
 from ixc.serve.chat_batches import SharedPrompt, branched, passes, shared_prompts
 from ixc.serve.chat_media import Video, opened
@@ -141,7 +141,7 @@ class RewardModel:
         records = _records(chats, media, refuse)
         scores: list[float | None] = [None] * len(chats)
         prompts = shared_prompts(records, self.processor, self._apart, TOKENS_AT_ONCE, refuse)
-        encoded: dict[int, tuple[Picture, Tensor]] = {}
+        encoded: dict[int, tuple[ImageTiles, Tensor]] = {}
         for batch in passes(prompts, TOKENS_AT_ONCE):
             rewards = self._rewards(batch, self._features(batch, encoded)).tolist()
             for equal, reward in zip((equal for prompt in batch for equal in prompt.chats), rewards, strict=True):
@@ -162,7 +162,7 @@ class RewardModel:
         return ranked(self.score(chats, media))
 
     def _apart(self, ids: Sequence[int]) -> Any:
-        """What sequences must have in common to be read as one tree.
+        """What sequences must have in common to be read as one group.
 
         Dynamic rotary scaling turns the whole of a sequence by its length. `eager` shares nothing: it is the reference.
         """
@@ -172,31 +172,35 @@ class RewardModel:
         return max(len(ids), config.max_position_embeddings) if config.rope["rope_type"] == "dynamic" else None
 
     def _features(
-        self, batch: Sequence[SharedPrompt], encoded: dict[int, tuple[Picture, Tensor]]
+        self, batch: Sequence[SharedPrompt], encoded: dict[int, tuple[ImageTiles, Tensor]]
     ) -> Float[Tensor, "P D"] | None:
         """Tokens of all pictures; `encoded` keeps those of one batch for the next, which may show the same."""
-        shown = {id(picture): picture for prompt in batch for picture in prompt.pictures}
+        shown = {id(image): image for prompt in batch for image in prompt.images}
         for key in encoded.keys() - shown.keys():
             del encoded[key]
-        new = [picture for key, picture in shown.items() if key not in encoded]
-        for picture, tokens in zip(new, encode(self.model, new), strict=True):
-            encoded[id(picture)] = picture, tokens
-        tokens = [encoded[id(picture)][1] for prompt in batch for picture in prompt.pictures]
+        new = [image for key, image in shown.items() if key not in encoded]
+        for image, tokens in zip(new, encode(self.model, new), strict=True):
+            encoded[id(image)] = image, tokens
+        tokens = [encoded[id(image)][1] for prompt in batch for image in prompt.images]
         return torch.cat(tokens) if tokens else None
 
-    def _rewards(self, batch: Sequence[SharedPrompt], features: Float[Tensor, "P D"] | None) -> Float[Tensor, " R"]:
+    def _rewards(
+        self, batch: Sequence[SharedPrompt], image_features: Float[Tensor, "P D"] | None
+    ) -> Float[Tensor, " R"]:
         if self.model.config._attn_implementation == "eager":
-            return self._plain([[*one.tree.prefix, *branch] for one in batch for branch in one.tree.branches], features)
-        layout = collate([one.tree for one in batch]).to(self.model.device)
-        return self.model.branch_scores(layout, features)
+            return self._plain(
+                [[*one.group.prefix, *response] for one in batch for response in one.group.responses], image_features
+            )
+        layout = collate([one.group for one in batch]).to(self.model.device)
+        return self.model.response_scores(layout, image_features)
 
-    def _plain(self, rows: Sequence[Sequence[int]], features: Float[Tensor, "P D"] | None) -> Float[Tensor, " R"]:
+    def _plain(self, rows: Sequence[Sequence[int]], image_features: Float[Tensor, "P D"] | None) -> Float[Tensor, " R"]:
         """Scores of whole sequences by the model's own forward pass, as one padded batch."""
         ids, mask = (
             pad_sequence([torch.tensor(row) for row in some], True, fill).to(self.model.device)
             for some, fill in ((rows, self.model.config.pad_token_id), ([[1] * len(row) for row in rows], 0))
         )
-        return self.model(ids, mask, features=features).logits.squeeze(1)
+        return self.model(ids, mask, image_features=image_features).logits.squeeze(1)
 
 
 class ChatModel:
@@ -367,10 +371,10 @@ def _objection(source: Path, target: Path) -> str | None:
     return None
 
 
-def encode(model: IXCPreTrainedModel, pictures: Sequence[Picture]) -> list[Float[Tensor, "_ D"]]:
+def encode(model: IXCPreTrainedModel, images: Sequence[ImageTiles]) -> list[Float[Tensor, "_ D"]]:
     """Tokens of each picture; a bounded number of tiles passes the tower at once."""
-    chunks = within(range(len(pictures)), [len(picture.tiles) for picture in pictures], TILES_AT_ONCE)
-    return [tokens for chunk in chunks for tokens in model.encode_pictures([pictures[i] for i in chunk])]
+    chunks = pack_by_budget(range(len(images)), [len(image.tiles) for image in images], TILES_AT_ONCE)
+    return [tokens for chunk in chunks for tokens in model.encode_images([images[i] for i in chunk])]
 
 
 def _records(

@@ -21,13 +21,13 @@ import torch
 
 from ixc.data.samples import BadRecord, Reply, Sample, objection_to_turns, open_table, read_each
 from ixc.engine import distributed
-from ixc.engine.batching import ahead, passes, within
+from ixc.engine.batching import microbatches, pack_by_budget, prefetch
 from ixc.engine.scoring import rewards_of, scored_ids
-from ixc.engine.vision_cache import LOADERS, Features
+from ixc.engine.vision_cache import LOADERS, VisionCache
 from ixc.io.digests import digest, digest_of
 from ixc.io.files import replacing, track
 from ixc.metrics import Metrics, non_finite
-from ixc.models.ixc25 import IXCForRewardModel, Tree, collate
+from ixc.models.ixc25 import IXCForRewardModel, PrefixGroup, collate
 from ixc.models.ixc25.kernels import attention_of
 from ixc.serve.shards import Scored, Scores, Shards
 
@@ -48,7 +48,7 @@ class NoAnswer(ValueError):
 class Limits:
     """What memory allows, and what the reader may change of it."""
 
-    pass_tokens: int = 16384
+    max_tokens_per_microbatch: int = 16384
     """Tokens of a forward pass at most."""
     pass_tokens_option: str = "--pass-tokens"
     """What that is called where the reader can change it."""
@@ -62,7 +62,7 @@ class Row:
 
     sample: Sample | None = None
     prompt: list[int] = field(default_factory=list)
-    branches: list[list[int]] = field(default_factory=list)
+    responses: list[list[int]] = field(default_factory=list)
     """Ids of each answer with the tail that its score is read from."""
     keys: list[bytes] = field(default_factory=list)
     """A name for each answer with its prompt and pictures: equal ones have equal rewards."""
@@ -73,19 +73,19 @@ class Part(NamedTuple):
     """A prompt with as many of its answers as fit into a pass."""
 
     sample: Sample
-    tree: Tree
+    group: PrefixGroup
     keys: list[bytes]
 
 
 def score_table(
     model: IXCForRewardModel,
-    features: Features,
+    vision_cache: VisionCache,
     source: Path,
     target: Path,
     *,
     model_name: str,
     shard_rows: int = 1024,
-    pass_tokens: int = 16384,
+    max_tokens_per_microbatch: int = 16384,
 ) -> Metrics:
     """Write the table's rows, in order, with their `rewards`: of the candidates, else of chosen and rejected.
 
@@ -95,7 +95,7 @@ def score_table(
     Args:
         model_name: what shards of an earlier, killed call must have been scored by to be used.
         shard_rows: rows that a kill may cost.
-        pass_tokens: tokens of a forward pass at most.
+        max_tokens_per_microbatch: tokens of a forward pass at most.
 
     Raises:
         OtherRun: there are shards of another table, model or size.
@@ -103,9 +103,14 @@ def score_table(
     """
     if source.resolve() == target.resolve():
         raise BadRecord(f"{target}: is what is to be read; name another file to write")
-    about = {"model": model_name, **told(model, features), "pass_tokens": pass_tokens, "table": digest_of(source)}
+    about = {
+        "model": model_name,
+        **told(model, vision_cache),
+        "max_tokens_per_microbatch": max_tokens_per_microbatch,
+        "table": digest_of(source),
+    }
     shards = Shards(target, [open_table(source).metadata.num_rows], shard_rows, about)
-    scores = score_rows(model, features, [read_each(source)], shards, Limits(pass_tokens))
+    scores = score_rows(model, vision_cache, [read_each(source)], shards, Limits(max_tokens_per_microbatch))
     if scores is None:
         return {}
     _write_table(source, target, scores)
@@ -115,7 +120,7 @@ def score_table(
 
 def score_rows(
     model: IXCForRewardModel,
-    features: Features,
+    vision_cache: VisionCache,
     parts: Iterable[Iterable[Item]],
     shards: Shards,
     limits: Limits,
@@ -135,55 +140,57 @@ def score_rows(
     coming = (some for rows in parts for some in chunks(rows, shards.size))
     for number, some in enumerate(track(coming, "score", shards.count)):
         if number in todo:
-            shards.write(number, scored(model, features, some, limits, answers_of or candidates_or_pair))
+            shards.write(number, scored(model, vision_cache, some, limits, answers_of or candidates_or_pair))
     return shards.joined() if distributed.rank() == 0 else None
 
 
-def told(model: IXCForRewardModel, features: Features) -> dict[str, str]:
+def told(model: IXCForRewardModel, vision_cache: VisionCache) -> dict[str, str]:
     """What rewards depend on beside weights and rows."""
     return {
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": f"{model.config._attn_implementation}, {attention_of(model)}",
-        "media_root": str(features.root.resolve()),
-        "processor": digest(features.processor.options),
+        "media_root": str(vision_cache.root.resolve()),
+        "processor": digest(vision_cache.processor.options),
     }
 
 
 def scored(
     model: IXCForRewardModel,
-    features: Features,
+    vision_cache: VisionCache,
     rows: Sequence[Item],
     limits: Limits,
     answers_of: Callable[[Sample], Sequence[Reply]],
 ) -> Iterator[Scored]:
     """The rewards of each row, or the reason why there are none; equal answers to equal prompts are read once."""
     known: dict[bytes, float] = {}
-    coming = ahead(rows, lambda item: readable(features, item, limits, answers_of), limits.rows_at_once, LOADERS)
+    coming = prefetch(rows, lambda item: readable(vision_cache, item, limits, answers_of), limits.rows_at_once, LOADERS)
     for some in chunks(coming, limits.rows_at_once):
-        score_new(model, features, some, known, limits.pass_tokens)
+        score_new(model, vision_cache, some, known, limits.max_tokens_per_microbatch)
         for row in some:
             rewards = [known[key] for key in row.keys]
             objection = non_finite(rewards)
             yield Scored([], [], objection) if objection else Scored(rewards, row.keys, row.objection)
 
 
-def readable(features: Features, item: Item, limits: Limits, answers_of: Callable[[Sample], Sequence[Reply]]) -> Row:
+def readable(
+    vision_cache: VisionCache, item: Item, limits: Limits, answers_of: Callable[[Sample], Sequence[Reply]]
+) -> Row:
     """A sample's tokens, its pictures at hand; or what speaks against it."""
     if isinstance(item, BadRecord):
         return Row(objection=str(item))
     try:
-        branches = [scored_ids(features, reply) for reply in answers_of(item)]
-        prompt = features.prompt(item)
-        longest = len(prompt) + max(map(len, branches))
-        if longest <= limits.pass_tokens:
-            features.load_ahead([item])
-            return Row(item, prompt, branches, keys_of(features, item, prompt, branches))
-        more = f"more than {limits.pass_tokens:,}; raise {limits.pass_tokens_option}"
+        responses = [scored_ids(vision_cache, reply) for reply in answers_of(item)]
+        prompt = vision_cache.prompt(item)
+        longest = len(prompt) + max(map(len, responses))
+        if longest <= limits.max_tokens_per_microbatch:
+            vision_cache.load_ahead([item])
+            return Row(item, prompt, responses, keys_of(vision_cache, item, prompt, responses))
+        more = f"more than {limits.max_tokens_per_microbatch:,}; raise {limits.pass_tokens_option}"
         objection = f"{longest:,} tokens, {more}"
     except (ValueError, OSError) as error:  # BadMedia, BadConversation, NoAnswer, a file that may not be read
         objection = str(error)
     with suppress(ValueError, OSError):
-        features.forget([item])
+        vision_cache.forget([item])
     return Row(objection=objection)
 
 
@@ -205,22 +212,26 @@ def candidates_or_pair(sample: Sample) -> list[Reply]:
 
 
 def keys_of(
-    features: Features, sample: Sample, prompt: Sequence[int], branches: Iterable[Sequence[int]]
+    vision_cache: VisionCache, sample: Sample, prompt: Sequence[int], responses: Iterable[Sequence[int]]
 ) -> list[bytes]:
     """A name, 16 bytes, for all that each answer's reward depends on in the row."""
-    shown = "\0".join(features.key(look) for look in features.looks([sample]))
+    shown = "\0".join(vision_cache.key(look) for look in vision_cache.image_refs([sample]))
     common = blake2b(shown.encode() + b"\0\0" + np.array(prompt, np.int64).tobytes(), digest_size=16)
     keys = []
-    for branch in branches:
+    for response in responses:
         hashed = common.copy()
-        hashed.update(b"answer" + np.array(branch, np.int64).tobytes())
+        hashed.update(b"answer" + np.array(response, np.int64).tobytes())
         keys.append(hashed.digest())
     return keys
 
 
 @torch.no_grad()
 def score_new(
-    model: IXCForRewardModel, features: Features, rows: Sequence[Row], known: dict[bytes, float], pass_tokens: int
+    model: IXCForRewardModel,
+    vision_cache: VisionCache,
+    rows: Sequence[Row],
+    known: dict[bytes, float],
+    max_tokens_per_microbatch: int,
 ) -> None:
     """Add to `known` the rewards of all answers that it lacks."""
     parts: list[Part] = []
@@ -228,22 +239,26 @@ def score_new(
     for row in rows:
         if row.sample is None:
             continue
-        new = {key: ids for key, ids in zip(row.keys, row.branches, strict=True) if key not in asked}
+        new = {key: ids for key, ids in zip(row.keys, row.responses, strict=True) if key not in asked}
         asked.update(new)
         if not new:
-            features.release([row.sample])
-        parts += _parts(row.sample, row.prompt, new, pass_tokens)
-    for batch in passes(range(len(parts)), [len(part.tree) for part in parts], pass_tokens):
+            vision_cache.release([row.sample])
+        parts += _parts(row.sample, row.prompt, new, max_tokens_per_microbatch)
+    for batch in microbatches(range(len(parts)), [len(part.group) for part in parts], max_tokens_per_microbatch):
         some = [parts[i] for i in batch]
-        rewards = rewards_of(model, features, [part.sample for part in some], collate([part.tree for part in some]))
+        rewards = rewards_of(
+            model, vision_cache, [part.sample for part in some], collate([part.group for part in some])
+        )
         keys = [key for part in some for key in part.keys]
         known.update(zip(keys, rewards.tolist(), strict=True))
 
 
-def _parts(sample: Sample, prompt: list[int], branches: dict[bytes, list[int]], pass_tokens: int) -> Iterator[Part]:
-    keys, ids = list(branches), list(branches.values())
-    for some in within(range(len(ids)), list(map(len, ids)), pass_tokens - len(prompt)):
-        yield Part(sample, Tree(prompt, [ids[k] for k in some]), [keys[k] for k in some])
+def _parts(
+    sample: Sample, prompt: list[int], responses: dict[bytes, list[int]], max_tokens_per_microbatch: int
+) -> Iterator[Part]:
+    keys, ids = list(responses), list(responses.values())
+    for some in pack_by_budget(range(len(ids)), list(map(len, ids)), max_tokens_per_microbatch - len(prompt)):
+        yield Part(sample, PrefixGroup(prompt, [ids[k] for k in some]), [keys[k] for k in some])
 
 
 def _write_table(source: Path, target: Path, scores: Scores) -> None:

@@ -11,9 +11,9 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from ixc.data.media import BadMedia
-from ixc.models.ixc25 import Tree
+from ixc.models.ixc25 import PrefixGroup
 from ixc.models.ixc25.inputs import Kind
-from ixc.models.ixc25.processing import BadConversation, IXCProcessor, Picture, Reading
+from ixc.models.ixc25.processing import BadConversation, ImageTiles, IXCProcessor, Reading
 from ixc.serve.chat_media import opened
 from ixc.serve.chats import ChatRecord
 
@@ -25,13 +25,13 @@ Refuse = Callable[[int, ValueError], None]
 class SharedPrompt:
     """A prompt with answers to it that are scored together."""
 
-    tree: Tree
-    pictures: list[Picture]
+    group: PrefixGroup
+    images: list[ImageTiles]
     chats: list[list[int]]
-    """Which chats each branch stands for; equal ones are one branch."""
+    """Which chats each response stands for; equal ones are one response."""
 
     def __len__(self) -> int:
-        return len(self.tree)
+        return len(self.group)
 
 
 class _Read(NamedTuple):
@@ -52,7 +52,7 @@ def shared_prompts(
 
     Args:
         chats: by number.
-        apart: what sequences must have in common to be read as one tree.
+        apart: what sequences must have in common to be read as one group.
         budget: tokens of a prompt with its answers; of one that is longer than half of it, twice the prompt's, so that
             a long prompt is not read anew for every few answers.
         refuse: is told which chats cannot be read; raising ends the iteration.
@@ -130,25 +130,25 @@ def _shared(first: Sequence[int], other: Sequence[int], most: int) -> int:
 
 
 def _trees(chats: Sequence[_Read], apart: Callable[[Sequence[int]], Any]) -> Iterator[SharedPrompt]:
-    """One tree; several where the length policy shortened the chats differently, or they cannot share a prompt."""
+    """One group; several where the length policy shortened the chats differently, or they cannot share a prompt."""
     groups: dict[Any, dict[tuple[int, ...], list[int]]] = defaultdict(lambda: defaultdict(list))
-    pictures: dict[Any, list[Picture]] = {}
+    images: dict[Any, list[ImageTiles]] = {}
     for reading, numbers in chats:
         groups[reading.dropped, apart(reading.ids)][tuple(reading.ids)] += numbers
-        pictures.setdefault(reading.dropped, reading.pictures)
+        images.setdefault(reading.dropped, reading.images)
     for (dropped, _), rows in groups.items():
-        yield SharedPrompt(branched(list(rows)), pictures[dropped], list(rows.values()))
+        yield SharedPrompt(branched(list(rows)), images[dropped], list(rows.values()))
 
 
-def branched(rows: Sequence[Sequence[int]]) -> Tree:
-    """Sequences as a tree: what they all begin with is read once; each keeps a token of its own at least.
+def branched(rows: Sequence[Sequence[int]]) -> PrefixGroup:
+    """Sequences as a group: what they all begin with is read once; each keeps a token of its own at least.
 
     >>> branched([[1, 2, 3, 4], [1, 2, 5]])
-    Tree(prefix=[1, 2], branches=[[3, 4], [5]], free=[])
+    PrefixGroup(prefix=[1, 2], responses=[[3, 4], [5]], free=[])
     """
     columns = zip(*(row[:-1] for row in rows), strict=False)
     shared = sum(1 for _ in takewhile(lambda ids: len(set(ids)) == 1, columns))
-    return Tree(list(rows[0][:shared]), [list(row[shared:]) for row in rows])
+    return PrefixGroup(list(rows[0][:shared]), [list(row[shared:]) for row in rows])
 
 
 def passes(prompts: Iterable[SharedPrompt], budget: int) -> Iterator[list[SharedPrompt]]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ixc.data.inline import begins_as_video, from_data_url, is_data_url
 from ixc.data.media import BadMedia
-from ixc.models.ixc25.inputs import Kind, is_film
+from ixc.models.ixc25.inputs import Kind, is_video
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _HELD = ("bytes", "base64", "data", "url", "path", "image", "video")
@@ -93,7 +93,7 @@ def _named(text: str, kind: Kind | None, base: Path | None) -> Medium:
 
 
 def _of_path(path: Path, kind: Kind | None, base: Path | None) -> Medium:
-    return Medium("video" if kind == "video" or is_film(path) else "image", path if base is None else base / path)
+    return Medium("video" if kind == "video" or is_video(path) else "image", path if base is None else base / path)
 
 
 def _held(given: Mapping[str, Any]) -> Any:

@@ -221,7 +221,7 @@ def score_table(options: argparse.Namespace) -> int:
     """Score a table of samples into another; the first process says how many."""
     from ixc.engine import distributed
     from ixc.engine.checkpoints import digest_of
-    from ixc.engine.vision_cache import Features
+    from ixc.engine.vision_cache import VisionCache
     from ixc.models.ixc25 import IXCForRewardModel
     from ixc.models.ixc25.folder import load, stored
     from ixc.serve import bulk
@@ -253,12 +253,12 @@ def score_table(options: argparse.Namespace) -> int:
     reading = _reading(options)
     counts = bulk.score_table(
         model,
-        Features(model, processor.with_options(**reading) if reading else processor, _root(options)),
+        VisionCache(model, processor.with_options(**reading) if reading else processor, _root(options)),
         options.source,
         options.target,
         model_name=digest_of(folder),
         shard_rows=options.shard_rows,
-        pass_tokens=options.pass_tokens,
+        max_tokens_per_microbatch=options.max_tokens_per_microbatch,
     )
     if not counts:
         return 0

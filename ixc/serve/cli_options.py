@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_OPTIONS = "hd_num max_length max_frames max_pixels on_overflow pass_tokens shard_rows max_new_tokens dtype"
+_OPTIONS = (
+    "hd_num max_length max_frames max_pixels on_overflow max_tokens_per_microbatch shard_rows max_new_tokens dtype"
+)
 _IN_OTHER_DOORS = {
     "attention: '": "--attention '",
     "set attention to ": "give --attention ",

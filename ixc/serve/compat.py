@@ -167,39 +167,39 @@ class OfficialRewardModel:
         """Chats whose pictures may have different numbers of tiles are scored one by one."""
         chats = list(chats) if apply_template else [untemplated(chat) for chat in chats]
         shown = [image if isinstance(image, list | tuple) else [image] for image in images]
-        limits = [self._limit(pictures, hd_num) for pictures in shown]
-        several = {limit for limit, pictures in zip(limits, shown, strict=True) if pictures}
-        shown = [[self._picture(picture) for picture in pictures] for pictures in shown]
+        limits = [self._limit(images, hd_num) for images in shown]
+        several = {limit for limit, images in zip(limits, shown, strict=True) if images}
+        shown = [[self._image(image) for image in images] for images in shown]
         if len(several) < 2 or len(shown) != len(chats):
             tiles = several.pop() if len(several) == 1 else hd_num
             return RewardModel(self.model, self.processor, tiles, max_length).score(chats, shown)
         return [
-            RewardModel(self.model, self.processor, tiles, max_length).score([chat], [pictures])[0]
-            for chat, pictures, tiles in zip(chats, shown, limits, strict=True)
+            RewardModel(self.model, self.processor, tiles, max_length).score([chat], [images])[0]
+            for chat, images, tiles in zip(chats, shown, limits, strict=True)
         ]
 
-    def _limit(self, pictures: Sequence[Any], hd_num: int) -> int:
+    def _limit(self, images: Sequence[Any], hd_num: int) -> int:
         """Tiles per picture at most; a ready tensor keeps all of its own."""
-        limit, side = SEVERAL if len(pictures) > 1 else hd_num, self.processor.tile_size
-        ready = [sorted(size // side for size in x.shape[2:]) for x in pictures if is_ready(x)]
+        limit, side = SEVERAL if len(images) > 1 else hd_num, self.processor.tile_size
+        ready = [sorted(size // side for size in x.shape[2:]) for x in images if is_ready(x)]
         most = max((long * (short + 1) for short, long in ready), default=limit)
-        if most > limit and 0 < len(ready) < len(pictures):
+        if most > limit and 0 < len(ready) < len(images):
             raise BadMedia(f"a tensor of more tiles than {limit} among files: give all pictures in the same form")
         return max(most, limit)
 
-    def _picture(self, picture: Any) -> Any:
+    def _image(self, image: Any) -> Any:
         """A ready tensor as a picture again."""
-        if not is_ready(picture):
-            return picture
-        if any(size % self.processor.tile_size for size in picture.shape[2:]):
+        if not is_ready(image):
+            return image
+        if any(size % self.processor.tile_size for size in image.shape[2:]):
             form = f"sides that are no multiples of {self.processor.tile_size}; give the file, or pad it"
-            raise BadMedia(f"a tensor of shape {tuple(picture.shape)}: {form}")
-        return from_normalised(picture)
+            raise BadMedia(f"a tensor of shape {tuple(image.shape)}: {form}")
+        return from_normalised(image)
 
 
-def is_ready(picture: Any) -> bool:
+def is_ready(image: Any) -> bool:
     """Whether this is a tensor [1, 3, H, W] as the official transform makes it: normalised, padded to whole tiles."""
-    return isinstance(picture, Tensor) and picture.ndim == 4 and picture.shape[:2] == (1, 3)
+    return isinstance(image, Tensor) and image.ndim == 4 and image.shape[:2] == (1, 3)
 
 
 def from_normalised(pixels: Tensor) -> Image.Image:

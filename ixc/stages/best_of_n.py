@@ -12,7 +12,7 @@ from ixc.engine import distributed
 from ixc.engine.sampling import Answer, generate
 from ixc.engine.scoring import score
 from ixc.engine.towers import Reader, refuse_unequal
-from ixc.engine.vision_cache import Features
+from ixc.engine.vision_cache import VisionCache
 from ixc.metrics import Log, Metrics, ignore
 from ixc.models.ixc25 import IXCForCausalLM, IXCForRewardModel
 from ixc.models.ixc25.folder import load
@@ -56,20 +56,20 @@ def sample_and_score(
     policy, processor = load(chat, IXCForCausalLM, *place, attention=params.attention)
     judge, judges_processor = load(reward, IXCForRewardModel, *place, attention=params.attention)
     refuse_unequal(Reader(chat, policy, processor), Reader(reward, judge, judges_processor))
-    features = Features(policy, processor, media, params.features)
+    vision_cache = VisionCache(policy, processor, media, params.vision_cache)
     answers = generate(
         policy,
-        features,
+        vision_cache,
         samples,
         max(params.n),
         params.temperature,
         params.max_new_tokens,
         params.batch_size,
         params.seed,
-        params.pass_tokens,
+        params.max_tokens_per_microbatch,
     )
     texts = [[answer.text for answer in row] for row in answers]
-    return answers, score(judge, features, samples, texts, params.batch_size, params.pass_tokens)
+    return answers, score(judge, vision_cache, samples, texts, params.batch_size, params.max_tokens_per_microbatch)
 
 
 def scored_sample(sample: Sample, texts: Sequence[str], rewards: Sequence[float], right: list[int] | None) -> Sample:

@@ -20,15 +20,15 @@ from ixc.engine.batching import shared_out
 from ixc.engine.optim import MuonOptimizer, seed_everything
 from ixc.io.files import replacing_folder, track
 from ixc.metrics import Log, Metrics, ignore
-from ixc.models.ixc25 import IXCConfig, IXCForCausalLM, IXCProcessor, Tree, collate, from_official
+from ixc.models.ixc25 import IXCConfig, IXCForCausalLM, IXCProcessor, PrefixGroup, collate, from_official
 from ixc.models.ixc25.folder import processor_of, save
 from ixc.models.ixc25.kernels import refuse_attention, use_attention
-from ixc.models.ixc25.processing import PLACEHOLDER, Picture, train_tokenizer, words_of
-from ixc.packing.layout import Batch
+from ixc.models.ixc25.processing import PLACEHOLDER, ImageTiles, train_tokenizer, words_of
+from ixc.packing.layout import PackedBatch
 from ixc.params import BootstrapParams
 
 Conversation = tuple[Sample, ...]
-"""Samples about the same media: one prefix, a branch each."""
+"""Samples about the same media: one prefix, a response each."""
 TILE_COST = 50
 """Characters that take about as long to learn from as a tile of a picture (laptop preset)."""
 
@@ -113,7 +113,7 @@ def train(
 
     Every process draws the same batches, and does its part of each.
     """
-    pictures = load_pictures(processor, samples, media)
+    images = load_images(processor, samples, media)
     groups = conversations(samples)
     optimizer = MuonOptimizer(model, params.learning_rate, params.steps, weight_decay=0.01)
     model.train()
@@ -121,30 +121,30 @@ def train(
         batch = rng.sample(groups, min(params.batch_size, len(groups)))  # all tasks mixed
         noise = params.noise if step >= params.noise_from * params.steps else 0.0
         draws = [random.Random(rng.random()) for _ in batch]
-        owners = shared_out([cost(group, pictures) for group in batch], distributed.world_size())
+        owners = shared_out([cost(group, images) for group in batch], distributed.world_size())
         mine = [place for place, owner in enumerate(owners) if owner == distributed.rank()]
-        shown = [[pictures[m.sha256] for m in batch[place][0].media] for place in mine]
-        trees = [
-            tree(processor, batch[place], seen, noise, draws[place]) for place, seen in zip(mine, shown, strict=True)
+        shown = [[images[m.sha256] for m in batch[place][0].media] for place in mine]
+        groups = [
+            group(processor, batch[place], seen, noise, draws[place]) for place, seen in zip(mine, shown, strict=True)
         ]
-        features = model.encode_pictures([picture for seen in shown for picture in seen])
-        layout = collate(trees).to(model.device)
-        loss = answer_loss(model, layout, torch.cat(features) if features else None)
+        image_features = model.encode_images([image for seen in shown for image in seen])
+        layout = collate(groups).to(model.device)
+        loss = answer_loss(model, layout, torch.cat(image_features) if image_features else None)
         rates = optimizer.step(loss)
         whole = distributed.summed(loss.detach()).item()
         log({"loss": whole, **rates}, step)
         yield whole
 
 
-def load_pictures(processor: IXCProcessor, samples: Sequence[Sample], media: Path) -> dict[str, Picture]:
+def load_images(processor: IXCProcessor, samples: Sequence[Sample], media: Path) -> dict[str, ImageTiles]:
     """Tiles of all the samples' media, by content hash."""
     new = {m.sha256: m for sample in samples for m in sample.media}
     return {sha: processor.load(media, m, processor.hd_num) for sha, m in track(new.items(), "pictures", len(new))}
 
 
-def cost(group: Conversation, pictures: Mapping[str, Picture]) -> int:
+def cost(group: Conversation, images: Mapping[str, ImageTiles]) -> int:
     """About what a group takes to learn from: its words' characters, and its pictures' tiles as so many."""
-    tiles = sum(len(pictures[media.sha256].tiles) for media in group[0].media)
+    tiles = sum(len(images[media.sha256].tiles) for media in group[0].media)
     texts = (text for s in group for text in (*(turn.content for turn in s.prompt), s.gold.answer if s.gold else ""))
     return TILE_COST * tiles + sum(map(len, texts))
 
@@ -162,16 +162,16 @@ def conversations(samples: Sequence[Sample], most: int = 5) -> list[Conversation
     return [tuple(group[i : i + size]) for group, size in chunks for i in range(0, len(group), size)]
 
 
-def tree(
-    processor: IXCProcessor, group: Conversation, pictures: Sequence[Picture], noise: float, rng: random.Random
-) -> Tree:
+def group(
+    processor: IXCProcessor, group: Conversation, images: Sequence[ImageTiles], noise: float, rng: random.Random
+) -> PrefixGroup:
     """`<s>` and the picture as prefix; of every sample its question, given, and its answer, to be learned."""
-    counts = [processor.num_tokens(p) for p in pictures]
+    counts = [processor.num_tokens(p) for p in images]
     whole = [processor.prompt(sample.prompt, counts) for sample in group]
     shared = len(whole[0]) if len(group) == 1 else 1 + sum(counts)
     answers = [processor.answer(target(sample, noise, rng)) for sample in group]
-    branches = [ids[shared:] + said for ids, said in zip(whole, answers, strict=True)]
-    return Tree(whole[0][:shared], branches, [len(ids) - shared for ids in whole])
+    responses = [ids[shared:] + said for ids, said in zip(whole, answers, strict=True)]
+    return PrefixGroup(whole[0][:shared], responses, [len(ids) - shared for ids in whole])
 
 
 def target(sample: Sample, noise: float, rng: random.Random) -> str:
@@ -183,8 +183,10 @@ def target(sample: Sample, noise: float, rng: random.Random) -> str:
     return rng.choice(wrong if wrong and rng.random() < 0.8 else EVASIVE)
 
 
-def answer_loss(model: IXCForCausalLM, batch: Batch, features: Float[Tensor, "P D"] | None) -> Float[Tensor, ""]:
+def answer_loss(
+    model: IXCForCausalLM, batch: PackedBatch, image_features: Float[Tensor, "P D"] | None
+) -> Float[Tensor, ""]:
     """Cross-entropy of the answers' tokens, nats per token of all processes' together."""
-    logits = model.output(model.model(**batch.inputs(), features=features, columns=batch.target_from)[0])
+    logits = model.output(model.model(**batch.inputs(), image_features=image_features, columns=batch.target_from)[0])
     tokens = distributed.summed(torch.tensor(float(len(batch.target_ids)), device=logits.device))
     return F.cross_entropy(logits.float(), batch.target_ids, reduction="sum") / tokens

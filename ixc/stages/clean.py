@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from ixc.data.corruption import Planting
 from ixc.data.samples import BadRecord, Reply, Sample, objection_to_turns, open_table, read_each
 from ixc.engine import distributed
-from ixc.engine.vision_cache import Features
+from ixc.engine.vision_cache import VisionCache
 from ixc.io.digests import digest_of
 from ixc.io.files import replacing
 from ixc.metrics import Log, Metrics, ignore
@@ -102,17 +102,17 @@ def run(
     _refuse_same(corpus, cleaned, removed, unscored, scores)
     place = distributed.device(), params.precision
     model, processor = load(reward, IXCForRewardModel, *place, attention=params.attention)
-    features = Features(model, processor, media, params.features)
-    about = {"model": digest_of(reward), "table": digest_of(corpus), **told(model, features)}
-    about |= {"pass_tokens": params.pass_tokens, "plant": params.plant, "seed": params.seed}
+    vision_cache = VisionCache(model, processor, media, params.vision_cache)
+    about = {"model": digest_of(reward), "table": digest_of(corpus), **told(model, vision_cache)}
+    about |= {"max_tokens_per_microbatch": params.max_tokens_per_microbatch, "plant": params.plant, "seed": params.seed}
     planting = Planting(lambda: read_each(corpus), params.plant, params.seed)
     num_rows = open_table(corpus).metadata.num_rows
 
     # one sweep over the corpus and the spoilt copies behind it: equal texts get equal rewards in both
     parts = read_each(corpus), (defect.sample for defect in planting.defects())
     shards = Shards(scores, [num_rows, len(planting.rows)], params.shard_rows, about, others="remove")
-    limits = Limits(params.pass_tokens, "clean.pass_tokens", params.batch_size)
-    found = score_rows(model, features, parts, shards, limits, answer_of)
+    limits = Limits(params.max_tokens_per_microbatch, "clean.max_tokens_per_microbatch", params.batch_size)
+    found = score_rows(model, vision_cache, parts, shards, limits, answer_of)
     if found is None:
         return {}
 

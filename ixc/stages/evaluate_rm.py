@@ -12,7 +12,7 @@ import numpy as np
 from ixc.data.samples import Media, Sample, Turn, read_pairs, write_samples
 from ixc.engine import distributed
 from ixc.engine.scoring import score
-from ixc.engine.vision_cache import Features
+from ixc.engine.vision_cache import VisionCache
 from ixc.metrics import Log, Metrics, accuracy_interval, calibration_error, ignore
 from ixc.models.ixc25 import IXCForRewardModel
 from ixc.models.ixc25.folder import load
@@ -42,9 +42,9 @@ def run(
     with distributed.joined():
         place = distributed.device(), params.precision
         model, processor = load(reward, IXCForRewardModel, *place, attention=params.attention)
-        features = Features(model, processor, media, params.features)
-        rewards = _score(params, model, features, samples)
-        misled = _score(params, model, features, swapped)
+        vision_cache = VisionCache(model, processor, media, params.vision_cache)
+        rewards = _score(params, model, vision_cache, samples)
+        misled = _score(params, model, vision_cache, swapped)
     if distributed.rank():
         return {}  # the first process speaks for all
     write_samples((replace(s, rewards=r) for s, r in zip(samples, rewards, strict=True)), scored)
@@ -57,10 +57,10 @@ def run(
 
 
 def _score(
-    params: EvaluateRMParams, model: IXCForRewardModel, features: Features, samples: Sequence[Sample]
+    params: EvaluateRMParams, model: IXCForRewardModel, vision_cache: VisionCache, samples: Sequence[Sample]
 ) -> list[Rewards]:
     answers = [(s.chosen, s.rejected) for s in samples]
-    rows = score(model, features, samples, answers, params.batch_size, params.pass_tokens)
+    rows = score(model, vision_cache, samples, answers, params.batch_size, params.max_tokens_per_microbatch)
     return [(chosen, rejected) for chosen, rejected in rows]
 
 

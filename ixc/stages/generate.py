@@ -16,13 +16,13 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ixc.clients.content import Part, picture_parts, text_part
+from ixc.clients.content import Part, image_parts, text_part
 from ixc.clients.ledger import Paid
 from ixc.clients.server import address, ask_all
 from ixc.data.samples import Sample, balanced, read_samples, write_samples
 from ixc.engine import distributed
 from ixc.engine.sampling import BatchIds, generate
-from ixc.engine.vision_cache import Features
+from ixc.engine.vision_cache import VisionCache
 from ixc.io.journal import Journal
 from ixc.metrics import Log, Metrics, ignore
 from ixc.models.ixc25 import IXCForCausalLM
@@ -89,20 +89,20 @@ def locally(
 ) -> list[Answered]:
     """The base model's answers, batch by batch; processes share the batches out, each with a journal of its own."""
     model, processor = load(base, IXCForCausalLM, distributed.device(), params.precision, attention=params.attention)
-    features = Features(model, processor, media, params.features)
+    vision_cache = VisionCache(model, processor, media, params.vision_cache)
     done = resume(candidates, job(params, samples, base)) if distributed.rank() == 0 else {}
     done = distributed.gathered(done)[0]
     journal = journal_of(candidates, distributed.rank())
     answers = generate(
         model,
-        features,
+        vision_cache,
         samples,
         params.num_candidates,
         params.temperature,
         params.max_new_tokens,
         params.batch_size,
         params.seed,
-        params.pass_tokens,
+        params.max_tokens_per_microbatch,
         done=done,
         keep=lambda number, ids: journal.append({"batch": number, "ids": ids}),
     )
@@ -234,7 +234,7 @@ def answered_remotely(model: str, sample: Sample, wanted: Sequence[Wanted], answ
 
 def messages(sample: Sample, root: Path, server: ServerParams) -> list[dict[str, Any]]:
     """The conversation, each picture or film where `<ImageHere>` stands; without a mark, before the user's words."""
-    shown = iter([picture_parts(medium, root, server) for medium in sample.media])
+    shown = iter([image_parts(medium, root, server) for medium in sample.media])
     unmarked = len(sample.media) - sum(turn.content.count(PLACEHOLDER) for turn in sample.prompt)
     found = []
     for turn in sample.prompt:

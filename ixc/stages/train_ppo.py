@@ -24,14 +24,23 @@ from ixc.engine.optim import Optimizer, compute_in_bf16, seed_everything
 from ixc.engine.sampling import generate, sampler
 from ixc.engine.scoring import score
 from ixc.engine.towers import Reader, refuse_unequal
-from ixc.engine.vision_cache import Features
+from ixc.engine.vision_cache import VisionCache
 from ixc.io.files import track
 from ixc.metrics import Log, Metrics, ignore
-from ixc.models.ixc25 import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor, Tree
+from ixc.models.ixc25 import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor, PrefixGroup
 from ixc.models.ixc25.folder import load, save
 from ixc.models.ixc25.kernels import refuse_attention, use_attention
 from ixc.params import AttentionName, Precision, TrainPPOParams
-from ixc.rl.rollouts import DomainNorm, Models, Rollout, fetched, passes, roll_out, token_log_probs, token_values
+from ixc.rl.rollouts import (
+    DomainNorm,
+    Models,
+    Rollout,
+    microbatches,
+    roll_out,
+    token_log_probs,
+    token_values,
+    with_images,
+)
 from ixc.verifiers.rules import check
 
 COMPARED_AT_ONCE = 64
@@ -52,14 +61,14 @@ def run(
     """Train the chat model on the training prompts; compare it with the base on held-out prompts."""
     rng = seed_everything(params.seed)
     models, processor = ready(base, reward, params.precision, params.attention)
-    features = Features(models.reference, processor, media, params.features)
+    vision_cache = VisionCache(models.reference, processor, media, params.vision_cache)
     samples = list(read_samples(prompts))
     asked = prompts_to_learn(read_samples(pairs), samples, pairs)
     held_out = balanced(verifiable(samples), params.eval_prompts, params.seed)
-    refuse_long(params, features, held_out, params.eval_samples)
-    train(params, models, features, asked, rng, log)
+    refuse_long(params, vision_cache, held_out, params.eval_samples)
+    train(params, models, vision_cache, asked, rng, log)
     save(models.policy, processor, chat)
-    return compare(params, models, features, held_out)
+    return compare(params, models, vision_cache, held_out)
 
 
 def prompts_to_learn(pairs: Iterable[Sample], prompts: Sequence[Sample], pairs_path: Path) -> list[Sample]:
@@ -131,29 +140,29 @@ def keep_in_bf16(model: IXCPreTrainedModel) -> None:
     model.get_input_embeddings().bfloat16()
 
 
-def refuse_long(params: TrainPPOParams, features: Features, samples: Sequence[Sample], answers: int) -> None:
+def refuse_long(params: TrainPPOParams, vision_cache: VisionCache, samples: Sequence[Sample], answers: int) -> None:
     """Check, before anything is computed, that every prompt with its answers, however long, fits into a pass.
 
     Raises:
         OverBudget: one does not.
     """
-    longest = answers * (params.max_new_tokens + len(features.processor.scored([])))
-    sizes = [len(features.prompt(sample)) + longest for sample in samples]
-    unit, key = "tokens with its answers", "train_ppo.pass_tokens"
-    refuse_larger(sizes, [sample.id for sample in samples], params.pass_tokens, unit, key)
+    longest = answers * (params.max_new_tokens + len(vision_cache.processor.scored([])))
+    sizes = [len(vision_cache.prompt(sample)) + longest for sample in samples]
+    unit, key = "tokens with its answers", "train_ppo.max_tokens_per_microbatch"
+    refuse_larger(sizes, [sample.id for sample in samples], params.max_tokens_per_microbatch, unit, key)
 
 
 def train(
     params: TrainPPOParams,
     models: Models,
-    features: Features,
+    vision_cache: VisionCache,
     samples: Sequence[Sample],
     rng: random.Random,
     log: Log,
 ) -> None:
     """Roll out, judge, update; `steps` times."""
-    features.prepare(samples)
-    refuse_long(params, features, samples, params.answers_per_prompt)
+    vision_cache.prepare(samples)
+    refuse_long(params, vision_cache, samples, params.answers_per_prompt)
     if params.gradient_checkpointing:
         for trained in (models.policy, models.critic):
             trained.gradient_checkpointing_enable()
@@ -166,8 +175,8 @@ def train(
     generator = sampler(models.policy, params.seed)
     groups = params.batch_size // params.answers_per_prompt
     for step in track(range(params.steps), "train_ppo", params.steps):
-        drawn = fetched(features, rng.choices(samples, k=groups))
-        rollouts = roll_out(params, models, features.processor, drawn, normal, generator)
+        drawn = with_images(vision_cache, rng.choices(samples, k=groups))
+        rollouts = roll_out(params, models, vision_cache.processor, drawn, normal, generator)
         numbers: dict[str, list[float]] = defaultdict(list)
         for _ in range(params.epochs):
             for chunk in shuffled(rollouts, params.minibatch_size // params.answers_per_prompt, rng):
@@ -188,19 +197,19 @@ def update(
     """One minibatch: the policy by eq. 3, the critic by eq. 4; every token weighs the same, in however many passes."""
     returns, old = (torch.cat(x) for x in zip(*((r.returns, r.log_probs) for r in rollouts), strict=True))
     advantages = whiten(torch.cat([r.advantages for r in rollouts]))
-    prompts, trees = [r.prompt for r in rollouts], [r.tree for r in rollouts]
+    prompts, groups = [r.prompt for r in rollouts], [r.group for r in rollouts]
     models.policy.train()
     models.critic.train()
     numbers: dict[str, float] = defaultdict(float)
     start = 0
-    for layout, pictures in passes(params, prompts, trees, models.policy.device):
+    for layout, images in microbatches(params, prompts, groups, models.policy.device):
         at = slice(start, start + len(layout.target_ids))
         start, share = at.stop, len(layout.target_ids) / len(returns)
-        loss = value_loss(token_values(models.critic, layout, pictures), returns[at])
+        loss = value_loss(token_values(models.critic, layout, images), returns[at])
         critic.backward(share * loss)
         numbers["value_loss"] += share * loss.item()
         if learn_policy:
-            log_probs = token_log_probs(models.policy, layout, pictures, params.temperature)
+            log_probs = token_log_probs(models.policy, layout, images, params.temperature)
             loss, clip_fraction = policy_loss(log_probs, old[at], advantages[at], params.clip)
             actor.backward(share * loss)
             numbers["policy_loss"] += share * loss.item()
@@ -227,7 +236,7 @@ def summary(rollouts: Sequence[Rollout]) -> dict[str, float]:
     }
 
 
-def compare(params: TrainPPOParams, models: Models, features: Features, samples: Sequence[Sample]) -> Metrics:
+def compare(params: TrainPPOParams, models: Models, vision_cache: VisionCache, samples: Sequence[Sample]) -> Metrics:
     """Base against chat on the same held-out prompts: gold accuracy, reward, length; KL of chat from base.
 
     Where no answer to any prompt is known, there is no gold accuracy; without prompts there is nothing to compare.
@@ -238,21 +247,21 @@ def compare(params: TrainPPOParams, models: Models, features: Features, samples:
     for name, model in (("base", models.reference), ("chat", models.policy)):
         said = generate(
             model,
-            features,
+            vision_cache,
             samples,
             params.eval_samples,
             params.temperature,
             params.max_new_tokens,
             COMPARED_AT_ONCE,
             params.seed + 1,
-            params.pass_tokens,
+            params.max_tokens_per_microbatch,
         )
         texts = [[a.text for a in row] for row in said]
-        rewards = score(models.reward, features, samples, texts, COMPARED_AT_ONCE, params.pass_tokens)
+        rewards = score(models.reward, vision_cache, samples, texts, COMPARED_AT_ONCE, params.max_tokens_per_microbatch)
         metrics |= _gold(name, samples, texts)
         metrics[f"reward/{name}"] = float(np.mean(rewards))
         metrics[f"length/{name}"] = float(np.mean([len(a.ids) for row in said for a in row]))
-    metrics["kl"] = divergence(params, models, features, samples, [[a.ids for a in row] for row in said])
+    metrics["kl"] = divergence(params, models, vision_cache, samples, [[a.ids for a in row] for row in said])
     return metrics
 
 
@@ -271,7 +280,7 @@ def _gold(name: str, samples: Sequence[Sample], texts: Sequence[Sequence[str]]) 
 def divergence(
     params: TrainPPOParams,
     models: Models,
-    features: Features,
+    vision_cache: VisionCache,
     samples: Sequence[Sample],
     said: Sequence[Sequence[list[int]]],
 ) -> float:
@@ -279,9 +288,9 @@ def divergence(
     total, count = 0.0, 0
     for start in range(0, len(samples), COMPARED_AT_ONCE):
         part = slice(start, start + COMPARED_AT_ONCE)
-        prompts = fetched(features, samples[part])
-        trees = [Tree(prompt.ids, list(ids)) for prompt, ids in zip(prompts, said[part], strict=True)]
-        for each in passes(params, prompts, trees, models.policy.device):
+        prompts = with_images(vision_cache, samples[part])
+        groups = [PrefixGroup(prompt.ids, list(ids)) for prompt, ids in zip(prompts, said[part], strict=True)]
+        for each in microbatches(params, prompts, groups, models.policy.device):
             read = (token_log_probs(m, *each, params.temperature) for m in (models.policy, models.reference))
             gap = next(read) - next(read)
             total, count = total + gap.sum().item(), count + len(gap)

@@ -11,7 +11,7 @@ import torch
 
 from ixc.data.samples import Sample, read_pairs
 from ixc.engine import distributed
-from ixc.engine.batching import Plan, ahead, passes
+from ixc.engine.batching import Plan, microbatches, prefetch
 from ixc.engine.checkpoints import Checkpoints, digest, digest_of
 from ixc.engine.lora import add_lora, merge_lora
 from ixc.engine.losses import bradley_terry_loss, centering_loss
@@ -22,8 +22,17 @@ from ixc.engine.optim import (
     compute_in_bf16,
     seed_everything,
 )
-from ixc.engine.preference_groups import Contest, Pass, compare, contests, measured, num_pairs, read, split
-from ixc.engine.vision_cache import Features
+from ixc.engine.preference_groups import (
+    MicroBatch,
+    PreferenceGroup,
+    compare,
+    measured,
+    num_pairs,
+    preference_groups,
+    read,
+    split,
+)
+from ixc.engine.vision_cache import VisionCache
 from ixc.engine.zero import ShardedOptimizer
 from ixc.io.files import track
 from ixc.metrics import Log, Metrics, ignore
@@ -35,11 +44,11 @@ from ixc.params import TrainRMParams
 FREE = (
     "attention",
     "checkpoint_every",
-    "features",
     "gradient_checkpointing",
     "offload",
-    "pass_tokens",
+    "max_tokens_per_microbatch",
     "processes",
+    "vision_cache",
     "zero",
 )
 """Parameters that change no number, and may therefore differ when a run goes on."""
@@ -54,10 +63,10 @@ def run(params: TrainRMParams, pairs: Path, media: Path, base: Path, reward: Pat
         samples = read_pairs(pairs)
         model, processor = ready(params, base), IXCProcessor.from_pretrained(base)
         checkpoints = Checkpoints(reward.with_name(f".{reward.name}.checkpoints"), about(params, samples, base))
-        features = Features(model, processor, media, params.features)
+        vision_cache = VisionCache(model, processor, media, params.vision_cache)
         with checkpoints:
             checkpoints.reserve(sum(value.nbytes for value in model.state_dict().values()))
-            history, waste = train(params, model, features, samples, log, checkpoints)
+            history, waste = train(params, model, vision_cache, samples, log, checkpoints)
         if distributed.rank() == 0:
             print(f"train_rm: {waste.waiting:.1%} of the time was spent waiting for data")
             with checkpoints.saving(reward):
@@ -94,7 +103,7 @@ def about(params: TrainRMParams, samples: Sequence[Sample], base: Path) -> dict[
 def train(
     params: TrainRMParams,
     model: IXCForRewardModel,
-    features: Features,
+    vision_cache: VisionCache,
     samples: Sequence[Sample],
     log: Log,
     checkpoints: Checkpoints,
@@ -104,9 +113,13 @@ def train(
     Returns:
         The numbers of all steps, those of a killed run included; and what was spent in vain.
     """
-    training, held_out = (contests(part, params.by_prompt) for part in split(samples, params.held_out, params.seed))
-    features.prepare(samples)
-    lengths, held_out_lengths = (measured(features, rows, params.pass_tokens) for rows in (training, held_out))
+    training, held_out = (
+        preference_groups(part, params.by_prompt) for part in split(samples, params.held_out, params.seed)
+    )
+    vision_cache.prepare(samples)
+    lengths, held_out_lengths = (
+        measured(vision_cache, rows, params.max_tokens_per_microbatch) for rows in (training, held_out)
+    )
     plan = planned(params, training, lengths)
     optimizer = optimizer_of(params, model, len(plan))
     history = checkpoints.load(model, optimizer)
@@ -115,19 +128,19 @@ def train(
 
     model.train()
     start = len(history)
-    coming = ahead(
-        (rows for step in plan.steps(start) for rows in share(params, step, lengths).passes),
-        lambda rows: read(features, [training[i] for i in rows]),
+    coming = prefetch(
+        (rows for step in plan.steps(start) for rows in share(params, step, lengths).microbatches),
+        lambda rows: read(vision_cache, [training[i] for i in rows]),
     )
-    tally, coming = Tally(features), features.timed(coming)
+    tally, coming = Tally(vision_cache), vision_cache.timed(coming)
     for number, step in enumerate(track(plan.steps(start), "train_rm", len(plan) - start), start + 1):
         if out_of_patience(params, history):
             break
         pairs = num_pairs(training[i] for i in step)
         mine = share(params, step, lengths)
-        numbers = learn(params, model, features, optimizer, tally.take(coming, mine, lengths), pairs, mine.counted)
+        numbers = learn(params, model, vision_cache, optimizer, tally.take(coming, mine, lengths), pairs, mine.counted)
         if held_out and (number % params.validate_every == 0 or number == len(plan)):
-            numbers |= validate(params, model, features, optimizer, held_out, held_out_lengths)
+            numbers |= validate(params, model, vision_cache, optimizer, held_out, held_out_lengths)
             if numbers["held_out_loss"] < min(held_out_losses(history), default=math.inf):
                 checkpoints.keep_best(model, optimizer)
         history.append(numbers)
@@ -157,7 +170,7 @@ def optimizer_of(params: TrainRMParams, model: IXCForRewardModel, steps: int) ->
 class Share(NamedTuple):
     """What one process does of a step."""
 
-    passes: list[list[int]]
+    microbatches: list[list[int]]
     """The rows of each pass."""
     counted: int
     """Passes from the front whose rows are its own; the others are for company."""
@@ -169,7 +182,7 @@ def share(params: TrainRMParams, rows: Sequence[int], lengths: Sequence[int]) ->
     Under ZeRO-2 and 3 every pass is made by all together; who has nothing left reads the shortest row once more.
     """
     world = range(distributed.world_size())
-    everyones = [passes(rows, lengths, params.pass_tokens, rank, len(world)) for rank in world]
+    everyones = [microbatches(rows, lengths, params.max_tokens_per_microbatch, rank, len(world)) for rank in world]
     mine = everyones[distributed.rank()]
     if params.zero < 2:
         return Share(mine, len(mine))
@@ -190,13 +203,13 @@ class Waste(NamedTuple):
 class Tally:
     """What a loop computes and waits for in vain."""
 
-    def __init__(self, features: Features) -> None:
-        self.features, self.start, self.waited = features, perf_counter(), features.waited
+    def __init__(self, vision_cache: VisionCache) -> None:
+        self.vision_cache, self.start, self.waited = vision_cache, perf_counter(), vision_cache.waited
         self.computed = self.needed = 0
 
-    def take(self, coming: Iterator[Pass], mine: Share, lengths: Sequence[int]) -> Iterator[Pass]:
+    def take(self, coming: Iterator[MicroBatch], mine: Share, lengths: Sequence[int]) -> Iterator[MicroBatch]:
         """The passes of a step as they are asked for."""
-        for number, rows in enumerate(mine.passes):
+        for number, rows in enumerate(mine.microbatches):
             each = next(coming)
             self.computed += each.layout.input_ids.numel()
             self.needed += sum(lengths[i] for i in rows) if number < mine.counted else 0
@@ -204,7 +217,7 @@ class Tally:
 
     def waste(self) -> Waste:
         """So far; all processes call this."""
-        mine = self.features.waited - self.waited, perf_counter() - self.start, self.needed, self.computed
+        mine = self.vision_cache.waited - self.waited, perf_counter() - self.start, self.needed, self.computed
         waited, seconds, needed, computed = map(sum, zip(*distributed.gathered(mine), strict=True))
         return Waste(1 - needed / max(1, computed), waited / seconds)
 
@@ -212,9 +225,9 @@ class Tally:
 def learn(
     params: TrainRMParams,
     model: IXCForRewardModel,
-    features: Features,
+    vision_cache: VisionCache,
     optimizer: Optimizer,
-    batches: Iterable[Pass],
+    batches: Iterable[MicroBatch],
     pairs: int,
     counted: int,
 ) -> dict[str, float]:
@@ -223,9 +236,9 @@ def learn(
     Only the first `counted` batches weigh anything.
     """
     totals = torch.zeros(3, device=model.device)
-    done: list[Pass] = []
+    done: list[MicroBatch] = []
     for number, batch in enumerate(batches):
-        chosen, rejected = optimizer.forward(lambda batch=batch: compare(model, features, batch))
+        chosen, rejected = optimizer.forward(lambda batch=batch: compare(model, vision_cache, batch))
         loss = bradley_terry_loss(chosen, rejected, params.margin, params.label_smoothing, params.focal)
         weight = len(chosen) / pairs if number < counted else 0.0
         optimizer.backward(weight * (loss + params.centering * centering_loss(chosen, rejected)))
@@ -241,9 +254,9 @@ def learn(
     return {"loss": loss, "accuracy": accuracy, "margin": margin, **rates}
 
 
-def named(batches: Iterable[Pass]) -> str:
+def named(batches: Iterable[MicroBatch]) -> str:
     """The rows of some passes, the first eight, as an error names them."""
-    ids = [contest.sample.id for batch in batches for contest in batch.contests]
+    ids = [preference_group.sample.id for batch in batches for preference_group in batch.preference_groups]
     more = [f"and {len(ids) - 8} more"] if len(ids) > 8 else []
     return ", ".join([*ids[:8], *more]) or "rows of another process"
 
@@ -252,18 +265,18 @@ def named(batches: Iterable[Pass]) -> str:
 def validate(
     params: TrainRMParams,
     model: IXCForRewardModel,
-    features: Features,
+    vision_cache: VisionCache,
     optimizer: Optimizer,
-    rows: Sequence[Contest],
+    rows: Sequence[PreferenceGroup],
     lengths: Sequence[int],
 ) -> dict[str, float]:
     """Loss, by eq. 1, and accuracy of pairs that are not trained on."""
     model.eval()
     margins: list[float] = []
     mine = share(params, range(len(rows)), lengths)
-    coming = ahead(mine.passes, lambda batch: read(features, [rows[i] for i in batch]))
-    for number, batch in enumerate(features.timed(coming)):
-        chosen, rejected = optimizer.forward(lambda batch=batch: compare(model, features, batch))
+    coming = prefetch(mine.microbatches, lambda batch: read(vision_cache, [rows[i] for i in batch]))
+    for number, batch in enumerate(vision_cache.timed(coming)):
+        chosen, rejected = optimizer.forward(lambda batch=batch: compare(model, vision_cache, batch))
         if number < mine.counted:
             margins += (chosen - rejected).tolist()
     model.train()
@@ -285,7 +298,7 @@ def held_out_losses(history: History) -> list[float]:
     return [numbers["held_out_loss"] for numbers in history if "held_out_loss" in numbers]
 
 
-def planned(params: TrainRMParams, rows: Sequence[Contest], lengths: Sequence[int]) -> Plan:
+def planned(params: TrainRMParams, rows: Sequence[PreferenceGroup], lengths: Sequence[int]) -> Plan:
     """The steps of the whole training."""
     return Plan(
         lengths,

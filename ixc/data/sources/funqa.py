@@ -25,13 +25,13 @@ def read(path: Path, seed: int) -> Iterator[Row | Refused]:
 
 
 def _rows(entry: Entry, locate: Locate) -> list[Row]:
-    record, film = entry.record, take(entry.record, "visual_input", str)
+    record, video = entry.record, take(entry.record, "visual_input", str)
     row = Row(
         id=take(record, "ID", str),
         domain="video",
         prompt=asked(take(record, "instruction", str)),
-        media=(locate(film),),
-        group=film,
+        media=(locate(video),),
+        group=video,
         meta={"task": take(record, "task", str)},
         **reference(take(record, "output", str)),
     )

@@ -43,5 +43,5 @@ def _row(entry: Entry, domain: Domain) -> Row:
 
 
 def _file(entry: Entry, value: object) -> File:
-    film = isinstance(value, str) and Path(value).suffix.lower() in VIDEO_SUFFIXES
-    return media(entry.folder, value, "video" if film else "image")
+    video = isinstance(value, str) and Path(value).suffix.lower() in VIDEO_SUFFIXES
+    return media(entry.folder, value, "video" if video else "image")

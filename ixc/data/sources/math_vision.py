@@ -44,14 +44,14 @@ def _rows(record: Record, folder: Path, outputs: list[Record], seed: int) -> Ite
     if options and answer not in ascii_uppercase[: len(options)]:
         raise Unusable(f"answer: {answer!r}: not one of the {len(options)} options; correct it")
     rng = random.Random(f"{seed}/{id}")
-    picture = media(folder, take(record, "image", str), "image")
+    image = media(folder, take(record, "image", str), "image")
     prompt = (Turn(role="user", content=_question(take(record, "question", str), options)),)
     right = sorted({text for output in outputs if output.get("correct") is True and (text := _response(output))})
     wrong = sorted({text for output in outputs if output.get("correct") is False and (text := _response(output))})
     gold, known_wrong = _gold(answer, options, outputs, rng)
     meta = {"subject": record.get("subject"), "level": record.get("level")}
 
-    common = {"domain": "reasoning", "prompt": prompt, "media": (picture,), "group": id, "meta": meta}
+    common = {"domain": "reasoning", "prompt": prompt, "media": (image,), "group": id, "meta": meta}
     yield Row(id=id, gold=gold, wrong=known_wrong, **common)
     wrong = [text for text in wrong if text not in right]
     if right and wrong:

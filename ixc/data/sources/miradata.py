@@ -34,7 +34,7 @@ def _rows(entry: Entry, locate: Locate) -> list[Row]:
         id=clip,
         domain="video",
         prompt=asked(QUESTION),
-        media=(_film(locate, [clip, *others]),),
+        media=(_video(locate, [clip, *others]),),
         group=take(record, "video_id", str),
         **reference(take(record, "dense_caption", str).strip()),
     )
@@ -50,7 +50,7 @@ def _names(record: Record) -> list[str]:
     return [clip, f"{source}_{video}-{clip}", f"{video}-{clip}", f"{video}_{clip}"]
 
 
-def _film(locate: Locate, names: list[str]) -> File:
+def _video(locate: Locate, names: list[str]) -> File:
     """The first file that is there; without any, what is said of the first."""
     for name in names[1:]:
         with suppress(Unusable):

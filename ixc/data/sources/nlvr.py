@@ -30,13 +30,13 @@ def _row(record: Record, folder: Path, split: str) -> Row:
     if label not in ("true", "false"):
         raise Unusable(f"label: {label!r}: neither 'true' nor 'false'; correct it")
     claim = sentence(take(record, "sentence", str))
-    picture = media(folder, f"images/{take(record, 'directory', str)}/{split}-{identifier}-0.png", "image")
+    image = media(folder, f"images/{take(record, 'directory', str)}/{split}-{identifier}-0.png", "image")
     other = opposite(label)
     return Row(
         id=f"{split}-{identifier}",
         domain="reasoning",
         prompt=(Turn(role="user", content=f"Is this true or false? {claim}"),),
-        media=(picture,),
+        media=(image,),
         gold=Gold(check="match", value=label, others=(other,), answer=sentence(label)),
         wrong=(sentence(other),),
         group=f"{split}-{identifier.split('-')[0]}",  # up to four pictures were shown with one sentence

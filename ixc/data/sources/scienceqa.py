@@ -32,7 +32,7 @@ def _rows(entry: Entry) -> list[Row]:
         id=entry.key if native else entry.id,
         domain="text_rich",
         prompt=lettered(f"{hint}\n{question}", options),
-        media=_pictures(entry, native),
+        media=_images(entry, native),
         split=held_out(take(record, "split", str)) if native else None,
         meta={"subject": record.get("subject")},
         **choice(options, take(record, "answer", int), reason=str(record.get("solution") or "")),
@@ -40,7 +40,7 @@ def _rows(entry: Entry) -> list[Row]:
     return [row]
 
 
-def _pictures(entry: Entry, native: bool) -> tuple[File, ...]:
+def _images(entry: Entry, native: bool) -> tuple[File, ...]:
     if take(entry.record, "image", object) is None:
         return ()
     if not native:

@@ -56,17 +56,17 @@ def _rows(questions: list[Record], file: Path, folder: Path, seed: int) -> Itera
 
 
 def _row(record: Record, id: str, folder: Path, names: set[str], rng: random.Random) -> Row:
-    picture = take(record, "image_filename", str)
+    image = take(record, "image_filename", str)
     gold, wrong = _gold(take(record, "answer", object), names, rng)
     return Row(
         id=id,
         domain="general",
         prompt=(Turn(role="user", content=take(record, "question", str)),),
-        media=(media(folder, f"images/{picture}", "image"),),
+        media=(media(folder, f"images/{image}", "image"),),
         gold=gold,
         wrong=wrong,
         split="val" if _index(record) >= FOR_TRAINING else held_out(str(record.get("split"))),
-        group=picture,
+        group=image,
     )
 
 

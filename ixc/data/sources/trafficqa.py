@@ -27,7 +27,7 @@ def read(path: Path, seed: int) -> Iterator[Row | Refused]:
 
 
 def _rows(entry: Entry, locate: Locate) -> list[Row]:
-    record, film = entry.record, take(entry.record, "vid_filename", str)
+    record, video = entry.record, take(entry.record, "vid_filename", str)
     options = {i: str(record.get(f"option{i}") or "").strip() for i in range(4)}
     given = [i for i in options if options[i]]
     right = take(record, "answer", int)
@@ -38,8 +38,8 @@ def _rows(entry: Entry, locate: Locate) -> list[Row]:
         id=str(take(record, "record_id", int)),
         domain="video",
         prompt=lettered(take(record, "q_body", str), listed),
-        media=(locate(film),),
-        group=film,
+        media=(locate(video),),
+        group=video,
         meta={"kind": record.get("q_type"), "perspective": record.get("perspective")},
         **choice(listed, given.index(right)),
     )

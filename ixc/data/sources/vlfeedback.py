@@ -25,20 +25,20 @@ def read(origin: Origin, seed: int, rejected: Rule = "worst") -> Iterator[Row | 
 
 
 def _row(entry: Entry, rule: Rule, seed: int) -> Row:
-    picture = _picture(entry)
+    image = _image(entry)
     best, other = best_and_other(entry.record, rule, random.Random(f"{seed}/{entry.id}"))
     return Row(
         id=entry.id,
         domain="general",
-        prompt=place(turns(take(entry.record, "prompt", str)), [picture]),
-        media=(picture,),
+        prompt=place(turns(take(entry.record, "prompt", str)), [image]),
+        media=(image,),
         chosen=best.text,
         rejected=other.text,
         meta={"ratings": [best.score, other.score]},
     )
 
 
-def _picture(entry: Entry) -> File:
+def _image(entry: Entry) -> File:
     value = entry.record.get("image") or entry.record.get("img_path")
     try:
         return media(entry.folder, value, "image")

@@ -13,18 +13,18 @@ from ixc.models.ixc25.heads import IXCForCausalLM, IXCForRewardModel, IXCModel
 from ixc.models.ixc25.official import BadCheckpoint, from_official, to_official
 from ixc.models.ixc25.pretrained import IXCPreTrainedModel
 from ixc.models.ixc25.processing import IXCProcessor
-from ixc.packing.layout import Batch, Tree, collate
+from ixc.packing.layout import PackedBatch, PrefixGroup, collate
 
 __all__ = [
     "BadCheckpoint",
-    "Batch",
     "IXCConfig",
     "IXCForCausalLM",
     "IXCForRewardModel",
     "IXCModel",
     "IXCPreTrainedModel",
     "IXCProcessor",
-    "Tree",
+    "PackedBatch",
+    "PrefixGroup",
     "collate",
     "from_official",
     "to_official",

@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 ARGUMENTS = (
     *("input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds", "pixel_values", "tile_grids"),
-    *("features", "use_cache", "labels", "num_items_in_batch", "shift_labels", "logits_to_keep"),
+    *("image_features", "use_cache", "labels", "num_items_in_batch", "shift_labels", "logits_to_keep"),
 )
 """What the heads take; for the remedy in an error."""
 PASSED_ON = frozenset(

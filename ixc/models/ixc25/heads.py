@@ -14,7 +14,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ixc.models.ixc25.configuration import IXCConfig
 from ixc.models.ixc25.pretrained import IXCPreTrainedModel
-from ixc.packing.layout import Batch
+from ixc.packing.layout import PackedBatch
 
 
 class IXCModel(IXCPreTrainedModel):
@@ -36,7 +36,7 @@ class IXCModel(IXCPreTrainedModel):
         inputs_embeds: Float[Tensor, "B T D"] | None = None,
         pixel_values: Float[Tensor, "N 3 S S"] | None = None,
         tile_grids: Int[Tensor, "pictures 2"] | None = None,
-        features: Float[Tensor, "P D"] | None = None,
+        image_features: Float[Tensor, "P D"] | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
@@ -49,7 +49,7 @@ class IXCModel(IXCPreTrainedModel):
             inputs_embeds,
             pixel_values,
             tile_grids,
-            features,
+            image_features,
             use_cache,
             **kwargs,
         )
@@ -118,7 +118,7 @@ class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin):
         inputs_embeds: Float[Tensor, "B T D"] | None = None,
         pixel_values: Float[Tensor, "N 3 S S"] | None = None,
         tile_grids: Int[Tensor, "pictures 2"] | None = None,
-        features: Float[Tensor, "P D"] | None = None,
+        image_features: Float[Tensor, "P D"] | None = None,
         use_cache: bool | None = None,
         labels: Int[Tensor, "B T"] | None = None,
         logits_to_keep: int | Int[Tensor, " kept"] = 0,
@@ -147,7 +147,7 @@ class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin):
             inputs_embeds,
             pixel_values,
             tile_grids,
-            features,
+            image_features,
             use_cache,
             **kwargs,
         )
@@ -161,7 +161,7 @@ class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=out.past_key_values)
 
     def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:
-        """Ids of prompt and answer: Transformers' `generate`, with `pixel_values` and `tile_grids`, or `features`.
+        """Prompt and answer, ids: Transformers' `generate`, given `pixel_values` and `tile_grids`, or `image_features`.
 
         Raises:
             ValueError: rows padded on the right, whose answers would follow the padding; or an unknown argument.
@@ -178,7 +178,7 @@ class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin):
         for name in GENERATING:
             inputs.pop(name, None)
         if not is_first_iteration and kwargs.get("use_cache", True):
-            for name in ("pixel_values", "tile_grids", "features"):
+            for name in ("pixel_values", "tile_grids", "image_features"):
                 inputs.pop(name, None)
         return inputs
 
@@ -187,13 +187,15 @@ class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin):
     ) -> tuple[Tensor | None, dict[str, Any]]:
         """Several answers to a prompt: its pictures pass the tower once, their tokens are repeated."""
         pixels, grids = kwargs.pop("pixel_values", None), kwargs.pop("tile_grids", None)
-        features = kwargs.pop("features", None) if pixels is None else self.get_image_features(pixels, grids)
-        if features is not None and input_ids is not None:
+        image_features = (
+            kwargs.pop("image_features", None) if pixels is None else self.get_image_features(pixels, grids)
+        )
+        if image_features is not None and input_ids is not None:
             counts = (input_ids == self.config.image_token_id).sum(1).tolist()
-            features = torch.cat([row for row in features.split(counts) for _ in range(expand_size)])
+            image_features = torch.cat([row for row in image_features.split(counts) for _ in range(expand_size)])
         given = (expand_size, is_encoder_decoder, input_ids)
         ids, kwargs = super()._expand_inputs_for_generation(*given, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
-        return ids, kwargs | ({} if features is None else {"features": features})
+        return ids, kwargs | ({} if image_features is None else {"image_features": image_features})
 
 
 def _keeps_all(logits_to_keep: int | Tensor) -> bool:
@@ -241,7 +243,7 @@ class IXCForRewardModel(IXCPreTrainedModel):
         inputs_embeds: Float[Tensor, "B T D"] | None = None,
         pixel_values: Float[Tensor, "N 3 S S"] | None = None,
         tile_grids: Int[Tensor, "pictures 2"] | None = None,
-        features: Float[Tensor, "P D"] | None = None,
+        image_features: Float[Tensor, "P D"] | None = None,
         use_cache: bool | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
@@ -265,7 +267,7 @@ class IXCForRewardModel(IXCPreTrainedModel):
             inputs_embeds,
             pixel_values,
             tile_grids,
-            features,
+            image_features,
             use_cache,
             **kwargs,
         )
@@ -282,13 +284,15 @@ class IXCForRewardModel(IXCPreTrainedModel):
             loss=loss, logits=scores[:, None], last_hidden_state=hidden, past_key_values=out.past_key_values
         )
 
-    def branch_scores(self, batch: Batch, features: Float[Tensor, "P D"] | None = None) -> Float[Tensor, " R"]:
-        """One score per branch, tree by tree, as separate rows would get; fp32.
+    def response_scores(
+        self, batch: PackedBatch, image_features: Float[Tensor, "P D"] | None = None
+    ) -> Float[Tensor, " R"]:
+        """One score per response, group by group, as separate rows would get; fp32.
 
         Args:
-            features: picture tokens of all trees, in reading order.
+            image_features: picture tokens of all groups, in reading order.
         """
-        given = {**batch.inputs(), "features": features}
+        given = {**batch.inputs(), "image_features": image_features}
         if self.config.pooling == "last_token":
             return self.scores(self.model(**given, columns=batch.end_at)[0])
         return self.scores(batch.mean(self.model(**given)))

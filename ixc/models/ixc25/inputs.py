@@ -14,18 +14,18 @@ from PIL import Image
 from torch import Tensor
 
 from ixc.data.containers import VIDEO_SUFFIXES
-from ixc.data.images import BadMedia, Transparency, naming_damage, open_picture, to_rgb
+from ixc.data.images import BadMedia, Transparency, naming_damage, open_image, to_rgb
 from ixc.data.videos import VideoDecoder, read_frames_of, sampled
 
 Kind = Literal["image", "video"]
-PictureSource = str | PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
+ImageSource = str | PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
 """A file, its bytes, a PIL picture, an array [H, W, C] or [H, W], or a tensor [C, H, W] or [H, W]; 8-bit values, or
 floats from 0 to 1."""
-FilmSource = str | PathLike[str] | bytes | Sequence[PictureSource]
+VideoSource = str | PathLike[str] | bytes | Sequence[ImageSource]
 """A file, its bytes, or frames."""
 
 
-def is_film(source: object) -> bool:
+def is_video(source: object) -> bool:
     """Whether a file's name says that it is a video, as the official code decides it (which knows fewer).
 
     >>> is_film("a/b.MP4"), is_film("a/b.png")
@@ -34,7 +34,7 @@ def is_film(source: object) -> bool:
     return isinstance(source, str | PathLike) and Path(source).suffix.lower() in VIDEO_SUFFIXES
 
 
-def read_picture(source: object, transparency: Transparency, max_pixels: int) -> Image.Image:
+def read_image(source: object, transparency: Transparency, max_pixels: int) -> Image.Image:
     """A picture as RGB, upright (EXIF), 16 bits and floats from 0 to 1 scaled to 8 bits.
 
     Args:
@@ -47,18 +47,18 @@ def read_picture(source: object, transparency: Transparency, max_pixels: int) ->
     """
     if isinstance(source, np.ndarray | Tensor):
         with naming_damage(_named(source)):  # tensors without data, sparse ones
-            picture = _from_array(source)
+            image = _from_array(source)
     elif isinstance(source, Image.Image):
-        picture = source
+        image = source
     elif isinstance(source, str | PathLike | bytes):
         with _as_file(source) as path:
-            picture = open_picture(path, max_pixels)
+            image = open_image(path, max_pixels)
     else:
         raise BadMedia(f"{type(source).__name__}: no picture; give a path, bytes, a PIL picture, an array or a tensor")
-    if not 0 < picture.width * picture.height <= max_pixels:
-        size = f"{picture.width} x {picture.height}"
+    if not 0 < image.width * image.height <= max_pixels:
+        size = f"{image.width} x {image.height}"
         raise BadMedia(f"a picture of {size} pixels: must have 1 to {max_pixels:,}; scale it, or raise max_pixels")
-    return to_rgb(picture, _named(source), transparency)
+    return to_rgb(image, _named(source), transparency)
 
 
 def _named(source: object) -> str:
@@ -85,7 +85,7 @@ def _from_array(array: np.ndarray | Tensor) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def read_film(
+def read_video(
     source: object,
     max_frames: int,
     include_last: bool,
@@ -116,7 +116,7 @@ def read_film(
         raise BadMedia(f"{type(source).__name__}: no video; give a path, bytes or a list of frames")
     if not source:
         raise BadMedia("a video without frames; give at least one")
-    return [read_picture(source[i], transparency, max_pixels) for i in choose(len(source), 1.0)]
+    return [read_image(source[i], transparency, max_pixels) for i in choose(len(source), 1.0)]
 
 
 def frames_seen(num_frames: int, rate: Fraction | float, max_frames: int, include_last: bool = False) -> list[int]:

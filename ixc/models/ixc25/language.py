@@ -18,7 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from ixc.models.ixc25.arguments import refuse_unknown
 from ixc.models.ixc25.configuration import IXCConfig
 from ixc.packing.attention import NAME as SHARED_PREFIX
-from ixc.packing.attention import Branches, Forest, placed
+from ixc.packing.attention import PackedLayout, ResponseCache, to_device
 
 Places = Int[Tensor, " P"] | Bool[Tensor, " BT"]
 """Which tokens of a batch come from a picture: where these stand, or yes or no for each, where their number is not
@@ -174,7 +174,7 @@ class Attention(nn.Module):
         attention_mask: Tensor | None,
         places: Places | None,
         past_key_values: Cache | None = None,
-        forest: Forest | None = None,
+        layout: PackedLayout | None = None,
         read: Read | None = None,
         **kwargs: Any,
     ) -> tuple[Float[Tensor, "B _ D"], Tensor | None]:
@@ -183,7 +183,7 @@ class Attention(nn.Module):
         Args:
             rope: cosine and sine, [B 1 T E].
             attention_mask: in the form that the configured implementation takes; None: causal.
-            forest: x is a packed row of trees; the attention is then `ixc.packing.attention`'s.
+            layout: x is a packed row of groups; the attention is then `ixc.packing.attention`'s.
             read: the only columns whose output is asked for; None: all.
         """
         groups = self.wqkv(x, places).unflatten(-1, (-1, self.num_key_value_groups + 2, self.head_dim))
@@ -192,7 +192,7 @@ class Attention(nn.Module):
         q, k = (rotate(x, *rope).to(v.dtype) for x in (q, k))  # under autocast the angles are wider
         if past_key_values is not None:
             k, v = past_key_values.update(k, v, self.layer_idx)
-        layout = past_key_values if isinstance(past_key_values, Branches) else forest
+        layout = past_key_values if isinstance(past_key_values, ResponseCache) else layout
         name = self.config._attn_implementation or "eager"
         if layout is not None:
             name, kwargs["layout"] = SHARED_PREFIX, layout
@@ -259,12 +259,12 @@ class InternLM2(nn.Module):
     def forward(
         self,
         input_ids: Int[Tensor, "B T"] | None = None,
-        features: Float[Tensor, "P D"] | None = None,
+        image_features: Float[Tensor, "P D"] | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Int[Tensor, "#B T"] | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: Float[Tensor, "B T D"] | None = None,
-        forest: Forest | None = None,
+        layout: PackedLayout | None = None,
         columns: Int[Tensor, " R"] | None = None,
         **kwargs: Any,
     ) -> Float[Tensor, "B _ D"]:
@@ -272,12 +272,12 @@ class InternLM2(nn.Module):
 
         Args:
             input_ids: `config.image_token_id` where a picture token belongs.
-            features: projected picture tokens of the whole batch, in reading order.
+            image_features: projected picture tokens of the whole batch, in reading order.
             attention_mask: [B S], 1 on real tokens; or bool [B 1 T S], True where a query (T) may look at a key
                 (S: cache and input); None: no padding. Queries never look ahead, unless the 4-D form says so.
             position_ids: default 0, 1, 2, ... after what the cache holds, padding on the left not counted.
             inputs_embeds: instead of `input_ids`, pictures in their places; no token then counts as a picture's.
-            forest: the input is a packed row of trees, `ixc.packing.layout.Batch`, which gives `position_ids` too.
+            layout: the input is a packed row of groups, `ixc.packing.layout.Batch`, which gives `position_ids` too.
             columns: those of a single row that are returned, of all others nothing after the last layer's attention is
                 computed; None: all.
             kwargs: some of `ixc.models.ixc25.arguments.PASSED_ON`.
@@ -290,17 +290,17 @@ class InternLM2(nn.Module):
         refuse_unknown(kwargs)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give input_ids or inputs_embeds, one of them")
-        x, places = self.embed(input_ids, features) if input_ids is not None else (inputs_embeds, None)
+        x, places = self.embed(input_ids, image_features) if input_ids is not None else (inputs_embeds, None)
         assert x is not None
         if position_ids is None:
             position_ids = default_positions(x, attention_mask, past_key_values)
-        padded = forest is None and not isinstance(past_key_values, Branches)
+        padded = layout is None and not isinstance(past_key_values, ResponseCache)
         mask = self.mask(x, attention_mask, past_key_values, position_ids) if padded else None
         lengths = None
-        if forest is not None and self.config.rope["rope_type"] == "dynamic":
-            lengths = placed(forest.lengths(), x.device)[None]
+        if layout is not None and self.config.rope["rope_type"] == "dynamic":
+            lengths = to_device(layout.lengths(), x.device)[None]
         rope = rope_tables(position_ids, self.config, x.dtype, lengths)
-        kwargs |= {"past_key_values": past_key_values, "forest": forest}
+        kwargs |= {"past_key_values": past_key_values, "layout": layout}
         *before, last = self.layers
         for layer in before:
             x = layer(x, rope, mask, places, **kwargs)
@@ -316,7 +316,7 @@ class InternLM2(nn.Module):
         return mask
 
     def embed(
-        self, input_ids: Int[Tensor, "B T"], features: Float[Tensor, "P D"] | None
+        self, input_ids: Int[Tensor, "B T"], image_features: Float[Tensor, "P D"] | None
     ) -> tuple[Float[Tensor, "B T D"], Int[Tensor, " P"] | None]:
         """Token embeddings with the pictures in their places, and these places among the B x T tokens.
 
@@ -325,11 +325,11 @@ class InternLM2(nn.Module):
             ValueError: an id that is not of the vocabulary (on a GPU: CUDA's own error, which waits for nothing).
         """
         x, image = self._tokens(input_ids), (input_ids == self.config.image_token_id).flatten()
-        _check_count(image, 0 if features is None else len(features))
-        if features is None or len(features) == 0:
+        _check_count(image, 0 if image_features is None else len(image_features))
+        if image_features is None or len(image_features) == 0:
             return x, None
-        places = torch.nonzero_static(image, size=len(features)).squeeze(1)
-        return x.flatten(0, 1).index_copy(0, places, features.to(x)).view_as(x), places
+        places = torch.nonzero_static(image, size=len(image_features)).squeeze(1)
+        return x.flatten(0, 1).index_copy(0, places, image_features.to(x)).view_as(x), places
 
     def _tokens(self, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         try:
@@ -346,11 +346,11 @@ def _read(
 ) -> Read | None:
     if columns is None or places is None:
         return None if columns is None else Read(columns, None)
-    pictures = torch.zeros(x.shape[1], dtype=torch.bool, device=places.device).index_fill_(0, places, True)
-    return Read(columns, pictures[columns])
+    images = torch.zeros(x.shape[1], dtype=torch.bool, device=places.device).index_fill_(0, places, True)
+    return Read(columns, images[columns])
 
 
-class WrongPictures(ValueError):
+class WrongImages(ValueError):
     """Picture tokens that do not fill their places."""
 
 
@@ -360,7 +360,7 @@ def _check_count(image: Bool[Tensor, " tokens"], given: int) -> None:
     if image.device.type == "cuda":
         torch.ops.aten._assert_async.msg(image.sum() == given, form)
     elif not image.is_meta and int(image.sum()) != given:
-        raise WrongPictures(f"{form}: {int(image.sum())}; build ids and pictures with one processor call")
+        raise WrongImages(f"{form}: {int(image.sum())}; build ids and pictures with one processor call")
 
 
 def default_positions(x: Tensor, attention_mask: Tensor | None, past: Cache | None) -> Int[Tensor, "#B T"]:

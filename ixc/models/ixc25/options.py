@@ -45,7 +45,7 @@ class ProcessorOptions:
     keep it. The released scores of the 7B, or its tokenizer's config, decide."""
     max_frames: int = Field(default=32, gt=0, le=MAX_FRAMES)
     """Frames of a film at most."""
-    film_lengths: Literal["tile", "official"] = "tile"
+    video_lengths: Literal["tile", "official"] = "tile"
     """Pixels of a film's composite: in proportion to the tile, or `official`: 1120 for a frame's long side, 40 for its
     label, 10 between frames, which are constants of the official code (its tile's 560 is one of its own). At 560 both
     are the same."""
@@ -71,9 +71,9 @@ class ProcessorOptions:
         if self.video_decoder == "decord" and find_spec("decord") is None:
             raise ValueError("video_decoder: 'decord': not installed; pip install 'ixc[video]', or set it to pyav")
 
-    def hd_num_of(self, pictures: int) -> int:
+    def hd_num_of(self, images: int) -> int:
         """Tiles per picture at most, in a conversation that shows so many."""
-        return (self.hd_num_several if pictures > 1 else None) or self.hd_num
+        return (self.hd_num_several if images > 1 else None) or self.hd_num
 
 
 def checked_options(told: Mapping[str, Any]) -> ProcessorOptions:

@@ -15,8 +15,8 @@ from ixc.io.files import share_files
 from ixc.models.ixc25.agreement import refuse_mismatch
 from ixc.models.ixc25.card import write_card
 from ixc.models.ixc25.configuration import IXCConfig
-from ixc.models.ixc25.language import Attention, DecoderLayer, InternLM2, LowRank, PLoRALinear, WrongPictures
-from ixc.models.ixc25.vision import VisionEmbeddings, VisionTower, merge_patches, picture_sequence
+from ixc.models.ixc25.language import Attention, DecoderLayer, InternLM2, LowRank, PLoRALinear, WrongImages
+from ixc.models.ixc25.vision import VisionEmbeddings, VisionTower, image_sequence, merge_patches
 from ixc.models.ixc25.weights import BadCheckpoint, some
 
 HEADS = ("output.weight", "score.weight")
@@ -114,19 +114,19 @@ class IXCPreTrainedModel(PreTrainedModel):
         """Replace the token embeddings."""
         self.model.tok_embeddings = value  # pyright: ignore[reportAttributeAccessIssue]
 
-    def encode_pictures(self, pictures: Sequence[tuple[Float[Tensor, "_ 3 S S"], int]]) -> list[Float[Tensor, "_ D"]]:
+    def encode_images(self, images: Sequence[tuple[Float[Tensor, "_ 3 S S"], int]]) -> list[Float[Tensor, "_ D"]]:
         """Projected tokens of each picture; all tiles pass the tower together.
 
         Args:
             pictures: (normalised tiles with the global view first, rows of tiles) per picture.
         """
-        if not pictures:
+        if not images:
             return []
-        counts = [len(tiles) for tiles, _ in pictures]
-        grids = merge_patches(self.vit(torch.cat([tiles for tiles, _ in pictures]).to(self.plora_glb_GN)))
+        counts = [len(tiles) for tiles, _ in images]
+        grids = merge_patches(self.vit(torch.cat([tiles for tiles, _ in images]).to(self.plora_glb_GN)))
         sequences = [
-            picture_sequence(grid, rows, self.plora_sub_GN, self.plora_glb_GN)
-            for grid, (_, rows) in zip(grids.split(counts), pictures, strict=True)
+            image_sequence(grid, rows, self.plora_sub_GN, self.plora_glb_GN)
+            for grid, (_, rows) in zip(grids.split(counts), images, strict=True)
         ]
         projected = self.vision_proj(torch.cat(sequences))
         return list(projected.split([len(s) for s in sequences]))
@@ -146,16 +146,16 @@ class IXCPreTrainedModel(PreTrainedModel):
         grids = tile_grids.tolist()
         self._check_tiles(pixel_values, sum(rows * columns + 1 for rows, columns in grids))
         tiles = pixel_values.split([rows * columns + 1 for rows, columns in grids])
-        return torch.cat(self.encode_pictures([(t, rows) for t, (rows, _) in zip(tiles, grids, strict=True)]))
+        return torch.cat(self.encode_images([(t, rows) for t, (rows, _) in zip(tiles, grids, strict=True)]))
 
     def _check_tiles(self, tiles: Tensor, wanted: int) -> None:
         side = self.config.tile_size
         if tiles.shape[1:] != (3, side, side):
             form = f"tiles of shape {list(tiles.shape[1:])}, but this model's are [3, {side}, {side}] (tile_size)"
-            raise WrongPictures(f"pixel_values: {form}; use the processor of the model's own folder")
+            raise WrongImages(f"pixel_values: {form}; use the processor of the model's own folder")
         if len(tiles) != wanted:
             form = f"{len(tiles)} tiles, but tile_grids speak of {wanted}, global views included"
-            raise WrongPictures(f"pixel_values: {form}; pass both as one processor call gives them")
+            raise WrongImages(f"pixel_values: {form}; pass both as one processor call gives them")
 
     def freeze_vision(self) -> None:
         """Stop training everything that turns a picture into tokens (paper, section 3, Training Strategy)."""
@@ -173,7 +173,7 @@ class IXCPreTrainedModel(PreTrainedModel):
         inputs_embeds: Float[Tensor, "B T D"] | None = None,
         pixel_values: Float[Tensor, "N 3 S S"] | None = None,
         tile_grids: Int[Tensor, "pictures 2"] | None = None,
-        features: Float[Tensor, "P D"] | None = None,
+        image_features: Float[Tensor, "P D"] | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
@@ -183,7 +183,7 @@ class IXCPreTrainedModel(PreTrainedModel):
             input_ids: `config.image_token_id` where a picture token belongs.
             attention_mask, position_ids, past_key_values, inputs_embeds: as in `InternLM2.forward`.
             pixel_values, tile_grids: the pictures, as in `get_image_features`.
-            features: picture tokens computed before, instead of the pictures.
+            image_features: picture tokens computed before, instead of the pictures.
             use_cache: return keys and values of this pass for the next.
             kwargs: `ixc.models.ixc25.arguments.PASSED_ON`.
 
@@ -193,11 +193,17 @@ class IXCPreTrainedModel(PreTrainedModel):
         """
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        if (pixel_values is None) != (tile_grids is None) or (pixel_values is not None and features is not None):
-            raise WrongPictures("give pixel_values with tile_grids, or features instead of both")
+        if (pixel_values is None) != (tile_grids is None) or (pixel_values is not None and image_features is not None):
+            raise WrongImages("give pixel_values with tile_grids, or image_features instead of both")
         if pixel_values is not None and tile_grids is not None:
-            features = self.get_image_features(pixel_values, tile_grids)
+            image_features = self.get_image_features(pixel_values, tile_grids)
         hidden = self.model(
-            input_ids, features, attention_mask, position_ids, past_key_values, inputs_embeds=inputs_embeds, **kwargs
+            input_ids,
+            image_features,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
         )
         return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=past_key_values)

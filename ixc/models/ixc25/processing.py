@@ -17,13 +17,13 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
-from ixc.data.images import BadMedia, picture_size
+from ixc.data.images import BadMedia, image_size
 from ixc.data.samples import Media, Reply, Turn, objection_to_turns
 from ixc.io.files import replacing
 from ixc.models.ixc25.agreement import config_in, objection
 from ixc.models.ixc25.auto_tokenizer import CONFIG, IXCTokenizer
 from ixc.models.ixc25.configuration import IXCConfig
-from ixc.models.ixc25.inputs import Kind, is_film, read_film, read_picture
+from ixc.models.ixc25.inputs import Kind, is_video, read_image, read_video
 from ixc.models.ixc25.options import BadProcessor, OnOverflow, ProcessorOptions, checked_options
 from ixc.models.ixc25.padding import Padding
 from ixc.models.ixc25.prompts import (
@@ -37,7 +37,7 @@ from ixc.models.ixc25.prompts import (
     media_apart,
     parse,
 )
-from ixc.models.ixc25.tiles import Partition, Picture, film_strip, num_tokens, partition, strip, to_tiles
+from ixc.models.ixc25.tiles import ImageTiles, Partition, num_tokens, partition, strip, to_tiles, video_strip
 from ixc.models.ixc25.tokenizers import (
     SPECIAL,
     BadTokenizer,
@@ -55,15 +55,15 @@ __all__ = [
     "Dropped",
     "IXCBatch",
     "IXCProcessor",
+    "ImageTiles",
     "Partition",
-    "Picture",
     "ProcessorOptions",
     "TooLong",
-    "film_strip",
     "partition",
     "strip",
     "to_tiles",
     "train_tokenizer",
+    "video_strip",
     "words_of",
 ]
 Conversation = Sequence[Message]
@@ -84,7 +84,7 @@ class Dropped(NamedTuple):
 
     turns: int = 0
     """Messages, from the oldest."""
-    pictures: tuple[int, ...] = ()
+    images: tuple[int, ...] = ()
     """Which of its pictures went with them."""
     hd_num: int | None = None
     """Tiles that its pictures were shrunk to."""
@@ -94,7 +94,7 @@ class Reading(NamedTuple):
     """A conversation without a batch around it."""
 
     ids: list[int]
-    pictures: list[Picture]
+    images: list[ImageTiles]
     """In reading order; a picture that several conversations show is one object."""
     dropped: Dropped
 
@@ -111,13 +111,13 @@ class IXCBatch(BatchFeature):
         """What each conversation lost."""
 
     @property
-    def pictures(self) -> list[Picture]:
+    def images(self) -> list[ImageTiles]:
         """The pictures one by one: tiles and rows."""
         if "pixel_values" not in self:
             return []
         grids: list[list[int]] = self["tile_grids"].tolist()
         tiles = self["pixel_values"].split([rows * columns + 1 for rows, columns in grids])
-        return [Picture(some, rows) for some, (rows, _) in zip(tiles, grids, strict=True)]
+        return [ImageTiles(some, rows) for some, (rows, _) in zip(tiles, grids, strict=True)]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"data": self.data, "dropped": self.dropped}
@@ -132,7 +132,7 @@ class _Shown:
 
     canvas: Image.Image
     kind: Kind
-    tiles: dict[int, Picture] = field(default_factory=dict)
+    tiles: dict[int, ImageTiles] = field(default_factory=dict)
     """By `hd_num`."""
 
 
@@ -207,9 +207,9 @@ class IXCProcessor(ProcessorMixin):
         """Tiles per picture at most."""
         return self.options.hd_num
 
-    def hd_num_of(self, pictures: int) -> int:
+    def hd_num_of(self, images: int) -> int:
         """Tiles per picture at most, in a conversation that shows so many."""
-        return self.options.hd_num_of(pictures)
+        return self.options.hd_num_of(images)
 
     # Files
 
@@ -268,7 +268,7 @@ class IXCProcessor(ProcessorMixin):
             raise BadProcessor(f"{Path(folder) / 'config.json'}: vision: {vision!r:.80}: not an object; fetch it again")
         sizes = {"tile_size": vision.get("image_size", 560), "patch_size": vision.get("patch_size", 14)}
         several = 6 if options.get("geometry", "official") == "official" else None
-        official = {"transparency": "official", "hd_num_several": several, "film_lengths": "official"}
+        official = {"transparency": "official", "hd_num_several": several, "video_lengths": "official"}
         return cls(_official_tokenizer(Path(folder)), **(sizes | official | options))
 
     # A batch of conversations
@@ -334,10 +334,10 @@ class IXCProcessor(ProcessorMixin):
         rows = [draft.layout.ids(draft.counts, self.ids["image"]) for draft in drafts]
         side = padding_side or (options.padding_side if for_reward else "left")
         data = pad.tensors(rows, side, self.ids["eos"], options.max_length) if return_tensors else _unpadded(rows)
-        pictures = [self._tiles(draft.shown[n], draft.hd_num) for draft in drafts for n in draft.layout.pictures()]
-        if pictures:
-            data["pixel_values"] = torch.cat([picture.tiles for picture in pictures])
-            data["tile_grids"] = torch.tensor([[p.rows, (len(p.tiles) - 1) // p.rows] for p in pictures])
+        images = [self._tiles(draft.shown[n], draft.hd_num) for draft in drafts for n in draft.layout.images()]
+        if images:
+            data["pixel_values"] = torch.cat([image.tiles for image in images])
+            data["tile_grids"] = torch.tensor([[p.rows, (len(p.tiles) - 1) // p.rows] for p in images])
         return IXCBatch(data, [draft.dropped for draft in drafts])
 
     def with_options(self, **changes: Any) -> "IXCProcessor":
@@ -365,8 +365,8 @@ class IXCProcessor(ProcessorMixin):
         """
         draft = self._draft(messages, media, for_reward, self.options, seen)
         ids = draft.layout.ids(draft.counts, self.ids["image"])
-        pictures = [self._tiles(draft.shown[n], draft.hd_num) for n in draft.layout.pictures()]
-        return Reading(ids, pictures, draft.dropped)
+        images = [self._tiles(draft.shown[n], draft.hd_num) for n in draft.layout.images()]
+        return Reading(ids, images, draft.dropped)
 
     def _draft(
         self,
@@ -401,7 +401,7 @@ class IXCProcessor(ProcessorMixin):
                 counts = self._counts(shown, least)
         if layout.length(counts) > limit:
             raise TooLong(_too_long(tokens, layout, [one.kind for one in shown], counts, options))
-        gone = tuple(sorted(set(whole.pictures()) - set(layout.pictures())))
+        gone = tuple(sorted(set(whole.images()) - set(layout.images())))
         turns = len(whole.blocks) - len(layout.blocks)
         return _Draft(layout, shown, least, counts, Dropped(turns, gone, least if least < hd_num else None))
 
@@ -465,9 +465,9 @@ class IXCProcessor(ProcessorMixin):
 
     def composite(self, frames: Sequence[Image.Image]) -> Image.Image:
         """A film's frames on one canvas."""
-        return film_strip(frames, self.tile_size if self.options.film_lengths == "tile" else 560)
+        return video_strip(frames, self.tile_size if self.options.video_lengths == "tile" else 560)
 
-    def load(self, root: Path, media: Media, hd_num: int) -> Picture:
+    def load(self, root: Path, media: Media, hd_num: int) -> ImageTiles:
         """A stored picture or film as `hd_num` tiles at most; see `hd_num_of`."""
         return self._tiles(self._show(media.kind, root / media.path, {}), hd_num)
 
@@ -475,13 +475,13 @@ class IXCProcessor(ProcessorMixin):
         """Tokens of a stored picture, of which only the header is read, or of a film."""
         if media.kind == "video":
             return self.num_tokens(self.load(root, media, hd_num))
-        size = picture_size(root / media.path, self.options.max_pixels)
+        size = image_size(root / media.path, self.options.max_pixels)
         place = partition(*size, hd_num, self.tile_size, self.options.geometry)
         return num_tokens(place.rows, place.columns, self._side)
 
-    def num_tokens(self, picture: Picture) -> int:
+    def num_tokens(self, image: ImageTiles) -> int:
         """Tokens of a picture; see `pictures.num_tokens`."""
-        return num_tokens(picture.rows, (len(picture.tiles) - 1) // picture.rows, self._side)
+        return num_tokens(image.rows, (len(image.tiles) - 1) // image.rows, self._side)
 
     @property
     def _side(self) -> int:
@@ -495,10 +495,10 @@ class IXCProcessor(ProcessorMixin):
             reading = self.options.transparency, self.options.max_pixels
             if kind == "video":
                 sampling = self.options.max_frames, self.options.include_last
-                frames = read_film(source, *sampling, *reading, self.options.video_decoder)
+                frames = read_video(source, *sampling, *reading, self.options.video_decoder)
                 seen[key] = _Shown(self.composite(frames), kind)
             else:
-                seen[key] = _Shown(read_picture(source, *reading), kind)
+                seen[key] = _Shown(read_image(source, *reading), kind)
         return seen[key]
 
     def _place(self, shown: _Shown, hd_num: int) -> Partition:
@@ -510,10 +510,10 @@ class IXCProcessor(ProcessorMixin):
         places = [self._place(one, hd_num) for one in shown]
         return [num_tokens(place.rows, place.columns, self._side) for place in places]
 
-    def _tiles(self, shown: _Shown, hd_num: int) -> Picture:
+    def _tiles(self, shown: _Shown, hd_num: int) -> ImageTiles:
         if hd_num not in shown.tiles:
             place = self._place(shown, hd_num)
-            shown.tiles[hd_num] = Picture(to_tiles(shown.canvas, place, self.tile_size), place.rows)
+            shown.tiles[hd_num] = ImageTiles(to_tiles(shown.canvas, place, self.tile_size), place.rows)
         return shown.tiles[hd_num]
 
     # Ids
@@ -641,10 +641,10 @@ def _spread(media: Any, count: int, name: str) -> Sequence[Any]:
     return media
 
 
-def _media(images: Any, films: Any) -> list[tuple[Kind, Any]]:
+def _media(images: Any, videos: Any) -> list[tuple[Kind, Any]]:
     """Kind and source of each, images first; a single one needs no list."""
-    pictures, films = ([] if m is None else list(m) if isinstance(m, list | tuple) else [m] for m in (images, films))
-    return [*(("video" if is_film(p) else "image", p) for p in pictures), *(("video", film) for film in films)]
+    images, videos = ([] if m is None else list(m) if isinstance(m, list | tuple) else [m] for m in (images, videos))
+    return [*(("video" if is_video(p) else "image", p) for p in images), *(("video", video) for video in videos)]
 
 
 def _check_end(role: str, for_reward: bool) -> None:
@@ -664,7 +664,7 @@ def _too_long(
     tokens: int, layout: Layout, kinds: Sequence[Kind], counts: Sequence[int], options: ProcessorOptions
 ) -> str:
     """`layout` and `counts`: after the policy has done what it can."""
-    shown, least = layout.pictures(), layout.length(counts)
+    shown, least = layout.images(), layout.length(counts)
     tried = "" if least == tokens else f", {least:,} after {options.on_overflow}"
     ways = ["raise max_length"]
     if any(kinds[i] == "image" for i in shown) and options.on_overflow != "shrink_images":
@@ -673,8 +673,8 @@ def _too_long(
         ways.append("lower max_frames (a film has as many tokens as its frames need, whatever hd_num is)")
     if layout.without_oldest() is not None:
         ways.append("set on_overflow to drop_oldest_turns")
-    pictures = sum(counts[i] for i in shown)
-    found = f"{tokens:,} tokens{tried}, more than max_length {options.max_length:,} ({pictures:,} are pictures')"
+    images = sum(counts[i] for i in shown)
+    found = f"{tokens:,} tokens{tried}, more than max_length {options.max_length:,} ({images:,} are pictures')"
     return f"{found}; {', or '.join(ways)}"
 
 

@@ -161,7 +161,7 @@ class Block:
         """Tokens, where picture i has `counts[i]`."""
         return sum(counts[piece] if isinstance(piece, int) else len(piece) for piece in self.pieces)
 
-    def pictures(self) -> list[int]:
+    def images(self) -> list[int]:
         """The pictures in it, in reading order."""
         return [piece for piece in self.pieces if isinstance(piece, int)]
 
@@ -176,7 +176,7 @@ class Layout:
         """Tokens, where picture i has `counts[i]`."""
         return sum(block.length(counts) for block in self.blocks)
 
-    def pictures(self) -> list[int]:
+    def images(self) -> list[int]:
         """The pictures in it, in reading order."""
         return [piece for piece in self.pieces() if isinstance(piece, int)]
 

@@ -1,7 +1,7 @@
 """Pictures and films as the vision tower reads them: geometry, film strips, tiles.
 
 Every length in pixels scales with the tile size (official: 560), so that a tiny model sees the same layout; a film's
-lengths may also be the official ones whatever the tile is, see `ProcessorOptions.film_lengths`.
+lengths may also be the official ones whatever the tile is, see `ProcessorOptions.video_lengths`.
 """
 
 import math
@@ -40,7 +40,7 @@ class Partition(NamedTuple):
         return Partition(self.height, self.width, self.columns, self.rows, self.top, self.left)
 
 
-class Picture(NamedTuple):
+class ImageTiles(NamedTuple):
     """A picture or film as the vision tower reads it."""
 
     tiles: Float[Tensor, "N 3 S S"]
@@ -82,10 +82,10 @@ def strip(width: int, height: int, tile: int) -> Partition:
     return Partition(long, tile, 1, math.ceil(long / tile))
 
 
-def to_tiles(picture: Image.Image, place: Partition, tile: int) -> Float[Tensor, "N 3 S S"]:
+def to_tiles(image: Image.Image, place: Partition, tile: int) -> Float[Tensor, "N 3 S S"]:
     """Resize, pad with white, normalise, cut; the global view comes first."""
     canvas = Image.new("RGB", (place.columns * tile, place.rows * tile), "white")
-    canvas.paste(_resized(picture, place.width, place.height), (place.left, place.top))
+    canvas.paste(_resized(image, place.width, place.height), (place.left, place.top))
     planes = np.asarray(canvas).transpose(2, 0, 1)
     pixels = np.stack([table[plane] for table, plane in zip(_NORMALISED, planes, strict=True)])
     whole = F.interpolate(torch.from_numpy(pixels)[None], (tile, tile), mode="bicubic", align_corners=False)
@@ -103,15 +103,15 @@ def num_tokens(rows: int, columns: int, side: int) -> int:
     return (rows * columns + 1) * side**2 + 1 + (rows + 1) * side
 
 
-def _resized(picture: Image.Image, width: int, height: int) -> Image.Image:
+def _resized(image: Image.Image, width: int, height: int) -> Image.Image:
     """A portrait is turned, resized and turned back, as officially: PIL rounds between its passes, so order shows."""
-    if picture.width >= picture.height:
-        return picture.resize((width, height), Image.Resampling.BILINEAR)
-    turned = picture.transpose(Image.Transpose.TRANSPOSE)
+    if image.width >= image.height:
+        return image.resize((width, height), Image.Resampling.BILINEAR)
+    turned = image.transpose(Image.Transpose.TRANSPOSE)
     return turned.resize((height, width), Image.Resampling.BILINEAR).transpose(Image.Transpose.TRANSPOSE)
 
 
-def film_strip(frames: Sequence[Image.Image], tile: int) -> Image.Image:
+def video_strip(frames: Sequence[Image.Image], tile: int) -> Image.Image:
     """Frames on one labelled canvas: side by side, or below each other when the last one is wider than high.
 
     Official lengths: long side of a frame 1120 pixels, label band 40, gap 10, line 2; here times `tile` / 560. The

@@ -144,7 +144,7 @@ def merge_patches(patches: Float[Tensor, "N L C"]) -> Float[Tensor, "N side side
     return grid.transpose(2, 3).flatten(3)
 
 
-def picture_sequence(
+def image_sequence(
     grids: Float[Tensor, "N side side merged"],
     tile_rows: int,
     newline: Float[Tensor, "1 1 1 merged"],

@@ -40,7 +40,7 @@ def draw(tickets: Sequence[Ticket], params: MixtureParams) -> list[bool]:
     """Whether each sample is kept.
 
     Where a number is larger than what there is, all is kept. The sources' numbers are applied first, then the domains',
-    then `pictures_per_text`, which may leave out what was counted before.
+    then `images_per_text`, which may leave out what was counted before.
 
     >>> texts = [Ticket(bytes([i]), "a", "general", "pairs/train", False) for i in range(3)]
     >>> draw(texts, MixtureParams(sources={"a": 2}))
@@ -53,28 +53,28 @@ def draw(tickets: Sequence[Ticket], params: MixtureParams) -> list[bool]:
     kept = sorted(range(len(tickets)), key=lambda i: (tickets[i].rank, i))
     kept = _first(kept, lambda i: tickets[i].source, params.sources)
     kept = _first(kept, lambda i: tickets[i].domain if tickets[i].is_trained_on else None, params.domains)
-    if params.pictures_per_text:
-        kept = _first(kept, lambda i: tickets[i][3:], _in_step([tickets[i] for i in kept], params.pictures_per_text))
+    if params.images_per_text:
+        kept = _first(kept, lambda i: tickets[i][3:], _in_step([tickets[i] for i in kept], params.images_per_text))
     chosen = set(kept)
     return [i in chosen for i in range(len(tickets))]
 
 
 def _check(tickets: Sequence[Ticket], params: MixtureParams) -> None:
-    """Where each source has a number, and only pictures or none, nothing is left for `pictures_per_text` to decide."""
+    """Where each source has a number, and only pictures or none, nothing is left for `images_per_text` to decide."""
     kinds: defaultdict[str, set[bool]] = defaultdict(set)
     for each in tickets:
         if each.is_trained_on:
             kinds[each.source].add(each.pictured)
-    ratio, asked = params.pictures_per_text, params.sources
+    ratio, asked = params.images_per_text, params.sources
     if not ratio or params.domains or any(name not in asked or len(kind) > 1 for name, kind in kinds.items()):
         return
     shown, unshown = ({name: asked[name] for name in kinds if pictured in kinds[name]} for pictured in (True, False))
-    pictures, texts = sum(shown.values()), sum(unshown.values())
-    if pictures and texts and not 0.9 <= pictures / (ratio * texts) <= 1 / 0.9:  # the splits differ by chance
+    images, texts = sum(shown.values()), sum(unshown.values())
+    if images and texts and not 0.9 <= images / (ratio * texts) <= 1 / 0.9:  # the splits differ by chance
         raise BadMixture(
-            f"params.yaml: collect.mixture.pictures_per_text: {ratio}: but sources asks for {pictures:,} samples with "
+            f"params.yaml: collect.mixture.images_per_text: {ratio}: but sources asks for {images:,} samples with "
             f"pictures ({_listed(shown)}) and {texts:,} without ({_listed(unshown)}): ask for {ratio * texts:,} with, "
-            f"or for {pictures // ratio:,} without, or remove pictures_per_text"
+            f"or for {images // ratio:,} without, or remove images_per_text"
         )
 
 
@@ -93,7 +93,7 @@ def _first(kept: Sequence[int], kind: Callable[[int], object], most: Mapping) ->
     return left
 
 
-def _in_step(tickets: Sequence[Ticket], pictures_per_text: int) -> dict[tuple[str, bool], int]:
+def _in_step(tickets: Sequence[Ticket], images_per_text: int) -> dict[tuple[str, bool], int]:
     """How many with and without a picture each pile keeps."""
     there: defaultdict[str, Counter[bool]] = defaultdict(Counter)
     for each in tickets:
@@ -102,6 +102,6 @@ def _in_step(tickets: Sequence[Ticket], pictures_per_text: int) -> dict[tuple[st
     most = {}
     for pile, count in there.items():
         if count[True] and count[False]:
-            texts = min(count[False], count[True] // pictures_per_text)
-            most |= {(pile, True): texts * pictures_per_text, (pile, False): texts}
+            texts = min(count[False], count[True] // images_per_text)
+            most |= {(pile, True): texts * images_per_text, (pile, False): texts}
     return most

@@ -205,7 +205,7 @@ def _asked(mixture: MixtureParams, counts: Counter[str]) -> Iterator[tuple[str, 
 
 
 def _rules(mixture: MixtureParams) -> Iterator[str]:
-    for rule in ("sources", "domains", "pictures_per_text"):
+    for rule in ("sources", "domains", "images_per_text"):
         if value := getattr(mixture, rule):
             yield f"collect.mixture.{rule}: {value}"
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ixc.clients.content import picture_parts, text_part
+from ixc.clients.content import image_parts, text_part
 from ixc.clients.ledger import Paid, Usage
 from ixc.clients.server import address, ask_all
 from ixc.metrics import Log, ignore
@@ -59,7 +59,7 @@ class _Judge:
 
     def request(self, question: Question) -> dict[str, Any]:
         """One message, pictures first; a `Preference` is wanted, as structured output."""
-        shown = (picture_parts(medium, self.media_root, self.params) for medium in question.sample.media)
+        shown = (image_parts(medium, self.media_root, self.params) for medium in question.sample.media)
         content = [*(part for parts in shown for part in parts), text_part(question.text)]
         extra = {} if self.params.temperature is None else {"temperature": self.params.temperature}
         form = {"type": "json_schema", "json_schema": SCHEMA}

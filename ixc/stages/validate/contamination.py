@@ -52,7 +52,7 @@ class Record(NamedTuple):
     """The texts and the pictures of a row."""
 
     texts: list[str]
-    pictures: list[Path | bytes]
+    images: list[Path | bytes]
     """Bytes may also be a film, or anything else."""
 
 
@@ -65,8 +65,8 @@ class Benchmark(NamedTuple):
 
     path: str
     texts: int
-    pictures: int
-    films: int
+    images: int
+    videos: int
     """And other bytes that are no picture."""
     unread: tuple[str, ...] = ()
     """Files that nothing is compared with, for want of a way to read them."""
@@ -88,7 +88,7 @@ class Benchmarks:
         self.n, self.distance = n, distance
         self.read: list[Benchmark] = []
         self._places: list[str] = []
-        self._films: dict[str, int] = {}
+        self._videos: dict[str, int] = {}
         self._lengths: set[int] = set()
         self._owners: list[int] = []
         grams: list[np.ndarray] = []
@@ -108,14 +108,14 @@ class Benchmarks:
                     return f"{self._places[hit[1]]}: {' '.join(text.spoken[hit[0] : hit[0] + n])!r}"
         return ""
 
-    def picture_overlap(self, one: Look) -> str:
+    def image_overlap(self, one: Look) -> str:
         """Where a benchmark has a picture that looks like this one; empty if it has none."""
         found = self._looks.like(one, self.distance)
         return self._places[self._owners[found[0]]] if found else ""
 
-    def film_overlap(self, sha256: str) -> str:
+    def video_overlap(self, sha256: str) -> str:
         """Where a benchmark has the film of this digest; empty if it has not."""
-        return self._places[self._films[sha256]] if sha256 in self._films else ""
+        return self._places[self._videos[sha256]] if sha256 in self._videos else ""
 
     def _first(self, grams: np.ndarray) -> tuple[int, int] | None:
         """The place of the first known piece of a text, and the record that has it."""
@@ -128,33 +128,33 @@ class Benchmarks:
     def _add(self, path: Path, grams: list[np.ndarray], looks: list[Look]) -> Benchmark:
         """Read what is below a path; an entry of `grams` for every record."""
         files, unread = _files(path)
-        texts, pictures, films = 0, len(looks), len(self._films)
+        texts, images, videos = 0, len(looks), len(self._videos)
         for place, record in (item for file in files for item in _records(file)):
             pieces = [piece for text in record.texts if len(piece := self._pieces(text))]
-            for picture in record.pictures:
-                self._see(picture, place, looks)
+            for image in record.images:
+                self._see(image, place, looks)
             self._places.append(place)
             grams.append(np.unique(np.concatenate(pieces)) if pieces else np.zeros(0, np.uint64))
             texts += len(pieces)
-        found = Benchmark(path.as_posix(), texts, len(looks) - pictures, len(self._films) - films, unread)
+        found = Benchmark(path.as_posix(), texts, len(looks) - images, len(self._videos) - videos, unread)
         if not any(found[1:4]):
             nothing = f"no text of {min(SHORTEST, self.n)} words, no picture and no film is in it"
             raise BadBenchmark(f"{_key(path)}: {nothing}; name a {', '.join(TEXTS)} file or a folder with pictures")
         return found
 
-    def _see(self, picture: Path | bytes, place: str, looks: list[Look]) -> None:
+    def _see(self, image: Path | bytes, place: str, looks: list[Look]) -> None:
         """Note what a picture looks like, and of films and other bytes what they are."""
-        if isinstance(picture, Path) and picture.suffix.lower() in VIDEO_SUFFIXES:
-            self._films.setdefault(_digest(picture), len(self._places))
+        if isinstance(image, Path) and image.suffix.lower() in VIDEO_SUFFIXES:
+            self._videos.setdefault(_digest(image), len(self._places))
             return
         try:
-            looks.append(look(picture))
+            looks.append(look(image))
             self._owners.append(len(self._places))
         except Exception as error:  # decoders raise what they like
-            if not isinstance(error, NotAnImage) or isinstance(picture, Path) or _BEGINS.match(picture):
+            if not isinstance(error, NotAnImage) or isinstance(image, Path) or _BEGINS.match(image):
                 remedy = "fetch it again, scale it down if it is too large, or remove it"
                 raise BadBenchmark(f"{_key(place)}: a picture that cannot be read ({error}); {remedy}") from error
-            self._films.setdefault(hashlib.sha256(picture).hexdigest(), len(self._places))
+            self._videos.setdefault(hashlib.sha256(image).hexdigest(), len(self._places))
 
     def _pieces(self, text: str) -> np.ndarray:
         numbers = Words.of(text).numbers
@@ -265,15 +265,15 @@ def _collect(content: Any, record: Record) -> None:
     """Sort the leaves of a row into texts and pictures."""
     if isinstance(content, str):
         record.texts.append(_BASE64.sub(" ", content))
-        record.pictures.extend(map(_decoded, _BASE64.findall(content)))
+        record.images.extend(map(_decoded, _BASE64.findall(content)))
     elif isinstance(content, bytes | Path) and content != b"":
-        record.pictures.append(content)
+        record.images.append(content)
     elif isinstance(content, list | dict):
         for part in content.values() if isinstance(content, dict) else content:
             _collect(part, record)
 
 
-def _decoded(picture: str) -> bytes:
+def _decoded(image: str) -> bytes:
     """Bytes of a picture in base64; what is missing at its end is for the picture's decoder to find."""
-    letters = "".join(picture.split()).rstrip("=")
+    letters = "".join(image.split()).rstrip("=")
     return base64.b64decode(letters[: len(letters) - (len(letters) % 4 == 1)] + "===")

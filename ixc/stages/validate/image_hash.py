@@ -49,9 +49,9 @@ def look(file: Path | bytes) -> Look:
     Raises:
         OSError, ValueError: it cannot be decoded.
     """
-    with recognised(file, MAX_PIXELS) as picture:
-        picture.draft("RGB", (2 * SIDE, 2 * SIDE))  # a JPEG is decoded at a fraction of its size
-        upright = to_rgb(picture, "a picture")
+    with recognised(file, MAX_PIXELS) as image:
+        image.draft("RGB", (2 * SIDE, 2 * SIDE))  # a JPEG is decoded at a fraction of its size
+        upright = to_rgb(image, "a picture")
     pixels = np.asarray(upright.resize((SIDE, SIDE), Image.Resampling.BOX), np.float32)
     cells = pixels.mean(axis=2).reshape(8, SIDE // 8, 9, SIDE // 9).mean(axis=(1, 3))
     bits = np.packbits(np.diff(cells, axis=1) > _FLAT)

@@ -72,7 +72,7 @@ def run(
         BadRecord: a table or one of its rows is not what its schema says.
         BadParams, BadBenchmark: the tokenizer or a benchmark cannot be read.
     """
-    benchmarks = Benchmarks(entries(params.benchmarks), params.overlap_words, params.near_pictures or 0)
+    benchmarks = Benchmarks(entries(params.benchmarks), params.overlap_words, params.near_images or 0)
     num_pairs = sum(open_table(path).metadata.num_rows for path in (judged, public))
 
     with ExitStack() as stack:
@@ -149,10 +149,10 @@ def _see(root: Path, media: Media, benchmarks: Benchmarks) -> Seen:
     except BadMedia as error:
         return Seen(Objection("media damaged", str(error).replace(str(path), media.path)))
     if media.kind == "video":
-        place = benchmarks.film_overlap(media.sha256)
+        place = benchmarks.video_overlap(media.sha256)
         return Seen(Objection("in benchmark", f"{media.path} is {place}") if place else None)
     seen = look(path)
-    place = benchmarks.picture_overlap(seen)
+    place = benchmarks.image_overlap(seen)
     return Seen(Objection("in benchmark", f"{media.path} looks like {place}") if place else None, seen)
 
 
@@ -248,7 +248,7 @@ def _unseen(facts: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
 def _to_leaks(facts: pd.DataFrame, unseen: pd.DataFrame, seen: Mapping[str, Seen], params: ValidateParams) -> Found:
     """A train pair whose prompt or media are in val goes: val must stay unseen, and train has more."""
     prompts = dict(zip(unseen["prompt"], unseen["id"], strict=True))
-    owner = _owner(unseen, seen, params.near_pictures)
+    owner = _owner(unseen, seen, params.near_images)
     for place, split, prompt, shown in _kept(facts, "split", "prompt", "media"):
         if split == "train" and prompt in prompts:
             yield place, Objection("held out", f"prompt of {prompts[prompt]}")

@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 
 from ixc.data.sources import Refused, Row
-from ixc.data.sources.embedded import documents, films, instructions, scenes, sums
+from ixc.data.sources.embedded import documents, instructions, scenes, sums, videos
 from ixc.data.sources.licences import Licence
 
 LICENCE = Licence(name="Apache-2.0", commercial=True)
@@ -25,7 +25,7 @@ _MAKERS = {
     "chart": (documents.chart, 1600, 0.5),
     "table": (documents.table, 2000, 0.5),
     "receipt": (documents.receipt, 900, 0.5),
-    "film": (films.film, 600, 0.5),
+    "film": (videos.video, 600, 0.5),
     "instruction": (instructions.instruction, 4000, 1.0),
     "sum": (sums.exercise, 2000, 1.0),
 }

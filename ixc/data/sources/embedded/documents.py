@@ -35,13 +35,13 @@ def chart(rng: random.Random, validation: bool) -> list[Row]:
     """Three bars with their values above: which is tallest, which shortest, and what is the value of one?"""
     ground = rng.choice(GROUNDS)
     shown = _cells(rng, validation, 3, ground)
-    picture = Image.new("RGB", (112, 112), ground)
-    draw, width = ImageDraw.Draw(picture), 112 / len(shown)
+    image = Image.new("RGB", (112, 112), ground)
+    draw, width = ImageDraw.Draw(image), 112 / len(shown)
     for i, (colour, value) in enumerate(shown):
         top = 104 - 15 * value
         draw.rectangle((i * width + 5, top, (i + 1) * width - 5, 108), fill=COLOURS[colour])
-        write_text(picture, ((i + 0.5) * width, top - 2), str(value), 22, "md")
-    file, names = png(picture), [c for c, _ in shown]
+        write_text(image, ((i + 0.5) * width, top - 2), str(value), 22, "md")
+    file, names = png(image), [c for c, _ in shown]
     tallest = max(shown, key=lambda c: c[1])[0]
     shortest = min(shown, key=lambda c: c[1])[0]
     colour, value = rng.choice(shown)
@@ -66,16 +66,16 @@ def table(rng: random.Random, validation: bool) -> list[Row]:
     """Two coloured rows with a number in a cell each: what stands in a row, and which row holds a number?"""
     ground = rng.choice(GROUNDS)
     shown = _cells(rng, validation, 2, ground)
-    picture = Image.new("RGB", (112, 112), ground)
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (112, 112), ground)
+    draw = ImageDraw.Draw(image)
     for i, (colour, digit) in enumerate(shown):
         draw.rectangle((2, 56 * i + 2, 109, 56 * i + 53), fill=COLOURS[colour])
         draw.rectangle((64, 56 * i + 9, 102, 56 * i + 46), fill=ground)
-        write_text(picture, (83, 56 * i + 28), str(digit), 40, "mm")
+        write_text(image, (83, 56 * i + 28), str(digit), 40, "mm")
     (colour, digit), (other, another) = rng.sample(shown, 2)
     asks = (f"What stands in the {colour} row?", f"Read the {colour} row.", f"Which number is in the {colour} row?")
     which = (f"Which row holds {digit}?", f"What colour is the row with {digit}?", f"In which row is {digit}?")
-    near, file = [another, *rng.sample([n for n in NUMBERS if n != digit], 2)], png(picture)
+    near, file = [another, *rng.sample([n for n in NUMBERS if n != digit], 2)], png(image)
     return [
         number(rng, "text_rich", asks, [file], digit, near, f"The {colour} row holds {{}}."),
         one_of(rng, "text_rich", which, [file], colour, (colour, other), "It is the {} row."),
@@ -88,9 +88,9 @@ def receipt(rng: random.Random, validation: bool) -> list[Row]:
         lambda: (rng.choice(NUMBERS), rng.choice((56, 84, 112)), rng.choice(GROUNDS), rng.randint(-3, 3)),
         lambda drawn: held_out(*drawn) == validation,
     )
-    picture = Image.new("RGB", (112, height), ground)
-    write_text(picture, (6, 4), "TOTAL", 13)
-    write_text(picture, (56 + shift, height / 2 + 6), str(total), 44, "mm")
+    image = Image.new("RGB", (112, height), ground)
+    write_text(image, (6, 4), "TOTAL", 13)
+    write_text(image, (56 + shift, height / 2 + 6), str(total), 44, "mm")
     texts = ("What is the total?", "How much is to be paid?", "Read the total on the receipt.")
     near = rng.sample([n for n in NUMBERS if n != total], 3)
-    return [number(rng, "text_rich", texts, [png(picture)], total, near, "The total is {}.")]
+    return [number(rng, "text_rich", texts, [png(image)], total, near, "The total is {}.")]

@@ -51,10 +51,10 @@ def draw_until(make: Callable[[], T], ok: Callable[[T], bool]) -> T:
     return drawn
 
 
-def draw_thing(picture: Image.Image, thing: Thing, centre: Point, radius: float | int) -> None:
+def draw_thing(image: Image.Image, thing: Thing, centre: Point, radius: float | int) -> None:
     """Draw a shape; `centre` and `radius` in pixels."""
     colour, (x, y), r = COLOURS[thing[0]], centre, radius
-    box, draw = (x - r, y - r, x + r, y + r), ImageDraw.Draw(picture)
+    box, draw = (x - r, y - r, x + r, y + r), ImageDraw.Draw(image)
     match thing[1]:
         case "square":
             draw.rectangle(box, fill=colour)
@@ -68,15 +68,15 @@ def draw_thing(picture: Image.Image, thing: Thing, centre: Point, radius: float 
             draw.rectangle((x - arm, y - r, x + arm, y + r), fill=colour)
 
 
-def write_text(picture: Image.Image, at: Point, text: str, height: float | int, anchor: str = "la") -> None:
+def write_text(image: Image.Image, at: Point, text: str, height: float | int, anchor: str = "la") -> None:
     """Write black text; `height` in pixels."""
-    ImageDraw.Draw(picture).text(at, text, fill="black", font=ImageFont.load_default(height), anchor=anchor)
+    ImageDraw.Draw(image).text(at, text, fill="black", font=ImageFont.load_default(height), anchor=anchor)
 
 
-def png(picture: Image.Image) -> File:
+def png(image: Image.Image) -> File:
     """A picture as a file in memory."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return File(kind="image", data=buffer.getvalue())
 
 

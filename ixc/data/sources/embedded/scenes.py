@@ -39,11 +39,11 @@ def scene(rng: random.Random, validation: bool) -> list[Row]:
             _distinct(drawn[0]) and all(held_out(*p, size, ground) == validation for p in zip(*drawn, strict=True))
         ),
     )
-    picture = Image.new("RGB", size, ground)
+    image = Image.new("RGB", size, ground)
     for thing, place in zip(present, places, strict=True):
         x, y = ("right" in place) * 0.5 + 0.25, ("bottom" in place) * 0.5 + 0.25
-        draw_thing(picture, thing, (x * size[0], y * size[1]), 0.23 * min(size))
-    file, rows = png(picture), []
+        draw_thing(image, thing, (x * size[0], y * size[1]), 0.23 * min(size))
+    file, rows = png(image), []
     for make in (_colour, _shape, _place, _presence):
         asked = rng.randrange(many)
         rows.append(make(rng, file, present, asked, places[asked]))
@@ -133,13 +133,13 @@ def count(rng: random.Random, validation: bool) -> list[Row]:
         lambda: (rng.choice(THINGS), rng.randint(1, 4), rng.choice(GROUNDS)),
         lambda drawn: held_out(*drawn) == validation,
     )
-    picture = Image.new("RGB", (112, 112), ground)
+    image = Image.new("RGB", (112, 112), ground)
     for corner in rng.sample(range(4), total):
-        draw_thing(picture, (colour, shape), (28 + 56 * (corner % 2), 28 + 56 * (corner // 2)), 20)
+        draw_thing(image, (colour, shape), (28 + 56 * (corner % 2), 28 + 56 * (corner // 2)), 20)
     texts = (
         f"How many {_plural(shape)} are there?",
         f"Count the {_plural(shape)}.",
         f"How many {colour} {_plural(shape)} do you see?",
     )
     near = rng.sample([n for n in range(1, 5) if n != total], 3)
-    return [number(rng, "reasoning", texts, [png(picture)], total, near, "I count {}.")]
+    return [number(rng, "reasoning", texts, [png(image)], total, near, "I count {}.")]

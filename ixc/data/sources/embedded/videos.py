@@ -30,7 +30,7 @@ EVENTS = {
 """Where the shape starts and ends, and its radius then and there, in sides of the frame."""
 
 
-def film(rng: random.Random, validation: bool) -> list[Row]:
+def video(rng: random.Random, validation: bool) -> list[Row]:
     """Four seconds of one thing: what happens, and which colour has it?
 
     Validation holds out things in an event on a ground.

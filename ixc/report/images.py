@@ -18,15 +18,15 @@ def thumbnail(path: Path, kind: str) -> str:
     Raises:
         OSError, ValueError: the file is missing or cannot be decoded.
     """
-    picture = _strip(path) if kind == "video" else _small(recognised(path, MAX_PIXELS))
+    image = _strip(path) if kind == "video" else _small(recognised(path, MAX_PIXELS))
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=82, optimize=True)
+    image.save(buffer, "JPEG", quality=82, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _small(picture: Image.Image, side: int = SIDE) -> Image.Image:
-    picture.thumbnail((side, side))
-    return on_white(ImageOps.exif_transpose(picture))  # JPEG has no transparency
+def _small(image: Image.Image, side: int = SIDE) -> Image.Image:
+    image.thumbnail((side, side))
+    return on_white(ImageOps.exif_transpose(image))  # JPEG has no transparency
 
 
 def _strip(path: Path) -> Image.Image:
