@@ -85,7 +85,9 @@ def mix(count: int, answers: int, seed: int = 0) -> list[Row]:
     def made(kind: str) -> Row:
         place, usual = shown(kind), length(*ANSWER)
         image = num_tokens(place.rows, place.columns, SIDE) if place else 0
-        return Row(image + length(*PROMPT), tuple(length(usual, 0.4) for _ in range(answers)), place)
+        return Row(
+            image + length(*PROMPT), tuple(length(usual, 0.4) for _ in range(answers)), place
+        )
 
     return [made(str(kind)) for kind in rng.choice(list(KINDS), count, p=list(KINDS.values()))]
 
@@ -94,7 +96,10 @@ def packed(rows: Sequence[Row], batches: Iterable[Sequence[int]]) -> Count:
     """Ours: groups one after another."""
     needed = computed = 0
     for batch in batches:
-        groups = [PrefixGroup([0] * rows[i].prefix, [[0] * answer for answer in rows[i].answers]) for i in batch]
+        groups = [
+            PrefixGroup([0] * rows[i].prefix, [[0] * answer for answer in rows[i].answers])
+            for i in batch
+        ]
         needed += sum(len(rows[i]) for i in batch)
         computed += collate(groups).input_ids.numel()
     return Count(needed, computed)
@@ -110,7 +115,11 @@ def training(rows: Sequence[Row]) -> list[list[int]]:
     """The passes of `train_rm`."""
     lengths, names = list(map(len, rows)), [""] * len(rows)
     plan = Plan(lengths, [1] * len(rows), names, epochs=1.0, batch_size=BATCH)
-    return [batch for step in plan.steps() for batch in microbatches(step, lengths, MAX_TOKENS_PER_MICROBATCH)]
+    return [
+        batch
+        for step in plan.steps()
+        for batch in microbatches(step, lengths, MAX_TOKENS_PER_MICROBATCH)
+    ]
 
 
 def scoring(rows: Sequence[Row]) -> Iterator[list[int]]:
@@ -122,12 +131,18 @@ def scoring(rows: Sequence[Row]) -> Iterator[list[int]]:
 
 def sampling(rows: Sequence[Row], size: int = 64) -> Iterator[list[int]]:
     """Prompts that answers are sampled to together: their keys are kept in padded rows."""
-    return pack_by_budget(sorted(range(len(rows)), key=lambda i: rows[i].prefix), [1] * len(rows), size)
+    return pack_by_budget(
+        sorted(range(len(rows)), key=lambda i: rows[i].prefix), [1] * len(rows), size
+    )
 
 
 def theirs(rows: Sequence[Row], by_length: bool) -> Count:
     """Every sequence whole, in batches of so many pairs, at random or sorted by length."""
-    order = sorted(range(len(rows)), key=lambda i: max(rows[i].sequences())) if by_length else range(len(rows))
+    order = (
+        sorted(range(len(rows)), key=lambda i: max(rows[i].sequences()))
+        if by_length
+        else range(len(rows))
+    )
     lengths = [length for i in order for length in rows[i].sequences()]
     return padded(lengths, pack_by_budget(range(len(lengths)), [1] * len(lengths), 2 * THEIR_BATCH))
 
@@ -135,25 +150,46 @@ def theirs(rows: Sequence[Row], by_length: bool) -> Count:
 def white(rows: Sequence[Row]) -> float:
     """Share of the tiles' area that is white because the official geometry fills the last ones up."""
     places = [each.place for each in rows if each.place]
-    return 1 - sum(p.width * p.height for p in places) / sum(p.rows * p.columns * TILE**2 for p in places)
+    return 1 - sum(p.width * p.height for p in places) / sum(
+        p.rows * p.columns * TILE**2 for p in places
+    )
 
 
 def main() -> None:
     """Both tables, and what the geometry adds."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else PAIRS
-    head("batches", "rows", "tokens of rows, million", "computed, million", "padding, %", "computed / ours")
+    head(
+        "batches",
+        "rows",
+        "tokens of rows, million",
+        "computed, million",
+        "padding, %",
+        "computed / ours",
+    )
     for name, rows, batches in (
         ("training, pairs", mix(count, 2), training),
         (f"scoring, {CANDIDATES} answers", mix(count, CANDIDATES), scoring),
     ):
         ours = packed(rows, batches(rows))
-        ways = {"ours": ours, "padded, at random": theirs(rows, False), "padded, by length": theirs(rows, True)}
+        ways = {
+            "ours": ours,
+            "padded, at random": theirs(rows, False),
+            "padded, by length": theirs(rows, True),
+        }
         for way, each in ways.items():
             tokens = f"{each.needed / 1e6:.2f}", f"{each.computed / 1e6:.2f}"
-            row(name, way, *tokens, f"{100 * each.padding:.1f}", f"**{each.computed / ours.computed:.2f}**")
+            row(
+                name,
+                way,
+                *tokens,
+                f"{100 * each.padding:.1f}",
+                f"**{each.computed / ours.computed:.2f}**",
+            )
     prompts = padded([each.prefix for each in rows], sampling(rows))
     print(f"\nSampling: {prompts.padding:.1%} of the kept keys of prompts are padding.")
-    print(f"Pictures: {white(rows):.1%} of their tiles is white by the official geometry, whoever computes them.")
+    print(
+        f"Pictures: {white(rows):.1%} of their tiles is white by the official geometry, whoever computes them."
+    )
 
 
 if __name__ == "__main__":

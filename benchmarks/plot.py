@@ -28,7 +28,9 @@ def ratios(text: str) -> Iterator[Ratio]:
     """
     section, columns = "", []
     for line in text.splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
+        cells = (
+            [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
+        )
         if line.startswith("## "):
             section = line[3:]
         if not cells:
@@ -51,14 +53,20 @@ def draw(found: list[Ratio], target: Path) -> None:
     sections = list(dict.fromkeys(each.section for each in found))
     heights = [sum(each.section == section for each in found) for section in sections]
     figure = Figure(figsize=(9, 1 + 0.2 * sum(heights)), layout="constrained")
-    panels = figure.subplots(len(sections), squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
+    panels = figure.subplots(len(sections), squeeze=False, gridspec_kw={"height_ratios": heights})[
+        :, 0
+    ]
     for panel, section in zip(panels, sections, strict=True):
         shown = [each for each in found if each.section == section]
         ways = list(dict.fromkeys(each.way for each in shown))
         for place, each in enumerate(shown):
             panel.barh(-place, each.value, color=f"C{ways.index(each.way)}")
             panel.text(each.value, -place, f" {each.value:g}", va="center", fontsize=7)
-        panel.set_yticks([-place for place in range(len(shown))], [f"{e.case} - {e.way}" for e in shown], fontsize=7)
+        panel.set_yticks(
+            [-place for place in range(len(shown))],
+            [f"{e.case} - {e.way}" for e in shown],
+            fontsize=7,
+        )
         panel.axvline(1, color="black", linewidth=0.8)
         panel.set_title(section, fontsize=9, loc="left")
     panels[-1].set_xlabel("times what ours takes")

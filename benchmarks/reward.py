@@ -78,7 +78,9 @@ def model() -> IXCForRewardModel:
 def questions(shape: Shape) -> list[Question]:
     """Random ids and tiles."""
     generator = torch.Generator().manual_seed(1)
-    kinds = [prefix for prefix in GRIDS if prefix <= shape.prefix] if shape.ragged else [shape.prefix]
+    kinds = (
+        [prefix for prefix in GRIDS if prefix <= shape.prefix] if shape.ragged else [shape.prefix]
+    )
 
     def drawn(low: int, high: int) -> int:
         return int(torch.randint(low, high + 1, (), generator=generator))
@@ -98,7 +100,9 @@ def questions(shape: Shape) -> list[Question]:
         rows, columns = grid
         seen = num_tokens(rows, columns, TILE_TOKENS)
         tiles = torch.randn(1 + rows * columns, 3, TILE, TILE, generator=generator)
-        return Question(PrefixGroup([1, *[IMAGE] * seen, *words(length - 1 - seen)], responses), tiles, grid)
+        return Question(
+            PrefixGroup([1, *[IMAGE] * seen, *words(length - 1 - seen)], responses), tiles, grid
+        )
 
     return [question(number) for number in range(shape.questions)]
 
@@ -115,10 +119,15 @@ def shown(data: list[Question], repeats: int) -> dict[str, Tensor]:
 def padded_ids(rows: list[Tensor]) -> dict[str, Tensor]:
     """A padded batch of them."""
     mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-    return {"input_ids": pad_sequence(rows, batch_first=True, padding_value=2), "attention_mask": mask}
+    return {
+        "input_ids": pad_sequence(rows, batch_first=True, padding_value=2),
+        "attention_mask": mask,
+    }
 
 
-def padded_rewards(reward: IXCForRewardModel, rows: list[Tensor], images: dict[str, Tensor]) -> Tensor:
+def padded_rewards(
+    reward: IXCForRewardModel, rows: list[Tensor], images: dict[str, Tensor]
+) -> Tensor:
     """One reward per whole row."""
     return reward(**padded_ids(rows), **images).logits[:, 0]
 

@@ -49,14 +49,18 @@ def model() -> IXCForCausalLM:
 @torch.no_grad()
 def ours(chat: IXCForCausalLM, prompt: list[int], count: int, new: int) -> list[list[int]]:
     """The prompt once; so cold that the likeliest token is drawn."""
-    return sample_tokens(chat, [prompt], None, count, 1e-6, new, torch.Generator().manual_seed(0)).tolist()
+    return sample_tokens(
+        chat, [prompt], None, count, 1e-6, new, torch.Generator().manual_seed(0)
+    ).tolist()
 
 
 def generate(chat: IXCForCausalLM, prompt: list[int], count: int, new: int) -> list[list[int]]:
     """Transformers' way; of the `top_k` of 1 the likeliest token is drawn."""
     ids = torch.tensor([prompt])
     cold = {"do_sample": True, "top_k": 1, "num_return_sequences": count, "max_new_tokens": new}
-    return chat.generate(ids, attention_mask=torch.ones_like(ids), **cold)[:, len(prompt) :].tolist()
+    return chat.generate(ids, attention_mask=torch.ones_like(ids), **cold)[
+        :, len(prompt) :
+    ].tolist()
 
 
 WAYS: dict[str, Callable[..., list[list[int]]]] = {"ours": ours, "generate": generate}
@@ -64,7 +68,10 @@ WAYS: dict[str, Callable[..., list[list[int]]]] = {"ours": ours, "generate": gen
 
 def measure(way: str, prompt: int, count: int, new: int) -> Run:
     """CPU seconds of the best run, memory and answers of one way."""
-    chat, ids = model(), torch.randint(10, 1000, (prompt,), generator=torch.Generator().manual_seed(2)).tolist()
+    chat, ids = (
+        model(),
+        torch.randint(10, 1000, (prompt,), generator=torch.Generator().manual_seed(2)).tolist(),
+    )
     before = peak_bytes()
     answers = WAYS[way](chat, ids, count, new)
     peak = peak_bytes() - before
@@ -74,7 +81,9 @@ def measure(way: str, prompt: int, count: int, new: int) -> Run:
 
 def main() -> None:
     """All sizes, as a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="a tiny size: does everything work?")
     sizes = QUICK if parser.parse_args().quick else SIZES
     columns = [*(f"{way}, s" for way in WAYS), "generate / ours", *(f"{way}, MiB" for way in WAYS)]
@@ -83,7 +92,9 @@ def main() -> None:
         runs = side_by_side("benchmarks.sample", WAYS, prompt=prompt, count=count, new=new)
         own, theirs = runs["ours"], runs["generate"]
         if own["answers"] != theirs["answers"]:
-            raise AssertionError(f"{prompt} tokens, {count} answers: the two ways give different ones")
+            raise AssertionError(
+                f"{prompt} tokens, {count} answers: the two ways give different ones"
+            )
         seconds = [f"{run['seconds']:.3f}" for run in runs.values()]
         ratio = f"**{theirs['seconds'] / own['seconds']:.2f}**"
         row(prompt, count, new, *seconds, ratio, *(mib(run["peak"]) for run in runs.values()))

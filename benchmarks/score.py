@@ -14,11 +14,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.reward import SHAPE, Question, Shape, model, padded_rewards, questions, shown, tree_rewards
+from benchmarks.reward import (
+    SHAPE,
+    Question,
+    Shape,
+    model,
+    padded_rewards,
+    questions,
+    shown,
+    tree_rewards,
+)
 from benchmarks.ways import Run, agree, cpu_seconds, head, mib, peak_bytes, row, side_by_side, start
 from ixc.models.ixc25 import IXCForRewardModel
 
-SHAPES = tuple(Shape(prefix, 64, answers, 1) for answers in (16, 4, 1) for prefix in (320, 1090, 2048))
+SHAPES = tuple(
+    Shape(prefix, 64, answers, 1) for answers in (16, 4, 1) for prefix in (320, 1090, 2048)
+)
 QUICK = (Shape(64, 16, 2, 2, ragged=True),)
 """Whether everything works."""
 RUNS = 3
@@ -27,12 +38,16 @@ RUNS = 3
 
 def padded_batch(reward: IXCForRewardModel, data: list[Question]) -> Tensor:
     """All answers in one padded batch."""
-    return padded_rewards(reward, [row for q in data for row in q.rows()], shown(data, len(data[0].group.responses)))
+    return padded_rewards(
+        reward, [row for q in data for row in q.rows()], shown(data, len(data[0].group.responses))
+    )
 
 
 def one_by_one(reward: IXCForRewardModel, data: list[Question]) -> Tensor:
     """The answers one at a time."""
-    return torch.cat([padded_rewards(reward, [row], shown([q], 1)) for q in data for row in q.rows()])
+    return torch.cat(
+        [padded_rewards(reward, [row], shown([q], 1)) for q in data for row in q.rows()]
+    )
 
 
 def official(reward: IXCForRewardModel, data: list[Question]) -> Tensor:
@@ -41,7 +56,12 @@ def official(reward: IXCForRewardModel, data: list[Question]) -> Tensor:
     return one_by_one(reward, data)
 
 
-WAYS = {"ours": tree_rewards, "padded batch": padded_batch, "one by one": one_by_one, "official": official}
+WAYS = {
+    "ours": tree_rewards,
+    "padded batch": padded_batch,
+    "one by one": one_by_one,
+    "official": official,
+}
 
 
 @torch.inference_mode()
@@ -57,7 +77,9 @@ def measure(way: str, shape: dict[str, Any]) -> Run:
 
 def main() -> None:
     """All shapes, as a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="tiny shapes: does everything work?")
     options = parser.parse_args()
     others = [way for way in WAYS if way != "ours"]
@@ -69,7 +91,12 @@ def main() -> None:
         seconds = {way: run["seconds"] for way, run in runs.items()}
         theirs = [seconds[way] for way in others]
         times = [f"**{each / seconds['ours']:.2f}**" for each in (min(theirs), *theirs)]
-        row(shape, *(f"{each:.3f}" for each in seconds.values()), *times, *(mib(run["peak"]) for run in runs.values()))
+        row(
+            shape,
+            *(f"{each:.3f}" for each in seconds.values()),
+            *times,
+            *(mib(run["peak"]) for run in runs.values()),
+        )
 
 
 if __name__ == "__main__":

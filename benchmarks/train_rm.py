@@ -112,11 +112,16 @@ def trl_steps(reward: IXCForRewardModel, data: list[Question]) -> Steps:
     from trl.trainer.reward_trainer import RewardTrainer  # pyright: ignore[reportMissingImports]
 
     pairs = [(n, *pair) for n, q in enumerate(data) for pair in combinations(q.rows(), 2)]
-    rows = [{"chosen_ids": a.tolist(), "rejected_ids": b.tolist(), "question": n} for n, a, b in pairs] * STEPS
+    rows = [
+        {"chosen_ids": a.tolist(), "rejected_ids": b.tolist(), "question": n} for n, a, b in pairs
+    ] * STEPS
 
     def batch(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
         ids = [torch.tensor(e[side]) for side in ("chosen_ids", "rejected_ids") for e in examples]
-        return {**padded_ids(ids), **shown([data[e["question"]] for _ in range(2) for e in examples], 1)}
+        return {
+            **padded_ids(ids),
+            **shown([data[e["question"]] for _ in range(2) for e in examples], 1),
+        }
 
     class Clock(TrainerCallback):
         at: list[float] = []
@@ -180,18 +185,31 @@ def measure(way: str, shape: dict[str, Any]) -> Run:
     steps = trl_steps(reward, data) if way == "trl" else plain_steps(way, reward, data)
     peak = peak_bytes() - before
     kept = 0 if way == "trl" else kept_for_backward(reward, lambda: PAIRS[way](reward, data))
-    return {"seconds": min(steps.seconds[1:]), "peak": peak, "kept": kept, "rewards": steps.rewards.tolist()}
+    return {
+        "seconds": min(steps.seconds[1:]),
+        "peak": peak,
+        "kept": kept,
+        "rewards": steps.rewards.tolist(),
+    }
 
 
 def main() -> None:
     """All shapes, as a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trl", metavar="PYTHON", default="", help="interpreter of an environment with `trl`")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--trl", metavar="PYTHON", default="", help="interpreter of an environment with `trl`"
+    )
     parser.add_argument("--quick", action="store_true", help="tiny shapes: does everything work?")
     options = parser.parse_args()
     others = ["padded", "trl"] if options.trl else ["padded"]
     ways = ["ours", *others]
-    columns = [*(f"{way}, s" for way in ways), *(f"{way} / ours" for way in others), *(f"{way}, MiB" for way in ways)]
+    columns = [
+        *(f"{way}, s" for way in ways),
+        *(f"{way} / ours" for way in others),
+        *(f"{way}, MiB" for way in ways),
+    ]
     head(*SHAPE, *columns, "activations of padded, MiB", "of ours, MiB", "ours / padded")
     for shape in QUICK if options.quick else SHAPES:
         runs = side_by_side("benchmarks.train_rm", ways, options.trl, shape=asdict(shape))

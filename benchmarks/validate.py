@@ -53,9 +53,18 @@ class Writer:
     def text(self, num_words: float) -> str:
         """Words, and sentences of them."""
         length = int(num_words)
-        found = np.searchsorted(self.frequencies, self.rng.random(length)).clip(max=VOCABULARY - 1).tolist()
+        found = (
+            np.searchsorted(self.frequencies, self.rng.random(length))
+            .clip(max=VOCABULARY - 1)
+            .tolist()
+        )
         said = [self.words[place] for place in found]
-        return ". ".join(" ".join(said[start : start + 14]).capitalize() for start in range(0, length, 14)) + "."
+        return (
+            ". ".join(
+                " ".join(said[start : start + 14]).capitalize() for start in range(0, length, 14)
+            )
+            + "."
+        )
 
 
 def pairs(number: int, images: list[Media], seed: int = 0) -> Iterator[Sample]:
@@ -68,7 +77,9 @@ def pairs(number: int, images: list[Media], seed: int = 0) -> Iterator[Sample]:
             pair = replace(rng.choice(recent), id=pair.id)
             pair = _edited(pair, writer) if fate < 3 else pair
         elif fate == 6:
-            pair = replace(pair, verdict=Verdict(winner="tie", judge="model", orders=("chosen", "rejected")))
+            pair = replace(
+                pair, verdict=Verdict(winner="tie", judge="model", orders=("chosen", "rejected"))
+            )
         if len(recent) < RECENT:
             recent.append(pair)
         else:
@@ -92,7 +103,9 @@ def _new(index: int, writer: Writer, rng: random.Random, images: list[Media]) ->
         media=tuple(media),
         chosen=chosen,
         rejected=rejected,
-        verdict=Verdict(winner="chosen", judge="model", orders=("chosen", "chosen"), reason="It is better."),
+        verdict=Verdict(
+            winner="chosen", judge="model", orders=("chosen", "chosen"), reason="It is better."
+        ),
     )
 
 
@@ -121,7 +134,9 @@ def make(folder: Path, number: int) -> None:
             if index < number // 10:
                 asked = replace(pair, chosen=(), rejected=(), verdict=None)
                 put["prompts"](asked)
-                put["candidates"](replace(asked, candidates=(pair.chosen[0].content, pair.rejected[0].content)))
+                put["candidates"](
+                    replace(asked, candidates=(pair.chosen[0].content, pair.rejected[0].content))
+                )
             put["judged" if index < number // 10 else "public"](pair)
 
 
@@ -140,7 +155,9 @@ def _image(store: Path, seed: int) -> Media:
 def measure(folder: Path) -> tuple[float, float, float]:
     """Seconds, seconds of CPU time and peak GiB of the stage with all its processes."""
     start, peak = time.perf_counter(), 0
-    process = psutil.Popen([sys.executable, "-m", "benchmarks.validate", str(folder)], stderr=sys.stderr)
+    process = psutil.Popen(
+        [sys.executable, "-m", "benchmarks.validate", str(folder)], stderr=sys.stderr
+    )
     while process.poll() is None:
         peak = max(peak, _resident(process))
         time.sleep(0.25)
@@ -170,7 +187,10 @@ def main(sizes: list[int]) -> None:
             make(Path(name), number)
             seconds, cpu, memory = measure(Path(name))
             kept = (Path(name) / "kept").read_text()
-        print(f"| {number:,} | {kept} | {seconds:.0f} | {cpu - before:.0f} | {memory:.2f} |", flush=True)
+        print(
+            f"| {number:,} | {kept} | {seconds:.0f} | {cpu - before:.0f} | {memory:.2f} |",
+            flush=True,
+        )
         before = cpu
 
 

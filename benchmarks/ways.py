@@ -35,13 +35,22 @@ def side_by_side(module: str, ways: Iterable[str], trl: str = "", **case: Any) -
         case: what else `measure` is told.
     """
     pythons = {way: trl if way == "trl" else sys.executable for way in ways}
-    return {way: _in_its_own_process(python, module, {"way": way, **case}) for way, python in pythons.items()}
+    return {
+        way: _in_its_own_process(python, module, {"way": way, **case})
+        for way, python in pythons.items()
+    }
 
 
 def _in_its_own_process(python: str, module: str, case: dict[str, Any]) -> Run:
-    ours = {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    ours = {
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
     environment = {**os.environ, **ours, CASE: json.dumps(case)}
-    done = subprocess.run([python, "-m", module], check=False, capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [python, "-m", module], check=False, capture_output=True, text=True, env=environment
+    )
     if done.returncode:
         raise RuntimeError(f"{module}: {case}: exit code {done.returncode}\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -26,7 +26,9 @@ Override = Annotated[str, Field(pattern=r"^\w+(\.\w+)*=.*$")]
 
 
 @flow(name="align")
-def align(params: str | None = None, overrides: Sequence[Override] = (), name: str | None = None) -> None:
+def align(
+    params: str | None = None, overrides: Sequence[Override] = (), name: str | None = None
+) -> None:
     """Raw prompts in, an aligned model and a cleaned corpus out.
 
     Args:

@@ -32,9 +32,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="flows.local", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     demo_parser = commands.add_parser("demo", help="run every stage")
-    demo_parser.add_argument("--params", help="a parameter file other than params.yaml; has its own workspace")
-    demo_parser.add_argument("--data", type=Path, help="the folder that the sources' paths start at")
-    demo_parser.add_argument("-S", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    demo_parser.add_argument(
+        "--params", help="a parameter file other than params.yaml; has its own workspace"
+    )
+    demo_parser.add_argument(
+        "--data", type=Path, help="the folder that the sources' paths start at"
+    )
+    demo_parser.add_argument(
+        "-S", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE"
+    )
     ui_parser = commands.add_parser("ui", help="Prefect and MLflow until Ctrl-C")
     ui_parser.add_argument("--worker", action="store_true", help="also run what is scheduled")
     options = parser.parse_args(arguments)
@@ -80,9 +86,8 @@ def announcement(params: str | None, overrides: Sequence[str]) -> str:
     if params or overrides:
         return "How long this takes depends on your parameters; Prefect's page and this log tell how far it is."
     minutes = expected_s() / 60
-    return (
-        f"All stages of the laptop preset take about {minutes:.0f} minutes on this machine; what is done is not redone."
-    )
+    takes = f"All stages of the laptop preset take about {minutes:.0f} minutes on this machine"
+    return f"{takes}; what is done is not redone."
 
 
 def expected_s() -> float:
@@ -113,7 +118,9 @@ def ui(worker: bool) -> int:
         if worker:
             _prefect("work-pool", "create", "local", "--type", "process", "--overwrite")
             _prefect("--no-prompt", "deploy", "--all", "--prefect-file", "infra/prefect.yaml")
-            stack.enter_context(running([sys.executable, "-m", "prefect", "worker", "start", "--pool", "local"]))
+            stack.enter_context(
+                running([sys.executable, "-m", "prefect", "worker", "start", "--pool", "local"])
+            )
         while True:
             time.sleep(3600)
 
@@ -125,7 +132,9 @@ def _prefect(*arguments: str) -> None:
 @contextmanager
 def prefect_server(port: int | None = None) -> Iterator[str]:
     """A server's API, in PREFECT_API_URL too: the one named there, the one `ui` runs, or one of our own."""
-    note = Path(os.environ.setdefault("PREFECT_HOME", str(Path(".prefect").resolve()))) / "server.url"
+    note = (
+        Path(os.environ.setdefault("PREFECT_HOME", str(Path(".prefect").resolve()))) / "server.url"
+    )
     known = os.environ.get("PREFECT_API_URL") or (note.read_text() if note.exists() else "")
     if known and _healthy(known):
         os.environ["PREFECT_API_URL"] = known
@@ -134,7 +143,17 @@ def prefect_server(port: int | None = None) -> Iterator[str]:
     port = port if port and _is_free(port) else _free_port()
     api = os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
     note.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "server",
+        "start",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     with running(command, note.parent / "server.log") as process:
         _wait(lambda: _healthy(api), process, note.parent / "server.log")
         note.write_text(api)
@@ -154,7 +173,16 @@ def mlflow_server() -> Iterator[str]:
     port = 5000 if _is_free(5000) else _free_port()
     # as it starts by default: fifteen processes and 3 GB
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--backend-store-uri", store]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        store,
+    ]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     log = Path(os.environ["PREFECT_HOME"]) / "mlflow.log"
     with running(command, log) as process:
@@ -178,7 +206,9 @@ def _wait(ready: Callable[[], bool], process: subprocess.Popen[str], log: Path) 
     deadline = time.monotonic() + SERVER_START_S
     while not ready():
         if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"{' '.join(map(str, process.args[-8:]))} does not answer; see {log}")  # type: ignore[index]
+            raise RuntimeError(
+                f"{' '.join(map(str, process.args[-8:]))} does not answer; see {log}"
+            )  # type: ignore[index]
         time.sleep(0.1)
 
 

@@ -46,7 +46,10 @@ def calibration_error(margins: Sequence[float], bins: int = 10) -> float:
     0.25
     """
     claimed, right, counts = reliability(margins, bins)
-    gaps = [count * abs(claim - share) for claim, share, count in zip(claimed, right, counts, strict=True)]
+    gaps = [
+        count * abs(claim - share)
+        for claim, share, count in zip(claimed, right, counts, strict=True)
+    ]
     return float(sum(gaps) / len(margins))
 
 
@@ -68,7 +71,9 @@ def reliability(margins: Sequence[float], bins: int = 10) -> Reliability:
     place = np.minimum(((claimed - 0.5) * 2 * bins).astype(int), bins - 1)
     counts = np.bincount(place, minlength=bins)
     filled = counts > 0
-    claims, hits = (np.bincount(place, weights=values, minlength=bins) for values in (claimed, right))
+    claims, hits = (
+        np.bincount(place, weights=values, minlength=bins) for values in (claimed, right)
+    )
     return Reliability(
         (claims[filled] / counts[filled]).tolist(),
         (hits[filled] / counts[filled]).tolist(),
@@ -116,7 +121,9 @@ def accuracy_interval(
     return _wilson(float(accuracy), float(effective), float(z))
 
 
-def _bootstrap_variance(hits: np.ndarray, sizes: np.ndarray, num_resamples: int, rng: np.random.Generator) -> float:
+def _bootstrap_variance(
+    hits: np.ndarray, sizes: np.ndarray, num_resamples: int, rng: np.random.Generator
+) -> float:
     """Variance of the accuracy over resamples of the prompts.
 
     Prompts of equal size with equally many right pairs are alike: how often each kind is drawn is multinomial.
@@ -129,5 +136,7 @@ def _bootstrap_variance(hits: np.ndarray, sizes: np.ndarray, num_resamples: int,
 def _wilson(share: float, count: float, z: float) -> tuple[float, float]:
     """Wilson's score interval of a share of `count` trials."""
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    reach = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+    reach = (
+        z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+    )
     return max(0.0, min(share, centre - reach)), min(1.0, max(share, centre + reach))

@@ -9,7 +9,14 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
@@ -113,9 +120,13 @@ class CollectParams:
     def _names(self) -> "CollectParams":
         names = [source.name or source.reader for source in self.sources]
         if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"sources: two are called {', '.join(sorted(twice))}; give each a `name`")
+            raise ValueError(
+                f"sources: two are called {', '.join(sorted(twice))}; give each a `name`"
+            )
         if unknown := set(self.mixture.sources) - set(names):
-            raise ValueError(f"mixture.sources: no source is called {', '.join(sorted(unknown))}; correct the name")
+            raise ValueError(
+                f"mixture.sources: no source is called {', '.join(sorted(unknown))}; correct the name"
+            )
         return self
 
 
@@ -176,7 +187,9 @@ def _variable(name: str) -> str:
 def _address(url: str) -> str:
     parts = urlsplit(url)
     if parts.username or parts.password or parts.query:
-        raise PydanticCustomError(SECRET, "has a password or a query in it; a key belongs into the environment")
+        raise PydanticCustomError(
+            SECRET, "has a password or a query in it; a key belongs into the environment"
+        )
     return url
 
 
@@ -212,7 +225,9 @@ class ServerParams:
     @model_validator(mode="after")
     def _prices(self) -> "ServerParams":
         if self.max_cost is not None and not (self.input_price or self.output_price):
-            raise ValueError("max_cost needs input_price and output_price, or nothing ever costs anything")
+            raise ValueError(
+                "max_cost needs input_price and output_price, or nothing ever costs anything"
+            )
         return self
 
 
@@ -412,7 +427,9 @@ class TrainRMParams:
         if self.zero < needed:
             raise ValueError(f"offload: {self.offload!r} needs zero: {needed}, not {self.zero}")
         if self.zero >= 2 and self.optimizer == "muon":
-            raise ValueError(f"optimizer: 'muon' needs whole matrices: set zero to 0 or 1, not {self.zero}")
+            raise ValueError(
+                f"optimizer: 'muon' needs whole matrices: set zero to 0 or 1, not {self.zero}"
+            )
         return self
 
 
@@ -490,7 +507,9 @@ class TrainPPOParams:
     def _whole_prompts(self) -> "TrainPPOParams":
         for name in ("batch_size", "minibatch_size"):
             if getattr(self, name) % self.answers_per_prompt:
-                raise ValueError(f"{name} must be a multiple of answers_per_prompt ({self.answers_per_prompt})")
+                raise ValueError(
+                    f"{name} must be a multiple of answers_per_prompt ({self.answers_per_prompt})"
+                )
         return self
 
     @model_validator(mode="after")
@@ -579,7 +598,9 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     except ValidationError as error:
         raise BadParams("\n".join(_sentence(path, detail) for detail in error.errors())) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BadParams(f"{path}: {error}; a complete example is infra/params/laptop.yaml") from error
+        raise BadParams(
+            f"{path}: {error}; a complete example is infra/params/laptop.yaml"
+        ) from error
 
 
 def resolved(params: Params) -> dict[str, dict[str, Any]]:

@@ -29,7 +29,9 @@ _SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def popen(command: Sequence[str], *, timeout_s: float | None = None, **options: Any) -> subprocess.Popen[str]:
+def popen(
+    command: Sequence[str], *, timeout_s: float | None = None, **options: Any
+) -> subprocess.Popen[str]:
     """Start `command` under a supervisor; `stop` it, or just die: nothing of it stays.
 
     Options are `subprocess.Popen`'s; standard input is the lifeline.

@@ -29,7 +29,9 @@ def in_processes(arguments: Sequence[str], number: int) -> int:
     }
     ranks = [str(rank) for rank in range(number)]
     command = [sys.executable, *arguments]
-    started = [launch.popen(command, env=shared | {"RANK": rank, "LOCAL_RANK": rank}) for rank in ranks]
+    started = [
+        launch.popen(command, env=shared | {"RANK": rank, "LOCAL_RANK": rank}) for rank in ranks
+    ]
     try:
         while not any(codes := [process.poll() for process in started]) and None in codes:
             time.sleep(0.05)

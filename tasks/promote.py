@@ -40,10 +40,14 @@ def promote(client: Any, model: str, metric: str, at_least: float) -> str:
     """
     candidate = _by_alias(client, model, "candidate")
     if candidate is None:
-        raise NotPromoted(f"{model}: no version has the alias candidate; run the stage that trains it")
+        raise NotPromoted(
+            f"{model}: no version has the alias candidate; run the stage that trains it"
+        )
     value = measured(client, candidate, metric)
     if not value >= at_least:
-        raise NotPromoted(f"{model} version {candidate.version}: {metric} is {value:g}, below {at_least:g}")
+        raise NotPromoted(
+            f"{model} version {candidate.version}: {metric} is {value:g}, below {at_least:g}"
+        )
     champion = _by_alias(client, model, "champion")
     if champion is not None and champion.version != candidate.version:
         client.set_registered_model_alias(model, "previous", champion.version)
@@ -55,11 +59,15 @@ def measured(client: Any, version: Any, metric: str) -> float:
     """The newest value of a metric among the runs that read exactly this model, or the run that made it."""
     path, md5 = version.tags["dvc_path"], version.tags["dvc_md5"]
     query = f"tags.`dvc/{path}` = '{md5}' and attributes.status = 'FINISHED'"
-    readers = client.search_runs([experiment(client, Path())], query, order_by=["attributes.start_time DESC"])
+    readers = client.search_runs(
+        [experiment(client, Path())], query, order_by=["attributes.start_time DESC"]
+    )
     for run in [*readers, client.get_run(version.run_id)]:
         if metric in run.data.metrics:
             return run.data.metrics[metric]
-    raise NotPromoted(f"{version.name} version {version.version}: no run has measured {metric!r} of {path} {md5}")
+    raise NotPromoted(
+        f"{version.name} version {version.version}: no run has measured {metric!r} of {path} {md5}"
+    )
 
 
 def _by_alias(client: Any, model: str, alias: str) -> Any | None:

@@ -17,6 +17,10 @@ def publish() -> None:
 
 def as_markdown(page: Path | None, summary: dict[str, float]) -> str:
     """The report's address and a table of the summary."""
-    link = f"[The report]({page.resolve().as_uri()}): `{page.resolve()}`" if page else "No report was written."
+    link = (
+        f"[The report]({page.resolve().as_uri()}): `{page.resolve()}`"
+        if page
+        else "No report was written."
+    )
     rows = "\n".join(f"| {name} | {value:g} |" for name, value in summary.items())
     return f"{link}\n\n| number | value |\n| --- | --- |\n{rows}\n"

@@ -48,7 +48,9 @@ ADVICE = (
 Points = list[tuple[dict[str, float], int]]
 
 
-def main(stage: str, run: Callable[..., Metrics] | None = None, *, model: str | None = None) -> None:
+def main(
+    stage: str, run: Callable[..., Metrics] | None = None, *, model: str | None = None
+) -> None:
     """Run a stage on the paths of the command line: parameters in, metrics, curves and an MLflow run out.
 
     An error that our code foresaw is one line, any other has its traceback; the code says whether to retry.
@@ -77,9 +79,13 @@ def foreseen(error: Exception) -> bool:
     return ours and isinstance(error, ValueError | OSError)
 
 
-def _run(stage: str, run: Callable[..., Metrics] | None, paths: Sequence[Path], model: str | None) -> None:
+def _run(
+    stage: str, run: Callable[..., Metrics] | None, paths: Sequence[Path], model: str | None
+) -> None:
     section = getattr(load_params(), stage)
-    if getattr(section, "processes", 1) > 1 and "RANK" not in os.environ:  # before anything large is imported
+    if (
+        getattr(section, "processes", 1) > 1 and "RANK" not in os.environ
+    ):  # before anything large is imported
         sys.exit(in_processes(["-m", f"tasks.{stage}", *map(str, paths)], section.processes))
     call: Callable[..., Metrics] = run or importlib.import_module(f"ixc.stages.{stage}").run
     _check_paths(stage, call, paths)
@@ -111,10 +117,14 @@ def _run(stage: str, run: Callable[..., Metrics] | None, paths: Sequence[Path], 
 
 def _check_paths(stage: str, run: Callable[..., Metrics], paths: Sequence[Path]) -> None:
     positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    names = [name for name, each in inspect.signature(run).parameters.items() if each.kind is positional][1:]
+    names = [
+        name for name, each in inspect.signature(run).parameters.items() if each.kind is positional
+    ][1:]
     if len(names) != len(paths):
         given = " ".join(map(str, paths)) or "nothing"
-        raise BadArguments(f"python -m tasks.{stage} {' '.join(names).upper()}: {given!r} was given")
+        raise BadArguments(
+            f"python -m tasks.{stage} {' '.join(names).upper()}: {given!r} was given"
+        )
 
 
 class BadArguments(ValueError):
@@ -126,7 +136,11 @@ def _write_curves(stage: str, points: Points) -> None:
     path = Path("metrics", "curves", f"{stage}.csv")
     if not Path("dvc.yaml").exists():
         return
-    plots = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"].get(stage, {}).get("plots", [])
+    plots = (
+        yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
+        .get(stage, {})
+        .get("plots", [])
+    )
     if path.as_posix() not in plots:
         return
     rows: dict[int, dict[str, float]] = {}
@@ -155,7 +169,9 @@ class StageFailed(RuntimeError):
     def crashed(self) -> bool:
         """Whether a second try makes sense: a traceback, or a signal other than TERM."""
         signalled = self.code < 0 or 128 < self.code < 128 + signal.NSIG
-        return self.code == CRASH or (signalled and self.code not in (TOLD_TO_STOP, -signal.SIGTERM))
+        return self.code == CRASH or (
+            signalled and self.code not in (TOLD_TO_STOP, -signal.SIGTERM)
+        )
 
 
 def dvc_task(stage: str, timeout_s: float | None = None) -> Callable[[], None]:
@@ -255,7 +271,9 @@ def outcome(stage: str, lines: Sequence[str]) -> str:
 def failure(stage: str, code: int, lines: Sequence[str]) -> StageFailed:
     """The error of a failed `dvc repro`, with the stage's own exit code, which DVC only tells in words."""
     own = re.search(r"exited with (-?\d+)", "\n".join(lines))
-    told = [line for line in lines if not line.startswith(("ERROR: failed to", "Running stage", "> "))]
+    told = [
+        line for line in lines if not line.startswith(("ERROR: failed to", "Running stage", "> "))
+    ]
     return StageFailed(stage, int(own[1]) if own else code, told[-1:])
 
 
@@ -266,4 +284,6 @@ def _publish(stage: str, root: Path) -> None:
     with suppress(OSError):
         metrics = json.loads((root / "metrics" / f"{stage}.json").read_text(encoding="utf-8"))
         table = [{"metric": name, "value": value} for name, value in metrics.items()]
-        create_table_artifact(table, key=stage.replace("_", "-"), description=f"`metrics/{stage}.json`")  # pyright: ignore
+        create_table_artifact(
+            table, key=stage.replace("_", "-"), description=f"`metrics/{stage}.json`"
+        )  # pyright: ignore

@@ -55,15 +55,17 @@ class Run:
 
     def _mark_killed(self) -> None:
         """Runs of this stage whose process, on this machine, is gone without a word."""
-        running = (
-            f"tags.stage = '{self.stage}' and tags.host = '{socket.gethostname()}' and attributes.status = 'RUNNING'"
-        )
+        here = f"tags.stage = '{self.stage}' and tags.host = '{socket.gethostname()}'"
+        running = f"{here} and attributes.status = 'RUNNING'"
         try:
             for run in self.client.search_runs([self.experiment], running):
                 if not Path("/proc", run.data.tags["pid"]).exists():
                     self.client.set_terminated(run.info.run_id, "KILLED")
         except Exception as failure:
-            warnings.warn(f"MLflow: runs of {self.stage} that were killed are not marked: {failure}", stacklevel=2)
+            warnings.warn(
+                f"MLflow: runs of {self.stage} that were killed are not marked: {failure}",
+                stacklevel=2,
+            )
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Numbers of one step of a curve."""
@@ -75,7 +77,11 @@ class Run:
         """Send the points that wait."""
         from mlflow.entities import Metric
 
-        points = [Metric(k, float(v), at, step) for metrics, step, at in self.points for k, v in metrics.items()]
+        points = [
+            Metric(k, float(v), at, step)
+            for metrics, step, at in self.points
+            for k, v in metrics.items()
+        ]
         self.points.clear()
         self.flushed = time.monotonic()
         self._send(metrics=points)
@@ -87,7 +93,10 @@ class Run:
             try:
                 self.client.set_tag(self.id, "resumed_from", before)
             except Exception as failure:
-                warnings.warn(f"MLflow: run {self.id}: not marked as going on from {before}: {failure}", stacklevel=2)
+                warnings.warn(
+                    f"MLflow: run {self.id}: not marked as going on from {before}: {failure}",
+                    stacklevel=2,
+                )
 
     def _send(self, metrics: list[Any] | None = None, params: dict[str, str] | None = None) -> None:
         from mlflow.entities import Param
@@ -106,7 +115,9 @@ def client(root: Path = Path()) -> Any:
     """A client of MLFLOW_TRACKING_URI; without one, of `mlflow.db` in the main checkout."""
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{home(root) / 'mlflow.db'}")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default waits for minutes on a dead server
+    os.environ.setdefault(
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"
+    )  # the default waits for minutes on a dead server
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     from mlflow.tracking import MlflowClient
 
@@ -129,7 +140,9 @@ def home(root: Path = Path()) -> Path:
 
 def git(*arguments: str, root: Path = Path()) -> str:
     """What git says, or nothing where there is no repository."""
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["git", *arguments], cwd=root, capture_output=True, text=True, check=False
+    )
     return done.stdout.strip()
 
 
@@ -139,7 +152,13 @@ def tags(stage: str, root: Path = Path()) -> dict[str, str]:
     data = {f"dvc/{path}": md5 for path, md5 in data_md5s(stage, root).items()}
     flow = {"prefect.flow_run_id": os.environ.get("IXC_FLOW_RUN_ID", "")}
     process = {"host": socket.gethostname(), "pid": str(os.getpid())}
-    return {"stage": stage, "git": revision, **process, **data, **{key: value for key, value in flow.items() if value}}
+    return {
+        "stage": stage,
+        "git": revision,
+        **process,
+        **data,
+        **{key: value for key, value in flow.items() if value},
+    }
 
 
 def data_md5s(stage: str, root: Path = Path()) -> dict[str, str]:
@@ -149,14 +168,25 @@ def data_md5s(stage: str, root: Path = Path()) -> dict[str, str]:
         return {}
     deps = set(yaml.safe_load(graph.read_text())["stages"].get(stage, {}).get("deps", []))
     stages = yaml.safe_load(lock.read_text())["stages"].values()
-    return {out["path"]: out["md5"] for each in stages for out in each.get("outs", []) if out["path"] in deps}
+    return {
+        out["path"]: out["md5"]
+        for each in stages
+        for out in each.get("outs", [])
+        if out["path"] in deps
+    }
 
 
 def provenance(run: Run, paths: Sequence[Path], root: Path = Path()) -> dict[str, Any]:
     """Where the numbers of a run come from: its id, the commit, the md5 of the data, and the command."""
     command = f"python -m tasks.{run.stage} {' '.join(map(str, paths))}".rstrip()
     data = data_hashes(run.stage, paths, root)
-    return {"stage": run.stage, "run": run.id, "commit": run.tags["git"], "data": data, "command": command}
+    return {
+        "stage": run.stage,
+        "run": run.id,
+        "commit": run.tags["git"],
+        "data": data,
+        "command": command,
+    }
 
 
 def data_hashes(stage: str, paths: Sequence[Path], root: Path = Path()) -> dict[str, str]:
@@ -169,7 +199,9 @@ def data_hashes(stage: str, paths: Sequence[Path], root: Path = Path()) -> dict[
     for dep in stages.get(stage, {}).get("deps", []):
         if dep not in found and (root / dep).exists():  # no `${...}`, which is a name and no path
             found[dep] = folder_md5(root / dep) if (root / dep).is_dir() else _md5(root / dep)
-    return found or {path.as_posix(): _md5(root / path) for path in paths if (root / path).is_file()}
+    return found or {
+        path.as_posix(): _md5(root / path) for path in paths if (root / path).is_file()
+    }
 
 
 def folder_md5(folder: Path) -> str:
@@ -178,7 +210,9 @@ def folder_md5(folder: Path) -> str:
     DVC: the md5 of the JSON list of its files' md5s and paths, plus ".dir".
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    entries = [{"md5": _md5(path), "relpath": path.relative_to(folder).as_posix()} for path in files]
+    entries = [
+        {"md5": _md5(path), "relpath": path.relative_to(folder).as_posix()} for path in files
+    ]
     listing = json.dumps(sorted(entries, key=lambda entry: entry["relpath"]), sort_keys=True)
     return hashlib.md5(listing.encode(), usedforsecurity=False).hexdigest() + ".dir"
 

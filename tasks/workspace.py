@@ -61,7 +61,9 @@ def current() -> Workspace:
 
 
 @contextmanager
-def workspace(params: str | None = None, overrides: Sequence[str] = (), name: str | None = None) -> Iterator[Workspace]:
+def workspace(
+    params: str | None = None, overrides: Sequence[str] = (), name: str | None = None
+) -> Iterator[Workspace]:
     """Where the stages called in this block run.
 
     Args:
@@ -105,8 +107,12 @@ def _worktree(main: Path, name: str) -> Path:
         _git("worktree", "add", "--quiet", "--detach", str(root), "HEAD", root=main)
         _dvc("cache", "dir", "--local", str(main / ".dvc" / "cache"), root=root)
     lock = root / "dvc.lock"
-    known = lock.read_bytes() if lock.exists() else None  # the worktree's own, not the main checkout's
-    _git("checkout", "--quiet", "--force", "--detach", git("rev-parse", "HEAD", root=main), root=root)
+    known = (
+        lock.read_bytes() if lock.exists() else None
+    )  # the worktree's own, not the main checkout's
+    _git(
+        "checkout", "--quiet", "--force", "--detach", git("rev-parse", "HEAD", root=main), root=root
+    )
     if uncommitted := git("stash", "create", root=main):
         _git("read-tree", "--reset", "-u", uncommitted, root=root)
     _copy_new(main, root)
@@ -145,7 +151,9 @@ def override(tree: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     *parents, last = key.split(".")
     if not equals or not all([*parents, last]):
-        raise BadOverride(f"override {text!r}: write section.key=value, as in train_rm.learning_rate=2e-5")
+        raise BadOverride(
+            f"override {text!r}: write section.key=value, as in train_rm.learning_rate=2e-5"
+        )
     branch = tree
     for parent in parents:
         if not isinstance(branch.get(parent), dict):
@@ -181,5 +189,7 @@ def _git(*arguments: str, root: Path) -> str:
 def _output(command: Sequence[str], root: Path) -> str:
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{root}: {' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+        raise RuntimeError(
+            f"{root}: {' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}"
+        )
     return done.stdout

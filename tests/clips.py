@@ -53,7 +53,9 @@ def clip(form: Form, num_frames: int = 24, size: tuple[int, int] = SIZE, **optio
     return buffer.getvalue()
 
 
-def draw_into(container: OutputContainer, form: Form, num_frames: int, size: tuple[int, int], **options: str) -> None:
+def draw_into(
+    container: OutputContainer, form: Form, num_frames: int, size: tuple[int, int], **options: str
+) -> None:
     """Add a track to a container."""
     keys = {"g": "12", "svtav1-params": "lp=1"} if form.codec.startswith("lib") else {}
     stream = container.add_stream(form.codec, rate=25, options=keys | options)

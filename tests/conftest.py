@@ -103,7 +103,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "IXC_GRACE_S": "2",
         **dict.fromkeys(IDENTITY, "test@example.org"),
     }
-    kept = {key: value for key, value in os.environ.items() if key in ("LANG", "PYTHONPATH", "TMPDIR")}
+    kept = {
+        key: value for key, value in os.environ.items() if key in ("LANG", "PYTHONPATH", "TMPDIR")
+    }
     return {**kept, **own}
 
 

@@ -64,7 +64,9 @@ class FakeOpenAI(BaseHTTPRequestHandler):
         elif parts[-1] == "batches":
             self.reply(200, {"object": "list", "data": self.batches[::-1], "has_more": False})
         else:
-            self.reply(200, self.look(next(batch for batch in self.batches if batch["id"] == parts[-1])))
+            self.reply(
+                200, self.look(next(batch for batch in self.batches if batch["id"] == parts[-1]))
+            )
 
     def chat(self, body: dict[str, Any]) -> None:
         text, key = self.text(body), self.headers["authorization"].removeprefix("Bearer ")
@@ -93,7 +95,9 @@ class FakeOpenAI(BaseHTTPRequestHandler):
 
     def completion(self, body: dict[str, Any], key: str, cut: bool = False) -> dict[str, Any]:
         said = self.judgement(body, key) if "response_format" in body else self.answer(body)
-        content = None if "speechless" in self.text(body) else said[: len(said) // 2] if cut else said
+        content = (
+            None if "speechless" in self.text(body) else said[: len(said) // 2] if cut else said
+        )
         message = {"role": "assistant", "content": content}
         return {
             "id": "1",
@@ -109,7 +113,9 @@ class FakeOpenAI(BaseHTTPRequestHandler):
         first = text.split("<first_answer>")[1].split("</first_answer>")[0]
         contrary = body["model"] == "contrarian"
         winner = "first" if "biased" in text or ("good" in first) != contrary else "second"
-        return json.dumps({"reason": f"It is good. {key if 'echo' in text else ''}", "winner": winner})
+        return json.dumps(
+            {"reason": f"It is good. {key if 'echo' in text else ''}", "winner": winner}
+        )
 
     def answer(self, body: dict[str, Any]) -> str:
         return f"{body['model']} {body['seed']} {self.text(body).split()[-1]}"
@@ -118,7 +124,14 @@ class FakeOpenAI(BaseHTTPRequestHandler):
         name = f"file-{len(self.files)}"
         content = data.split(b'name="file"')[1].split(b"\r\n\r\n", 1)[1]
         self.files[name] = content[: content.rindex(b"\n--")].rstrip(b"\r")
-        return {"id": name, "object": "file", "bytes": 1, "created_at": 1, "filename": "f", "purpose": "batch"}
+        return {
+            "id": name,
+            "object": "file",
+            "bytes": 1,
+            "created_at": 1,
+            "filename": "f",
+            "purpose": "batch",
+        }
 
     def begin(self, body: dict[str, Any]) -> dict[str, Any]:
         batch = {
@@ -134,8 +147,13 @@ class FakeOpenAI(BaseHTTPRequestHandler):
     def look(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Its state; after `polls_until_done` looks it is done, the replies in another order than the requests."""
         batch["polls"] = batch.get("polls", 0) + 1
-        if batch["status"] not in ("completed", "failed") and batch["polls"] >= self.polls_until_done:
-            requests = [json.loads(line) for line in self.files[batch["input_file_id"]].splitlines()]
+        if (
+            batch["status"] not in ("completed", "failed")
+            and batch["polls"] >= self.polls_until_done
+        ):
+            requests = [
+                json.loads(line) for line in self.files[batch["input_file_id"]].splitlines()
+            ]
             good = [r for r in requests if not is_dead(self.text(r["body"]))]
             bad = [r for r in requests if is_dead(self.text(r["body"]))]
             self.files[f"{batch['id']}-out"] = b"".join(map(self.batch_line, reversed(good)))
@@ -151,14 +169,24 @@ class FakeOpenAI(BaseHTTPRequestHandler):
         self.bodies.append(request["body"])
         fresh = text not in self.faults
         self.faults.add(text)
-        body = self.completion(request["body"], KEY, cut="mute" in text or (fresh and "cut" in text))
-        reply = {"custom_id": request["custom_id"], "response": {"status_code": 200, "body": body}, "error": None}
+        body = self.completion(
+            request["body"], KEY, cut="mute" in text or (fresh and "cut" in text)
+        )
+        reply = {
+            "custom_id": request["custom_id"],
+            "response": {"status_code": 200, "body": body},
+            "error": None,
+        }
         return json.dumps(reply).encode() + b"\n"
 
     def error_line(self, request: dict[str, Any]) -> bytes:
         self.asked[self.text(request["body"])] += 1
         error = {"error": {"message": f"overloaded, {KEY}"}}
-        reply = {"custom_id": request["custom_id"], "response": {"status_code": 500, "body": error}, "error": None}
+        reply = {
+            "custom_id": request["custom_id"],
+            "response": {"status_code": 500, "body": error},
+            "error": None,
+        }
         return json.dumps(reply).encode() + b"\n"
 
     def reply(self, status: int, body: dict[str, Any], torn: bool = False) -> None:
@@ -190,7 +218,14 @@ def serving() -> Iterator[Any]:
     state: dict[str, Any] = {
         **{name: Counter() for name in ("asked", "paid")},
         **{name: [] for name in ("bodies", "batches", "times")},
-        **{"faults": set(), "files": {}, "flaky": 0.0, "late_s": 0.5, "thinks_s": 0.0, "polls_until_done": 2},
+        **{
+            "faults": set(),
+            "files": {},
+            "flaky": 0.0,
+            "late_s": 0.5,
+            "thinks_s": 0.0,
+            "polls_until_done": 2,
+        },
     }
     handler: Any = type("Handler", (FakeOpenAI,), state)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:

@@ -69,7 +69,9 @@ def _mp4s() -> dict[str, bytes]:
     sound = clip(FORMS["mp4"], 4)
     away = {kind: _redirected(sound, kind) for kind in (b"url ", b"alis", b"urn ")}
     reference = _box(b"rdrf", bytes(4) + b"url " + struct.pack(">I", 11) + b"../some.mp4")
-    movie = _box(b"ftyp", b"qt  " + bytes(8)) + _box(b"moov", _box(b"rmra", _box(b"rmda", reference)))
+    movie = _box(b"ftyp", b"qt  " + bytes(8)) + _box(
+        b"moov", _box(b"rmra", _box(b"rmda", reference))
+    )
     packed = zlib.compress(_box(b"moov", bytes(100)))
     small = _box(b"cmov", _box(b"dcom", b"zlib") + _box(b"cmvd", struct.pack(">I", 108) + packed))
     return {
@@ -94,7 +96,9 @@ def _box(kind: bytes, content: bytes) -> bytes:
 
 def _matroskas() -> dict[str, bytes]:
     uid = bytes(range(16))
-    chapter = _element("b6", _element("73c4", b"\x01") + _element("91", b"\0") + _element("6e67", uid))
+    chapter = _element(
+        "b6", _element("73c4", b"\x01") + _element("91", b"\0") + _element("6e67", uid)
+    )
     ordered = _element("45b9", _element("45dd", b"\x01") + _element("b6", _element("91", b"\0")))
     return {
         "next.mkv": _with(_element("1549a966", _element("3eb923", uid))),
@@ -112,7 +116,12 @@ def _with(element: bytes) -> bytes:
 
 
 def _element(id: str, content: bytes) -> bytes:
-    return bytes.fromhex(id) + struct.pack(">BQ", 1, len(content))[:1] + len(content).to_bytes(7, "big") + content
+    return (
+        bytes.fromhex(id)
+        + struct.pack(">BQ", 1, len(content))[:1]
+        + len(content).to_bytes(7, "big")
+        + content
+    )
 
 
 def _mixtures(outside: Path) -> dict[str, bytes]:

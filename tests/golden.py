@@ -23,12 +23,16 @@ from ixc.models.ixc25 import IXCProcessor
 DEFAULT = Path(__file__).parents[2] / "shared" / "golden"
 GOLDEN = Path(os.environ.get("IXC_GOLDEN", DEFAULT)).resolve()
 if "IXC_GOLDEN" in os.environ and not (GOLDEN / "config.json").is_file():
-    raise FileNotFoundError(f"IXC_GOLDEN: {GOLDEN}: no config.json there; name a folder of golden data")
+    raise FileNotFoundError(
+        f"IXC_GOLDEN: {GOLDEN}: no config.json there; name a folder of golden data"
+    )
 
 
 def needs_golden(test: Callable[..., Any]) -> Callable[..., Any]:
     """The test reads golden data, and is skipped where there are none: a clone alone has none."""
-    absent = pytest.mark.skipif(not (GOLDEN / "config.json").is_file(), reason=f"{GOLDEN}: no golden data")
+    absent = pytest.mark.skipif(
+        not (GOLDEN / "config.json").is_file(), reason=f"{GOLDEN}: no golden data"
+    )
     return pytest.mark.real(absent(test))
 
 
@@ -60,7 +64,9 @@ SIDE = TILE // PATCH // 2
 
 def tokenizer_files() -> list[Path]:
     """The tokenizer's files; a folder without a tokenizer of its own has that of the 7B."""
-    own = [path for path in (GOLDEN / "tokenizer.model", GOLDEN / "tokenizer.json") if path.is_file()]
+    own = [
+        path for path in (GOLDEN / "tokenizer.model", GOLDEN / "tokenizer.json") if path.is_file()
+    ]
     return own or [DEFAULT / "tokenizer.model"]
 
 

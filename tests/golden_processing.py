@@ -30,8 +30,15 @@ REAL = {"tile_size": 560, "patch_size": 14}
 
 
 @cache
-def processor(transform: str = "inference", tail: Tail = "nonl", hd_num: int = 9, **sizes: int) -> IXCProcessor:
-    options: dict[str, Any] = {"hd_num": hd_num, "tail_newline": tail == "nl", "max_length": 10**6, **sizes}
+def processor(
+    transform: str = "inference", tail: Tail = "nonl", hd_num: int = 9, **sizes: int
+) -> IXCProcessor:
+    options: dict[str, Any] = {
+        "hd_num": hd_num,
+        "tail_newline": tail == "nl",
+        "max_length": 10**6,
+        **sizes,
+    }
     if transform == "reward_train":
         options |= {"geometry": "official_train", "strip_turns": True}
     return IXCProcessor.from_official(official_folder(), **options)
@@ -65,8 +72,12 @@ CUT = sorted({(case["image"], case["transform"]) for case in cases("preprocess")
 
 @pytest.mark.parametrize(("image", "transform"), CUT)
 def test_pixels_are_the_official_ones(image: str, transform: str):
-    for case in [c for c in cases("preprocess") if (c["image"], c["transform"]) == (image, transform)]:
-        batch = processor(transform)(QUESTION, images=GOLDEN / "images" / image, hd_num=case["hd_num"])
+    for case in [
+        c for c in cases("preprocess") if (c["image"], c["transform"]) == (image, transform)
+    ]:
+        batch = processor(transform)(
+            QUESTION, images=GOLDEN / "images" / image, hd_num=case["hd_num"]
+        )
         [image] = batch.images
         assert batch["tile_grids"].tolist() == [case["tiles_hw"]]
         assert num_image_ids(batch) == case["num_image_tokens"]
@@ -90,7 +101,9 @@ def block_means(pixels: np.ndarray, rows: int, columns: int) -> np.ndarray:
     return whole.reshape(rows, height, columns, width, 3).mean((1, 3))
 
 
-@pytest.mark.parametrize("told", cases("cars/cars_expected", "geometry"), ids=lambda c: f"{c['image']}-{c['hd_num']}")
+@pytest.mark.parametrize(
+    "told", cases("cars/cars_expected", "geometry"), ids=lambda c: f"{c['image']}-{c['hd_num']}"
+)
 def test_geometry_of_photographs_is_the_official_one(told: dict[str, Any]):
     path = GOLDEN / "cars" / told["image"]
     batch = processor(told["transform"], **REAL)(QUESTION, images=path, hd_num=told["hd_num"])
@@ -103,7 +116,9 @@ def test_geometry_of_photographs_is_the_official_one(told: dict[str, Any]):
 
 def ids_of(segments: list[dict[str, Any]]) -> list[int]:
     image = ids()["image"]
-    return [i for s in segments for i in (s["ids"] if s["type"] == "text" else [image] * s["length"])]
+    return [
+        i for s in segments for i in (s["ids"] if s["type"] == "text" else [image] * s["length"])
+    ]
 
 
 def places(batch: IXCBatch) -> list[list[int]]:
@@ -117,7 +132,11 @@ TEXTS = dict(cases("text"))
 TAILS: tuple[Tail, ...] = get_args(Tail)
 FORMS = ("reward_train", "reward_infer")
 TO_SCORE = [
-    (c, form, tail) for c in sorted(TEXTS) for form in FORMS for tail in TAILS if tail in TEXTS[c].get(form, ())
+    (c, form, tail)
+    for c in sorted(TEXTS)
+    for form in FORMS
+    for tail in TAILS
+    if tail in TEXTS[c].get(form, ())
 ]
 
 
@@ -137,7 +156,11 @@ def test_ids_to_score_are_the_official_ones(case: str, form: str, tail: Tail):
 def test_ids_of_a_question_are_the_official_ones(case: str):
     known = TEXTS[case]
     told, images = known["chat"], [GOLDEN / "images" / name for name in known["images"]]
-    meta = [{"role": "system", "content": told["meta_instruction"]}] if told["meta_instruction"] else []
+    meta = (
+        [{"role": "system", "content": told["meta_instruction"]}]
+        if told["meta_instruction"]
+        else []
+    )
     turns = [
         {"role": role, "content": said}
         for pair in told["history"]
@@ -155,10 +178,17 @@ def told_counts(told: dict[str, Any]) -> list[int]:
     return [segment["length"] for segment in told["segments"] if segment["type"] == "image"]
 
 
-RELEASED = [(told, tail) for told in cases("cars/cars_expected", "chats") for tail in TAILS if tail in told["text_ids"]]
+RELEASED = [
+    (told, tail)
+    for told in cases("cars/cars_expected", "chats")
+    for tail in TAILS
+    if tail in told["text_ids"]
+]
 
 
-@pytest.mark.parametrize(("told", "tail"), RELEASED, ids=lambda one: one if isinstance(one, str) else one["name"])
+@pytest.mark.parametrize(
+    ("told", "tail"), RELEASED, ids=lambda one: one if isinstance(one, str) else one["name"]
+)
 def test_ids_of_the_released_example_are_the_official_ones(told: dict[str, Any], tail: Tail):
     images = [GOLDEN / "cars" / name for name in told["images"]]
     reading = processor(tail=tail, hd_num=told["hd_num"], **REAL)
@@ -172,7 +202,9 @@ def begins_with_space(case: str) -> bool:
     return TEXTS[case]["reward_infer"]["messages"][-1]["content"].startswith(("\n", " "))
 
 
-APART = [(c, tail) for c, form, tail in TO_SCORE if form == "reward_infer" and not begins_with_space(c)]
+APART = [
+    (c, tail) for c, form, tail in TO_SCORE if form == "reward_infer" and not begins_with_space(c)
+]
 
 
 @pytest.mark.parametrize(("case", "tail"), APART)
@@ -188,7 +220,11 @@ def test_a_prompt_and_its_answer_apart_are_the_whole(case: str, tail: Tail):
 def control() -> dict[str, int]:
     """The vocabulary's control tokens, by their names."""
     vocabulary = processor().backend.get_vocab()
-    return {name: i for name, i in vocabulary.items() if re.fullmatch(r"<unk>|</?s>|\[UNUSED_TOKEN_\d+\]", name)}
+    return {
+        name: i
+        for name, i in vocabulary.items()
+        if re.fullmatch(r"<unk>|</?s>|\[UNUSED_TOKEN_\d+\]", name)
+    }
 
 
 @settings(deadline=None, database=None)
@@ -199,16 +235,22 @@ def test_no_text_becomes_a_control_token_of_the_official_vocabulary(data: st.Dat
     reading = processor()
     encoded = reading.encode(text)
     assert not set(encoded) & set(control().values())
-    assert reading.decode(encoded) == text.replace("\u2581", " ")  # sentencepiece's own sign for a space
+    assert reading.decode(encoded) == text.replace(
+        "\u2581", " "
+    )  # sentencepiece's own sign for a space
 
 
 # Films
 
 
-@pytest.mark.parametrize("told", cases("video", "frame_indices"), ids=lambda c: f"{c['fps']}x{c['n_frames']}")
+@pytest.mark.parametrize(
+    "told", cases("video", "frame_indices"), ids=lambda c: f"{c['fps']}x{c['n_frames']}"
+)
 def test_the_official_frames_are_seen(told: dict[str, Any]):
     start, end = told["start"] or 0, told["end"] or told["n_frames"]
-    assert [start + i for i in frames_seen(end - start, told["fps"], told["num_frm"])] == told["indices"]
+    assert [start + i for i in frames_seen(end - start, told["fps"], told["num_frm"])] == told[
+        "indices"
+    ]
 
 
 @pytest.mark.parametrize("told", cases("video", "grids"), ids=lambda c: c["name"])
@@ -223,12 +265,16 @@ def test_strips_have_the_official_sizes(told: dict[str, Any]):
 
 @pytest.mark.parametrize("told", cases("video", "pixel_cases"), ids=lambda c: c["npz_key"])
 def test_strips_have_the_official_pixels(told: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda *_, **__: None)  # the numbers were made without labels
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw, "text", lambda *_, **__: None
+    )  # the numbers were made without labels
     frames = [Image.new("RGB", tuple(told["frame_wh"]), tuple(colour)) for colour in told["colors"]]
     canvas, stored = processor().composite(frames), arrays("video")
     assert sha256(np.asarray(canvas)) == told["sha256_grid_rgb"]
     place = strip(*canvas.size, TILE)
     seen = as_bytes(whole(ImageTiles(to_tiles(canvas, place, TILE), place.rows)))
     assert sha256(seen) == told["sha256_out_rgb"]
-    assert (np.asarray(canvas)[10::20, 10::20] == stored[f"{told['npz_key']}|grid_block20"].numpy()).all()
+    assert (
+        np.asarray(canvas)[10::20, 10::20] == stored[f"{told['npz_key']}|grid_block20"].numpy()
+    ).all()
     assert (seen[10::20, 10::20] == stored[f"{told['npz_key']}|out_block20"].numpy()).all()

@@ -12,5 +12,7 @@ REAL = Path(os.environ.get("IXC_REAL_DATA", Path(__file__).parents[2] / "shared"
 
 def needs_real(test: Callable[..., Any]) -> Callable[..., Any]:
     """The test reads real data sets, and is skipped where there are none."""
-    absent = pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL}: no real data there; set IXC_REAL_DATA")
+    absent = pytest.mark.skipif(
+        not REAL.is_dir(), reason=f"{REAL}: no real data there; set IXC_REAL_DATA"
+    )
     return pytest.mark.real(absent(test))

@@ -69,9 +69,14 @@ SIZES: dict[str, int] = {
 
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("name", SIZES)
-def test_a_size_that_the_weights_have_not_is_refused_at_every_door(folder: Path, door: str, name: str):
+def test_a_size_that_the_weights_have_not_is_refused_at_every_door(
+    folder: Path, door: str, name: str
+):
     change(folder / "config.json", **{name: SIZES[name]})
-    with pytest.raises(BadCheckpoint, match=rf"config\.json: {name}: {SIZES[name]}, but the weights say \d+; correct"):
+    with pytest.raises(
+        BadCheckpoint,
+        match=rf"config\.json: {name}: {SIZES[name]}, but the weights say \d+; correct",
+    ):
         DOORS[door](folder)
 
 
@@ -109,19 +114,36 @@ def test_an_absurd_number_is_refused_by_name_before_it_costs_time(folder: Path, 
 
 def test_sizes_that_are_absurd_together_are_refused():
     with pytest.raises(ValueError, match=r"6e\+13 weights, more than 1e\+12"):
-        IXCConfig(hidden_size=65536, intermediate_size=2**18, num_hidden_layers=1000, num_attention_heads=1024)
-    assert IXCConfig(hidden_size=16384, intermediate_size=53248, num_hidden_layers=126, num_attention_heads=128)
+        IXCConfig(
+            hidden_size=65536,
+            intermediate_size=2**18,
+            num_hidden_layers=1000,
+            num_attention_heads=1024,
+        )
+    assert IXCConfig(
+        hidden_size=16384, intermediate_size=53248, num_hidden_layers=126, num_attention_heads=128
+    )
 
 
-@pytest.mark.parametrize("door", [IXCProcessor.from_pretrained, AutoProcessor.from_pretrained, *DOORS.values()])
+@pytest.mark.parametrize(
+    "door", [IXCProcessor.from_pretrained, AutoProcessor.from_pretrained, *DOORS.values()]
+)
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"tile_size": 56}, r"tile_size: the processor's is 56, but the model's is 28 \(config\.json\); correct"),
-        ({"patch_size": 7}, r"patch_size: the processor's is 7, but the model's is 14 \(config\.json\); correct"),
+        (
+            {"tile_size": 56},
+            r"tile_size: the processor's is 56, but the model's is 28 \(config\.json\); correct",
+        ),
+        (
+            {"patch_size": 7},
+            r"patch_size: the processor's is 7, but the model's is 14 \(config\.json\); correct",
+        ),
     ],
 )
-def test_a_processor_of_another_geometry_is_refused(folder: Path, door: Any, settings: Any, message: str):
+def test_a_processor_of_another_geometry_is_refused(
+    folder: Path, door: Any, settings: Any, message: str
+):
     change(folder / "processor_config.json", **settings)
     if door is from_official:  # which loads a model alone, and never looks at the processor
         return
@@ -129,13 +151,16 @@ def test_a_processor_of_another_geometry_is_refused(folder: Path, door: Any, set
         door(folder)
 
 
-@pytest.mark.parametrize("door", [IXCProcessor.from_pretrained, AutoProcessor.from_pretrained, *DOORS.values()])
+@pytest.mark.parametrize(
+    "door", [IXCProcessor.from_pretrained, AutoProcessor.from_pretrained, *DOORS.values()]
+)
 def test_a_tokenizer_beyond_the_vocabulary_is_refused(folder: Path, door: Any):
     larger_tokenizer().save(str(folder / "tokenizer.json"))
     if door is from_official:  # special tokens are within it
         return
     with pytest.raises(
-        (BadProcessor, BadCheckpoint), match=r"vocabulary: the processor's tokenizer has \d+ tokens, but"
+        (BadProcessor, BadCheckpoint),
+        match=r"vocabulary: the processor's tokenizer has \d+ tokens, but",
     ):
         door(folder)
 
@@ -143,7 +168,8 @@ def test_a_tokenizer_beyond_the_vocabulary_is_refused(folder: Path, door: Any):
 def test_special_tokens_that_the_model_does_not_know_are_refused(folder: Path):
     change(folder / "config.json", image_token_id=200)
     with pytest.raises(
-        BadCheckpoint, match=r"image_token_id: 200, but tokenizer\.json has '\[UNUSED_TOKEN_131\]' at 6"
+        BadCheckpoint,
+        match=r"image_token_id: 200, but tokenizer\.json has '\[UNUSED_TOKEN_131\]' at 6",
     ):
         IXCForRewardModel.from_pretrained(folder)
     assert load(folder, IXCForRewardModel)[0].config.image_token_id == 6
@@ -170,7 +196,10 @@ def test_weights_in_several_files_are_compared_too(folder: Path):
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     save_file(weights, folder / "model-00001-of-00001.safetensors", {"format": "pt"})
-    index = {"metadata": {}, "weight_map": dict.fromkeys(weights, "model-00001-of-00001.safetensors")}
+    index = {
+        "metadata": {},
+        "weight_map": dict.fromkeys(weights, "model-00001-of-00001.safetensors"),
+    }
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     assert IXCForRewardModel.from_pretrained(folder).config.num_hidden_layers == 2
     change(folder / "config.json", num_hidden_layers=3)
@@ -180,11 +209,18 @@ def test_weights_in_several_files_are_compared_too(folder: Path):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("hd_num", 10**9), ("hd_num_several", 10**9), ("tile_size", 28 * 10**6), ("max_frames", 10**9)],
+    [
+        ("hd_num", 10**9),
+        ("hd_num_several", 10**9),
+        ("tile_size", 28 * 10**6),
+        ("max_frames", 10**9),
+    ],
 )
 def test_absurd_options_of_a_processor_are_refused(option: str, value: int):
     options: dict[str, Any] = {"tile_size": tiny.TILE, "patch_size": tiny.PATCH, option: value}
-    with pytest.raises(BadProcessor, match=f"{option}: {value}: Input should be less than or equal to"):
+    with pytest.raises(
+        BadProcessor, match=f"{option}: {value}: Input should be less than or equal to"
+    ):
         IXCProcessor(tiny.processor().backend, **options)
 
 

@@ -15,10 +15,11 @@ import tiny
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models
+from torch import Tensor
 
 from ixc.data.media import BadMedia
 from ixc.data.sources.embedded.videos import encode
-from ixc.models.ixc25 import BadCheckpoint, IXCForRewardModel, IXCProcessor, language
+from ixc.models.ixc25 import BadCheckpoint, IXCForRewardModel, IXCProcessor, PackedBatch, language
 from ixc.models.ixc25.folder import save
 from ixc.models.ixc25.kernels import NoAttention, attention_of
 from ixc.models.ixc25.processing import BadConversation, BadProcessor, TooLong
@@ -62,7 +63,13 @@ def test_equal_chats_get_equal_scores_to_the_last_digit(model: RewardModel):
     indexed = [Image.new("P", (28, 28)) for _ in range(3)]
     for image, colour in zip(indexed, ((200, 0, 0), (200, 0, 0), (0, 0, 200)), strict=True):
         image.putpalette(colour)
-    shown: list[Any] = [[RED], [RED.copy()], [np.asarray(RED)], [np.array(RED)], *([each] for each in indexed)]
+    shown: list[Any] = [
+        [RED],
+        [RED.copy()],
+        [np.asarray(RED)],
+        [np.array(RED)],
+        *([each] for each in indexed),
+    ]
     chats = [chat("What is it?", "A square.")] * len(shown)
     longer = [chat(f"Something else, number {n}?", "Yes, " * n) for n in range(9)]
     scores = model.score([*chats, *longer], [*shown, *([[]] * 9)])
@@ -89,7 +96,9 @@ def test_in_bf16_a_chat_scores_nearly_the_same_alone_and_among_others(
 ):
     # the bound that README states; a row's place in a pass decides how its numbers are rounded
     torch.manual_seed(seed)
-    exact = RewardModel(tiny.shaken(IXCForRewardModel(tiny.config(hidden_size=64)), seed), tiny.processor())
+    exact = RewardModel(
+        tiny.shaken(IXCForRewardModel(tiny.config(hidden_size=64)), seed), tiny.processor()
+    )
     wanted = exact.score(*mixed)
     rounded = RewardModel(exact.model.bfloat16(), exact.processor)
     together = rounded.score(*mixed)
@@ -99,7 +108,9 @@ def test_in_bf16_a_chat_scores_nearly_the_same_alone_and_among_others(
     assert together == pytest.approx(wanted, abs=0.1 * spread)
 
 
-def test_the_score_is_that_of_the_plain_forward_pass(model: RewardModel, mixed: tuple[list[Any], list[list[Any]]]):
+def test_the_score_is_that_of_the_plain_forward_pass(
+    model: RewardModel, mixed: tuple[list[Any], list[list[Any]]]
+):
     for one, shown in zip(*mixed, strict=True):
         with torch.no_grad():
             wanted = model.model(**model.processor(one, images=shown)).logits.item()
@@ -113,7 +124,9 @@ def test_eager_is_another_way_to_the_same_scores(
     plain.set_attn_implementation("eager")
     called: list[int] = []
     formulae = language.eager_attention
-    monkeypatch.setattr(language, "eager_attention", lambda *x, **y: called.append(len(x[1])) or formulae(*x, **y))
+    monkeypatch.setattr(
+        language, "eager_attention", lambda *x, **y: called.append(len(x[1])) or formulae(*x, **y)
+    )
     wanted = RewardModel(plain, tiny.processor()).score(*mixed)
     assert sum(called) == 2 * len(wanted)  # every chat a row of its own, in either layer
     called.clear()
@@ -123,7 +136,9 @@ def test_eager_is_another_way_to_the_same_scores(
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_under_dynamic_scaling_too_a_score_does_not_depend_on_the_other_answers(attention: str):
-    scaled = tiny.reward(max_position_embeddings=40, rope_scaling={"type": "dynamic", "factor": 2.0})
+    scaled = tiny.reward(
+        max_position_embeddings=40, rope_scaling={"type": "dynamic", "factor": 2.0}
+    )
     scaled.set_attn_implementation(attention)
     model = RewardModel(scaled, tiny.processor())
     chats = [chat("Name it.", "x" * n) for n in (1, 2, 40, 40, 41)]
@@ -143,10 +158,14 @@ def test_a_image_may_be_part_of_an_answer(model: RewardModel):
     assert len({round(score, 4) for score in alone}) == 3
 
 
-def test_a_image_shown_to_four_answers_passes_the_tower_once(model: RewardModel, monkeypatch: pytest.MonkeyPatch):
+def test_a_image_shown_to_four_answers_passes_the_tower_once(
+    model: RewardModel, monkeypatch: pytest.MonkeyPatch
+):
     passed: list[int] = []
     plain = model.model.encode_images
-    monkeypatch.setattr(model.model, "encode_images", lambda shown: passed.append(len(shown)) or plain(shown))
+    monkeypatch.setattr(
+        model.model, "encode_images", lambda shown: passed.append(len(shown)) or plain(shown)
+    )
     model.score([chat("How many?", str(n)) for n in range(4)], [[RED]] * 4)
     assert passed == [1]
 
@@ -182,18 +201,26 @@ def test_more_prompts_and_answers_than_fit_into_a_pass_are_scored_in_turn(
     wanted = model.score(chats)
     sizes: list[int] = []
     plain = model.model.response_scores
-    counted = lambda batch, image_features: sizes.append(batch.input_ids.numel()) or plain(batch, image_features)  # noqa: E731
+
+    def counted(batch: PackedBatch, image_features: Tensor | None) -> Tensor:
+        sizes.append(batch.input_ids.numel())
+        return plain(batch, image_features)
+
     monkeypatch.setattr(model.model, "response_scores", counted)
     monkeypatch.setattr("ixc.serve.api.TOKENS_AT_ONCE", 150)
     assert model.score(chats) == pytest.approx(wanted, abs=1e-5)
     assert max(sizes) <= 150 and len(sizes) < 20
 
 
-def test_a_image_of_many_answers_passes_the_tower_once(model: RewardModel, monkeypatch: pytest.MonkeyPatch):
+def test_a_image_of_many_answers_passes_the_tower_once(
+    model: RewardModel, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr("ixc.serve.api.TOKENS_AT_ONCE", 150)
     passed: list[int] = []
     plain = model.model.encode_images
-    monkeypatch.setattr(model.model, "encode_images", lambda shown: passed.append(len(shown)) or plain(shown))
+    monkeypatch.setattr(
+        model.model, "encode_images", lambda shown: passed.append(len(shown)) or plain(shown)
+    )
     chats = [chat("How many?", str(n) * 9) for n in range(40)]
     found = model.score(chats, [[RED]] * 40)
     assert passed == [1]
@@ -216,7 +243,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 @pytest.mark.slow
 def test_ten_thousand_answers_take_the_memory_of_a_hundred():
     here = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parent}", "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{here}{os.pathsep}{here.parent}",
+        "OMP_NUM_THREADS": "1",
+    }
     peaks = [
         int(subprocess.check_output([sys.executable, "-c", MEMORY, str(count)], env=environment))
         for count in (100, 10_000)
@@ -224,7 +255,9 @@ def test_ten_thousand_answers_take_the_memory_of_a_hundred():
     assert peaks[1] < 1.2 * peaks[0]
 
 
-def test_equal_answers_have_equal_scores_in_whatever_pass(model: RewardModel, monkeypatch: pytest.MonkeyPatch):
+def test_equal_answers_have_equal_scores_in_whatever_pass(
+    model: RewardModel, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr("ixc.serve.api.TOKENS_AT_ONCE", 60)
     answers = ["x" * (n % 9) for n in range(40)]
     found = model.score([chat("Name it.", answer) for answer in answers])
@@ -245,7 +278,11 @@ def test_no_chats_no_scores(model: RewardModel):
         ([chat("Hi.", "Hi.")], [], "1 chats but media for 0"),
         ([chat("Hi.", "Hi.")], [[RED, RED]], "Image1 <ImageHere>; Image2 <ImageHere>"),
         ([chat("<ImageHere>", "Hi.")], [[]], "0 pictures but 1 placeholders"),
-        ([chat("Hi.", "Hi."), chat("Hi.", "Ho."), chat("Hi.", "\ud800")], None, "chat 2: .*no Unicode"),
+        (
+            [chat("Hi.", "Hi."), chat("Hi.", "Ho."), chat("Hi.", "\ud800")],
+            None,
+            "chat 2: .*no Unicode",
+        ),
     ],
 )
 def test_bad_chats_are_refused(model: RewardModel, chats: Any, media: Any, message: str):
@@ -254,7 +291,9 @@ def test_bad_chats_are_refused(model: RewardModel, chats: Any, media: Any, messa
 
 
 def test_a_chat_alone_is_not_a_list_of_chats(model: RewardModel):
-    with pytest.raises(BadConversation, match=r"chat 0: .*'user'.*no list of messages; give a list of such lists"):
+    with pytest.raises(
+        BadConversation, match=r"chat 0: .*'user'.*no list of messages; give a list of such lists"
+    ):
         model.score(chat("Hi.", "Hi."))
 
 
@@ -272,15 +311,42 @@ def test_sequences_become_a_tree():
 def test_each_chat_has_a_score_or_a_reason(model: RewardModel, tmp_path: Path):
     good, other = chat("Name it.", "red"), chat("Name it.", "blue")
     missing = str(tmp_path / "missing.png")
-    chats = [good, [good[0]], other, good, {"messages": good, "pictures": [RED]}, other, chat("Hi.", "\ud800"), good]
+    chats = [
+        good,
+        [good[0]],
+        other,
+        good,
+        {"messages": good, "pictures": [RED]},
+        other,
+        chat("Hi.", "\ud800"),
+        good,
+    ]
     media = [[RED], [], [RED], [missing], [], [missing], [], ["x" * 5000 + ".png"]]
     found = model.score_each(chats, media)
     wanted = model.score([good, other], [[RED]] * 2)
     assert [found[0].score, found[2].score] == pytest.approx(wanted, abs=1e-5)
-    assert [bool(outcome.reason) for outcome in found] == [False, True, False, True, True, True, True, True]
+    assert [bool(outcome.reason) for outcome in found] == [
+        False,
+        True,
+        False,
+        True,
+        True,
+        True,
+        True,
+        True,
+    ]
     assert all((outcome.score is None) == bool(outcome.reason) for outcome in found)
-    reasons = {1: "nothing to score; end with an assistant's answer$", 3: "missing.png: no such file", 4: "'pictures'"}
-    for number, reason in {**reasons, 5: "missing.png: no such file", 6: "no Unicode", 7: "name too long"}.items():
+    reasons = {
+        1: "nothing to score; end with an assistant's answer$",
+        3: "missing.png: no such file",
+        4: "'pictures'",
+    }
+    for number, reason in {
+        **reasons,
+        5: "missing.png: no such file",
+        6: "no Unicode",
+        7: "name too long",
+    }.items():
         assert re.search(reason, found[number].reason)
 
 
@@ -292,7 +358,9 @@ def test_a_record_scores_as_its_messages_and_media_do(model: RewardModel):
     place = [{"role": "user", "content": "<ImageHere>Name it."}, messages[1]]
     assert model.score([{"messages": messages, "images": [RED]}]) == pytest.approx(wanted, abs=1e-6)
     assert model.score([named]) == pytest.approx(model.score([place], [[RED]]), abs=1e-6)
-    assert model.compare({"messages": messages, "image": RED}, messages).scores[0] == pytest.approx(wanted[0], abs=1e-5)
+    assert model.compare({"messages": messages, "image": RED}, messages).scores[0] == pytest.approx(
+        wanted[0], abs=1e-5
+    )
 
 
 def test_a_video_may_be_a_file_bytes_or_frames(model: RewardModel, tmp_path: Path):
@@ -308,7 +376,9 @@ def test_a_video_may_be_a_file_bytes_or_frames(model: RewardModel, tmp_path: Pat
         assert model.score([one], [[media]]) == pytest.approx([frames], abs=1e-6)
     two = [{"role": "user", "content": "Image1 <ImageHere>; Image2 <ImageHere>"}, one[1]]
     ordered, turned = model.score([two, two], [[Video(data), RED], [RED, Video(data)]])
-    assert ordered == pytest.approx(model.score([two], [[str(tmp_path / "film.mp4"), RED]])[0], abs=1e-6)
+    assert ordered == pytest.approx(
+        model.score([two], [[str(tmp_path / "film.mp4"), RED]])[0], abs=1e-6
+    )
     assert abs(ordered - turned) > 1e-4
 
 
@@ -318,7 +388,11 @@ def test_a_score_that_is_no_number_is_refused(model: RewardModel):
         with torch.no_grad():
             broken.score.weight.fill_(value)
         judge = RewardModel(broken, tiny.processor())
-        calls: list[tuple[Any, ...]] = [(judge.score, [one]), (judge.compare, one, two), (judge.rank, [one, two])]
+        calls: list[tuple[Any, ...]] = [
+            (judge.score, [one]),
+            (judge.compare, one, two),
+            (judge.rank, [one, two]),
+        ]
         for call, *given in calls:
             with pytest.raises(BadScore, match=r"chat 0: score (nan|-?inf): no number"):
                 call(*given)
@@ -331,7 +405,9 @@ def test_a_model_is_loaded_with_options_of_its_own(model: RewardModel, tmp_path:
     save(model.model, model.processor, tmp_path / "reward")
     one = chat("Name it.", "red")
     load = RewardModel.from_pretrained
-    small = load(tmp_path / "reward", hd_num=1, device_map="cpu", dtype=torch.bfloat16, max_frames=2)
+    small = load(
+        tmp_path / "reward", hd_num=1, device_map="cpu", dtype=torch.bfloat16, max_frames=2
+    )
     assert (small.processor.hd_num, small.processor.options.max_frames) == (1, 2)
     assert small.model.dtype == torch.bfloat16
     assert load(tmp_path / "reward", hd_num=1).score([one], [WIDE]) == pytest.approx(
@@ -360,7 +436,10 @@ def test_names_in_the_local_cache_are_models_too(model: RewardModel, tmp_path: P
 
 
 def test_a_reply_comes_piece_by_piece_and_from_a_seed():
-    policy, asked = ChatModel(tiny.causal(), tiny.processor()), [{"role": "user", "content": "What is it?"}]
+    policy, asked = (
+        ChatModel(tiny.causal(), tiny.processor()),
+        [{"role": "user", "content": "What is it?"}],
+    )
     pieces: list[str] = []
     before = torch.random.get_rng_state()
     how: dict[str, Any] = {"max_new_tokens": 40, "do_sample": True, "temperature": 2.0}
@@ -399,7 +478,10 @@ def test_tokens_of_single_bytes_wait_for_what_spoils_or_saves_them_all():
 
 
 def test_a_temperature_that_leaves_no_numbers_is_refused():
-    policy, asked = ChatModel(tiny.causal(), tiny.processor()), [{"role": "user", "content": "What is it?"}]
+    policy, asked = (
+        ChatModel(tiny.causal(), tiny.processor()),
+        [{"role": "user", "content": "What is it?"}],
+    )
     with pytest.raises(ValueError, match=r"temperature: 1e-40: .*give 0\.0001 or more"):
         policy.reply(asked, max_new_tokens=2, do_sample=True, temperature=1e-40)
     assert policy.reply(asked, max_new_tokens=2, do_sample=True, temperature=1e-4) is not None
@@ -408,12 +490,16 @@ def test_a_temperature_that_leaves_no_numbers_is_refused():
 def test_an_answer_that_looks_like_parts_is_another_answer(model: RewardModel):
     parts = [{"type": "text", "text": "red"}]
     asked = {"role": "user", "content": "Name it."}
-    written, shown = ([asked, {"role": "assistant", "content": content}] for content in (repr(parts), parts))
+    written, shown = (
+        [asked, {"role": "assistant", "content": content}] for content in (repr(parts), parts)
+    )
     together = model.score([written, shown])
     assert together == pytest.approx([model.score([one])[0] for one in (written, shown)], abs=1e-5)
 
 
-def test_the_kernel_of_scores_is_chosen_at_load(model: RewardModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_kernel_of_scores_is_chosen_at_load(
+    model: RewardModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     save(model.model, model.processor, tmp_path / "reward")
     load, chats = RewardModel.from_pretrained, [chat("Name it.", "red"), chat("Name it.", "blue")]
     chosen = load(tmp_path / "reward", attention="sdpa")
@@ -429,10 +515,19 @@ def test_the_kernel_of_scores_is_chosen_at_load(model: RewardModel, tmp_path: Pa
 
 
 def test_a_string_stops_a_reply():
-    policy, asked = ChatModel(tiny.causal(), tiny.processor()), [{"role": "user", "content": "What is it?"}]
+    policy, asked = (
+        ChatModel(tiny.causal(), tiny.processor()),
+        [{"role": "user", "content": "What is it?"}],
+    )
     whole = policy.reply(asked, max_new_tokens=12, do_sample=True, temperature=2.0, seed=3)
-    sign = next(sign for sign in whole[2:] if sign.isascii() and sign.isprintable() and sign not in whole[:2])
-    stopped = policy.reply(asked, max_new_tokens=12, do_sample=True, temperature=2.0, seed=3, stop_strings=[sign])
+    sign = next(
+        sign
+        for sign in whole[2:]
+        if sign.isascii() and sign.isprintable() and sign not in whole[:2]
+    )
+    stopped = policy.reply(
+        asked, max_new_tokens=12, do_sample=True, temperature=2.0, seed=3, stop_strings=[sign]
+    )
     assert stopped == whole[: whole.index(sign) + 1].strip()
 
 
@@ -441,11 +536,18 @@ def test_a_reply_is_generated(tmp_path: Path):
     save(policy.model, policy.processor, tmp_path / "chat")
     loaded = ChatModel.from_pretrained(tmp_path / "chat")
     asked = [{"role": "user", "content": "What is it?"}]
-    assert loaded.reply(asked, [RED], max_new_tokens=4) == policy.reply(asked, [RED], max_new_tokens=4)
+    assert loaded.reply(asked, [RED], max_new_tokens=4) == policy.reply(
+        asked, [RED], max_new_tokens=4
+    )
 
 
 def test_there_and_back_is_the_same_model(model: RewardModel, tmp_path: Path):
-    options: dict[str, Any] = {"geometry": "official_train", "tail_newline": True, "hd_num_several": 2, "hd_num": 3}
+    options: dict[str, Any] = {
+        "geometry": "official_train",
+        "tail_newline": True,
+        "hd_num_several": 2,
+        "hd_num": 3,
+    }
     processor = IXCProcessor(tiny.processor().tokenizer, tiny.TILE, tiny.PATCH, **options)
     save(model.model, processor, tmp_path / "ours")
     assert convert(tmp_path / "ours", tmp_path / "official") == {"new": [], "ignored": []}
@@ -471,7 +573,10 @@ def test_nothing_is_converted_onto_what_it_would_destroy(model: RewardModel, tmp
     convert(source, beside)
     foreign.mkdir()
     (foreign / "thesis.tex").write_text("years of work")
-    for extra in ("notes.txt", "model-2.safetensors"):  # a checkpoint, and something beside it; another's checkpoint
+    for extra in (
+        "notes.txt",
+        "model-2.safetensors",
+    ):  # a checkpoint, and something beside it; another's checkpoint
         (beside / extra).write_text("mine")
     (beside / "config.json").write_text('{"model_type": "internlm2"}')
     for target, message in (
@@ -498,7 +603,9 @@ def test_what_a_conversion_wrote_may_be_written_again(model: RewardModel, tmp_pa
 
 def test_a_model_without_the_head_is_no_such_model(model: RewardModel, tmp_path: Path):
     save(model.model, model.processor, tmp_path / "reward")
-    with pytest.raises(BadCheckpoint, match=r"reward: no output\.weight.*name the folder of a chat model"):
+    with pytest.raises(
+        BadCheckpoint, match=r"reward: no output\.weight.*name the folder of a chat model"
+    ):
         ChatModel.from_pretrained(tmp_path / "reward")
 
 
@@ -526,8 +633,12 @@ def test_the_official_example_runs(reward_folder: Path, half: torch.dtype | None
         assert scores == pytest.approx(alone, abs=1e-5 if half is None else 2e-2)
         assert scores == pytest.approx(wanted, abs=5e-2)
         assert official.get_scores([first], [[]]) == official.get_score(first, [])
-        assert official.compare(first, image, second, image, hd_num=9) is bool(scores[0] > scores[1])
-        assert official.rank([first, second], [image] * 2, hd_num=9) == sorted((0, 1), key=lambda i: -scores[i])
+        assert official.compare(first, image, second, image, hd_num=9) is bool(
+            scores[0] > scores[1]
+        )
+        assert official.rank([first, second], [image] * 2, hd_num=9) == sorted(
+            (0, 1), key=lambda i: -scores[i]
+        )
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -535,7 +646,9 @@ def test_the_official_example_runs(reward_folder: Path, half: torch.dtype | None
 def test_scores_are_single_precision_under_autocast(model: RewardModel, attention: str, side: Any):
     reward = tiny.reward()
     reward.set_attn_implementation(attention)
-    batch = model.processor([chat("Name it.", "red"), chat("Hi.", "x" * 20)], images=[[RED], []], padding_side=side)
+    batch = model.processor(
+        [chat("Name it.", "red"), chat("Hi.", "x" * 20)], images=[[RED], []], padding_side=side
+    )
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         scores = reward(**batch).logits
         head = reward.scores(torch.full((1, 16), 1 + 2**-12))
@@ -551,7 +664,9 @@ def test_a_single_image_is_one_image_in_whatever_form(reward_folder: Path):
     assert wanted != official.get_score(one, [str(path)], hd_num=6)
     for shown in (str(path), path, Image.open(path)):
         assert official.get_score(one, shown, hd_num=20) == wanted
-        assert official.get_scores([one, one], [shown, shown], hd_num=20) == pytest.approx([wanted] * 2, abs=1e-5)
+        assert official.get_scores([one, one], [shown, shown], hd_num=20) == pytest.approx(
+            [wanted] * 2, abs=1e-5
+        )
     with pytest.raises(BadConversation, match="2 chats but media for 1"):
         official.get_scores([one, one], [str(path)])
 
@@ -560,7 +675,9 @@ def test_a_tensor_of_the_official_transform_is_taken_as_it_is(reward_folder: Pat
     official, one = AutoModel.from_pretrained(reward_folder), chat("Name it.", "red")
     path = str(reward_folder.parent / "wide.png")
     place = partition(140, 112, 20, tiny.TILE)
-    tiles = to_tiles(Image.open(path), place, tiny.TILE)[1:].unflatten(0, (place.rows, place.columns))
+    tiles = to_tiles(Image.open(path), place, tiny.TILE)[1:].unflatten(
+        0, (place.rows, place.columns)
+    )
     whole = tiles.permute(2, 0, 3, 1, 4).reshape(1, 3, 4 * tiny.TILE, 5 * tiny.TILE)
     wanted = official.get_score(one, path, hd_num=20)
     assert official.get_score(one, [whole], hd_num=1) == pytest.approx(wanted, abs=1e-5)
@@ -625,7 +742,11 @@ def test_a_name_means_the_snapshot_in_the_local_cache(reward_folder: Path, tmp_p
     one, name = chat("Name it.", "red"), "internlm/reward"
     cached = AutoModel.from_pretrained(name, cache_dir=tmp_path)
     assert cached.get_score(one, []) == AutoModel.from_pretrained(reward_folder).get_score(one, [])
-    assert AutoTokenizer.from_pretrained(name, cache_dir=tmp_path).options == cached.processor.options
+    assert (
+        AutoTokenizer.from_pretrained(name, cache_dir=tmp_path).options == cached.processor.options
+    )
     for missing in ("internlm/other", "not a / name"):
-        with pytest.raises(BadCheckpoint, match="no such folder, and none of this name in the local cache"):
+        with pytest.raises(
+            BadCheckpoint, match="no such folder, and none of this name in the local cache"
+        ):
             AutoModel.from_pretrained(missing, cache_dir=tmp_path)

@@ -34,7 +34,9 @@ Ways = Callable[[Tensor, Tensor, Tensor, PackedLayout, float], Tensor]
 Shapes = tuple[tuple[int, tuple[int, ...]], ...]
 SIZES = st.one_of(st.integers(1, 5), st.integers(60, 140))
 SHAPES = st.lists(
-    st.tuples(st.one_of(st.just(0), SIZES), st.lists(SIZES, min_size=1, max_size=4).map(tuple)), min_size=1, max_size=4
+    st.tuples(st.one_of(st.just(0), SIZES), st.lists(SIZES, min_size=1, max_size=4).map(tuple)),
+    min_size=1,
+    max_size=4,
 ).map(tuple)
 """(prefix, responses) of each tree, in tokens; some prefixes are empty."""
 HEADS, GROUPS, CHANNELS = 4, 2, 8
@@ -47,17 +49,23 @@ def dense(layout: PackedLayout) -> Tensor:
     return before & (group[:, None] == group) & ((response < 0) | (response[:, None] == response))
 
 
-def dense_attention(q: Tensor, k: Tensor, v: Tensor, layout: PackedLayout, scaling: float) -> Tensor:
+def dense_attention(
+    q: Tensor, k: Tensor, v: Tensor, layout: PackedLayout, scaling: float
+) -> Tensor:
     given: dict[str, Any] = {"attn_mask": dense(layout), "scale": scaling, "enable_gqa": True}
     return F.scaled_dot_product_attention(q, k, v, **given).transpose(1, 2)
 
 
-def inputs(layout: PackedLayout, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(
+    layout: PackedLayout, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     length = len(layout.numbers()[0])
 
     def draw(heads: int) -> Tensor:
-        return torch.randn(1, heads, length, CHANNELS, generator=generator).to(dtype).requires_grad_()
+        return (
+            torch.randn(1, heads, length, CHANNELS, generator=generator).to(dtype).requires_grad_()
+        )
 
     return draw(HEADS), draw(GROUPS), draw(GROUPS)
 
@@ -91,11 +99,15 @@ def test_flex_attention_is_asked_for_the_dense_mask(shapes: Shapes):
 
 @pytest.mark.parametrize("shapes", [((3, (2, 4)),), ((70, (30, 40, 5)), (90, (8, 30)), (20, ()))])
 @torch.no_grad()
-def test_what_fills_the_last_block_of_flex_attention_changes_nothing(shapes: Shapes, monkeypatch: pytest.MonkeyPatch):
+def test_what_fills_the_last_block_of_flex_attention_changes_nothing(
+    shapes: Shapes, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(attention, "compiled", lambda function: function)
     block_mask.cache_clear()
     q, k, v = inputs(PackedLayout(shapes))
-    got, wanted = (way(q, k, v, PackedLayout(shapes), 0.3) for way in (flex_attention, dense_attention))
+    got, wanted = (
+        way(q, k, v, PackedLayout(shapes), 0.3) for way in (flex_attention, dense_attention)
+    )
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -119,11 +131,15 @@ def test_half_precision_is_as_exact_as_itself():
 
 def test_two_parts_merge_by_hand():
     # logits 0 and ln 3: weights 1/4 and 3/4 of the values 8 and 4; the sum of the exponentials is 4
-    merged = merge(torch.tensor([8.0]), torch.tensor(0.0), torch.tensor([4.0]), torch.tensor(3.0).log())
+    merged = merge(
+        torch.tensor([8.0]), torch.tensor(0.0), torch.tensor([4.0]), torch.tensor(3.0).log()
+    )
     torch.testing.assert_close(merged, (torch.tensor([5.0]), torch.tensor(4.0).log()))
 
 
-WORDS = st.lists(st.integers(20, 200), min_size=1, max_size=5) | st.integers(64, 90).map(lambda n: [33, 44] * n)
+WORDS = st.lists(st.integers(20, 200), min_size=1, max_size=5) | st.integers(64, 90).map(
+    lambda n: [33, 44] * n
+)
 TREES = st.lists(st.tuples(WORDS, st.lists(WORDS, min_size=2, max_size=4)), min_size=1, max_size=3)
 
 
@@ -170,7 +186,14 @@ def test_an_attention_of_one_s_own_can_be_registered(monkeypatch: pytest.MonkeyP
     seen = []
 
     def own(
-        module: Any, q: Tensor, k: Tensor, v: Tensor, mask: None, scaling: float, layout: PackedLayout, **rest: Any
+        module: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: None,
+        scaling: float,
+        layout: PackedLayout,
+        **rest: Any,
     ):
         seen.append(layout)
         return segment_attention(q, k, v, layout, scaling), None
@@ -186,13 +209,18 @@ def test_an_attention_of_one_s_own_can_be_registered(monkeypatch: pytest.MonkeyP
 @torch.no_grad()
 def test_answers_in_the_making_see_their_prompt_and_themselves(count: int):
     model, prompts = tiny.causal(), [[1, 30, 31, 32], [1, 40]]
-    says = torch.randint(20, 200, (len(prompts) * count, 5), generator=torch.Generator().manual_seed(0))
+    says = torch.randint(
+        20, 200, (len(prompts) * count, 5), generator=torch.Generator().manual_seed(0)
+    )
     batch, read = collate([PrefixGroup(prompt, []) for prompt in prompts]), DynamicCache()
     model.model(**batch.inputs(), past_key_values=read)
     responses = ResponseCache(read, batch.layout, count)
     start = torch.tensor([len(prompt) for prompt in prompts for _ in range(count)])
     steps = [
-        model.model(says[:, i : i + 1], position_ids=(start + i)[:, None], past_key_values=responses) for i in range(5)
+        model.model(
+            says[:, i : i + 1], position_ids=(start + i)[:, None], past_key_values=responses
+        )
+        for i in range(5)
     ]
     for row, (said, got) in enumerate(zip(says, torch.cat(steps, 1), strict=True)):
         prompt = prompts[row // count]

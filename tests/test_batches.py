@@ -14,13 +14,17 @@ BATCH = st.sampled_from([{"batch_size": 7}, {"batch_tokens": 150}])
 LENGTHS = st.lists(st.integers(1, 100), min_size=1, max_size=60)
 
 
-def plan(lengths: list[int], pairs: list[int] | None = None, epochs: float = 1.0, **options: Any) -> Plan:
+def plan(
+    lengths: list[int], pairs: list[int] | None = None, epochs: float = 1.0, **options: Any
+) -> Plan:
     names = [f"pair {i}" for i in range(len(lengths))]
     return Plan(lengths, pairs or [1] * len(lengths), names, epochs=epochs, **options)
 
 
 @given(LENGTHS, st.integers(100, 400), st.integers(0, 3))
-def test_an_epoch_has_every_row_once_and_no_step_exceeds_its_tokens(lengths: list[int], budget: int, seed: int):
+def test_an_epoch_has_every_row_once_and_no_step_exceeds_its_tokens(
+    lengths: list[int], budget: int, seed: int
+):
     steps = list(plan(lengths, batch_tokens=budget, seed=seed).steps())
     assert sorted(row for step in steps for row in step) == list(range(len(lengths)))
     assert all(sum(lengths[row] for row in step) <= budget for step in steps)
@@ -34,7 +38,9 @@ def test_no_step_exceeds_its_pairs(pairs: list[int], budget: int):
 
 
 @given(LENGTHS, st.sampled_from([0.3, 1.0, 2.5]), BATCH)
-def test_a_plan_goes_on_at_any_step_as_if_it_had_not_stopped(lengths: list[int], epochs: float, batch: dict[str, Any]):
+def test_a_plan_goes_on_at_any_step_as_if_it_had_not_stopped(
+    lengths: list[int], epochs: float, batch: dict[str, Any]
+):
     steps = list(plan(lengths, epochs=epochs, **batch).steps())
     assert len(steps) == len(plan(lengths, epochs=epochs, **batch))
     for start in range(len(steps) + 1):
@@ -56,8 +62,13 @@ def test_rows_of_a_step_are_of_like_length_and_its_budget_is_used():
 
 
 @given(LENGTHS, st.integers(1, 5))
-def test_the_processes_share_a_step_and_none_exceeds_the_budget(lengths: list[int], world_size: int):
-    shares = [microbatches(range(len(lengths)), lengths, 200, rank, world_size) for rank in range(world_size)]
+def test_the_processes_share_a_step_and_none_exceeds_the_budget(
+    lengths: list[int], world_size: int
+):
+    shares = [
+        microbatches(range(len(lengths)), lengths, 200, rank, world_size)
+        for rank in range(world_size)
+    ]
     batches = [batch for share in shares for batch in share]
     assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
     assert all(sum(lengths[row] for row in batch) <= 200 for batch in batches)
@@ -68,7 +79,10 @@ def test_the_processes_share_a_step_and_none_exceeds_the_budget(lengths: list[in
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_tokens": 50}, r"pair 2 \(and 1 more\): 60 tokens, more than batch_tokens 50; raise it to 70"),
+        (
+            {"batch_tokens": 50},
+            r"pair 2 \(and 1 more\): 60 tokens, more than batch_tokens 50; raise it to 70",
+        ),
         ({"batch_size": 3}, r"pair 1: 4 pairs, more than batch_size 3; raise it to 4"),
     ],
 )

@@ -78,7 +78,9 @@ def test_what_does_not_fit_is_a_line_that_says_so(
 
 
 def test_rows_of_a_padded_batch_by_hand():
-    rows = train_7b.rows_of(MicroBatch([], collate([PrefixGroup([1], [[5, 6], [7]]), PrefixGroup([2], [[8], [9]])])))
+    rows = train_7b.rows_of(
+        MicroBatch([], collate([PrefixGroup([1], [[5, 6], [7]]), PrefixGroup([2], [[8], [9]])]))
+    )
     assert [row.tolist() for row in rows] == [[1, 5, 6], [2, 8], [1, 7], [2, 9]]
 
 
@@ -99,7 +101,9 @@ def test_operations_of_a_step_by_hand():
     wanted = 6 * (language * 7 + partial * 2) + 12 * 2 * 16 * 16 + 2 * tower * 20
     assert train_7b.operations(model, train_7b.Need(7, 2, 7, 2, 16, 20)) == wanted
     # of the last layer 16 x 16 + 3 x 16 x 24 in matrices, a norm, and the last norm; rank 3 beside each matrix
-    unread = 6 * ((16 * 16 + 3 * 16 * 24 + 2 * 16) * (7 - 3) + 3 * ((16 + 16) + 3 * (16 + 24)) * (2 - 1))
+    unread = 6 * (
+        (16 * 16 + 3 * 16 * 24 + 2 * 16) * (7 - 3) + 3 * ((16 + 16) + 3 * (16 + 24)) * (2 - 1)
+    )
     assert train_7b.operations(model, train_7b.Need(7, 2, 3, 1, 16, 20)) == wanted - unread
 
 
@@ -129,13 +133,17 @@ def parts(call: attention.Call) -> list[tuple[slice, slice]]:
 
 def weights_of(q: Tensor, k: Tensor, causal: bool, scaling: float) -> tuple[Tensor, Tensor]:
     """Logits [H Q K] of grouped heads, and their log-sum-exps."""
-    logits = torch.einsum("qhe,khe->hqk", q, k.repeat_interleave(q.shape[1] // k.shape[1], 1)) * scaling
+    logits = (
+        torch.einsum("qhe,khe->hqk", q, k.repeat_interleave(q.shape[1] // k.shape[1], 1)) * scaling
+    )
     if causal:
         logits = logits.masked_fill(torch.ones_like(logits, dtype=torch.bool).triu(1), -torch.inf)
     return logits, logits.logsumexp(-1)
 
 
-def forward(q: Tensor, k: Tensor, v: Tensor, call: attention.Call, scaling: float) -> tuple[Tensor, ...]:
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, call: attention.Call, scaling: float
+) -> tuple[Tensor, ...]:
     """What the flash kernel promises, in plain formulae."""
     out, lse = torch.empty_like(q), q.new_empty(q.shape[1], len(q))
     for queries, keys in parts(call):
@@ -145,7 +153,9 @@ def forward(q: Tensor, k: Tensor, v: Tensor, call: attention.Call, scaling: floa
     return out, lse
 
 
-def backward(given: tuple[Tensor, ...], call: attention.Call, scaling: float, asked: object) -> tuple[Tensor, ...]:
+def backward(
+    given: tuple[Tensor, ...], call: attention.Call, scaling: float, asked: object
+) -> tuple[Tensor, ...]:
     """Its backward pass: weights by the log-sum-exp that it is given, FlashAttention-2, algorithm 2."""
     grad, q, k, v, out, lse = given
     totals = tuple(map(torch.zeros_like, (q, k, v)))
@@ -163,7 +173,9 @@ def backward(given: tuple[Tensor, ...], call: attention.Call, scaling: float, as
     return totals
 
 
-@pytest.mark.parametrize("shapes", [((5, (3, 4, 2)), (0, (2, 3)), (4, ()), (6, (1, 2))), ((3, (2,)),)])
+@pytest.mark.parametrize(
+    "shapes", [((5, (3, 4, 2)), (0, (2, 3)), (4, ()), (6, (1, 2))), ((3, (2,)),)]
+)
 def test_two_calls_of_flash_attention_are_branch_after_branch(
     shapes: tuple[tuple[int, tuple[int, ...]], ...], monkeypatch: pytest.MonkeyPatch
 ):

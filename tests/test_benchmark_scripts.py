@@ -55,7 +55,9 @@ def test_all_ways_of_scoring_have_the_same_scores():
 @pytest.mark.parametrize("count", [1, 2])
 def test_all_ways_of_sampling_say_the_same(count: int):
     chat = sample.model()
-    assert sample.ours(chat, [20, 30, 40], count, 3) == sample.generate(chat, [20, 30, 40], count, 3)
+    assert sample.ours(chat, [20, 30, 40], count, 3) == sample.generate(
+        chat, [20, 30, 40], count, 3
+    )
 
 
 def test_the_plot_shows_what_the_tables_have_in_bold(tmp_path: Path):

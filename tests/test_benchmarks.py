@@ -20,14 +20,18 @@ from ixc.stages.validate.contamination import COMMON, BadBenchmark, Benchmarks, 
 from ixc.stages.validate.image_hash import Looks, look
 from ixc.stages.validate.shingles import Words
 
-QUESTION = "Which of the four boats in the harbour is the one that will leave at noon, and why that one?"
+QUESTION = (
+    "Which of the four boats in the harbour is the one that will leave at noon, and why that one?"
+)
 
 
 def scene(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
     """Coloured shapes on a shaded ground, always the same for a seed."""
     rng = np.random.default_rng(seed)
     shade = np.linspace(rng.integers(0, 120), rng.integers(130, 255), size[0])
-    image = Image.fromarray(np.broadcast_to(shade[None, :, None], (size[1], size[0], 3)).astype(np.uint8))
+    image = Image.fromarray(
+        np.broadcast_to(shade[None, :, None], (size[1], size[0], 3)).astype(np.uint8)
+    )
     draw = ImageDraw.Draw(image)
     for _ in range(12):
         x, y = int(rng.integers(0, size[0] - 60)), int(rng.integers(0, size[1] - 60))
@@ -57,7 +61,9 @@ def test_each_entry_of_the_folder_is_a_benchmark_but_for_notes_about_it(tmp_path
     assert entries(str(tmp_path)) == [tmp_path / "b.txt", tmp_path / "pictures"]
     assert entries(str(tmp_path / "b.txt")) == [tmp_path / "b.txt"]
     assert entries(None) == []
-    with pytest.raises(BadBenchmark, match=r"validate\.benchmarks: nowhere: no such file or folder"):
+    with pytest.raises(
+        BadBenchmark, match=r"validate\.benchmarks: nowhere: no such file or folder"
+    ):
         entries("nowhere")
 
 
@@ -65,7 +71,10 @@ def test_each_entry_of_the_folder_is_a_benchmark_but_for_notes_about_it(tmp_path
     "name", ["b.jsonl", "b.json", "b.txt", "b.parquet", "b.tsv", "b.CSV", "b.jsonl.gz", "b.csv.gz"]
 )
 def test_texts_are_found_in_every_kind_of_file(tmp_path: Path, name: str):
-    rows = [{"id": 1, "turns": [{"content": "Hello there."}]}, {"id": 2, "turns": [{"content": QUESTION}]}]
+    rows = [
+        {"id": 1, "turns": [{"content": "Hello there."}]},
+        {"id": 2, "turns": [{"content": QUESTION}]},
+    ]
     match Path(name.removesuffix(".gz")).suffix.lower():
         case ".jsonl":
             written(tmp_path / name, "\n".join(map(json.dumps, rows)))
@@ -79,7 +88,9 @@ def test_texts_are_found_in_every_kind_of_file(tmp_path: Path, name: str):
         case _:
             pq.write_table(pa.Table.from_pylist(rows), tmp_path / name)
     found = overlap(Benchmarks([tmp_path], 13, 6), f"Look! {QUESTION.upper()} Think first.")
-    assert found.startswith(f"{tmp_path}/{name}:2: 'which of the four boats in the harbour is the one that will'")
+    assert found.startswith(
+        f"{tmp_path}/{name}:2: 'which of the four boats in the harbour is the one that will'"
+    )
 
 
 def test_thirteen_words_overlap_and_twelve_do_not(tmp_path: Path):
@@ -115,18 +126,26 @@ def test_planted_overlaps_are_found_and_nothing_else(tmp_path: Path):
     benchmarks = Benchmarks([tmp_path / "b.txt"], 13, 6)
     for place, own in enumerate(make[300:]):
         borrowed = " ".join(make[place].split()[20:35])
-        assert overlap(benchmarks, f"{own} {borrowed} {own}").startswith(f"{tmp_path}/b.txt:{place + 1}: ")
+        assert overlap(benchmarks, f"{own} {borrowed} {own}").startswith(
+            f"{tmp_path}/b.txt:{place + 1}: "
+        )
         assert not overlap(benchmarks, own)
 
 
 def test_images_are_found_in_folders_and_in_parquet(tmp_path: Path):
     (tmp_path / "pictures" / "deep").mkdir(parents=True)
     scene(1).save(tmp_path / "pictures" / "deep" / "one.png")
-    pq.write_table(pa.table({"image": [{"bytes": encoded(scene(2)), "path": "x"}]}), tmp_path / "b.parquet")
+    pq.write_table(
+        pa.table({"image": [{"bytes": encoded(scene(2)), "path": "x"}]}), tmp_path / "b.parquet"
+    )
     benchmarks = Benchmarks([tmp_path / "pictures", tmp_path / "b.parquet"], 13, 6)
     assert [row.images for row in benchmarks.read] == [1, 1]
-    assert benchmarks.image_overlap(look(encoded(scene(1), "JPEG", quality=70))).endswith("one.png:1")
-    assert benchmarks.image_overlap(look(encoded(scene(2).resize((160, 120))))).endswith("b.parquet:1")
+    assert benchmarks.image_overlap(look(encoded(scene(1), "JPEG", quality=70))).endswith(
+        "one.png:1"
+    )
+    assert benchmarks.image_overlap(look(encoded(scene(2).resize((160, 120))))).endswith(
+        "b.parquet:1"
+    )
     assert benchmarks.image_overlap(look(encoded(scene(3)))) == ""
 
 
@@ -139,11 +158,19 @@ def test_images_in_base64_are_found_in_tables_and_in_lists_of_them(tmp_path: Pat
     cells.append(str([in_text(scene(3), "WEBP"), in_text(scene(4), "GIF")]))
     with (tmp_path / "b.tsv").open("w", newline="") as stream:
         table = csv.writer(stream, delimiter="\t")
-        table.writerows([("index", "image", "question"), *((i, cell, "What?") for i, cell in enumerate(cells))])
-    written(tmp_path / "b.jsonl.gz", json.dumps({"image": base64.encodebytes(encoded(scene(5))).decode()}))
+        table.writerows(
+            [("index", "image", "question"), *((i, cell, "What?") for i, cell in enumerate(cells))]
+        )
+    written(
+        tmp_path / "b.jsonl.gz",
+        json.dumps({"image": base64.encodebytes(encoded(scene(5))).decode()}),
+    )
     benchmarks = Benchmarks([tmp_path], 13, 6)
     assert [(row.texts, row.images, row.videos) for row in benchmarks.read] == [(0, 5, 0)]
-    places = [benchmarks.image_overlap(look(encoded(scene(seed), "JPEG", quality=80))) for seed in range(1, 6)]
+    places = [
+        benchmarks.image_overlap(look(encoded(scene(seed), "JPEG", quality=80)))
+        for seed in range(1, 6)
+    ]
     assert [place.rpartition("/")[2] for place in places] == [
         "b.tsv:1",
         "b.tsv:2",
@@ -169,11 +196,22 @@ def test_videos_and_other_bytes_are_the_same_only_to_the_last_byte(tmp_path: Pat
 
 
 def test_files_that_are_not_read_are_named(tmp_path: Path):
-    for name in ("b.txt", "b.pkl", "deep/b.zip", "README.md", "LICENSE", ".cache/b.lock", "b.parquet.gz"):
+    for name in (
+        "b.txt",
+        "b.pkl",
+        "deep/b.zip",
+        "README.md",
+        "LICENSE",
+        ".cache/b.lock",
+        "b.parquet.gz",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(QUESTION)
     (tmp_path / "linked").symlink_to(tmp_path / "deep")
-    names = [Path(file).relative_to(tmp_path).as_posix() for file in Benchmarks([tmp_path], 13, 6).read[0].unread]
+    names = [
+        Path(file).relative_to(tmp_path).as_posix()
+        for file in Benchmarks([tmp_path], 13, 6).read[0].unread
+    ]
     assert names == ["b.parquet.gz", "b.pkl", "deep/b.zip", "linked"]
 
 
@@ -195,14 +233,18 @@ def test_a_image_in_a_row_that_is_cut_off_is_refused(tmp_path: Path):
     pq.write_table(pa.table({"image": [PICTURE, PICTURE[:40]]}), tmp_path / "b.parquet")
     written(tmp_path / "b.tsv", f"index\timage\n0\t{base64.b64encode(PICTURE)[:301].decode()}\n")
     for name, row in (("b.parquet", 2), ("b.tsv", 1)):
-        with pytest.raises(BadBenchmark, match=rf"{tmp_path}/{name}:{row}: a picture that cannot be read"):
+        with pytest.raises(
+            BadBenchmark, match=rf"{tmp_path}/{name}:{row}: a picture that cannot be read"
+        ):
             Benchmarks([tmp_path / name], 13, 6)
 
 
 def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "bomb.png").write_bytes(PICTURE)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(BadBenchmark, match=rf"{tmp_path}/bomb\.png:1: .*decompression bomb.*; .*scale it down"):
+    with pytest.raises(
+        BadBenchmark, match=rf"{tmp_path}/bomb\.png:1: .*decompression bomb.*; .*scale it down"
+    ):
         Benchmarks([tmp_path / "bomb.png"], 13, 6)
 
 
@@ -242,7 +284,9 @@ def test_a_changed_digit_is_another_image():
         ("b.csv.gz", b"no archive", "cannot be read"),
     ],
 )
-def test_a_benchmark_that_cannot_be_read_is_refused(tmp_path: Path, name: str, content: bytes | None, says: str):
+def test_a_benchmark_that_cannot_be_read_is_refused(
+    tmp_path: Path, name: str, content: bytes | None, says: str
+):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(BadBenchmark, match=rf"validate\.benchmarks: {tmp_path}/{name}: {says}"):
@@ -253,6 +297,11 @@ def test_a_benchmark_that_cannot_be_read_is_refused(tmp_path: Path, name: str, c
 def test_a_real_benchmark_is_found_in_itself_and_not_in_real_dialogues():
     benchmarks = Benchmarks([REAL / "rm_bench"], 13, 6)
     rows = json.loads((REAL / "rm_bench" / "chat_filtered.json").read_text(encoding="utf-8"))
-    assert all(overlap(benchmarks, text) for row in rows for text in row["chosen"] if len(Words.of(text).spoken) >= 20)
+    assert all(
+        overlap(benchmarks, text)
+        for row in rows
+        for text in row["chosen"]
+        if len(Words.of(text).spoken) >= 20
+    )
     with (REAL / "hh_rlhf" / "harmless-base_test_sample.jsonl").open(encoding="utf-8") as lines:
         assert not any(overlap(benchmarks, json.loads(line)["chosen"]) for line in lines)

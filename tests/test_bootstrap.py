@@ -73,7 +73,9 @@ def test_an_official_checkpoint_becomes_a_folder_of_ours(tmp_path: Path):
     params = BootstrapParams(pretrained=str(tmp_path / "official"))
     run(params, tmp_path / "prompts.parquet", tmp_path / "media", tmp_path / "base")
     taken, processor = load(tmp_path / "base", IXCForCausalLM)
-    assert all(torch.equal(taken.state_dict()[name], weight) for name, weight in model.state_dict().items())
+    assert all(
+        torch.equal(taken.state_dict()[name], weight) for name, weight in model.state_dict().items()
+    )
     assert processor.tile_size == tiny.TILE
 
 
@@ -85,7 +87,9 @@ def test_a_pretrained_folder_without_a_model_is_refused_by_name(tmp_path: Path):
 
 def test_questions_on_one_image_share_it_and_texts_share_only_the_start(tmp_path: Path):
     red = tiny.image(tmp_path, "red")
-    about = [tiny.sample(text, [red], id=text, gold=tiny.match("red")) for text in ("What?", "Which?")]
+    about = [
+        tiny.sample(text, [red], id=text, gold=tiny.match("red")) for text in ("What?", "Which?")
+    ]
     texts = [tiny.sample(text, id=text, gold=tiny.match("yes")) for text in ("A?", "B?", "C?")]
     groups = conversations([about[0], *texts, about[1]])
     assert [[s.id for s in group] for group in groups] == [["What?", "Which?"], ["A?", "B?", "C?"]]

@@ -48,18 +48,26 @@ def samples(tmp_path: Path) -> list[Sample]:
 
 
 def scored(
-    root: Path, samples: list[Sample], model: IXCForRewardModel | None = None, name: str = "tiny", **options: int
+    root: Path,
+    samples: list[Sample],
+    model: IXCForRewardModel | None = None,
+    name: str = "tiny",
+    **options: int,
 ) -> Metrics:
     write_samples(samples, root / "in.parquet")
     model = model or tiny.reward()
     vision_cache = tiny.vision_cache(model, root / "media")
     sizes = {"shard_rows": 4, "max_tokens_per_microbatch": 600, **options}
-    numbers = score_table(model, vision_cache, root / "in.parquet", root / "out.parquet", model_name=name, **sizes)
+    numbers = score_table(
+        model, vision_cache, root / "in.parquet", root / "out.parquet", model_name=name, **sizes
+    )
     assert not vision_cache.waiting and not vision_cache.uses
     return numbers
 
 
-def test_every_row_keeps_its_place_and_gets_what_it_would_get_alone(tmp_path: Path, samples: list[Sample]):
+def test_every_row_keeps_its_place_and_gets_what_it_would_get_alone(
+    tmp_path: Path, samples: list[Sample]
+):
     assert scored(tmp_path, samples) == {"rows": 35, NOT_SCORED: 20}
     found = list(read_samples(tmp_path / "out.parquet"))
     assert [replace(row, rewards=(), meta={}) for row in found] == samples
@@ -67,7 +75,9 @@ def test_every_row_keeps_its_place_and_gets_what_it_would_get_alone(tmp_path: Pa
     for row, sample in zip(found[:7], samples, strict=False):
         if NOT_SCORED not in row.meta:
             answers = bulk.candidates_or_pair(sample)
-            [alone] = score(model, tiny.vision_cache(model, tmp_path / "media"), [sample], [answers], 1)
+            [alone] = score(
+                model, tiny.vision_cache(model, tmp_path / "media"), [sample], [answers], 1
+            )
             assert row.rewards == pytest.approx(alone, abs=1e-5)
     assert [len(row.rewards) for row in found[:7]] == [3, 2, 0, 0, 1, 0, 0]
     assert list(tmp_path.glob(".*")) == []
@@ -78,7 +88,7 @@ def test_what_cannot_be_scored_says_why(tmp_path: Path, samples: list[Sample]):
     told = {row.id: row.meta.get(NOT_SCORED, "") for row in read_samples(tmp_path / "out.parquet")}
     assert "gone.png: no such file" in told["Lost? 0"]
     assert "no answer" in told["Unanswered? 1"]
-    assert "tokens, more than 600; raise --pass-tokens" in told["Endless? 2"]
+    assert "tokens, more than 600; raise --max-tokens-per-microbatch" in told["Endless? 2"]
     assert "0 pictures" in told["No place? <ImageHere> 3"]
 
 
@@ -111,14 +121,19 @@ def test_candidates_of_more_than_a_pass_are_read_in_several(tmp_path: Path):
 
 
 def test_what_is_no_sample_keeps_its_place_and_all_columns_come_out_as_they_came(tmp_path: Path):
-    good = [tiny.pair(f"{i}?", "good", "bad", meta={NOT_SCORED: "once", "kept": i}) for i in range(3)]
+    good = [
+        tiny.pair(f"{i}?", "good", "bad", meta={NOT_SCORED: "once", "kept": i}) for i in range(3)
+    ]
     write_samples([*good, replace(good[0], chosen=())], tmp_path / "plain.parquet")
     table = pq.read_table(tmp_path / "plain.parquet")
     records = table.append_column("licence", pa.array(list("abcd"))).to_pylist()
     records[1] |= {"domain": "cooking", "meta": "no JSON"}
     pq.write_table(pa.Table.from_pylist(records), tmp_path / "in.parquet")
     model, paths = tiny.reward(), (tmp_path / "in.parquet", tmp_path / "out.parquet")
-    assert score_table(model, tiny.vision_cache(model, tmp_path), *paths, model_name="") == {"rows": 4, NOT_SCORED: 2}
+    assert score_table(model, tiny.vision_cache(model, tmp_path), *paths, model_name="") == {
+        "rows": 4,
+        NOT_SCORED: 2,
+    }
     came, went = (pq.read_table(path).to_pylist() for path in paths)
     for before, after in zip(came, went, strict=True):
         assert {**before, "meta": "", "rewards": []} == {**after, "meta": "", "rewards": []}
@@ -126,7 +141,9 @@ def test_what_is_no_sample_keeps_its_place_and_all_columns_come_out_as_they_came
     assert json.loads(went[0]["meta"]) == {"kept": 0}, "the reason of an earlier call is gone"
     told = json.loads(went[1]["meta"])
     assert "row 1: meta" in told[NOT_SCORED] and told["meta"] == "no JSON"
-    assert "no answer" in json.loads(went[3]["meta"])[NOT_SCORED], "the only reward would be taken for that of chosen"
+    assert "no answer" in json.loads(went[3]["meta"])[NOT_SCORED], (
+        "the only reward would be taken for that of chosen"
+    )
 
 
 def test_a_row_of_no_utf_8_keeps_its_place(tmp_path: Path):
@@ -137,7 +154,10 @@ def test_a_row_of_no_utf_8_keeps_its_place(tmp_path: Path):
     table = table.set_column(table.schema.get_field_index("meta"), "meta", damaged)
     pq.write_table(table, tmp_path / "in.parquet")
     model, paths = tiny.reward(), (tmp_path / "in.parquet", tmp_path / "out.parquet")
-    assert score_table(model, tiny.vision_cache(model, tmp_path), *paths, model_name="") == {"rows": 2, NOT_SCORED: 1}
+    assert score_table(model, tiny.vision_cache(model, tmp_path), *paths, model_name="") == {
+        "rows": 2,
+        NOT_SCORED: 1,
+    }
     good, bad = pq.read_table(tmp_path / "out.parquet", columns=["meta", "rewards"]).to_pylist()
     assert len(good["rewards"]) == 2 and "by" in json.loads(bad["meta"]) and not bad["rewards"]
 
@@ -170,10 +190,15 @@ def test_a_killed_call_goes_on_with_the_shard_that_it_had_not_finished(
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [({"shard_rows": 5}, "shard_rows was 4, is 5"), ({"table": 1}, "table was '")]
+    ("change", "message"),
+    [({"shard_rows": 5}, "shard_rows was 4, is 5"), ({"table": 1}, "table was '")],
 )
 def test_shards_of_another_call_are_refused(
-    tmp_path: Path, samples: list[Sample], killed_after_3: list[int], change: dict[str, Any], message: str
+    tmp_path: Path,
+    samples: list[Sample],
+    killed_after_3: list[int],
+    change: dict[str, Any],
+    message: str,
 ):
     with pytest.raises(KeyboardInterrupt):
         scored(tmp_path, samples)
@@ -181,7 +206,9 @@ def test_shards_of_another_call_are_refused(
         scored(tmp_path, samples[change.pop("table", 0) :], **change)
 
 
-def test_what_the_rewards_depend_on_must_be_the_same(tmp_path: Path, samples: list[Sample], killed_after_3: list[int]):
+def test_what_the_rewards_depend_on_must_be_the_same(
+    tmp_path: Path, samples: list[Sample], killed_after_3: list[int]
+):
     with pytest.raises(KeyboardInterrupt):
         scored(tmp_path, samples)
     with pytest.raises(OtherRun, match="dtype was 'float32', is 'bfloat16'; set it back"):
@@ -216,7 +243,9 @@ def test_a_kill_amid_the_tidying_gives_nobody_anothers_rewards(
     assert list(tmp_path.glob(".*")) == []
 
 
-def test_shards_of_nobody_knows_whom_are_not_taken(tmp_path: Path, samples: list[Sample], killed_after_3: list[int]):
+def test_shards_of_nobody_knows_whom_are_not_taken(
+    tmp_path: Path, samples: list[Sample], killed_after_3: list[int]
+):
     with pytest.raises(KeyboardInterrupt):
         scored(tmp_path, samples)
     (tmp_path / ".out.parquet.shards" / "about.json").unlink()
@@ -224,7 +253,9 @@ def test_shards_of_nobody_knows_whom_are_not_taken(tmp_path: Path, samples: list
     assert len(killed_after_3) == 4 + 9
 
 
-def test_a_row_that_cannot_be_scored_costs_no_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_row_that_cannot_be_scored_costs_no_decoding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     red = tiny.image(tmp_path / "media", "red")
     monkeypatch.delattr(IXCProcessor, "load")
     rows = [tiny.pair("Endless?", "good " * 300, "bad", [red]), tiny.sample("Unanswered?", [red])]
@@ -243,7 +274,10 @@ def test_a_video_is_decoded_once_and_kept_only_for_a_row_that_is_scored(
 
     monkeypatch.setattr(IXCProcessor, "load", load)
     shown = [replace(video, kind="video") for video in videos]
-    rows = [tiny.pair("Endless?", "good " * 300, "bad", shown[:1]), tiny.pair("Which?", "good", "bad", shown[1:])]
+    rows = [
+        tiny.pair("Endless?", "good " * 300, "bad", shown[:1]),
+        tiny.pair("Which?", "good", "bad", shown[1:]),
+    ]
     assert scored(tmp_path, rows) == {"rows": 2, NOT_SCORED: 1}
     assert sorted(decoded) == sorted(video.path for video in videos)
 
@@ -256,15 +290,32 @@ def test_an_empty_table_becomes_an_empty_table(tmp_path: Path):
 def test_a_table_is_not_written_over_itself(tmp_path: Path):
     model = tiny.reward()
     with pytest.raises(BadRecord, match="name another file"):
-        score_table(model, tiny.vision_cache(model, tmp_path), tmp_path / "a", tmp_path / "a", model_name="")
+        score_table(
+            model, tiny.vision_cache(model, tmp_path), tmp_path / "a", tmp_path / "a", model_name=""
+        )
 
 
 def command(root: Path, samples: list[Sample]) -> list[str]:
     """`ixc score` on the samples."""
     write_samples(samples, root / "in.parquet")
     save(tiny.reward(), tiny.processor(), root / "reward")
-    paths = ("--in", root / "in.parquet", "--out", root / "out.parquet", "--media-root", root / "media")
-    return ["score", *map(str, (root / "reward", *paths)), "--shard-rows", "4", "--pass-tokens", "600", "--json"]
+    paths = (
+        "--in",
+        root / "in.parquet",
+        "--out",
+        root / "out.parquet",
+        "--media-root",
+        root / "media",
+    )
+    return [
+        "score",
+        *map(str, (root / "reward", *paths)),
+        "--shard-rows",
+        "4",
+        "--max-tokens-per-microbatch",
+        "600",
+        "--json",
+    ]
 
 
 def test_the_command_scores_a_table_and_its_status_tells_of_rows_that_were_not(
@@ -287,7 +338,10 @@ def test_a_wrong_folder_of_media_is_said_in_one_line(
     at = usual.index("--media-root") + 1
     assert main([*usual[:at], str(tmp_path / "wrong"), *usual[at + 1 :]]) == 3
     last = capsys.readouterr().err.splitlines()[-1]
-    assert re.search(r"2 of 3 rows not scored \(media from .*wrong\); most often: .*red-28x28.png: no such file", last)
+    assert re.search(
+        r"2 of 3 rows not scored \(media from .*wrong\); most often: .*red-28x28.png: no such file",
+        last,
+    )
     assert main([*usual[:at], str(tmp_path / "nowhere"), *usual[at + 1 :]]) == 2
     assert "nowhere: no such folder" in capsys.readouterr().err.splitlines()[-1]
 
@@ -319,8 +373,14 @@ def test_a_reward_that_is_no_number_is_named(tmp_path: Path, samples: list[Sampl
         (["--in", "IN", "--out", "out", "--question", "Why?"], "without chats or a question"),
         (["--in", "TEXT", "--out", "out"], "not a Parquet file"),
         (["--in", "absent.parquet", "--out", "out"], "absent.parquet"),
-        (["--in", "CHATS", "--out", "out"], "a table of chats, not of the pipeline's samples; give it without --in"),
-        (["--in", "IN", "--out", "out", "--max-length", "9"], "--pass-tokens is its bound"),
+        (
+            ["--in", "CHATS", "--out", "out"],
+            "a table of chats, not of the pipeline's samples; give it without --in",
+        ),
+        (
+            ["--in", "IN", "--out", "out", "--max-length", "9"],
+            "--max-tokens-per-microbatch is its bound",
+        ),
     ],
 )
 def test_a_table_that_cannot_be_read_ends_in_one_line(
@@ -344,10 +404,19 @@ def test_two_processes_score_each_row_once(tmp_path: Path, samples: list[Sample]
     scored(tmp_path, samples)
     wanted = [row.rewards for row in read_samples(tmp_path / "out.parquet")]
     (tmp_path / "out.parquet").unlink()
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+    ]
     call = [*torchrun, "-m", "ixc.serve.cli", *command(tmp_path, samples)]
     ours = {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(call, env={**os.environ, **ours}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        call, env={**os.environ, **ours}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1  # torchrun's own for whatever its processes end with
     assert json.loads(done.stdout.splitlines()[-1]) == {"rows": 35, NOT_SCORED: 20}
     for row, rewards in zip(read_samples(tmp_path / "out.parquet"), wanted, strict=True):

@@ -48,20 +48,39 @@ IN_PARTS = [
     asked({"type": "image", "url": "red.png"}, TEXT),
     asked({"type": "image_url", "image_url": {"url": "red.png", "detail": "high"}}, TEXT),  # OpenAI
     asked({"type": "image_url", "image_url": "red.png"}, TEXT),
-    asked({"type": "input_image", "image_url": "red.png"}, {"type": "input_text", "text": "What is it?"}),
+    asked(
+        {"type": "input_image", "image_url": "red.png"},
+        {"type": "input_text", "text": "What is it?"},
+    ),
     asked({"image": "red.png"}, {"text": "What is it?"}),
-    asked({"type": "image", "image": "red.png", "text": None}, {**TEXT, "image": None}),  # a union of Arrow's columns
+    asked(
+        {"type": "image", "image": "red.png", "text": None}, {**TEXT, "image": None}
+    ),  # a union of Arrow's columns
     [user("What is it?", images=["red.png"]), ANSWER],  # Ollama
     [user("<image>What is it?", image="red.png"), ANSWER],
-    {"messages": [user([{"type": "image"}, TEXT]), ANSWER], "images": ["red.png"]},  # TRL, the place by a part
-    {"messages": [{**user([{"type": "image"}, TEXT]), "name": None, "tool_calls": []}, ANSWER], "media": "red.png"},
+    {
+        "messages": [user([{"type": "image"}, TEXT]), ANSWER],
+        "images": ["red.png"],
+    },  # TRL, the place by a part
+    {
+        "messages": [{**user([{"type": "image"}, TEXT]), "name": None, "tool_calls": []}, ANSWER],
+        "media": "red.png",
+    },
 ]
 AT_THE_START = [
     {"messages": [user("What is it?"), ANSWER], "images": ["red.png"]},
     {"messages": [user("What is it?"), ANSWER], "image": "red.png", "videos": None},
-    {"messages": [user("What is it?"), ANSWER], "media": ["red.png"], "id": 7, "meta": {"any": "thing"}},
+    {
+        "messages": [user("What is it?"), ANSWER],
+        "media": ["red.png"],
+        "id": 7,
+        "meta": {"any": "thing"},
+    },
     {"messages": [user("<image>\nWhat is it?"), ANSWER], "image": "red.png"},
-    {"messages": [user("What is it?\n<image>"), ANSWER], "images": [{"bytes": None, "path": "red.png"}]},
+    {
+        "messages": [user("What is it?\n<image>"), ANSWER],
+        "images": [{"bytes": None, "path": "red.png"}],
+    },
     {
         "conversations": [
             {"from": "human", "value": "<image>\nWhat is it?"},
@@ -83,7 +102,9 @@ def test_forms_with_the_image_at_its_place(red: Path, given: Any):
 
 @pytest.mark.parametrize("given", AT_THE_START, ids=range(len(AT_THE_START)))
 def test_forms_with_the_image_before_everything(red: Path, given: Any):
-    assert read_chat(given, base=red.parent) == ChatRecord([user("What is it?"), ANSWER], (Medium("image", red),))
+    assert read_chat(given, base=red.parent) == ChatRecord(
+        [user("What is it?"), ANSWER], (Medium("image", red),)
+    )
 
 
 @pytest.mark.parametrize("form", ["url", "bare", "source", "dict", "bytes", "object", "urlsafe"])
@@ -93,11 +114,17 @@ def test_an_image_may_travel_in_the_row(red: Path, form: str):
     part: dict[str, Any] = {
         "url": {"type": "image_url", "image_url": {"url": PNG + text}},
         "bare": {"type": "image", "base64": text},
-        "source": {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": text}},
+        "source": {
+            "type": "image",
+            "source": {"type": "base64", "media_type": "image/png", "data": text},
+        },
         "dict": {"type": "image", "image": {"bytes": data, "path": "red.png"}},
         "bytes": {"type": "image", "image": data},
         "object": {"type": "image", "image": {"bytes": text, "path": None}},
-        "urlsafe": {"type": "image", "image": PNG + base64.urlsafe_b64encode(data).decode().rstrip("=")},
+        "urlsafe": {
+            "type": "image",
+            "image": PNG + base64.urlsafe_b64encode(data).decode().rstrip("="),
+        },
     }[form]
     [medium] = read_chat(asked(part, TEXT)).media
     assert medium.kind == "image" and opened(medium) == data
@@ -109,27 +136,38 @@ def test_videos_are_paths_bytes_frames_arrays_and_urls(tmp_path: Path):
     array = np.zeros((2, 4, 4, 3), np.uint8)
     for given, wanted in ((video, video), (url, video), (Video(frames), frames), (frames, frames)):
         for media in ([given], {"videos": [given]}):
-            record = {"messages": [user("A film?"), ANSWER], **(media if isinstance(media, dict) else {})}
+            record = {
+                "messages": [user("A film?"), ANSWER],
+                **(media if isinstance(media, dict) else {}),
+            }
             [medium] = read_chat(record, () if isinstance(media, dict) else media).media
             assert medium.kind == "video" and opened(medium) == wanted
     assert len(opened(read_medium(Video(array), None, None))) == 2
     assert read_medium("a.mp4", "image", tmp_path) == Medium("video", tmp_path / "a.mp4")
     frames_of_files = asked({"type": "video", "video": ["1.png", "2.png"]}, TEXT)
-    assert read_chat(frames_of_files, base=tmp_path).media[0].source == [tmp_path / "1.png", tmp_path / "2.png"]
+    assert read_chat(frames_of_files, base=tmp_path).media[0].source == [
+        tmp_path / "1.png",
+        tmp_path / "2.png",
+    ]
     still = b"\0\0\0\x18ftypavif"
     assert read_medium(still, None, None).kind == "image"
 
 
 def test_bytes_without_a_kind_are_what_they_begin_as():
     stream = (b"\x47" + bytes(187)) * 3
-    for data, kind in ((stream, "video"), (b"\0\0\0\x08wide" + bytes(9), "video"), (b"OggS" + bytes(9), "video")):
+    for data, kind in (
+        (stream, "video"),
+        (b"\0\0\0\x08wide" + bytes(9), "video"),
+        (b"OggS" + bytes(9), "video"),
+    ):
         assert read_medium(data, None, None).kind == kind
     assert read_medium(b"GIF89a" + bytes(9), None, None).kind == "image"
 
 
 def test_data_urls_are_told_apart_by_all_their_letters():
     one, other = (
-        ChatRecord([ANSWER], (read_medium(url, None, None),)) for url in ("data:image/x,a//b", "data:image/x,a/b")
+        ChatRecord([ANSWER], (read_medium(url, None, None),))
+        for url in ("data:image/x,a//b", "data:image/x,a/b")
     )
     assert one.media_keys() != other.media_keys()
 
@@ -137,7 +175,10 @@ def test_data_urls_are_told_apart_by_all_their_letters():
 def test_paths_are_relative_to_the_base_and_urls_of_files_are_paths(tmp_path: Path):
     assert read_medium("a/b.png", None, tmp_path).source == tmp_path / "a/b.png"
     assert read_medium(str(tmp_path / "c.png"), None, Path("/else")).source == tmp_path / "c.png"
-    assert read_medium((tmp_path / "d e.png").as_uri(), None, Path("/else")).source == tmp_path / "d e.png"
+    assert (
+        read_medium((tmp_path / "d e.png").as_uri(), None, Path("/else")).source
+        == tmp_path / "d e.png"
+    )
 
 
 def test_several_media_take_the_marks_by_their_kind():
@@ -150,16 +191,23 @@ def test_several_media_take_the_marks_by_their_kind():
     kinds = [part["type"] for part in read.messages[0]["content"]]
     assert kinds == ["video", "text", "image", "text", "image", "text"]
     assert [medium.source.name for medium in read.media] == ["a.png", "b.png", "c.mp4"]
-    ours = read_chat([user("Image1 <ImageHere>; Image2 <ImageHere>"), ANSWER], [Video(b"film"), "a.png"])
-    assert [part["type"] for part in ours.messages[0]["content"]] == ["text", "video", "text", "image"]
+    ours = read_chat(
+        [user("Image1 <ImageHere>; Image2 <ImageHere>"), ANSWER], [Video(b"film"), "a.png"]
+    )
+    assert [part["type"] for part in ours.messages[0]["content"]] == [
+        "text",
+        "video",
+        "text",
+        "image",
+    ]
 
 
 def test_several_without_marks_are_named_at_the_start_as_collect_does():
     read = read_chat({"messages": [user("Which is red?"), ANSWER], "images": ["a.png", "b.png"]})
     texts = [part.get("text", part["type"]) for part in read.messages[0]["content"]]
-    assert texts == ["Image1 ", "image", "; Image2 ", "image", "; ", "Which is red?"] or "".join(texts) == (
-        "Image1 image; Image2 image; Which is red?"
-    )
+    assert texts == ["Image1 ", "image", "; Image2 ", "image", "; ", "Which is red?"] or "".join(
+        texts
+    ) == ("Image1 image; Image2 image; Which is red?")
 
 
 def test_marks_are_text_in_parts_in_answers_and_without_an_image_amid_a_sentence():
@@ -175,28 +223,67 @@ def test_turns_and_other_names_of_roles():
     assert read_chat([Turn(role="user", content="Hi."), ANSWER]).messages == [user("Hi."), ANSWER]
     named = [{"role": "developer", "content": "Be brief."}, user("Hi."), ANSWER]
     assert read_chat(named).messages[0]["role"] == "system"
-    assert read_chat({"messages": [user("Hi."), ANSWER], "system": "Be brief."}).messages[0]["content"] == "Be brief."
+    assert (
+        read_chat({"messages": [user("Hi."), ANSWER], "system": "Be brief."}).messages[0]["content"]
+        == "Be brief."
+    )
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"messages": [user("Hi."), ANSWER], "imgs": ["a.png"]}, "unknown key 'imgs'.*did you mean 'images'"),
-        ({"messages": [user("Hi."), ANSWER], "label": 1}, "unknown key 'label': 1; known are messages.*under meta"),
+        (
+            {"messages": [user("Hi."), ANSWER], "imgs": ["a.png"]},
+            "unknown key 'imgs'.*did you mean 'images'",
+        ),
+        (
+            {"messages": [user("Hi."), ANSWER], "label": 1},
+            "unknown key 'label': 1; known are messages.*under meta",
+        ),
         ({"messages": [user("Hi.")], "chosen": []}, "chosen: a pair"),
         ({"messages": [user("Hi.", picture="a.png"), ANSWER]}, "message 0: unknown key 'picture'"),
-        ({"messages": [user("Hi."), {**ANSWER, "tool_calls": [{}]}]}, "message 1: unknown key 'tool_calls'"),
-        ({"messages": asked({"type": "image", "image": "a.png", "min_pixels": 4})}, "part 0: unknown key 'min_pixels'"),
+        (
+            {"messages": [user("Hi."), {**ANSWER, "tool_calls": [{}]}]},
+            "message 1: unknown key 'tool_calls'",
+        ),
+        (
+            {"messages": asked({"type": "image", "image": "a.png", "min_pixels": 4})},
+            "part 0: unknown key 'min_pixels'",
+        ),
         ({"messages": asked({"type": "input_audio", "input_audio": {}})}, "part 0: .*give"),
-        ({"messages": asked({"type": "image", "image": "a.png", "url": "b.png"})}, "image and url: give one"),
-        ({"messages": asked({"type": "text", "text": "a", "image": "b.png"})}, "part 0: unknown key 'image'"),
-        ({"messages": asked({"type": "image"}, {"type": "image", "image": "a.png"})}, "without its image"),
-        ({"messages": asked({"type": "image", "image": "a.png"}), "images": ["b.png"]}, "in one place"),
-        ({"messages": [user("Hi."), ANSWER], "image": "a.png", "images": ["b.png"]}, "both images and image"),
-        ({"messages": [user("Hi."), ANSWER], "media": "a.png", "images": ["b.png"]}, "in two places"),
-        ({"messages": [user("<image>\nWhat?"), ANSWER]}, "<image> marks an image or video, but the chat has none"),
+        (
+            {"messages": asked({"type": "image", "image": "a.png", "url": "b.png"})},
+            "image and url: give one",
+        ),
+        (
+            {"messages": asked({"type": "text", "text": "a", "image": "b.png"})},
+            "part 0: unknown key 'image'",
+        ),
+        (
+            {"messages": asked({"type": "image"}, {"type": "image", "image": "a.png"})},
+            "without its image",
+        ),
+        (
+            {"messages": asked({"type": "image", "image": "a.png"}), "images": ["b.png"]},
+            "in one place",
+        ),
+        (
+            {"messages": [user("Hi."), ANSWER], "image": "a.png", "images": ["b.png"]},
+            "both images and image",
+        ),
+        (
+            {"messages": [user("Hi."), ANSWER], "media": "a.png", "images": ["b.png"]},
+            "in two places",
+        ),
+        (
+            {"messages": [user("<image>\nWhat?"), ANSWER]},
+            "<image> marks an image or video, but the chat has none",
+        ),
         ({"messages": [user("What?\n<video>"), ANSWER], "videos": []}, "<video> marks"),
-        ({"messages": [user("<image> or <image>?"), ANSWER], "images": ["a.png"]}, "1 images and videos but 2 marks"),
+        (
+            {"messages": [user("<image> or <image>?"), ANSWER], "images": ["a.png"]},
+            "1 images and videos but 2 marks",
+        ),
         ({"images": ["a.png"]}, "no messages: a chat is"),
         ({"messages": [], "conversations": []}, "messages and conversations"),
         ({"prompt": "Hi."}, "prompt and completion go together"),
@@ -249,7 +336,11 @@ def test_a_data_url_that_is_none(url: str):
 def test_a_chat_has_its_image_where_collect_puts_it(red: Path, text: str):
     [stored] = place(turns(text), [File(kind="image")])
     [asked, _] = read_chat({"messages": [user(text), ANSWER], "images": [red]}).messages
-    content = asked["content"] if isinstance(asked["content"], list) else [{"type": "text", "text": asked["content"]}]
+    content = (
+        asked["content"]
+        if isinstance(asked["content"], list)
+        else [{"type": "text", "text": asked["content"]}]
+    )
     assert "".join(part.get("text", "<ImageHere>") for part in content) == stored.content
 
 
@@ -262,11 +353,20 @@ def line(text: str, **more: Any) -> str:
 
 def found(path: Path) -> list[str]:
     """Texts of the questions, or the reasons."""
-    return [row.reason if row.chat is None else str(row.chat.messages[0]["content"]) for row in read_rows(str(path))]
+    return [
+        row.reason if row.chat is None else str(row.chat.messages[0]["content"])
+        for row in read_rows(str(path))
+    ]
 
 
 def test_lines_end_at_line_feeds_only_and_a_mark_of_byte_order_is_no_text(tmp_path: Path):
-    texts = ["one\u2028line", "next\u0085line", "para\u2029graph", "form\x0cfeed \x1c \x1d \x1e", "plain\r\n"]
+    texts = [
+        "one\u2028line",
+        "next\u0085line",
+        "para\u2029graph",
+        "form\x0cfeed \x1c \x1d \x1e",
+        "plain\r\n",
+    ]
     lines = "\r\n".join(line(text) for text in texts) + "\n\n  \n"
     (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + lines.encode())
     assert found(tmp_path / "a.jsonl") == texts
@@ -301,10 +401,15 @@ def test_a_list_over_several_lines_is_read_too(tmp_path: Path):
     (tmp_path / "b.json").write_text(json.dumps(chats))
     assert found(tmp_path / "a.json") == found(tmp_path / "b.json") == ["a", "b"]
     (tmp_path / "c.json").write_text(json.dumps(chats, indent=1) + json.dumps(chats))
-    assert found(tmp_path / "c.json")[:2] == ["a", "b"] and "behind the list's end" in found(tmp_path / "c.json")[2]
+    assert (
+        found(tmp_path / "c.json")[:2] == ["a", "b"]
+        and "behind the list's end" in found(tmp_path / "c.json")[2]
+    )
     (tmp_path / "d.json").write_text(json.dumps(chats, indent=1)[:-30])
     assert found(tmp_path / "d.json")[0] == "a" and "not JSON" in found(tmp_path / "d.json")[1]
-    (tmp_path / "e.jsonl").write_text(json.dumps(chats[0]["messages"]) + "\n" + json.dumps(chats[1]["messages"]))
+    (tmp_path / "e.jsonl").write_text(
+        json.dumps(chats[0]["messages"]) + "\n" + json.dumps(chats[1]["messages"])
+    )
     assert found(tmp_path / "e.jsonl") == ["a", "b"]
 
 
@@ -317,7 +422,9 @@ def test_an_element_is_named_by_its_line(tmp_path: Path):
 
 def test_a_list_may_hold_lists_of_messages(tmp_path: Path):
     chats = [json.loads(line(text))["messages"] for text in ("a", "b")]
-    for number, written in enumerate((json.dumps(chats), json.dumps(chats, indent=1), f"[\n{json.dumps(chats[0])}\n]")):
+    for number, written in enumerate(
+        (json.dumps(chats), json.dumps(chats, indent=1), f"[\n{json.dumps(chats[0])}\n]")
+    ):
         (tmp_path / f"{number}.json").write_text(written)
         assert found(tmp_path / f"{number}.json") == ["a", "b"][: written.count("user")]
     (tmp_path / "mixed.json").write_text(f"[{line('a')}, 7]")
@@ -341,13 +448,17 @@ def test_a_broken_first_line_of_messages_costs_no_other(tmp_path: Path, broken: 
 
 
 @pytest.mark.parametrize("indent", [None, 1])
-@pytest.mark.parametrize("broken", ['{"id": 1, "id": 2}', '{"id": 1, "messages": [}', '{"id": "cut', "{'id': 1}"])
+@pytest.mark.parametrize(
+    "broken", ['{"id": 1, "id": 2}', '{"id": 1, "messages": [}', '{"id": "cut', "{'id': 1}"]
+)
 def test_a_broken_element_of_a_list_costs_no_other(tmp_path: Path, indent: int | None, broken: str):
     chats = [json.dumps(json.loads(line(text)), indent=indent) for text in ("a", "b", "c")]
     (tmp_path / "a.json").write_text("[\n" + ",\n".join([chats[0], broken, *chats[1:]]) + "\n]")
     first, reason, *others = found(tmp_path / "a.json")
     assert "not JSON" in reason and [first, *others] == ["a", "b", "c"]
-    (tmp_path / "b.json").write_text("[" + ",".join([chats[0], '{"id": 1, "id": 2}', chats[1]]) + "]")
+    (tmp_path / "b.json").write_text(
+        "[" + ",".join([chats[0], '{"id": 1, "id": 2}', chats[1]]) + "]"
+    )
     assert [text for text in found(tmp_path / "b.json") if "twice" not in text] == ["a", "b"]
 
 
@@ -378,7 +489,11 @@ def test_parquet_brings_chats_and_the_bytes_of_their_images(tmp_path: Path, red:
     images = [{"bytes": red.read_bytes(), "path": None}]
     rows = [
         {"messages": [user("in the row"), ANSWER], "images": images, "id": "a"},
-        {"messages": [user("in a file"), ANSWER], "images": [{"bytes": None, "path": "red.png"}], "id": "b"},
+        {
+            "messages": [user("in a file"), ANSWER],
+            "images": [{"bytes": None, "path": "red.png"}],
+            "id": "b",
+        },
         {"messages": [user("none"), ANSWER], "images": None, "id": "c"},
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
@@ -388,7 +503,8 @@ def test_parquet_brings_chats_and_the_bytes_of_their_images(tmp_path: Path, red:
 
 def test_files_of_another_kind_are_refused_whole(tmp_path: Path):
     pq.write_table(
-        pa.Table.from_pylist([dict.fromkeys(("prompt", "chosen", "candidates", "modality"), "")]), tmp_path / "s"
+        pa.Table.from_pylist([dict.fromkeys(("prompt", "chosen", "candidates", "modality"), "")]),
+        tmp_path / "s",
     )
     (tmp_path / "wide").write_bytes(line("a").encode("utf-16"))
     (tmp_path / "zip").write_bytes(gzip.compress(line("a").encode()))

@@ -37,7 +37,9 @@ class Training:
         save(IXCForCausalLM(tiny.config(initializer_range=0.2)), tiny.processor(), root / "base")
         colours = {colour: tiny.image(root, colour) for colour in ("red", "blue")}
         samples = [tiny.pair(f"Number {i}?", "good", "bad" * (i % 5 + 1)) for i in range(8)]
-        samples += [tiny.pair(f"Colour {i}?", c, "grey", [colours[c]]) for i in range(4) for c in colours]
+        samples += [
+            tiny.pair(f"Colour {i}?", c, "grey", [colours[c]]) for i in range(4) for c in colours
+        ]
         write_samples(samples, root / "pairs.parquet")
 
     def __call__(
@@ -57,9 +59,19 @@ class Training:
                 raise Killed
 
         params = TrainRMParams(
-            **({"epochs": 3, "batch_size": 4, "learning_rate": 5e-3, "checkpoint_every": 2} | options)
+            **(
+                {"epochs": 3, "batch_size": 4, "learning_rate": 5e-3, "checkpoint_every": 2}
+                | options
+            )
         )
-        run(params, self.root / "pairs.parquet", self.root, self.root / "base", self.root / name, log=log)
+        run(
+            params,
+            self.root / "pairs.parquet",
+            self.root,
+            self.root / "base",
+            self.root / name,
+            log=log,
+        )
         return curve
 
     def killed_after(self, step: int, **options: Any) -> None:
@@ -80,7 +92,8 @@ def training(tmp_path: Path) -> Training:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"held_out": 0.3, "validate_every": 2}, {"batch_size": None, "batch_tokens": 500}]
+    "options",
+    [{}, {"held_out": 0.3, "validate_every": 2}, {"batch_size": None, "batch_tokens": 500}],
 )
 def test_a_killed_run_ends_in_exactly_the_numbers_and_weights_of_one_that_was_not(
     training: Training, options: dict[str, Any]
@@ -94,7 +107,9 @@ def test_a_killed_run_ends_in_exactly_the_numbers_and_weights_of_one_that_was_no
     assert not (training.root / ".reward.checkpoints").exists()
 
 
-def test_only_the_newest_state_is_kept_and_it_names_its_run(training: Training, monkeypatch: pytest.MonkeyPatch):
+def test_only_the_newest_state_is_kept_and_it_names_its_run(
+    training: Training, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv(RUN_ID, "a run / of mine")
     training.killed_after(7)
     assert training.state().name == "step-00000006"
@@ -104,11 +119,16 @@ def test_only_the_newest_state_is_kept_and_it_names_its_run(training: Training, 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"learning_rate": 1e-3}, r"learning_rate was 0.005, is 0.001; set it back to go on, or delete"),
+        (
+            {"learning_rate": 1e-3},
+            r"learning_rate was 0.005, is 0.001; set it back to go on, or delete",
+        ),
         ({"seed": 1, "margin": 0.5}, r"margin was 0.0, is 0.5, seed was 0, is 1"),
     ],
 )
-def test_a_state_of_other_parameters_is_refused_and_kept(training: Training, change: dict[str, Any], message: str):
+def test_a_state_of_other_parameters_is_refused_and_kept(
+    training: Training, change: dict[str, Any], message: str
+):
     training.killed_after(3)
     with pytest.raises(OtherRun, match=message):
         training(**change)
@@ -133,7 +153,9 @@ def test_a_state_of_other_data_or_another_base_is_refused(training: Training, wh
 
 
 @pytest.mark.parametrize("writer", ["save_file", "torch.save"])
-def test_a_disk_without_room_leaves_the_last_state(training: Training, monkeypatch: pytest.MonkeyPatch, writer: str):
+def test_a_disk_without_room_leaves_the_last_state(
+    training: Training, monkeypatch: pytest.MonkeyPatch, writer: str
+):
     whole = training(name="whole")
     training.killed_after(3)
 
@@ -142,29 +164,37 @@ def test_a_disk_without_room_leaves_the_last_state(training: Training, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(f"ixc.engine.checkpoints.{writer}", full)
-        with pytest.raises(NotSaved, match=r"step-00000004: .*No space left.*goes on from .*step-00000002"):
+        with pytest.raises(
+            NotSaved, match=r"step-00000004: .*No space left.*goes on from .*step-00000002"
+        ):
             training()
     assert training.state().name == "step-00000002"
     assert training() == whole
 
 
-def test_a_disk_without_room_for_the_best_weights_is_told_too(training: Training, monkeypatch: pytest.MonkeyPatch):
+def test_a_disk_without_room_for_the_best_weights_is_told_too(
+    training: Training, monkeypatch: pytest.MonkeyPatch
+):
     options: dict[str, Any] = {"held_out": 0.3, "validate_every": 1}
     whole = training(name="whole", **options)
     training.killed_after(3, **options)
     with monkeypatch.context() as patch:
         patch.setattr(
-            "ixc.engine.checkpoints.save_file", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
+            "ixc.engine.checkpoints.save_file",
+            lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")),
         )
         with pytest.raises(NotSaved, match=r"No space left; make room"):
             training(**options)
     assert training(**options) == whole
 
 
-def test_what_goes_wrong_with_the_last_state_is_told_in_the_end(training: Training, monkeypatch: pytest.MonkeyPatch):
+def test_what_goes_wrong_with_the_last_state_is_told_in_the_end(
+    training: Training, monkeypatch: pytest.MonkeyPatch
+):
     with monkeypatch.context() as patch:
         patch.setattr(
-            "ixc.engine.checkpoints.save_file", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
+            "ixc.engine.checkpoints.save_file",
+            lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")),
         )
         with pytest.raises(NotSaved, match="goes on from the beginning"):
             training(checkpoint_every=STEPS)
@@ -189,7 +219,9 @@ def test_training_goes_on_while_a_state_is_written_but_one_at_a_time(
     assert alone == [True, True]
 
 
-def test_a_loss_that_is_no_number_leaves_the_last_state(training: Training, monkeypatch: pytest.MonkeyPatch):
+def test_a_loss_that_is_no_number_leaves_the_last_state(
+    training: Training, monkeypatch: pytest.MonkeyPatch
+):
     whole, steps = training(name="whole"), iter(range(1, STEPS))
 
     def broken(params: Any, model: Any, *more: Any) -> dict[str, float]:
@@ -255,13 +287,17 @@ def test_a_state_that_lacks_a_file_is_none(training: Training, gone: str):
     assert training() == whole
 
 
-def test_the_room_for_the_model_is_taken_before_the_training(training: Training, monkeypatch: pytest.MonkeyPatch):
+def test_the_room_for_the_model_is_taken_before_the_training(
+    training: Training, monkeypatch: pytest.MonkeyPatch
+):
     def full(file: int, start: int, size: int) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "posix_fallocate", full)
-        with pytest.raises(NotSaved, match=r"0.00 GB for the trained model: .*No space left.*make room"):
+        with pytest.raises(
+            NotSaved, match=r"0.00 GB for the trained model: .*No space left.*make room"
+        ):
             training()
     assert len(training()) == STEPS
 
@@ -285,12 +321,16 @@ def test_a_model_that_cannot_be_saved_says_what_to_do_and_leaves_the_last_state(
     with monkeypatch.context() as patch:
         patch.setattr("ixc.stages.train_rm.save", full)
         goes_on = "step-00000012" if every else "the beginning"
-        with pytest.raises(NotSaved, match=rf"reward: .*No space left.*make room.*goes on from .*{goes_on}"):
+        with pytest.raises(
+            NotSaved, match=rf"reward: .*No space left.*make room.*goes on from .*{goes_on}"
+        ):
             training(checkpoint_every=every)
     assert training(checkpoint_every=every) == whole
 
 
-def test_a_run_that_goes_on_tells_whose_state_it_took(training: Training, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_that_goes_on_tells_whose_state_it_took(
+    training: Training, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.delenv(RESUMED_FROM, raising=False)
     monkeypatch.setenv(RUN_ID, "the first")
     training.killed_after(3)
@@ -302,7 +342,9 @@ def test_a_run_that_goes_on_tells_whose_state_it_took(training: Training, monkey
     assert os.environ[RESUMED_FROM] == "the second"
 
 
-def test_only_the_first_process_copies_the_optimizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_only_the_first_process_copies_the_optimizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     model, copies = tiny.reward(), []
     optimizer = Optimizer(model.parameters(), 1e-3, 2)
     optimizer.step(sum(p.square().sum() for p in model.parameters()))  # pyright: ignore[reportArgumentType]

@@ -20,32 +20,48 @@ QUESTIONS, *ANSWERS = map(json.loads, FILE.read_text(encoding="utf-8").splitline
 
 def gold(question: str) -> Gold:
     right, *texts = QUESTIONS["questions"][question]
-    options = [f"{letter}. {text}" if text else letter for letter, text in zip("ABCDE", texts, strict=False)]
+    options = [
+        f"{letter}. {text}" if text else letter
+        for letter, text in zip("ABCDE", texts, strict=False)
+    ]
     known = next(option for option in options if option[0] == right)
-    return Gold(check="choice", value=known, others=tuple(option for option in options if option != known))
+    return Gold(
+        check="choice", value=known, others=tuple(option for option in options if option != known)
+    )
 
 
 def test_hand_marked_answers_are_marked_so() -> None:
     chinese = sum(re.search(r"[\u4e00-\u9fff]", answer) is not None for _, answer, _ in ANSWERS)
     assert len(ANSWERS) >= 300 and chinese >= 0.45 * len(ANSWERS)
-    apart = [(name, answer, mark) for name, answer, mark in ANSWERS if (check(gold(name), answer) == 1.0) != mark]
+    apart = [
+        (name, answer, mark)
+        for name, answer, mark in ANSWERS
+        if (check(gold(name), answer) == 1.0) != mark
+    ]
     assert len(apart) <= 0.01 * len(ANSWERS), apart
 
 
 def test_the_letter_alone_is_right_that_a_person_reads() -> None:
     """Every option in turn is taken for the right one; `null`: the answer settles on none."""
-    head, *rows = map(json.loads, FILE.with_name("choices_by_letter.jsonl").read_text(encoding="utf-8").splitlines())
+    head, *rows = map(
+        json.loads,
+        FILE.with_name("choices_by_letter.jsonl").read_text(encoding="utf-8").splitlines(),
+    )
     apart = []
     for question, answer, letter in rows:
         texts = head["questions"][question]
-        options = [f"{name}. {text}" if text else name for name, text in zip("ABCDE", texts, strict=False)]
+        options = [
+            f"{name}. {text}" if text else name for name, text in zip("ABCDE", texts, strict=False)
+        ]
         right = [option[0] for option in options if check(among(option, options), answer) == 1.0]
         apart += [(answer, letter, right)] if right != ([letter] if letter else []) else []
     assert len(rows) > 150 and len(apart) <= 0.01 * len(rows), apart
 
 
 def among(right: str, options: list[str]) -> Gold:
-    return Gold(check="choice", value=right, others=tuple(option for option in options if option != right))
+    return Gold(
+        check="choice", value=right, others=tuple(option for option in options if option != right)
+    )
 
 
 def test_the_other_options_are_hardly_needed() -> None:
@@ -53,7 +69,9 @@ def test_the_other_options_are_hardly_needed() -> None:
     for name, answer, mark in ANSWERS:
         alone = Gold(check="choice", value=gold(name).value)
         apart += [(name, answer, mark)] if (check(alone, answer) == 1.0) != mark else []
-    assert len(apart) <= 0.02 * len(ANSWERS), apart  # what excludes three of four cannot be read without the four
+    assert len(apart) <= 0.02 * len(ANSWERS), (
+        apart
+    )  # what excludes three of four cannot be read without the four
 
 
 @pytest.mark.parametrize(
@@ -92,13 +110,19 @@ def test_ticks_and_repeated_options(answer: str, letter: str | None) -> None:
     assert read_option(answer, "ABCD").letter == letter
 
 
-@pytest.mark.parametrize(("value", "others"), [("②③", ("①②", "①②③")), ("15 cm", ("5 cm",)), ("red", ("dark red",))])
-def test_between_chinese_and_other_writing_no_space_is_needed(value: str, others: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("value", "others"), [("②③", ("①②", "①②③")), ("15 cm", ("5 cm",)), ("red", ("dark red",))]
+)
+def test_between_chinese_and_other_writing_no_space_is_needed(
+    value: str, others: tuple[str, ...]
+) -> None:
     gold = Gold(check="match", value=value, others=others)
     assert check(gold, f"所以正确的是{value}。") == 1.0 and check(gold, f"是{others[-1]}的") == 0.0
 
 
-@pytest.mark.parametrize("answer", ["The answer is B or C.", "选A、C", "Both (A) and (C) hold.", "答案可能是A或C。"])
+@pytest.mark.parametrize(
+    "answer", ["The answer is B or C.", "选A、C", "Both (A) and (C) hold.", "答案可能是A或C。"]
+)
 def test_who_names_two_settles_on_none(answer: str) -> None:
     assert read_option(answer).letter is None and read_option(answer).several
     assert check(Gold(check="choice", value="C. 7", others=("A. 5", "B. 6")), answer) is None
@@ -109,7 +133,23 @@ def test_options_that_are_only_repeated_decide_nothing() -> None:
 
 
 THEIR_MISTAKES = {
-    *("247", "775", "865", "1175", "1727", "1", "511", "893", "937", "1291", "1468", "689", "749", "1120", "1444"),
+    *(
+        "247",
+        "775",
+        "865",
+        "1175",
+        "1727",
+        "1",
+        "511",
+        "893",
+        "937",
+        "1291",
+        "1468",
+        "689",
+        "749",
+        "1120",
+        "1444",
+    ),
     *("1937", "1984", "2180", "2655", "742"),
 }
 """Problems of which the authors marked some answer wrongly: `(C) South.` as wrong, `(E)` for option D as right."""

@@ -27,7 +27,9 @@ from ixc.params import CleanParams, VisionCacheParams
 from ixc.serve import bulk
 from ixc.stages.clean import NothingScored, Outcome, auroc, lowest, measured, run
 
-RED, BLUE, GREEN = (Media(kind="image", path=f"{c}.png", sha256=c) for c in ("red", "blue", "green"))
+RED, BLUE, GREEN = (
+    Media(kind="image", path=f"{c}.png", sha256=c) for c in ("red", "blue", "green")
+)
 OUTPUTS = ("cleaned.parquet", "removed.parquet", "unscored.parquet", "scores.parquet")
 
 
@@ -64,11 +66,15 @@ def test_a_row_without_a_reward_is_none_of_the_lowest():
 
 def outcome(rewards: Sequence[float], planted: dict[int, str], copies: dict[int, float]) -> Outcome:
     values = np.array(rewards)
-    return Outcome(["general"] * len(values), values, np.zeros(len(values), bool), {}, planted, copies)
+    return Outcome(
+        ["general"] * len(values), values, np.zeros(len(values), bool), {}, planted, copies
+    )
 
 
 def test_the_copy_is_measured_by_hand():
-    found = outcome([5.0, 7, 2, 8, 8], {1: "empty", 3: "empty", 4: "mismatch"}, {1: 1.0, 3: 3.0, 4: 9.0})
+    found = outcome(
+        [5.0, 7, 2, 8, 8], {1: "empty", 3: "empty", 4: "mismatch"}, {1: 1.0, 3: 3.0, 4: 9.0}
+    )
     got = measured(found, 0.4)
     # the copy's rewards are 5, 1, 2, 3, 9, and its lowest two 1 and 2
     # empty: 1 is below 5 and 2, 3 only below 5: 3 of 4; mismatch: 9 is below neither; all: 3 of 6
@@ -83,10 +89,14 @@ def test_where_nothing_was_planted_nothing_is_measured():
     assert measured(outcome([1.0], {}, {}), 0.25) == {}
 
 
-def planted(samples: Sequence[Sample | BadRecord], share: float, seed: int = 0) -> list[tuple[Sample, str, Sample]]:
+def planted(
+    samples: Sequence[Sample | BadRecord], share: float, seed: int = 0
+) -> list[tuple[Sample, str, Sample]]:
     """Each spoilt row, how it was, and its copy."""
     defects = Planting(lambda: samples, share, seed).defects()
-    return [(before, d.kind, d.sample) for d in defects if isinstance(before := samples[d.row], Sample)]
+    return [
+        (before, d.kind, d.sample) for d in defects if isinstance(before := samples[d.row], Sample)
+    ]
 
 
 def test_defects_are_of_the_kinds_that_are_open_to_a_row():
@@ -95,7 +105,10 @@ def test_defects_are_of_the_kinds_that_are_open_to_a_row():
     shown = [row(f"p{i}", media=[RED if i % 2 else BLUE]) for i in range(40)]
     spoilt = planted(text + wrong + shown, 0.5)
     assert len(spoilt) == 60
-    kinds = {group: Counter(kind for before, kind, _ in spoilt if before.id[0] == group) for group in "twp"}
+    kinds = {
+        group: Counter(kind for before, kind, _ in spoilt if before.id[0] == group)
+        for group in "twp"
+    }
     assert [set(kinds[group]) for group in "twp"] == [
         {"empty"},
         {"empty", "hallucination"},
@@ -111,7 +124,9 @@ def test_defects_are_of_the_kinds_that_are_open_to_a_row():
                 assert new.chosen == old.chosen and new.media != old.media
 
 
-def plainly_spoilt(samples: Sequence[Sample], share: float, seed: int) -> list[tuple[Sample, str, Sample]]:
+def plainly_spoilt(
+    samples: Sequence[Sample], share: float, seed: int
+) -> list[tuple[Sample, str, Sample]]:
     """The same in a few lines, in quadratic time."""
     rng = random.Random(seed)
     pools: dict[Any, list[tuple[Media, ...]]] = defaultdict(list)
@@ -120,10 +135,18 @@ def plainly_spoilt(samples: Sequence[Sample], share: float, seed: int) -> list[t
     drawn, found = set(rng.sample(range(len(samples)), round(share * len(samples)))), []
     for i, s in enumerate(samples):
         if i in drawn:
-            others = [m for m in pools[s.domain, s.modality, len(s.media)] if m != s.media] if s.media else []
-            ways: dict[str, Any] = {"empty": lambda s=s: replace(s, chosen=answer(rng.choice(EVASIVE)))}
+            others = (
+                [m for m in pools[s.domain, s.modality, len(s.media)] if m != s.media]
+                if s.media
+                else []
+            )
+            ways: dict[str, Any] = {
+                "empty": lambda s=s: replace(s, chosen=answer(rng.choice(EVASIVE)))
+            }
             if s.meta.get("wrong"):
-                ways["hallucination"] = lambda s=s: replace(s, chosen=answer(rng.choice(s.meta["wrong"])))
+                ways["hallucination"] = lambda s=s: replace(
+                    s, chosen=answer(rng.choice(s.meta["wrong"]))
+                )
             if others:
                 ways["mismatch"] = lambda s=s, others=others: replace(s, media=rng.choice(others))
             kind = rng.choice(sorted(ways))
@@ -136,17 +159,31 @@ def test_equal_seeds_spoil_the_same_rows_in_the_same_ways(seed: int):
     images = random.Random(7)
     samples = [row(f"p{i}", media=[images.choice((RED, BLUE, GREEN))]) for i in range(200)]
     samples += [row(f"w{i}", meta={"wrong": ["bad", "worse"]}, domain="safety") for i in range(50)]
-    assert planted(samples, 0.3, seed) == plainly_spoilt(samples, 0.3, seed) != planted(samples, 0.3, 2)
+    assert (
+        planted(samples, 0.3, seed)
+        == plainly_spoilt(samples, 0.3, seed)
+        != planted(samples, 0.3, 2)
+    )
     assert planted(samples, 0.0, seed) == []
 
 
 def test_rows_that_cannot_be_scored_are_not_spoilt():
-    samples = [BadRecord("no sample"), row("unanswered", chosen=()), row("odd", meta={"wrong": "bad"}), row("a")]
-    assert {before.id for before, kind, _ in planted(samples, 0.99) if kind == "empty"} == {"odd", "a"}
+    samples = [
+        BadRecord("no sample"),
+        row("unanswered", chosen=()),
+        row("odd", meta={"wrong": "bad"}),
+        row("a"),
+    ]
+    assert {before.id for before, kind, _ in planted(samples, 0.99) if kind == "empty"} == {
+        "odd",
+        "a",
+    }
 
 
 def test_a_image_alone_in_its_domain_is_never_swapped():
-    assert {kind for _, kind, _ in planted([row(str(i), media=[RED]) for i in range(20)], 0.95)} == {"empty"}
+    assert {
+        kind for _, kind, _ in planted([row(str(i), media=[RED]) for i in range(20)], 0.95)
+    } == {"empty"}
 
 
 @pytest.fixture
@@ -154,12 +191,19 @@ def corpus(tmp_path: Path) -> list[Sample]:
     """Rows with a picture and without, each with a wrong answer known."""
     media = [tiny.image(tmp_path / "media", colour) for colour in ("red", "blue")]
     return [
-        row(f"Question {i}?", f"Answer {i}.", media=[media[i // 2 % 2]] if i % 2 else [], meta={"wrong": ["No."]})
+        row(
+            f"Question {i}?",
+            f"Answer {i}.",
+            media=[media[i // 2 % 2]] if i % 2 else [],
+            meta={"wrong": ["No."]},
+        )
         for i in range(20)
     ]
 
 
-def cleaned(root: Path, table: Sequence[Sample] | pa.Table, params: CleanParams | None = None) -> Metrics:
+def cleaned(
+    root: Path, table: Sequence[Sample] | pa.Table, params: CleanParams | None = None
+) -> Metrics:
     """Run the stage."""
     if isinstance(table, pa.Table):
         pq.write_table(table, root / "corpus.parquet")
@@ -176,10 +220,14 @@ def tables(root: Path) -> list[pa.Table]:
 
 def with_columns(samples: Sequence[Sample], root: Path) -> pa.Table:
     """A corpus with columns of somebody else's, and an answer's own rewards."""
-    write_samples([replace(s, rewards=(float(i),)) for i, s in enumerate(samples)], root / "plain.parquet")
+    write_samples(
+        [replace(s, rewards=(float(i),)) for i, s in enumerate(samples)], root / "plain.parquet"
+    )
     table = pq.read_table(root / "plain.parquet")
     table = table.append_column("licence", pa.array(["cc-by"] * len(samples)).dictionary_encode())
-    table = table.append_column("raw", pa.array([bytes([i, 255]) for i in range(len(samples))], pa.large_binary()))
+    table = table.append_column(
+        "raw", pa.array([bytes([i, 255]) for i in range(len(samples))], pa.large_binary())
+    )
     return table.replace_schema_metadata({"huggingface": "{}"})
 
 
@@ -188,20 +236,33 @@ def test_every_row_comes_out_as_it_came_in(tmp_path: Path, corpus: list[Sample],
     table = with_columns(corpus, tmp_path)
     metrics = cleaned(tmp_path, table, CleanParams(plant=plant, shard_rows=6))
     kept, removed, unscored, scores = tables(tmp_path)
-    assert (metrics["rows"], metrics["kept"], metrics["removed"], metrics["unscored"]) == (20, 15, 5, 0)
+    assert (metrics["rows"], metrics["kept"], metrics["removed"], metrics["unscored"]) == (
+        20,
+        15,
+        5,
+        0,
+    )
     low, high = (
-        pa.array([(fate == "removed") is is_low for fate in scores["fate"].to_pylist()]) for is_low in (True, False)
+        pa.array([(fate == "removed") is is_low for fate in scores["fate"].to_pylist()])
+        for is_low in (True, False)
     )
     assert kept.schema.equals(table.schema, check_metadata=True)
     assert kept.equals(table.filter(high))
     assert removed.drop_columns(["clean_reward", "clean_reason"]).equals(table.filter(low))
     assert len(unscored) == 0
-    assert max(removed["clean_reward"].to_pylist()) <= min(scores.filter(high)["reward"].to_pylist())
-    assert all("among the lowest of domain general" in reason for reason in removed["clean_reason"].to_pylist())
+    assert max(removed["clean_reward"].to_pylist()) <= min(
+        scores.filter(high)["reward"].to_pylist()
+    )
+    assert all(
+        "among the lowest of domain general" in reason
+        for reason in removed["clean_reason"].to_pylist()
+    )
     assert not list(tmp_path.glob(".*"))
 
 
-def test_the_corpus_is_removed_from_by_its_own_rewards_whatever_is_planted(tmp_path: Path, corpus: list[Sample]):
+def test_the_corpus_is_removed_from_by_its_own_rewards_whatever_is_planted(
+    tmp_path: Path, corpus: list[Sample]
+):
     cleaned(tmp_path, corpus)
     plain = tables(tmp_path)
     metrics = cleaned(tmp_path, corpus, CleanParams(plant=0.5, seed=3, shard_rows=6))
@@ -218,7 +279,9 @@ def test_what_is_measured_is_the_copy(tmp_path: Path, corpus: list[Sample]):
     for defect in planting.defects():
         copy[defect.row] = defect.sample
     model = tiny.reward()
-    rewards = score(model, tiny.vision_cache(model, tmp_path / "media"), copy, [[s.chosen] for s in copy], 8)
+    rewards = score(
+        model, tiny.vision_cache(model, tmp_path / "media"), copy, [[s.chosen] for s in copy], 8
+    )
     values = np.array([reward for [reward] in rewards])
     bad = np.isin(np.arange(20), planting.rows)
     assert metrics["auroc/all"] == pytest.approx(auroc(values[bad], values[~bad]))
@@ -228,7 +291,9 @@ def test_what_is_measured_is_the_copy(tmp_path: Path, corpus: list[Sample]):
     assert spoilt == pytest.approx(values[bad].tolist(), abs=1e-5)
 
 
-def test_a_run_on_its_own_output_measures_nothing_of_an_earlier_run(tmp_path: Path, corpus: list[Sample]):
+def test_a_run_on_its_own_output_measures_nothing_of_an_earlier_run(
+    tmp_path: Path, corpus: list[Sample]
+):
     spoilt = [replace(s, meta={"defect": "empty"}) if i % 3 else s for i, s in enumerate(corpus)]
     assert not any("auroc" in name for name in cleaned(tmp_path, spoilt))
     again = cleaned(tmp_path, pq.read_table(tmp_path / "cleaned.parquet"))
@@ -265,9 +330,16 @@ def test_a_bad_row_stops_no_other_and_says_why(tmp_path: Path, corpus: list[Samp
         *(row(f"Odd {i}?") for i in range(4)),
     ]
     write_samples(rows, tmp_path / "plain.parquet")
-    odd = {14: ("domain", "cooking"), 15: ("meta", "{no JSON"), 16: ("id", None), 17: ("chosen", None)}
+    odd = {
+        14: ("domain", "cooking"),
+        15: ("meta", "{no JSON"),
+        16: ("id", None),
+        17: ("chosen", None),
+    }
     table = spoil_columns(pq.read_table(tmp_path / "plain.parquet"), odd)
-    metrics = cleaned(tmp_path, table, CleanParams(plant=0.5, max_tokens_per_microbatch=600, shard_rows=4))
+    metrics = cleaned(
+        tmp_path, table, CleanParams(plant=0.5, max_tokens_per_microbatch=600, shard_rows=4)
+    )
     kept, removed, unscored, scores = tables(tmp_path)
     assert (metrics["kept"], metrics["removed"], metrics["unscored"]) == (6, 2, 10)
     assert len(kept) + len(removed) + len(unscored) == len(scores) == metrics["rows"] == 18
@@ -289,7 +361,9 @@ def test_a_bad_row_stops_no_other_and_says_why(tmp_path: Path, corpus: list[Samp
 
 
 @pytest.mark.parametrize("column", ["id", "domain", "source", "meta"])
-def test_a_text_that_is_no_utf_8_is_its_rows_own_affair(tmp_path: Path, corpus: list[Sample], column: str):
+def test_a_text_that_is_no_utf_8_is_its_rows_own_affair(
+    tmp_path: Path, corpus: list[Sample], column: str
+):
     write_samples(corpus, tmp_path / "plain.parquet")
     table = pq.read_table(tmp_path / "plain.parquet")
     texts = [text.encode() for text in table[column].to_pylist()]
@@ -313,8 +387,14 @@ def test_nothing_is_written_over_the_corpus(tmp_path: Path, corpus: list[Sample]
 
 
 def test_where_nothing_can_be_scored_nothing_is_written(tmp_path: Path, corpus: list[Sample]):
-    shown = [replace(s, media=tuple(replace(m, path=f"elsewhere/{m.path}") for m in s.media)) for s in corpus[1::2]]
-    with pytest.raises(NothingScored, match=r"corpus.parquet: none of 10 rows .* row 0: .*elsewhere/red.*no such file"):
+    shown = [
+        replace(s, media=tuple(replace(m, path=f"elsewhere/{m.path}") for m in s.media))
+        for s in corpus[1::2]
+    ]
+    with pytest.raises(
+        NothingScored,
+        match=r"corpus.parquet: none of 10 rows .* row 0: .*elsewhere/red.*no such file",
+    ):
         cleaned(tmp_path, shown)
     assert not any((tmp_path / name).exists() for name in OUTPUTS)
 
@@ -340,7 +420,9 @@ def test_the_last_turn_of_an_answer_counts(tmp_path: Path, corpus: list[Sample])
     assert len(set(rewards)) == 3
 
 
-def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, corpus: list[Sample], monkeypatch: pytest.MonkeyPatch):
+def test_a_killed_run_goes_on_where_it_was(
+    tmp_path: Path, corpus: list[Sample], monkeypatch: pytest.MonkeyPatch
+):
     params = CleanParams(plant=0.5, shard_rows=6)
     cleaned(tmp_path, corpus, params)
     wanted, whole, seen = tables(tmp_path), bulk.scored, []
@@ -362,12 +444,16 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, corpus: list[Sample],
     with pytest.raises(KeyboardInterrupt):
         seen.clear()
         cleaned(tmp_path, corpus, params)
-    cleaned(tmp_path, corpus[1:], params)  # another corpus: what was scored is of no use, and stops nobody
+    cleaned(
+        tmp_path, corpus[1:], params
+    )  # another corpus: what was scored is of no use, and stops nobody
     assert pq.read_metadata(tmp_path / "scores.parquet").num_rows == 19
 
 
 def test_features_on_disk_are_used(tmp_path: Path, corpus: list[Sample]):
-    cleaned(tmp_path, corpus, CleanParams(vision_cache=VisionCacheParams(disk=str(tmp_path / "store"))))
+    cleaned(
+        tmp_path, corpus, CleanParams(vision_cache=VisionCacheParams(disk=str(tmp_path / "store")))
+    )
     assert any((tmp_path / "store").iterdir())
 
 
@@ -386,7 +472,14 @@ def test_two_processes_part_a_corpus_as_one_does(tmp_path: Path, corpus: list[Sa
     alone = tables(tmp_path)
     (tmp_path / "stage.py").write_text(SCRIPT)
     paths = [str(tmp_path / name) for name in ("corpus.parquet", "media", "reward", *OUTPUTS)]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+    ]
     ours = {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*torchrun, str(tmp_path / "stage.py"), *paths],

@@ -41,7 +41,13 @@ class Outputs:
     folder: Path
 
     def run(self, params: CollectParams) -> Metrics:
-        names = ("prompts.parquet", "public.parquet", "corpus.parquet", "media", "quarantine.parquet")
+        names = (
+            "prompts.parquet",
+            "public.parquet",
+            "corpus.parquet",
+            "media",
+            "quarantine.parquet",
+        )
         return collect.run(params, *(self.folder / name for name in names))
 
     def samples(self, name: str) -> list[Sample]:
@@ -52,7 +58,9 @@ class Outputs:
 
     def media(self) -> list[str]:
         root = self.folder / "media"
-        return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+        return sorted(
+            path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()
+        )
 
 
 @pytest.fixture
@@ -85,7 +93,9 @@ def image(path: Path, colour: str) -> File:
 
 def test_prompts_pairs_and_corpus_are_sorted_out(out: Outputs, feed):
     pair = row("b", gold=None, chosen="Yes.", rejected="No.", split="val")
-    metrics = out.run(feed(row("a", split="val", wrong=("It is z.",)), pair, row("c", split="train")))
+    metrics = out.run(
+        feed(row("a", split="val", wrong=("It is z.",)), pair, row("c", split="train"))
+    )
     [prompt, other] = out.samples("prompts")
     assert (prompt.id, prompt.split, prompt.meta) == ("made/a", "val", {"wrong": ["It is z."]})
     assert other.id == "made/c"
@@ -113,7 +123,10 @@ def test_every_row_is_kept_or_quarantined_with_a_reason(out: Outputs, feed, tmp_
             row("one", gold=None, answer="Yes."),
         )
     )
-    found = {(line["where"], line["reason"].split(";")[0].split("(")[0].strip()) for line in out.quarantine()}
+    found = {
+        (line["where"], line["reason"].split(";")[0].split("(")[0].strip())
+        for line in out.quarantine()
+    }
     assert found == {
         ("made/good", "duplicate id"),
         ("a.jsonl:3", "not JSON"),
@@ -135,7 +148,10 @@ UNSEEN = ["\0", "\u200b\u200d\ufeff", "\u2060 \t\x01", "\u3164", "\u0301", "\u00
 
 @pytest.mark.parametrize("text", UNSEEN)
 def test_a_text_that_nobody_sees_is_quarantined(out: Outputs, feed, text: str):
-    asked, said = (Turn(role="user", content=text),), {"gold": None, "chosen": text, "rejected": "No."}
+    asked, said = (
+        (Turn(role="user", content=text),),
+        {"gold": None, "chosen": text, "rejected": "No."},
+    )
     rows = (row("asked", prompt=asked), row("said", **said), row("own", gold=None, answer=text))
     out.run(feed(row("good"), *rows))
     assert [line["reason"].split(";")[0].split(",")[0] for line in out.quarantine()] == [
@@ -175,7 +191,13 @@ PAIR = {"gold": None, "chosen": "Yes.", "rejected": "No."}
     ],
 )
 def test_the_role_of_a_source_decides_what_its_rows_are_for(
-    out: Outputs, feed, role: Role | None, kind: dict[str, Any], prompts: int, pairs: int, corpus: int
+    out: Outputs,
+    feed,
+    role: Role | None,
+    kind: dict[str, Any],
+    prompts: int,
+    pairs: int,
+    corpus: int,
 ):
     params = feed(row("x", split="train", **kind), row("y", split="train", **kind))
     params = replace(params, sources=(replace(params.sources[0], role=role),))
@@ -190,16 +212,30 @@ def test_the_role_of_a_source_decides_what_its_rows_are_for(
     assert all(not s.chosen and not s.rejected for s in out.samples("prompts"))
 
 
-def test_instruction_rows_reach_the_corpus_whole_with_their_own_images_videos_and_columns(out: Outputs, tmp_path: Path):
+def test_instruction_rows_reach_the_corpus_whole_with_their_own_images_videos_and_columns(
+    out: Outputs, tmp_path: Path
+):
     image(tmp_path / "red.png", "red")
     (tmp_path / "clip.mp4").write_bytes(encode([Image.new("RGB", (16, 16), "red")] * 2))
     said = [{"from": "human", "value": "<image>\nWhat colour?"}, {"from": "gpt", "value": "Red."}]
     mute = [said[0], {"from": "gpt", "value": ""}]
     more = [*said, {"from": "human", "value": "Sure?"}, {"from": "gpt", "value": "Yes."}]
     records = [
-        {"id": "a", "image": "red.png", "conversations": said, "my_column": 7, "tags": ["x", {"y": None}]},
+        {
+            "id": "a",
+            "image": "red.png",
+            "conversations": said,
+            "my_column": 7,
+            "tags": ["x", {"y": None}],
+        },
         {"id": "b", "image": "red.png", "conversations": mute},
-        {"id": "c", "conversations": [{"from": "human", "value": "Name a fruit."}, {"from": "gpt", "value": "Sorry."}]},
+        {
+            "id": "c",
+            "conversations": [
+                {"from": "human", "value": "Name a fruit."},
+                {"from": "gpt", "value": "Sorry."},
+            ],
+        },
         {"id": "d", "image": "missing.png", "conversations": said},
         {"id": "e", "video": "clip.mp4", "conversations": more},
         {"id": "f", "conversations": [{"from": "human", "value": "Why?"}]},
@@ -223,19 +259,29 @@ def test_instruction_rows_reach_the_corpus_whole_with_their_own_images_videos_an
     assert len(out.media()) == 2
 
 
-def test_the_corpus_keeps_out_of_the_mixture_but_for_its_own_number(out: Outputs, feed, tmp_path: Path):
+def test_the_corpus_keeps_out_of_the_mixture_but_for_its_own_number(
+    out: Outputs, feed, tmp_path: Path
+):
     files = [image(tmp_path / f"{i}.png", f"#00000{i}") for i in range(4)]
     rows = [row(f"p{i}", gold=None, answer="", media=(file,)) for i, file in enumerate(files)]
-    params = feed(*rows, mixture=MixtureParams(domains={"general": 0}, images_per_text=1, sources={"made": 3}))
+    params = feed(
+        *rows, mixture=MixtureParams(domains={"general": 0}, images_per_text=1, sources={"made": 3})
+    )
     metrics = out.run(replace(params, sources=(replace(params.sources[0], role="corpus"),)))
-    assert (len(out.samples("corpus")), metrics["left_out/made"], metrics["thinned/domain/general"]) == (3, 1, 0)
+    assert (
+        len(out.samples("corpus")),
+        metrics["left_out/made"],
+        metrics["thinned/domain/general"],
+    ) == (3, 1, 0)
 
 
 def test_a_domain_that_a_reader_made_up_is_quarantined(out: Outputs, feed):
     odd = row("odd")
     object.__setattr__(odd, "domain", "gossip")  # a reader of one's own, not type-checked
     out.run(feed(row("a"), odd))
-    assert [line["reason"].split(",")[0] for line in out.quarantine()] == ["domain: Input should be 'instruction'"]
+    assert [line["reason"].split(",")[0] for line in out.quarantine()] == [
+        "domain: Input should be 'instruction'"
+    ]
 
 
 def test_a_group_is_held_out_together_and_the_share_is_about_right(out: Outputs, feed):
@@ -249,8 +295,12 @@ def test_a_group_is_held_out_together_and_the_share_is_about_right(out: Outputs,
     assert 70 < sum(found == {"val"} for found in splits.values()) < 130
 
 
-def test_rows_of_the_same_image_are_held_out_together_even_without_a_group(out: Outputs, feed, tmp_path: Path):
-    files = [image(tmp_path / f"{i}.png", "red") for i in range(20)]  # the same bytes under many names
+def test_rows_of_the_same_image_are_held_out_together_even_without_a_group(
+    out: Outputs, feed, tmp_path: Path
+):
+    files = [
+        image(tmp_path / f"{i}.png", "red") for i in range(20)
+    ]  # the same bytes under many names
     out.run(feed(*(row(str(i), media=(file,)) for i, file in enumerate(files)), val_fraction=0.5))
     assert len({sample.split for sample in out.samples("prompts")}) == 1
     assert len(out.media()) == 1
@@ -260,7 +310,9 @@ def test_rows_of_the_same_image_are_held_out_together_even_without_a_group(out: 
 def lay(tmp_path: Path):
     """Lay records, each a prompt with an answer, into a file of a source; returns the source's parameters."""
 
-    def build(name: str, *records: dict[str, Any], file: str = "a.jsonl", **changes: Any) -> SourceParams:
+    def build(
+        name: str, *records: dict[str, Any], file: str = "a.jsonl", **changes: Any
+    ) -> SourceParams:
         (tmp_path / name).mkdir(exist_ok=True)
         lines = ({"prompt": "What is it?", "answer": "So.", **record} for record in records)
         (tmp_path / name / file).write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -280,9 +332,16 @@ def test_a_image_is_in_one_split_whatever_sources_show_it(out: Outputs, lay, tmp
         (tmp_path / name).mkdir()
         for i in range(40):  # under another name in each source
             image(tmp_path / name / f"{name}{i}.png", f"#0000{i:02x}")
-    records = {n: [{"images": f"{n}{i}.png", "prompt": f"{n} {i}?"} for i in range(40)] for n in ("here", "there")}
-    found = splits(out, tmp_path, *(lay(name, *each) for name, each in records.items()), val_fraction=0.5)
-    assert [found[f"here/a/{i}"] for i in range(1, 41)] == [found[f"there/a/{i}"] for i in range(1, 41)]
+    records = {
+        n: [{"images": f"{n}{i}.png", "prompt": f"{n} {i}?"} for i in range(40)]
+        for n in ("here", "there")
+    }
+    found = splits(
+        out, tmp_path, *(lay(name, *each) for name, each in records.items()), val_fraction=0.5
+    )
+    assert [found[f"here/a/{i}"] for i in range(1, 41)] == [
+        found[f"there/a/{i}"] for i in range(1, 41)
+    ]
     assert len(set(found.values())) == 2
 
 
@@ -290,7 +349,9 @@ def test_a_prompt_is_in_one_split_whatever_sources_ask_it(out: Outputs, lay, tmp
     one = lay("one", *({"prompt": f"What is {i}?"} for i in range(40)))
     other = lay("other", *({"prompt": f"what is  {i}?\n"} for i in range(40)))
     found = splits(out, tmp_path, one, other, val_fraction=0.5)
-    assert [found[f"one/a/{i}"] for i in range(1, 41)] == [found[f"other/a/{i}"] for i in range(1, 41)]
+    assert [found[f"one/a/{i}"] for i in range(1, 41)] == [
+        found[f"other/a/{i}"] for i in range(1, 41)
+    ]
     assert len(set(found.values())) == 2
 
 
@@ -302,7 +363,9 @@ def test_what_shares_a_image_with_held_out_rows_is_held_out(out: Outputs, lay, t
     two = {"prompt": "<image> or <image>?", "images": ["blue.png", "lime.png"]}
     mine = lay("mine", {"images": ["red.png"]}, {**two, "images": ["red.png", "blue.png"]}, two)
     yours = lay("yours", {"images": ["lime.png"]}, file="test.jsonl")
-    assert set(splits(out, tmp_path, mine, yours, val_fraction=0.01).values()) == {"val"}  # by way of blue, and of lime
+    assert set(splits(out, tmp_path, mine, yours, val_fraction=0.01).values()) == {
+        "val"
+    }  # by way of blue, and of lime
 
 
 def test_what_the_authors_keep_for_tests_is_held_out_unless_it_is_told_otherwise(
@@ -317,10 +380,15 @@ def test_what_the_authors_keep_for_tests_is_held_out_unless_it_is_told_otherwise
     found = splits(out, tmp_path, replace(strict, respect_splits=False), val_fraction=0.2)
     assert set(found.values()) == {"train", "val"}
     assert "all is held out" not in capsys.readouterr().out
-    assert set(splits(out, tmp_path, lay("loose", *rows, file="train.jsonl")).values()) == {"train", "val"}
+    assert set(splits(out, tmp_path, lay("loose", *rows, file="train.jsonl")).values()) == {
+        "train",
+        "val",
+    }
 
 
-def test_a_new_source_changes_no_split_of_another_that_it_shares_nothing_with(out: Outputs, lay, tmp_path: Path):
+def test_a_new_source_changes_no_split_of_another_that_it_shares_nothing_with(
+    out: Outputs, lay, tmp_path: Path
+):
     one = lay("one", *({"prompt": f"What is {i}?"} for i in range(40)))
     other = lay("other", *({"prompt": f"Who is {i}?"} for i in range(40)))
     alone = splits(out, tmp_path, one)
@@ -359,7 +427,9 @@ def stopped(out: Outputs, lay, tmp_path: Path) -> CollectParams:
     mine = lay("mine", {"images": "red.png"}, {"images": "gone.png"})
     item = {"key": 1, "prompt": "Write.", "instruction_id_list": ["a"], "kwargs": [{}]}
     (tmp_path / "late" / "a.jsonl").write_text(json.dumps(item))
-    params = CollectParams(root=str(tmp_path), sources=(mine, SourceParams(reader="ifeval", path="late")))
+    params = CollectParams(
+        root=str(tmp_path), sources=(mine, SourceParams(reader="ifeval", path="late"))
+    )
     with pytest.MonkeyPatch.context() as patch:
         stop(patch, "ifeval")
         with pytest.raises(KeyboardInterrupt):
@@ -375,11 +445,15 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
     assert asked == ["late"]
     assert whole.run(stopped) == metrics
     for name in ("prompts", "public", "corpus", "quarantine"):
-        assert (out.folder / f"{name}.parquet").read_bytes() == (whole.folder / f"{name}.parquet").read_bytes()
+        assert (out.folder / f"{name}.parquet").read_bytes() == (
+            whole.folder / f"{name}.parquet"
+        ).read_bytes()
     assert not list(out.folder.glob(".*"))
 
 
-def test_a_hub_that_breaks_off_loses_only_its_own_rows(out: Outputs, monkeypatch: pytest.MonkeyPatch):
+def test_a_hub_that_breaks_off_loses_only_its_own_rows(
+    out: Outputs, monkeypatch: pytest.MonkeyPatch
+):
     read = []
 
     def stream(hub: Hub) -> Iterator[dict[str, str]]:
@@ -389,7 +463,9 @@ def test_a_hub_that_breaks_off_loses_only_its_own_rows(out: Outputs, monkeypatch
             raise BadSource("hub b/far: ConnectionError at row 2")
 
     monkeypatch.setattr("ixc.data.sources.native.stream", stream)
-    sources = tuple(SourceParams(reader="preferences", name=name[0], hub=name) for name in ("a/near", "b/far"))
+    sources = tuple(
+        SourceParams(reader="preferences", name=name[0], hub=name) for name in ("a/near", "b/far")
+    )
     params = CollectParams(sources=sources)
     with pytest.raises(BadSource, match="ConnectionError at row 2"):
         out.run(params)
@@ -416,14 +492,29 @@ def test_what_has_changed_since_is_read_again(
 
 @pytest.mark.parametrize(
     ("module", "read"),
-    [("sources/forms.py", ["mine", "late"]), ("sources/ifeval.py", ["late"]), ("losses.py", ["late"])],
+    [
+        ("sources/forms.py", ["mine", "late"]),
+        ("sources/ifeval.py", ["late"]),
+        ("losses.py", ["late"]),
+    ],
 )
 def test_changed_code_reads_again_what_it_had_read(
-    out: Outputs, stopped: CollectParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, read: list[str]
+    out: Outputs,
+    stopped: CollectParams,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: str,
+    read: list[str],
 ):
-    shutil.copytree(Path(__file__).parents[1] / "ixc", tmp_path / "ixc", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        Path(__file__).parents[1] / "ixc",
+        tmp_path / "ixc",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
     for path in (tmp_path / "ixc").rglob("*.py"):
-        path.write_text(f"# A comment.\n{path.read_text()}{'CHANGED = True' if path.match(module) else ''}\n")
+        path.write_text(
+            f"# A comment.\n{path.read_text()}{'CHANGED = True' if path.match(module) else ''}\n"
+        )
     monkeypatch.setattr(collect, "Code", lambda: Code(tmp_path))
     asked = stop(monkeypatch, "none")
     out.run(stopped)
@@ -439,7 +530,9 @@ def test_the_same_run_twice_gives_the_same_files(out: Outputs, feed, tmp_path: P
     assert {name: (out.folder / f"{name}.parquet").read_bytes() for name in names} == first
 
 
-def test_the_media_folder_holds_what_the_samples_show_and_nothing_else(out: Outputs, feed, tmp_path: Path):
+def test_the_media_folder_holds_what_the_samples_show_and_nothing_else(
+    out: Outputs, feed, tmp_path: Path
+):
     red, blue = image(tmp_path / "red.png", "red"), image(tmp_path / "blue.png", "blue")
     both = (Turn(role="user", content="Is <ImageHere> like <ImageHere>?"),)
     out.run(feed(row("a", prompt=both, media=(red, blue))))
@@ -457,9 +550,13 @@ def test_the_limit_takes_the_first_rows(out: Outputs, feed):
 
 def test_a_missing_path_and_an_unknown_reader_name_the_key(out: Outputs, tmp_path: Path):
     missing = SourceParams(reader="gsm8k", path="nowhere")
-    with pytest.raises(BadSource, match=r"collect\.sources\[0\]\.path: .*nowhere: does not exist; correct it"):
+    with pytest.raises(
+        BadSource, match=r"collect\.sources\[0\]\.path: .*nowhere: does not exist; correct it"
+    ):
         out.run(CollectParams(root=str(tmp_path), sources=(missing,)))
-    with pytest.raises(BadSource, match=r"collect\.sources\[0\]\.reader: 'gsm9k': no such reader; one of"):
+    with pytest.raises(
+        BadSource, match=r"collect\.sources\[0\]\.reader: 'gsm9k': no such reader; one of"
+    ):
         out.run(CollectParams(sources=(SourceParams(reader="gsm9k"),)))
 
 
@@ -494,24 +591,34 @@ ITEMS = st.one_of(
         id=st.sampled_from("abcdefgh") | st.text(),
         domain=st.sampled_from(["general", "safety"]),
         prompt=st.builds(lambda text: (Turn(role="user", content=text),), QUESTIONS),
-        media=st.sampled_from([(), (File(kind="image", data=b"no picture"),), (File(kind="image"),)]),
+        media=st.sampled_from(
+            [(), (File(kind="image", data=b"no picture"),), (File(kind="image"),)]
+        ),
         gold=st.none() | st.just(Gold(check="match", value="x", answer="It is x.")),
         chosen=st.sampled_from(["", " ", "Yes."]),
         rejected=st.sampled_from(["", "No."]),
-        meta=st.dictionaries(st.text(max_size=2), st.none() | st.binary() | st.floats(), max_size=1),
+        meta=st.dictionaries(
+            st.text(max_size=2), st.none() | st.binary() | st.floats(), max_size=1
+        ),
     ),
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(items=st.lists(ITEMS), most=st.none() | st.integers(0, 4), ratio=st.none() | st.integers(1, 2))
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    items=st.lists(ITEMS), most=st.none() | st.integers(0, 4), ratio=st.none() | st.integers(1, 2)
+)
 def test_rows_are_kept_or_quarantined_or_left_out_always(
     out: Outputs, feed, items: list[Row | Refused], most: int | None, ratio: int | None
 ):
     mixture = MixtureParams(sources={} if most is None else {"made": most}, images_per_text=ratio)
     metrics = out.run(feed(row("good"), *items, mixture=mixture))
     fates = {fate: metrics[f"{fate}/made"] for fate in ("rows", "kept", "quarantined", "left_out")}
-    assert fates["rows"] == len(items) + 1 == fates["kept"] + fates["quarantined"] + fates["left_out"]
+    assert (
+        fates["rows"] == len(items) + 1 == fates["kept"] + fates["quarantined"] + fates["left_out"]
+    )
     assert fates["quarantined"] == len(out.quarantine())
     assert fates["kept"] == len(out.samples("prompts")) + len(out.samples("public"))
     assert not list(out.folder.glob(".*"))
@@ -520,8 +627,12 @@ def test_rows_are_kept_or_quarantined_or_left_out_always(
 # Licences and mixture
 
 
-def test_a_source_that_forbids_commercial_use_is_left_out_and_named(out: Outputs, tmp_path: Path, capsys):
-    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "Q?", "chosen": "Yes.", "rejected": "No."}))
+def test_a_source_that_forbids_commercial_use_is_left_out_and_named(
+    out: Outputs, tmp_path: Path, capsys
+):
+    (tmp_path / "a.jsonl").write_text(
+        json.dumps({"prompt": "Q?", "chosen": "Yes.", "rejected": "No."})
+    )
     mine = SourceParams(reader="preferences", path="a.jsonl", name="found")
     sources = (
         replace(mine, name="bought", commercial=True),
@@ -533,12 +644,19 @@ def test_a_source_that_forbids_commercial_use_is_left_out_and_named(out: Outputs
     assert "rows/found" not in metrics and metrics["unread/found"] == metrics["unread/rlaif_v"] == 1
     told = capsys.readouterr().out.splitlines()
     assert told[1].split(maxsplit=3)[:3] == ["bought", "unknown", "yes"]
-    assert told[3].split(maxsplit=3) == ["rlaif_v", "CC-BY-NC-4.0", "no", "left out by collect.licences"]
+    assert told[3].split(maxsplit=3) == [
+        "rlaif_v",
+        "CC-BY-NC-4.0",
+        "no",
+        "left out by collect.licences",
+    ]
     assert told[-1].split() == ["bought", "1", "1", "0", "0", "0"]
 
 
 def test_if_the_licences_leave_nothing_it_says_so(out: Outputs, tmp_path: Path):
-    params = CollectParams(root=str(tmp_path), licences="commercial", sources=(SourceParams(reader="rlaif_v"),))
+    params = CollectParams(
+        root=str(tmp_path), licences="commercial", sources=(SourceParams(reader="rlaif_v"),)
+    )
     with pytest.raises(BadSource, match=r"every source is left out; set collect\.licences: any"):
         out.run(params)
 
@@ -558,7 +676,9 @@ def test_the_mixture_is_exact_and_leaves_no_trace_of_the_rest(out: Outputs, feed
 def test_what_the_mixture_lacks_is_reported(out: Outputs, feed, capsys):
     mixture = MixtureParams(sources={"made": 5}, domains={"general": 1, "safety": 2})
     metrics = out.run(feed(row("a"), row("b"), row("c", domain="safety"), mixture=mixture))
-    assert {name: count for name, count in metrics.items() if name.startswith(("short/", "thinned/"))} == {
+    assert {
+        name: count for name, count in metrics.items() if name.startswith(("short/", "thinned/"))
+    } == {
         "short/made": 2,
         "short/domain/general": 0,
         "short/domain/safety": 1,
@@ -576,16 +696,24 @@ def test_what_the_mixture_lacks_is_reported(out: Outputs, feed, capsys):
 
 def test_an_option_or_hub_that_a_reader_does_not_take_names_the_key(out: Outputs, tmp_path: Path):
     odd = SourceParams(reader="pku_saferlhf", options={"label": "funnier"})
-    with pytest.raises(BadSource, match=r"collect\.sources\[0\]\.options\.label: Input should be 'safer' or 'better'"):
+    with pytest.raises(
+        BadSource,
+        match=r"collect\.sources\[0\]\.options\.label: Input should be 'safer' or 'better'",
+    ):
         out.run(CollectParams(root=str(tmp_path), sources=(odd,)))
-    with pytest.raises(BadSource, match=r"collect\.sources\[0\]\.hub: this reader reads files only"):
+    with pytest.raises(
+        BadSource, match=r"collect\.sources\[0\]\.hub: this reader reads files only"
+    ):
         out.run(CollectParams(sources=(SourceParams(reader="gsm8k", hub="openai/gsm8k"),)))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sources": ({"reader": "gsm8k"}, {"reader": "gsm8k"})}, "two are called gsm8k; give each a `name`"),
+        (
+            {"sources": ({"reader": "gsm8k"}, {"reader": "gsm8k"})},
+            "two are called gsm8k; give each a `name`",
+        ),
         ({"sources": (), "mixture": {"sources": {"gsm9k": 3}}}, "no source is called gsm9k"),
         ({"sources": ({"reader": "shp", "path": "a", "hub": "b"},)}, "path and hub are both given"),
     ],
@@ -597,7 +725,9 @@ def test_parameters_that_contradict_each_other_are_refused(changes: dict[str, An
 
 def test_nothing_usable_fails_and_leaves_the_last_outputs(out: Outputs, feed):
     out.run(feed(row("a")))
-    with pytest.raises(BadSource, match=r"no row of any source can be used; the first: b\.jsonl:1: empty"):
+    with pytest.raises(
+        BadSource, match=r"no row of any source can be used; the first: b\.jsonl:1: empty"
+    ):
         out.run(feed(Refused(where="b.jsonl:1", reason="empty")))
     assert [sample.id for sample in out.samples("prompts")] == ["made/a"]
     assert [line["where"] for line in out.quarantine()] == ["b.jsonl:1"]
@@ -614,7 +744,9 @@ def test_a_real_reader_through_the_stage(out: Outputs, tmp_path: Path):
 @needs_real
 def test_the_real_media_all_enter_the_store(out: Outputs):
     names = ("math_vision", "nlvr", "super_clevr", "photos", "videos")
-    params = CollectParams(root=str(REAL), sources=tuple(SourceParams(reader=name, path=name) for name in names))
+    params = CollectParams(
+        root=str(REAL), sources=tuple(SourceParams(reader=name, path=name) for name in names)
+    )
     metrics = out.run(params)
     assert sum(metrics[f"quarantined/{name}"] for name in names) == 0
     # 220 + 600 + 4 + 13 pictures and 4 films; one picture occurs twice

@@ -49,7 +49,9 @@ class Recording(Trainer):
         self.gradients: list[torch.Tensor] = []
 
     def _clip_grad_norm(self, model: Any) -> Any:
-        self.gradients.append(torch.cat([x.grad.flatten().clone() for x in model.parameters() if x.grad is not None]))
+        self.gradients.append(
+            torch.cat([x.grad.flatten().clone() for x in model.parameters() if x.grad is not None])
+        )
         return super()._clip_grad_norm(model)
 
 
@@ -66,18 +68,35 @@ def rows(count: int, wanted: bool = False) -> list[dict[str, Any]]:
     made = []
     for i in range(count):
         length = 4 + 5 * i % 7
-        ids = torch.tensor([1, *(20 + (7 * i + 3 * j) % 60 for j in range(length - 1)), *[2] * (10 - length)])
+        ids = torch.tensor(
+            [1, *(20 + (7 * i + 3 * j) % 60 for j in range(length - 1)), *[2] * (10 - length)]
+        )
         mask = torch.tensor([1] * length + [0] * (10 - length))
         labels = torch.tensor(float(i % 3)) if wanted else torch.where(mask == 1, ids, -100)
         made.append({"input_ids": ids, "attention_mask": mask, "labels": labels})
     return made
 
 
-def trained(trainer: type[Recording], model: IXCPreTrainedModel, data: Any, steps: int, folder: Path) -> Recording:
+def trained(
+    trainer: type[Recording], model: IXCPreTrainedModel, data: Any, steps: int, folder: Path
+) -> Recording:
     """One optimizer step over eight rows, cut into so many batches."""
-    options: dict[str, Any] = {"max_steps": 1, "max_grad_norm": 1e9, "learning_rate": 1e-3, "logging_steps": 1}
-    quiet: dict[str, Any] = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
-    sizes: dict[str, Any] = {"per_device_train_batch_size": len(data) // steps, "gradient_accumulation_steps": steps}
+    options: dict[str, Any] = {
+        "max_steps": 1,
+        "max_grad_norm": 1e9,
+        "learning_rate": 1e-3,
+        "logging_steps": 1,
+    }
+    quiet: dict[str, Any] = {
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+    sizes: dict[str, Any] = {
+        "per_device_train_batch_size": len(data) // steps,
+        "gradient_accumulation_steps": steps,
+    }
     told = TrainingArguments(str(folder), **options, **quiet, **sizes)
     run = trainer(model=model, args=told, train_dataset=data)
     run.train()
@@ -89,17 +108,25 @@ def trained(trainer: type[Recording], model: IXCPreTrainedModel, data: Any, step
     [
         (Recording, tiny.causal, rows(8)),
         (Recording, tiny.reward, rows(8, wanted=True)),
-        (OfPairs, tiny.reward, [{k: v for k, v in row.items() if k != "labels"} for row in rows(8)]),
+        (
+            OfPairs,
+            tiny.reward,
+            [{k: v for k, v in row.items() if k != "labels"} for row in rows(8)],
+        ),
         (OfPairs, tiny.reward, rows(8, wanted=True)),
     ],
     ids=["SFT", "scores", "pairs", "pairs with labels"],
 )
-def test_accumulated_gradients_are_those_of_the_whole_batch(trainer: Any, build: Any, data: Any, tmp_path: Path):
+def test_accumulated_gradients_are_those_of_the_whole_batch(
+    trainer: Any, build: Any, data: Any, tmp_path: Path
+):
     whole, *cut = [trained(trainer, build(), data, steps, tmp_path) for steps in (1, 2, 4)]
     [loss] = [entry["loss"] for entry in whole.state.log_history if "loss" in entry]
     assert loss > 0.1 and whole.gradients[0].abs().max() > 1e-3
     for run in cut:
-        assert [e["loss"] for e in run.state.log_history if "loss" in e] == [pytest.approx(loss, abs=1e-4)]  # rounded
+        assert [e["loss"] for e in run.state.log_history if "loss" in e] == [
+            pytest.approx(loss, abs=1e-4)
+        ]  # rounded
         torch.testing.assert_close(run.gradients[0], whole.gradients[0], rtol=1e-5, atol=1e-5)
 
 
@@ -107,9 +134,13 @@ def test_trainer_evaluates_too(tmp_path: Path):
     told: dict[str, Any] = {"report_to": "none", "disable_tqdm": True, "use_cpu": True}
     cases: list[tuple[Any, Any]] = [(tiny.causal(), rows(4)), (tiny.reward(), rows(4, wanted=True))]
     for model, data in cases:
-        trainer = Trainer(model=model, args=TrainingArguments(str(tmp_path), **told), eval_dataset=data)
+        trainer = Trainer(
+            model=model, args=TrainingArguments(str(tmp_path), **told), eval_dataset=data
+        )
         batch = {name: torch.stack([row[name] for row in data]) for name in data[0]}
-        assert trainer.evaluate()["eval_loss"] == pytest.approx(model(**batch).loss.item(), abs=1e-4)
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(
+            model(**batch).loss.item(), abs=1e-4
+        )
     predicted: Any = trainer.predict(data).predictions
     assert predicted.shape == (4, 1)
 
@@ -123,15 +154,19 @@ def test_a_loss_is_the_sum_over_the_items_of_the_step():
     torch.testing.assert_close(model(labels, shift_labels=shifted).loss, alone)
     reward = tiny.reward()
     score = reward(labels).logits.item()
-    assert reward(labels, labels=torch.tensor([score + 2])).loss.item() == pytest.approx(4, rel=1e-4)
-    assert reward(labels, labels=torch.tensor([[score + 2]]), num_items_in_batch=4).loss.item() == pytest.approx(
-        1, rel=1e-4
+    assert reward(labels, labels=torch.tensor([score + 2])).loss.item() == pytest.approx(
+        4, rel=1e-4
     )
+    assert reward(
+        labels, labels=torch.tensor([[score + 2]]), num_items_in_batch=4
+    ).loss.item() == pytest.approx(1, rel=1e-4)
 
 
 def test_forward_names_the_images_for_trainer_drops_what_it_does_not_name():
     for kind in (IXCForRewardModel, IXCForCausalLM, IXCModel):
-        assert {"pixel_values", "tile_grids", "image_features"} <= set(inspect.signature(kind.forward).parameters)
+        assert {"pixel_values", "tile_grids", "image_features"} <= set(
+            inspect.signature(kind.forward).parameters
+        )
 
 
 # Nothing that is given is passed over
@@ -154,10 +189,19 @@ def test_an_unknown_argument_of_forward_is_refused_by_name(build: Any):
 @pytest.mark.parametrize(
     ("shown", "message"),
     [
-        ({"pixel_values": torch.zeros(2, 3, 56, 56), "tile_grids": torch.tensor([[1, 1]])}, r"\[3, 56, 56\].*28, 28"),
-        ({"pixel_values": torch.zeros(3, 3, 28, 28), "tile_grids": torch.tensor([[1, 1]])}, "3 tiles, but .* of 2"),
+        (
+            {"pixel_values": torch.zeros(2, 3, 56, 56), "tile_grids": torch.tensor([[1, 1]])},
+            r"\[3, 56, 56\].*28, 28",
+        ),
+        (
+            {"pixel_values": torch.zeros(3, 3, 28, 28), "tile_grids": torch.tensor([[1, 1]])},
+            "3 tiles, but .* of 2",
+        ),
         ({"pixel_values": torch.zeros(2, 3, 28, 28)}, "pixel_values with tile_grids"),
-        ({"tile_grids": torch.tensor([[1, 1]]), "image_features": FEATURES}, "pixel_values with tile_grids"),
+        (
+            {"tile_grids": torch.tensor([[1, 1]]), "image_features": FEATURES},
+            "pixel_values with tile_grids",
+        ),
     ],
 )
 def test_images_of_another_geometry_are_refused(shown: dict[str, Any], message: str):
@@ -166,7 +210,9 @@ def test_images_of_another_geometry_are_refused(shown: dict[str, Any], message: 
 
 
 def test_an_id_beyond_the_vocabulary_is_named():
-    with pytest.raises(ValueError, match="input_ids: 280: not among the 280 of this model's vocabulary"):
+    with pytest.raises(
+        ValueError, match="input_ids: 280: not among the 280 of this model's vocabulary"
+    ):
         tiny.causal()(torch.tensor([[1, 280]]))
 
 
@@ -178,12 +224,20 @@ def test_a_loss_of_some_columns_is_refused():
 # PEFT
 
 
-@pytest.mark.parametrize(("build", "task"), [(tiny.causal, "CAUSAL_LM"), (tiny.reward, "SEQ_CLS"), (tiny.reward, None)])
+@pytest.mark.parametrize(
+    ("build", "task"), [(tiny.causal, "CAUSAL_LM"), (tiny.reward, "SEQ_CLS"), (tiny.reward, None)]
+)
 def test_peft_finds_all_linear_layers(build: Any, task: Any, tmp_path: Path):
     plain = build()(IDS, image_features=FEATURES).logits
-    model = peft.get_peft_model(build(), peft.LoraConfig(r=2, target_modules="all-linear", task_type=task))
+    model = peft.get_peft_model(
+        build(), peft.LoraConfig(r=2, target_modules="all-linear", task_type=task)
+    )
     torch.testing.assert_close(model(input_ids=IDS, image_features=FEATURES).logits, plain)
-    adapted = {name.split(".lora_A")[0].split(".")[-1] for name, _ in model.named_parameters() if ".lora_A." in name}
+    adapted = {
+        name.split(".lora_A")[0].split(".")[-1]
+        for name, _ in model.named_parameters()
+        if ".lora_A." in name
+    }
     assert {"wqkv", "wo", "w1", "w2", "w3", "q_proj", "fc1"} <= adapted
     assert not {"Plora_A", "Plora_B", "output"} & adapted
     for name, weights in model.named_parameters():
@@ -196,7 +250,9 @@ def test_peft_finds_all_linear_layers(build: Any, task: Any, tmp_path: Path):
     torch.testing.assert_close(loaded(input_ids=IDS, image_features=FEATURES).logits, trained)
     merged = loaded.merge_and_unload()
     assert sum(isinstance(module, PLoRALinear) for module in merged.modules()) == 10
-    torch.testing.assert_close(merged(IDS, image_features=FEATURES).logits, trained, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        merged(IDS, image_features=FEATURES).logits, trained, rtol=1e-4, atol=1e-5
+    )
 
 
 # Generation
@@ -232,8 +288,12 @@ def test_positions_do_not_count_the_padding():
 
 
 def test_a_prompt_that_ends_in_padding_is_refused():
-    batch = tiny.processor()([ASKED, [{"role": "user", "content": "Longer."}]], for_reward=False, padding_side="right")
-    with pytest.raises(ValueError, match=r"attention_mask: row 0: padded on the right.*padding_side=.left"):
+    batch = tiny.processor()(
+        [ASKED, [{"role": "user", "content": "Longer."}]], for_reward=False, padding_side="right"
+    )
+    with pytest.raises(
+        ValueError, match=r"attention_mask: row 0: padded on the right.*padding_side=.left"
+    ):
         tiny.causal().generate(**batch, **GREEDY)
 
 
@@ -250,7 +310,9 @@ def test_a_string_stops_an_answer():
     text = tokenizer.decode(free[:4])
     stop = text[-1]
     first = next(i for i in range(len(free)) if stop in tokenizer.decode(free[: i + 1]))
-    stopped = model.generate(**prompt, **GREEDY, stop_strings=[stop], tokenizer=tokenizer)[0, start:]
+    stopped = model.generate(**prompt, **GREEDY, stop_strings=[stop], tokenizer=tokenizer)[
+        0, start:
+    ]
     assert first + 1 < len(free)
     assert stopped.tolist() == free[: first + 1].tolist()
 
@@ -276,16 +338,25 @@ def answer_of(**shown: Any) -> str:
     suppress_control(model, processor)
     batch = processor(**shown, for_reward=False)
     ids = model.generate(**batch, **GREEDY)
-    return processor.decode(ids[0].tolist())[len(processor.decode(batch["input_ids"][0].tolist())) :]
+    return processor.decode(ids[0].tolist())[
+        len(processor.decode(batch["input_ids"][0].tolist())) :
+    ]
 
 
 def test_a_pipeline_answers_about_images(folders: Path):
     pipe: Any = pipeline("image-text-to-text", model=str(folders / "chat"))
-    chat = [{"role": "user", "content": [{"type": "image", "image": RED}, {"type": "text", "text": "Which?"}]}]
+    chat = [
+        {
+            "role": "user",
+            "content": [{"type": "image", "image": RED}, {"type": "text", "text": "Which?"}],
+        }
+    ]
     options: dict[str, Any] = {"generate_kwargs": GREEDY, "return_full_text": False}
     wanted = answer_of(text=[{"role": "user", "content": "<ImageHere>Which?"}], images=[RED])
     assert [one["generated_text"] for one in pipe(text=chat, **options)] == [wanted]
-    assert [[one["generated_text"] for one in row] for row in pipe(text=[chat, chat], **options)] == [[wanted]] * 2
+    assert [
+        [one["generated_text"] for one in row] for row in pipe(text=[chat, chat], **options)
+    ] == [[wanted]] * 2
     [full] = pipe(text=chat, generate_kwargs=GREEDY)
     assert full["generated_text"] == [*chat, {"role": "assistant", "content": wanted}]
     [plain] = pipe(images=RED, text="Which?", **options)
@@ -302,13 +373,17 @@ def test_a_pipeline_scores_without_softmax_or_sigmoid(folders: Path):
     score, chat = min(zip(scores, chats, strict=True), key=lambda one: one[0])
     assert score < 0  # which no sigmoid gives
     assert pipe.model.config.num_labels == 1
-    assert pipe({"text": "Hi", "text_pair": chat[1]["content"]})["score"] == pytest.approx(score, abs=1e-5)
+    assert pipe({"text": "Hi", "text_pair": chat[1]["content"]})["score"] == pytest.approx(
+        score, abs=1e-5
+    )
     assert pipe({"text": chat})["score"] == pytest.approx(score, abs=1e-5)
     text = pipe.tokenizer.apply_chat_template(chat, tokenize=False)
     assert pipe(text, split_special_tokens=False)[0]["score"] == pytest.approx(score, abs=1e-5)
     with pytest.warns(UserWarning, match="control strings are read as text; give the chat itself"):
         assert pipe(text)[0]["score"] != pytest.approx(score, abs=1e-2)
-    both = pipe([{"text": chat}, {"text": [*ASKED, {"role": "assistant", "content": "No."}]}], batch_size=2)
+    both = pipe(
+        [{"text": chat}, {"text": [*ASKED, {"role": "assistant", "content": "No."}]}], batch_size=2
+    )
     assert both[0]["score"] == pytest.approx(score, abs=1e-5)
     [plain] = pipe("Hi")
     wanted = tiny.reward()(torch.tensor([tiny.processor().encode("Hi")])).logits.item()
@@ -318,7 +393,12 @@ def test_a_pipeline_scores_without_softmax_or_sigmoid(folders: Path):
 def test_more_labels_than_one_are_refused(folders: Path):
     with pytest.raises(ValueError, match=r"num_labels: 3.*a reward is one number"):
         AutoModelForSequenceClassification.from_pretrained(folders / "reward", num_labels=3)
-    assert AutoModelForSequenceClassification.from_pretrained(folders / "reward", num_labels=1).config.num_labels == 1
+    assert (
+        AutoModelForSequenceClassification.from_pretrained(
+            folders / "reward", num_labels=1
+        ).config.num_labels
+        == 1
+    )
 
 
 TEXTS = [
@@ -331,7 +411,9 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("config", [True, False])
-def test_the_auto_tokenizer_has_the_ids_of_the_processor(folders: Path, config: bool, tmp_path: Path):
+def test_the_auto_tokenizer_has_the_ids_of_the_processor(
+    folders: Path, config: bool, tmp_path: Path
+):
     processor = IXCProcessor(tiny.processor().backend, tiny.TILE, tiny.PATCH, 4, tail_newline=True)
     save(tiny.reward(), processor, tmp_path / "model")
     if not config:  # as folders were written before
@@ -347,19 +429,36 @@ def test_the_auto_tokenizer_has_the_ids_of_the_processor(folders: Path, config: 
     assert tokenizer("Hi", TEXTS[-1])["input_ids"] == wanted
     [opened] = processor(ASKED, for_reward=False, return_tensors=None)["input_ids"]
     assert tokenizer.apply_chat_template(ASKED, add_generation_prompt=True)["input_ids"] == opened
-    assert tokenizer.apply_chat_template(chat, tokenize=False) == processor.apply_chat_template(chat, tokenize=False)
+    assert tokenizer.apply_chat_template(chat, tokenize=False) == processor.apply_chat_template(
+        chat, tokenize=False
+    )
     padded = tokenizer([chat, [*ASKED, *chat]], padding=True, return_tensors="pt")
-    assert padded["input_ids"][0, -len(wanted) :].tolist() == wanted and padded["attention_mask"][0, 0] == 0
-    assert (tokenizer.pad_token, tokenizer.eos_token, tokenizer.bos_token) == ("</s>", "</s>", "<s>")
+    assert (
+        padded["input_ids"][0, -len(wanted) :].tolist() == wanted
+        and padded["attention_mask"][0, 0] == 0
+    )
+    assert (tokenizer.pad_token, tokenizer.eos_token, tokenizer.bos_token) == (
+        "</s>",
+        "</s>",
+        "<s>",
+    )
 
 
 @pytest.mark.parametrize(
     ("chat", "options", "message"),
     [
         (ASKED, {}, "the chat ends with 'user': give add_generation_prompt=True"),
-        (ASKED, {"truncation": True}, "truncation: True: not done for a chat; nothing of a chat is ever cut off"),
+        (
+            ASKED,
+            {"truncation": True},
+            "truncation: True: not done for a chat; nothing of a chat is ever cut off",
+        ),
         (ASKED, {"tools": [1]}, "tools: .*leave it out"),
-        ([{"role": "user", "content": [{"type": "image"}]}], {"add_generation_prompt": True}, "0 pictures but 1 pl"),
+        (
+            [{"role": "user", "content": [{"type": "image"}]}],
+            {"add_generation_prompt": True},
+            "0 pictures but 1 pl",
+        ),
     ],
 )
 def test_the_tokenizer_refuses_what_it_cannot_do(chat: Any, options: Any, message: str):
@@ -397,5 +496,7 @@ def test_the_code_on_a_card_runs(folders: Path, tmp_path: Path, monkeypatch: pyt
     RED.save(tmp_path / "picture.png")
     monkeypatch.chdir(tmp_path)
     for name in ("chat", "reward"):
-        [code] = re.findall(r"```python\n(.*?)```", (folders / name / "README.md").read_text(), re.DOTALL)
+        [code] = re.findall(
+            r"```python\n(.*?)```", (folders / name / "README.md").read_text(), re.DOTALL
+        )
         exec(code.replace("path/to/this/folder", str(folders / name)), {})

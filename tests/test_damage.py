@@ -21,7 +21,11 @@ from ixc.params import CollectParams, SourceParams
 from ixc.stages.collect import stage as collect
 
 FATES = ("rows", "kept", "quarantined", "left_out")
-PICTURED = sorted(name for name, a_set in SETS.items() if any(file.endswith((".png", ".jpg")) for file in a_set.media))
+PICTURED = sorted(
+    name
+    for name, a_set in SETS.items()
+    if any(file.endswith((".png", ".jpg")) for file in a_set.media)
+)
 
 
 def three(name: str, folder: Path) -> str:
@@ -40,7 +44,10 @@ def three(name: str, folder: Path) -> str:
 def collected(folder: Path, reader: str) -> tuple[Metrics, list[str]]:
     """The counts of `odd`, which lies in the folder, and why its rows were refused; beside it a sound source."""
     write(folder / "sound" / "a.jsonl", {"prompt": "Why?", "chosen": "So.", "rejected": "No."})
-    sources = (SourceParams(reader=reader, path="odd", name="odd"), SourceParams(reader="preferences", path="sound"))
+    sources = (
+        SourceParams(reader=reader, path="odd", name="odd"),
+        SourceParams(reader="preferences", path="sound"),
+    )
     names = ("prompts.parquet", "public.parquet", "corpus.parquet", "media", "quarantine.parquet")
     params = CollectParams(root=str(folder), sources=sources)
     metrics = collect.run(params, *(folder / "out" / name for name in names))
@@ -67,18 +74,29 @@ def in_another_encoding(rng: random.Random, data: bytes) -> bytes:
     return data[:place] + "é".encode("latin1") + data[place:]
 
 
-DAMAGE: tuple[Callable[[random.Random, bytes], bytes], ...] = (cut, flip, repeat, in_another_encoding)
+DAMAGE: tuple[Callable[[random.Random, bytes], bytes], ...] = (
+    cut,
+    flip,
+    repeat,
+    in_another_encoding,
+)
 
 
 @settings(max_examples=120, deadline=None)
-@given(st.sampled_from([*SETS, *GOOD]), st.lists(st.sampled_from(DAMAGE), min_size=1, max_size=3), st.integers(0))
+@given(
+    st.sampled_from([*SETS, *GOOD]),
+    st.lists(st.sampled_from(DAMAGE), min_size=1, max_size=3),
+    st.integers(0),
+)
 def test_no_damage_to_a_file_loses_a_row_or_raises(name: str, damage: list[Callable], seed: int):
     rng = random.Random(seed)
     with TemporaryDirectory() as place:
         folder = Path(place)
         reader = three(name, folder / "odd")
         for harm in damage:
-            file = rng.choice(sorted(path for path in (folder / "odd").rglob("*") if path.is_file()))
+            file = rng.choice(
+                sorted(path for path in (folder / "odd").rglob("*") if path.is_file())
+            )
             if data := file.read_bytes():
                 file.write_bytes(harm(rng, data))
         counts, reasons = collected(folder, reader)

@@ -28,7 +28,14 @@ from ixc.stages import train_ppo
 from ixc.stages.train_ppo import update
 from ixc.stages.train_rm import learn, optimizer_of
 
-READ_BY_THE_HOST = [Tensor.tolist, Tensor.item, Tensor.cpu, Tensor.__bool__, Tensor.__int__, Tensor.__float__]
+READ_BY_THE_HOST = [
+    Tensor.tolist,
+    Tensor.item,
+    Tensor.cpu,
+    Tensor.__bool__,
+    Tensor.__int__,
+    Tensor.__float__,
+]
 
 
 class Elsewhere(TorchFunctionMode):
@@ -41,7 +48,9 @@ class Elsewhere(TorchFunctionMode):
         super().__init__()
         self.reads = 0
 
-    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         if func in READ_BY_THE_HOST and args[0].is_meta:
             self.reads += 1
             return func(torch.ones_like(args[0], device="cpu"))
@@ -51,8 +60,12 @@ class Elsewhere(TorchFunctionMode):
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[Elsewhere]:
     adamw, autocast, random_numbers = torch.optim.AdamW, torch.autocast, torch.Generator()
-    monkeypatch.setattr(torch.optim, "AdamW", lambda *given, **options: adamw(*given, **options | {"fused": False}))
-    monkeypatch.setattr(torch, "autocast", lambda at, **how: nullcontext() if at == "meta" else autocast(at, **how))
+    monkeypatch.setattr(
+        torch.optim, "AdamW", lambda *given, **options: adamw(*given, **options | {"fused": False})
+    )
+    monkeypatch.setattr(
+        torch, "autocast", lambda at, **how: nullcontext() if at == "meta" else autocast(at, **how)
+    )
     for module in (sampling, train_ppo):
         monkeypatch.setattr(module, "sampler", lambda *_: random_numbers)
     with Elsewhere() as mode:
@@ -85,7 +98,11 @@ def seen(model: IXCPreTrainedModel, samples: Sequence[Sample], root: Path) -> Vi
 
 @pytest.mark.parametrize(
     ("pooling", "optimizer", "rope", "passes"),
-    [("last_token", "adamw", "default", 2), ("mean", "muon", "default", 1), ("mean", "adamw", "dynamic", 1)],
+    [
+        ("last_token", "adamw", "default", 2),
+        ("mean", "muon", "default", 1),
+        ("mean", "adamw", "dynamic", 1),
+    ],
 )
 def test_a_training_step_reads_three_times_however_many_its_passes(
     pooling: str,
@@ -98,17 +115,32 @@ def test_a_training_step_reads_three_times_however_many_its_passes(
 ):
     stretched = {"max_position_embeddings": 8, "rope_scaling": {"type": "dynamic", "factor": 2.0}}
     model = away(tiny.reward(pooling=pooling, **(stretched if rope == "dynamic" else {}))).train()
-    params, vision_cache = TrainRMParams(batch_size=9, optimizer=optimizer), seen(model, samples, tmp_path)
+    params, vision_cache = (
+        TrainRMParams(batch_size=9, optimizer=optimizer),
+        seen(model, samples, tmp_path),
+    )
     rows = preference_groups(samples, False)
     batches = [read(vision_cache, rows) for _ in range(microbatches)]
     steps = optimizer_of(params, model, 3)
     for _ in range(2):
         before = elsewhere.reads
-        learn(params, model, vision_cache, steps, batches, num_pairs(rows) * microbatches, microbatches)
-        assert elsewhere.reads - before == 3  # are the losses finite? the gradient's norm; the step's numbers
+        learn(
+            params,
+            model,
+            vision_cache,
+            steps,
+            batches,
+            num_pairs(rows) * microbatches,
+            microbatches,
+        )
+        assert (
+            elsewhere.reads - before == 3
+        )  # are the losses finite? the gradient's norm; the step's numbers
 
 
-def test_a_checkpointed_step_reads_no_more(samples: list[Sample], tmp_path: Path, elsewhere: Elsewhere):
+def test_a_checkpointed_step_reads_no_more(
+    samples: list[Sample], tmp_path: Path, elsewhere: Elsewhere
+):
     model = away(tiny.reward()).train()
     model.gradient_checkpointing_enable()
     params, vision_cache, rows = (
@@ -116,14 +148,26 @@ def test_a_checkpointed_step_reads_no_more(samples: list[Sample], tmp_path: Path
         seen(model, samples, tmp_path),
         preference_groups(samples, False),
     )
-    learn(params, model, vision_cache, optimizer_of(params, model, 3), [read(vision_cache, rows)], 3, 1)
+    learn(
+        params,
+        model,
+        vision_cache,
+        optimizer_of(params, model, 3),
+        [read(vision_cache, rows)],
+        3,
+        1,
+    )
     assert elsewhere.reads == 3
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
-def test_scoring_reads_once_a_batch(batch_size: int, samples: list[Sample], tmp_path: Path, elsewhere: Elsewhere):
+def test_scoring_reads_once_a_batch(
+    batch_size: int, samples: list[Sample], tmp_path: Path, elsewhere: Elsewhere
+):
     model = away(tiny.reward())
-    rewards = score(model, seen(model, samples, tmp_path), samples, [["a", "b b"], ["c"], ["d"] * 3], batch_size)
+    rewards = score(
+        model, seen(model, samples, tmp_path), samples, [["a", "b b"], ["c"], ["d"] * 3], batch_size
+    )
     assert rewards == [[1.0, 1.0], [1.0], [1.0] * 3]
     assert elsewhere.reads == -(-len(samples) // batch_size)
 
@@ -131,19 +175,32 @@ def test_scoring_reads_once_a_batch(batch_size: int, samples: list[Sample], tmp_
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize(("new_tokens", "looks"), [(5, 0), (16, 0), (40, 1)])
 def test_answers_in_the_making_are_looked_at_now_and_then(
-    count: int, new_tokens: int, image_refs: int, samples: list[Sample], tmp_path: Path, elsewhere: Elsewhere
+    count: int,
+    new_tokens: int,
+    image_refs: int,
+    samples: list[Sample],
+    tmp_path: Path,
+    elsewhere: Elsewhere,
 ):
     model = away(tiny.causal())
-    rows = generate(model, seen(model, samples, tmp_path), samples, count, 1.0, new_tokens, 3, seed=0)
+    rows = generate(
+        model, seen(model, samples, tmp_path), samples, count, 1.0, new_tokens, 3, seed=0
+    )
     assert [len(row) for row in rows] == [count] * 3
-    assert elsewhere.reads == image_refs + 1  # have all ended? they have, by the 16th token; what they are
+    assert (
+        elsewhere.reads == image_refs + 1
+    )  # have all ended? they have, by the 16th token; what they are
 
 
 def test_ppo_rolls_out_and_learns(samples: list[Sample], tmp_path: Path, elsewhere: Elsewhere):
-    models = Models(away(tiny.causal()), away(tiny.causal()), away(tiny.reward()), away(tiny.reward()))
+    models = Models(
+        away(tiny.causal()), away(tiny.causal()), away(tiny.reward()), away(tiny.reward())
+    )
     vision_cache = seen(models.reference, samples, tmp_path)
     params = TrainPPOParams(batch_size=6, minibatch_size=6, answers_per_prompt=2, max_new_tokens=3)
-    actor, critic = (Optimizer(model.parameters(), 1e-3, 4) for model in (models.policy, models.critic))
+    actor, critic = (
+        Optimizer(model.parameters(), 1e-3, 4) for model in (models.policy, models.critic)
+    )
     prompts = with_images(vision_cache, samples)
     normal = DomainNorm(params.reward_clip)
     rollouts = roll_out(params, models, vision_cache.processor, prompts, normal, torch.Generator())
@@ -151,10 +208,14 @@ def test_ppo_rolls_out_and_learns(samples: list[Sample], tmp_path: Path, elsewhe
     before = elsewhere.reads
     numbers = update(params, models, actor, critic, rollouts, True)
     assert numbers.keys() == {"policy_loss", "value_loss", "clip_fraction", "grad_norm"}
-    assert elsewhere.reads - before == 7  # of actor and critic: is it finite? the norm; and the three other numbers
+    assert (
+        elsewhere.reads - before == 7
+    )  # of actor and critic: is it finite? the norm; and the three other numbers
 
 
-def test_what_stays_on_the_cpu_is_refused(samples: list[Sample], tmp_path: Path, elsewhere: Elsewhere):
+def test_what_stays_on_the_cpu_is_refused(
+    samples: list[Sample], tmp_path: Path, elsewhere: Elsewhere
+):
     model = away(tiny.reward())
     model.model.norm.to_empty(device="cpu")
     with pytest.raises(RuntimeError, match="meta"):

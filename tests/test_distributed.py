@@ -37,17 +37,30 @@ def folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     save(IXCForCausalLM(tiny.config(initializer_range=0.2)), tiny.processor(), tmp_path / "base")
     media = [tiny.image(tmp_path, colour) for colour in ("red", "blue")]
-    pairs = [tiny.pair(f"{i}?", "good", "bad " * (i % 7), [media[i % 2]] if i % 5 == 0 else []) for i in range(30)]
+    pairs = [
+        tiny.pair(f"{i}?", "good", "bad " * (i % 7), [media[i % 2]] if i % 5 == 0 else [])
+        for i in range(30)
+    ]
     write_samples(pairs, tmp_path / "pairs.parquet")
     return tmp_path
 
 
 def run(folder: Path, *plan: dict[str, Any], torchrun: int = 0) -> list[Curve | None]:
     """The curves of trainings one after another, each in its own processes; None for those that were killed."""
-    start = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(torchrun)] if torchrun else []
-    ours = {"PYTHONPATH": str(SCRIPT.parents[1]), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    start = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(torchrun)]
+        if torchrun
+        else []
+    )
+    ours = {
+        "PYTHONPATH": str(SCRIPT.parents[1]),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     call = [sys.executable, *start, str(SCRIPT), str(folder), json.dumps(plan)]
-    done = subprocess.run(call, env={**os.environ, **ours}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        call, env={**os.environ, **ours}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     curves = [folder / f"{each['name']}.json" for each in plan]
     return [json.loads(curve.read_text()) if curve.exists() else None for curve in curves]
@@ -95,19 +108,26 @@ def test_however_many_processes_share_out_whatever_they_learn_and_save_the_same(
         mine = weights(folder, entry["name"])
         assert mine.keys() == whole.keys()
         for key, value in whole.items():
-            torch.testing.assert_close(mine[key], value, rtol=1e-2, atol=1e-3, msg=f"{entry}: {key}")
+            torch.testing.assert_close(
+                mine[key], value, rtol=1e-2, atol=1e-3, msg=f"{entry}: {key}"
+            )
 
 
 @pytest.mark.slow
 def test_in_bf16_too_all_learn_the_same(folder: Path):
-    wanted, *curves = run(folder, *(training(f"zero{zero}", 1, zero=zero, precision="bf16") for zero in (0, 2, 3)))
+    wanted, *curves = run(
+        folder, *(training(f"zero{zero}", 1, zero=zero, precision="bf16") for zero in (0, 2, 3))
+    )
     for curve in curves:
         same(curve, wanted)
 
 
 @pytest.mark.slow
 def test_torchrun_starts_what_the_other_tests_fork(folder: Path):
-    [two], [one] = run(folder, training("two", 2, zero=3), torchrun=2), run(folder, training("one", 1))
+    [two], [one] = (
+        run(folder, training("two", 2, zero=3), torchrun=2),
+        run(folder, training("one", 1)),
+    )
     same(two, one)
 
 
@@ -128,14 +148,20 @@ def test_twenty_kills_at_random_steps_change_no_curve_whoever_goes_on(folder: Pa
 @pytest.mark.slow
 @pytest.mark.parametrize("zero", [0, 3])
 def test_a_killed_process_changes_no_curve_where_states_are_seldom(folder: Path, zero: int):
-    kills = [training("killed", 2, step, rank, zero=zero) for step, rank in ((1, 0), (5, 1), (7, 0))]
+    kills = [
+        training("killed", 2, step, rank, zero=zero) for step, rank in ((1, 0), (5, 1), (7, 0))
+    ]
     curves = run(folder, training("whole", 1), *kills, training("killed", 1, zero=0))
     same(curves[-1], curves[0])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("zero", [1, 3])
-def test_a_loss_that_is_no_number_ends_all_processes_and_leaves_the_last_state(folder: Path, zero: int):
+def test_a_loss_that_is_no_number_ends_all_processes_and_leaves_the_last_state(
+    folder: Path, zero: int
+):
     bad = training("bad", 2, zero=zero, learning_rate=1e30, max_grad_norm=1e30, warmup=0.9)
-    with pytest.raises(AssertionError, match=r"Diverged: .*the (loss|gradient's norm) is (nan|inf)"):
+    with pytest.raises(
+        AssertionError, match=r"Diverged: .*the (loss|gradient's norm) is (nan|inf)"
+    ):
         run(folder, bad)

@@ -17,7 +17,9 @@ VOCABULARY = [f"word{index}" for index in range(3000)]
 
 def found(pairs: list[Pair], groups: list[int] | None = None, threshold: float = 0.75) -> list[int]:
     signed = signatures(words(*pair) for pair in pairs)
-    return near_duplicates(signed, np.array(groups or [0] * len(pairs), np.uint64), threshold).tolist()
+    return near_duplicates(
+        signed, np.array(groups or [0] * len(pairs), np.uint64), threshold
+    ).tolist()
 
 
 def words(prompt: str, chosen: str, rejected: str) -> tuple[Words, Words, Words]:
@@ -70,7 +72,11 @@ def test_exchanged_answers_are_no_repeat():
 
 
 def test_every_word_of_a_short_text_matters():
-    short = [("What is 3 - 5?", "-2", "2"), ("What is 3 + 5?", "-2", "2"), ("what is 3 - 5", "-2", "2")]
+    short = [
+        ("What is 3 - 5?", "-2", "2"),
+        ("What is 3 + 5?", "-2", "2"),
+        ("what is 3 - 5", "-2", "2"),
+    ]
     assert found(short) == [0, 1, 0]
 
 
@@ -89,7 +95,8 @@ def test_prompts_near_unseen_ones_are_found_whatever_is_answered():
     near = [edited_text(rng, one, 0.025) for one in unseen]
     far = [edited_text(rng, one, 0.3) for one in unseen]
     asked, held = (
-        signatures(words(one, text(rng, 9), "") for one in texts)[:, :1] for texts in ([*near, *far], unseen)
+        signatures(words(one, text(rng, 9), "") for one in texts)[:, :1]
+        for texts in ([*near, *far], unseen)
     )
     found = near_prompts(asked, np.arange(600), held, 0.75).tolist()
     assert sum(found[place] == place for place in range(300)) >= 0.98 * 300
@@ -104,7 +111,11 @@ def test_no_pair_and_empty_texts():
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.lists(st.sampled_from([LONG, SAID, "short", "", "数 字", f"{LONG} now"]), min_size=1, max_size=12))
+@given(
+    st.lists(
+        st.sampled_from([LONG, SAID, "short", "", "数 字", f"{LONG} now"]), min_size=1, max_size=12
+    )
+)
 def test_the_pair_that_is_named_is_kept_and_comes_first(texts: list[str]):
     first = found([(one, one, "no") for one in texts])
     for place, named in enumerate(first):

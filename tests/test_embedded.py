@@ -20,7 +20,10 @@ from ixc.verifiers.rules import check
 
 def corpus(seed: int, share: int) -> list[Row]:
     """One group in `share` of the corpus; a group does not depend on how many there are."""
-    makers = {kind: (make, count // share, ready) for kind, (make, count, ready) in embedded._MAKERS.items()}
+    makers = {
+        kind: (make, count // share, ready)
+        for kind, (make, count, ready) in embedded._MAKERS.items()
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(embedded, "_MAKERS", makers)
         return [row for row in read(Path(), seed) if isinstance(row, Row)]
@@ -34,7 +37,13 @@ def rows() -> list[Row]:
 
 def test_a_quarter_has_2000_prompts_over_five_domains_and_three_modalities(rows: list[Row]):
     assert sum(row.gold is not None for row in rows) >= 2000
-    assert {row.domain for row in rows} == {"instruction", "general", "text_rich", "reasoning", "video"}
+    assert {row.domain for row in rows} == {
+        "instruction",
+        "general",
+        "text_rich",
+        "reasoning",
+        "video",
+    }
     assert {tuple(file.kind for file in row.media) for row in rows} == {(), ("image",), ("video",)}
     assert {row.split for row in rows} == {"train", "val"}
     assert len({row.id for row in rows}) == len(rows)
@@ -43,7 +52,12 @@ def test_a_quarter_has_2000_prompts_over_five_domains_and_three_modalities(rows:
 def test_every_reference_answer_is_right_and_every_wrong_one_wrong(rows: list[Row]):
     known = [row for row in rows if row.gold is not None]
     assert [row.id for row in known if row.gold and check(row.gold, row.gold.answer) != 1] == []
-    assert [(row.id, text) for row in known for text in row.wrong if row.gold and check(row.gold, text) != 0] == []
+    assert [
+        (row.id, text)
+        for row in known
+        for text in row.wrong
+        if row.gold and check(row.gold, text) != 0
+    ] == []
     assert all(row.wrong for row in known)
 
 
@@ -114,7 +128,9 @@ def test_a_thing_in_a_corner_of_a_canvas_is_in_one_split(rows: list[Row]):
     for group in scenes.values():
         answers = [row.gold.answer for row in group if row.gold]
         thing = next(a for a in answers if re.fullmatch(r"an? \w+ \w+( and .*)?\.", a))
-        place = next(m.group(1) for a in answers if (m := re.fullmatch(r"The \w+ is at the (.*)\.", a)))
+        place = next(
+            m.group(1) for a in answers if (m := re.fullmatch(r"The \w+ is at the (.*)\.", a))
+        )
         if " and " not in thing:
             shown = image(group[0])
             seen[thing, place, shown.size, shown.getpixel((0, 0))].add(group[0].split)

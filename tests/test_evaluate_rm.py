@@ -27,7 +27,11 @@ RM_BENCH = GOLDEN / "paper_results" / "rm_bench_results.json"
 
 
 def test_every_pair_is_in_the_groups_that_it_belongs_to():
-    samples = [tiny.pair("a", "x", "y"), tiny.pair("b", "x", "y z"), tiny.pair("c", "x " * 65, "y", domain="safety")]
+    samples = [
+        tiny.pair("a", "x", "y"),
+        tiny.pair("b", "x", "y z"),
+        tiny.pair("c", "x " * 65, "y", domain="safety"),
+    ]
     assert by_group(samples) == {
         "all": [0, 1, 2],
         "text": [0, 1, 2],
@@ -95,7 +99,10 @@ def test_where_all_are_right_or_all_wrong_the_interval_is_no_point(number: int):
     rng = np.random.default_rng(0)
     low, high = accuracy_interval([True] * number, range(number), 100, rng)
     assert 0 < low < 1 and high == pytest.approx(1)
-    assert accuracy_interval([False] * number, range(number), 100, rng) == (pytest.approx(0), pytest.approx(1 - low))
+    assert accuracy_interval([False] * number, range(number), 100, rng) == (
+        pytest.approx(0),
+        pytest.approx(1 - low),
+    )
     # ten pairs of each prompt say no more than one
     tenfold = accuracy_interval([True] * 10 * number, list(range(number)) * 10, 100, rng)
     assert tenfold == (pytest.approx(low), pytest.approx(1))
@@ -105,7 +112,9 @@ def test_pairs_of_one_prompt_are_not_independent():
     rng = np.random.default_rng(0)
     right = [True] * 70 + [False] * 30
     alone = accuracy_interval(right, range(100), 5000, rng)
-    tenfold = accuracy_interval([each for each in right for _ in range(10)], [i // 10 for i in range(1000)], 5000, rng)
+    tenfold = accuracy_interval(
+        [each for each in right for _ in range(10)], [i // 10 for i in range(1000)], 5000, rng
+    )
     assert tenfold == pytest.approx(alone, abs=0.005)
 
 
@@ -123,7 +132,9 @@ SLOW = pytest.mark.slow
         pytest.param(400, 0.9, 0.2, marks=SLOW),
     ],
 )
-def test_the_interval_covers_the_truth_in_95_of_100_cases(prompts: int, accuracy: float, alike: float):
+def test_the_interval_covers_the_truth_in_95_of_100_cases(
+    prompts: int, accuracy: float, alike: float
+):
     """Of prompts with 1 to 11 pairs, whose accuracies are spread by a beta distribution of correlation `alike`."""
     rng, covered, repeats = np.random.default_rng(0), 0, 1000
     odds = (1 - alike) / max(alike, 1e-6)
@@ -150,10 +161,20 @@ def test_the_interval_of_the_released_scores_on_rm_bench():
 def test_equal_answers_get_equal_rewards_in_whatever_pair_they_stand(tmp_path: Path):
     red = tiny.image(tmp_path, "red")
     texts = [f"{word} one of them." for word in ("This", "That", "The other", "Which")]
-    pairs = [tiny.pair("Which is red?", a, b, [red] if n % 2 else []) for n, (a, b) in enumerate(product(texts, texts))]
+    pairs = [
+        tiny.pair("Which is red?", a, b, [red] if n % 2 else [])
+        for n, (a, b) in enumerate(product(texts, texts))
+    ]
     pairs += [tiny.pair("Another question, a longer one?", text, text) for text in texts]
     model = tiny.reward()
-    rewards = score(model, tiny.vision_cache(model, tmp_path), pairs, [(p.chosen, p.rejected) for p in pairs], 3, 200)
+    rewards = score(
+        model,
+        tiny.vision_cache(model, tmp_path),
+        pairs,
+        [(p.chosen, p.rejected) for p in pairs],
+        3,
+        200,
+    )
     known: dict[object, float] = {}
     for pair, row in zip(pairs, rewards, strict=True):
         for turns, reward in zip((pair.chosen, pair.rejected), row, strict=True):
@@ -182,7 +203,9 @@ def test_the_stage_scores_the_pairs_in_their_order(tmp_path: Path):
     assert (metrics["length_only/all"], metrics["words_chosen/all"]) == ((7 * 0.5 + 1) / 8, 1)
     assert metrics["pairs_swapped/image"] == 5
     assert metrics["accuracy_low/all"] <= metrics["accuracy/all"] <= metrics["accuracy_high/all"]
-    assert "accuracy_swapped_media/image" in metrics and "accuracy_swapped_media/text" not in metrics
+    assert (
+        "accuracy_swapped_media/image" in metrics and "accuracy_swapped_media/text" not in metrics
+    )
     assert run(EvaluateRMParams(batch_size=3), *paths) == metrics
     with pytest.raises(OverBudget, match="tokens, more than max_tokens_per_microbatch 20"):
         run(EvaluateRMParams(max_tokens_per_microbatch=20), *paths)
@@ -219,4 +242,6 @@ def test_models_that_are_only_read_are_loaded_in_the_precision_asked_for(
     write_samples(table, tmp_path / "table.parquet")
     folders = [tmp_path / name for name in ("media", "model", "more", "last", "unscored", "scores")]
     with pytest.raises(Stopped):
-        stage.run(params, tmp_path / "table.parquet", *folders[: {best_of_n: 4, clean: 6}.get(stage, 3)])
+        stage.run(
+            params, tmp_path / "table.parquet", *folders[: {best_of_n: 4, clean: 6}.get(stage, 3)]
+        )

@@ -31,8 +31,12 @@ FORMS = pytest.mark.parametrize("form", EVERY)
 def pair(id: str, *prompt: str, media: tuple[Media, ...] = (), **changes: Any) -> Sample:
     """A pair; the turns of the prompt are the user's and the assistant's by turns."""
     kinds = {medium.kind for medium in media}
-    modality: Literal["video", "image", "text"] = "video" if "video" in kinds else "image" if kinds else "text"
-    turns = tuple(Turn(role=("user", "assistant")[i % 2], content=text) for i, text in enumerate(prompt))
+    modality: Literal["video", "image", "text"] = (
+        "video" if "video" in kinds else "image" if kinds else "text"
+    )
+    turns = tuple(
+        Turn(role=("user", "assistant")[i % 2], content=text) for i, text in enumerate(prompt)
+    )
     given: dict[str, Any] = {"chosen": answer("Yes."), "rejected": answer("No."), **changes}
     verdict = Verdict(winner="chosen", judge="source")
     return Sample(
@@ -63,7 +67,10 @@ def store(tmp_path: Path) -> dict[str, Media]:
 @pytest.fixture
 def pairs(store: dict[str, Media]) -> list[Sample]:
     red, blue, video = store.values()
-    system = (Turn(role="system", content="Be brief."), Turn(role="user", content="What\n\nis it? \u2028 "))
+    system = (
+        Turn(role="system", content="Be brief."),
+        Turn(role="user", content="What\n\nis it? \u2028 "),
+    )
     return [
         pair("text", "  What is it?\n"),
         pair("turns", "Hi.", "Hello.", "What is it?"),
@@ -75,7 +82,9 @@ def pairs(store: dict[str, Media]) -> list[Sample]:
         pair("later", "Hi.", "Hello.", "<ImageHere>\nWhat is it?", media=(red,)),
         pair("two", "Image1 <ImageHere>; Image2 <ImageHere>; Which is red?", media=(blue, red)),
         pair("twice", "Is <ImageHere> like <ImageHere>?", media=(red, red)),
-        pair("mixed", "Is <ImageHere> like <ImageHere> or <ImageHere>?", media=(video, blue, video)),
+        pair(
+            "mixed", "Is <ImageHere> like <ImageHere> or <ImageHere>?", media=(video, blue, video)
+        ),
         pair("film", "Describe the film.", media=(video,)),
         pair("long", "Why?", chosen=answer("So:\n\n- a\n- b"), rejected=answer(" No. ")),
         pair("val", "Who?", split="val"),
@@ -89,11 +98,16 @@ def written(folder: Path, pairs: list[Sample]) -> Path:
 
 def back(folder: Path, exported: Path) -> dict[str, Sample]:
     """What `collect` reads from an export, by the ids that the pairs had."""
-    params = CollectParams(sources=(SourceParams(reader="preferences", name="again", path=str(exported)),))
+    params = CollectParams(
+        sources=(SourceParams(reader="preferences", name="again", path=str(exported)),)
+    )
     names = ("prompts.parquet", "public.parquet", "corpus.parquet", "media", "quarantine.parquet")
     collect.run(params, *(folder / "back" / name for name in names))
     assert pq.read_table(folder / "back" / "quarantine.parquet").to_pylist() == []
-    return {sample.id.removeprefix("again/"): sample for sample in read_samples(folder / "back" / "public.parquet")}
+    return {
+        sample.id.removeprefix("again/"): sample
+        for sample in read_samples(folder / "back" / "public.parquet")
+    }
 
 
 def told(sample: Sample) -> tuple[Any, ...]:
@@ -117,7 +131,10 @@ def test_what_is_exported_comes_back_with_the_same_texts_order_and_media(
     assert_same(found, pairs)
     assert found["made/val"].split == "val"
     files = [file for file in (tmp_path / "back" / "media").rglob("*") if file.is_file()]
-    assert all(file.stem == hashlib.sha256(file.read_bytes()).hexdigest() for file in files) and len(files) == 3
+    assert (
+        all(file.stem == hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
+        and len(files) == 3
+    )
 
 
 @FORMS
@@ -131,7 +148,9 @@ def test_trl_finds_images_in_the_column_that_it_looks_for(tmp_path: Path, pairs:
     datasets = pytest.importorskip("datasets")
     export(written(tmp_path, pairs), "trl", tmp_path / "out", tmp_path / "media")
     files = str(tmp_path / "out" / "train.parquet")
-    table = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    table = datasets.load_dataset(
+        "parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache")
+    )
     rows = {row["id"].removeprefix("made/"): row for row in table}
     assert [image.size for image in rows["two"]["images"]] == [(30, 30), (30, 30)]
     assert rows["two"]["images"][0].getpixel((0, 0)) == (0, 0, 255)
@@ -146,7 +165,9 @@ def test_texts_alone_are_turns_of_text_without_a_column_of_images(tmp_path: Path
     assert (row["prompt"], "images" in row) == ([{"role": "user", "content": "Why?"}], False)
 
 
-def test_llama_factory_finds_its_columns_its_marks_and_its_files(tmp_path: Path, pairs: list[Sample]):
+def test_llama_factory_finds_its_columns_its_marks_and_its_files(
+    tmp_path: Path, pairs: list[Sample]
+):
     export(written(tmp_path, pairs), "llama-factory", tmp_path / "out", tmp_path / "media")
     info = json.loads((tmp_path / "out" / "dataset_info.json").read_text())
     assert sorted(info) == ["ixc_train", "ixc_val"]
@@ -154,7 +175,10 @@ def test_llama_factory_finds_its_columns_its_marks_and_its_files(tmp_path: Path,
     assert set(info["ixc_train"]["columns"].values()) <= table[0].keys()
     for row in table:
         text = "".join(turn["value"] for turn in row["conversations"])
-        assert (text.count("<image>"), text.count("<video>")) == (len(row["images"]), len(row["videos"]))
+        assert (text.count("<image>"), text.count("<video>")) == (
+            len(row["images"]),
+            len(row["videos"]),
+        )
         assert all((tmp_path / "out" / path).is_file() for path in (*row["images"], *row["videos"]))
 
 
@@ -175,12 +199,24 @@ def test_ms_swift_finds_the_better_answer_last(tmp_path: Path, pairs: list[Sampl
         ("swift", {"rejected": answer("Yes.")}, "the two answers are the same"),
         ("swift", {"chosen": answer("See <image>.")}, "a text says '<image>'"),
         ("llama-factory", {"rejected": answer("<audio>")}, "a text says '<audio>'"),
-        ("llama-factory", {"prompt": (Turn(role="user", content="a"), Turn(role="user", content="b"))}, "by turns"),
+        (
+            "llama-factory",
+            {"prompt": (Turn(role="user", content="a"), Turn(role="user", content="b"))},
+            "by turns",
+        ),
         ("trl", {"rejected": ()}, "1 turns in `chosen` and 0 in `rejected`"),
         ("trl", {"chosen": answer("a") + answer("b")}, "2 turns in `chosen`"),
         ("trl", {"verdict": Verdict(winner="tie", judge="x")}, "verdict.winner is tie"),
-        ("trl", {"prompt": (Turn(role="user", content="<ImageHere>?"),)}, "more marks <ImageHere> than pictures"),
-        ("trl", {"media": (Media(kind="image", path="ab/cd.png", sha256="cd"),)}, "give the right --media-root"),
+        (
+            "trl",
+            {"prompt": (Turn(role="user", content="<ImageHere>?"),)},
+            "more marks <ImageHere> than pictures",
+        ),
+        (
+            "trl",
+            {"media": (Media(kind="image", path="ab/cd.png", sha256="cd"),)},
+            "give the right --media-root",
+        ),
     ],
 )
 def test_what_a_trainer_would_read_wrongly_is_refused_by_name(
@@ -188,7 +224,21 @@ def test_what_a_trainer_would_read_wrongly_is_refused_by_name(
 ):
     source = written(tmp_path, [pair("good", "Why?"), replace(pair("bad", "Why not?"), **changes)])
     out = tmp_path / "out"
-    assert main(["export", str(source), "--to", form, "--out", str(out), "--media-root", str(tmp_path / "media")]) == 2
+    assert (
+        main(
+            [
+                "export",
+                str(source),
+                "--to",
+                form,
+                "--out",
+                str(out),
+                "--media-root",
+                str(tmp_path / "media"),
+            ]
+        )
+        == 2
+    )
     assert "1 of 2 pairs are left out" in capsys.readouterr().err
     [line] = csv.DictReader((out / "refused.csv").open())
     assert line["id"] == "made/bad" and reason in line["reason"]
@@ -204,7 +254,12 @@ def test_a_text_about_image_tags_goes_to_trl_as_it_is(tmp_path: Path):
 def test_an_altered_image_is_refused(tmp_path: Path, store: dict[str, Media]):
     (tmp_path / "media" / store["red"].path).write_bytes(b"another")
     with pytest.raises(NotExported, match="altered since it was stored"):
-        export(written(tmp_path, [pair("a", "?", media=(store["red"],))]), "trl", tmp_path / "out", tmp_path / "media")
+        export(
+            written(tmp_path, [pair("a", "?", media=(store["red"],))]),
+            "trl",
+            tmp_path / "out",
+            tmp_path / "media",
+        )
 
 
 def test_an_earlier_export_is_replaced_and_nothing_else(tmp_path: Path):
@@ -212,7 +267,11 @@ def test_an_earlier_export_is_replaced_and_nothing_else(tmp_path: Path):
     own.mkdir()
     for form in EVERY:
         export(source, form, own, tmp_path / "media")
-    assert sorted(file.name for file in own.iterdir()) == ["README.md", "refused.csv", "train.parquet"]
+    assert sorted(file.name for file in own.iterdir()) == [
+        "README.md",
+        "refused.csv",
+        "train.parquet",
+    ]
     (own / "README.md").write_text("# My notes")
     with pytest.raises(FileExistsError, match="name a new folder"):
         export(source, "trl", own, tmp_path / "media")
@@ -227,7 +286,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `collect` makes of the embedded corpus."""
     folder = tmp_path_factory.mktemp("demo")
     names = ("prompts.parquet", "public.parquet", "corpus.parquet", "media", "quarantine.parquet")
-    collect.run(CollectParams(sources=(SourceParams(reader="embedded"),)), *(folder / name for name in names))
+    collect.run(
+        CollectParams(sources=(SourceParams(reader="embedded"),)),
+        *(folder / name for name in names),
+    )
     return folder
 
 
@@ -256,11 +318,23 @@ def trl_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_trls_dpo_trainer_gives_a_tiny_qwen2_vl_the_pixels(tmp_path: Path, pairs: list[Sample], trl_python: Path):
+def test_trls_dpo_trainer_gives_a_tiny_qwen2_vl_the_pixels(
+    tmp_path: Path, pairs: list[Sample], trl_python: Path
+):
     export(written(tmp_path, pairs), "trl", tmp_path / "out", tmp_path / "media")
     script = Path(__file__).with_name("train_with_trl.py")
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "CUDA_VISIBLE_DEVICES": ""}
-    run = [str(trl_python), str(script), str(tmp_path / "out" / "train.parquet"), str(tmp_path / "trained")]
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(tmp_path / "hf"),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    run = [
+        str(trl_python),
+        str(script),
+        str(tmp_path / "out" / "train.parquet"),
+        str(tmp_path / "trained"),
+    ]
     done = subprocess.run(run, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     seen = json.loads(done.stdout.splitlines()[-1])

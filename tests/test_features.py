@@ -19,7 +19,10 @@ from ixc.params import VisionCacheParams
 @pytest.fixture
 def shown(tmp_path: Path) -> list[Sample]:
     """Six questions about three pictures; the second has two tiles."""
-    media = [tiny.image(tmp_path, c, size) for c, size in (("red", (28, 28)), ("blue", (56, 28)), ("green", (28, 28)))]
+    media = [
+        tiny.image(tmp_path, c, size)
+        for c, size in (("red", (28, 28)), ("blue", (56, 28)), ("green", (28, 28)))
+    ]
     return [tiny.sample(f"{i}?", [media[i % 3]]) for i in range(6)]
 
 
@@ -64,16 +67,22 @@ def test_no_more_tiles_pass_the_tower_than_memory_is_meant_for(
 
 
 @pytest.mark.parametrize("memory_gb", [0.0, 500e-9, 4.0])
-def test_memory_bounds_what_is_kept_and_changes_no_token(tmp_path: Path, shown: list[Sample], memory_gb: float):
+def test_memory_bounds_what_is_kept_and_changes_no_token(
+    tmp_path: Path, shown: list[Sample], memory_gb: float
+):
     wanted = tokens(vision_cache(tmp_path), shown)
     store = vision_cache(tmp_path, memory_gb=memory_gb)
     store.prepare(shown)
-    for sample, part in zip(shown, wanted.split([len(store.of([s])[0]) for s in shown]), strict=True):
+    for sample, part in zip(
+        shown, wanted.split([len(store.of([s])[0]) for s in shown]), strict=True
+    ):
         torch.testing.assert_close(tokens(store, [sample]), part)
         assert store.memory.bytes <= memory_gb * 1e9
 
 
-def test_where_memory_is_short_a_image_is_counted_without_the_tower(tmp_path: Path, shown: list[Sample]):
+def test_where_memory_is_short_a_image_is_counted_without_the_tower(
+    tmp_path: Path, shown: list[Sample]
+):
     store, whole = vision_cache(tmp_path, memory_gb=0), vision_cache(tmp_path)
     store.prepare(shown)
     prompts = [store.prompt(sample) for sample in shown]
@@ -118,7 +127,9 @@ def test_what_was_read_ahead_goes_with_the_last_row_that_it_was_read_for(
         assert not store.waiting and not store.uses
 
 
-def test_a_image_that_cannot_be_read_ahead_leaves_nothing_of_its_row(tmp_path: Path, shown: list[Sample]):
+def test_a_image_that_cannot_be_read_ahead_leaves_nothing_of_its_row(
+    tmp_path: Path, shown: list[Sample]
+):
     gone = Media(kind="image", path="gone.png", sha256="0" * 64)
     store, media = vision_cache(tmp_path), [*(s.media[0] for s in shown[:3]), gone]
     with pytest.raises(BadMedia, match=r"gone\.png"):
@@ -192,7 +203,9 @@ def test_a_token_takes_what_it_takes_in_the_precision_it_has(tmp_path: Path, sho
     """Red has 5 tokens of 16 numbers: memory for all three pictures in bfloat16, 2 bytes, is not enough for fp32."""
     model = tiny.reward()
     compute_in_bf16(model)
-    store = VisionCache(model, tiny.processor(), tmp_path, VisionCacheParams(memory_gb=(5 + 5 + 6) * 16 * 2 / 1e9))
+    store = VisionCache(
+        model, tiny.processor(), tmp_path, VisionCacheParams(memory_gb=(5 + 5 + 6) * 16 * 2 / 1e9)
+    )
     store.prepare(shown)
     assert store.num_encoded == 3
     assert all(key in store.memory for key in store.counts)
@@ -210,7 +223,9 @@ def test_a_store_full_of_another_encoders_tokens_says_what_to_delete(
     store.prepare(shown)
     told = capsys.readouterr().err
     assert kept == {*folder.iterdir()}
-    [command] = [line.partition("any more: ")[2] for line in told.splitlines() if "another encoder's" in line]
+    [command] = [
+        line.partition("any more: ")[2] for line in told.splitlines() if "another encoder's" in line
+    ]
     (folder / f"own{store.suffix}.safetensors").touch()
     subprocess.run(command, shell=True, check=True)
     assert [path.name for path in folder.iterdir()] == [f"own{store.suffix}.safetensors"]
@@ -222,11 +237,15 @@ def test_a_video_and_a_image_of_the_same_bytes_are_two(tmp_path: Path, shown: li
     assert store.key(ImageRef(video, 4)) != store.key(ImageRef(media, 4))
 
 
-def test_a_image_among_several_has_the_tiles_that_the_processor_gives_it(tmp_path: Path, shown: list[Sample]):
+def test_a_image_among_several_has_the_tiles_that_the_processor_gives_it(
+    tmp_path: Path, shown: list[Sample]
+):
     options = {"hd_num": 4, "hd_num_several": 1}
     processor = IXCProcessor(tiny.processor().tokenizer, tiny.TILE, tiny.PATCH, **options)
     store, wide = VisionCache(tiny.reward(), processor, tmp_path), shown[1].media[0]
-    several = tiny.sample("Image1 <ImageHere>; Image2 <ImageHere> Which?", [wide, shown[0].media[0]])
+    several = tiny.sample(
+        "Image1 <ImageHere>; Image2 <ImageHere> Which?", [wide, shown[0].media[0]]
+    )
     alone, beside = store.of([shown[1]])[0], store.of([several])[0]
     assert len(alone) > len(beside)
     assert store.prompt(several).count(processor.ids["image"]) == sum(map(len, store.of([several])))

@@ -9,7 +9,9 @@ import pytest
 from ixc.io.files import remove_folder, replacing, replacing_folder, sweep
 
 
-def test_what_takes_a_files_place_is_on_the_disk_before_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_takes_a_files_place_is_on_the_disk_before_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     done: list[object] = []
     sync, move = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda file: (sync(file), done.append(os.fstat(file).st_size)))
@@ -25,7 +27,9 @@ def test_what_takes_a_files_place_is_on_the_disk_before_it_does(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("start", [True, False])
-def test_a_kill_amid_a_removal_leaves_no_half_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: bool):
+def test_a_kill_amid_a_removal_leaves_no_half_of_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: bool
+):
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "a").touch()

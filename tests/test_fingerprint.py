@@ -58,7 +58,12 @@ EDITS: tuple[tuple[str, str, str, set[str]], ...] = (
     ("ixc/stages/judge/prompts/pairwise.md", "\n", "\nBe strict.\n", JUDGE),
     ("ixc/stages/judge/questions.py", "PROMPTS =", "OTHER = 1\nPROMPTS =", JUDGE),
     ("ixc/verifiers/rules.py", "import", "import os; import", JUDGE | {"train_ppo", "best_of_n"}),
-    ("ixc/data/sources/embedded/videos.py", "FPS, FRAMES, SIDE = 8, 32,", "FPS, FRAMES, SIDE = 8, 33,", COLLECT),
+    (
+        "ixc/data/sources/embedded/videos.py",
+        "FPS, FRAMES, SIDE = 8, 32,",
+        "FPS, FRAMES, SIDE = 8, 33,",
+        COLLECT,
+    ),
     ("ixc/data/sources/kvqa.py", "LICENCE =", "OTHER = 1\nLICENCE =", set()),
     ("ixc/stages/collect/stage.py", "import", "import os; import", COLLECT),
     ("ixc/io/quarantine.py", "import", "import os; import", COLLECT | VALIDATE),
@@ -92,7 +97,14 @@ def test_comments_docstrings_and_formatting_reach_no_stage(before: Any, copy: Pa
 
 DEFAULTS = {
     "max_length_ratio: float = Field(default=2.0": {"validate"},
-    "memory_gb: float = Field(default=4.0": {"generate", "train_rm", "evaluate_rm", "train_ppo", "best_of_n", "clean"},
+    "memory_gb: float = Field(default=4.0": {
+        "generate",
+        "train_rm",
+        "evaluate_rm",
+        "train_ppo",
+        "best_of_n",
+        "clean",
+    },
     "kl_coef: float = Field(default=0.05": {"train_ppo"},
     "max_chars: int = Field(default=200_000": {"collect"},
 }
@@ -103,15 +115,23 @@ def test_a_changed_default_reaches_its_stages_alone(copy: Path, call: Call):
     for old in DEFAULTS:
         change(copy, "ixc/params.py", old, f"{old}1")
     after = in_a_process(copy, call)
-    expected = {(key.partition(":")[0], stage) for key, stages in DEFAULTS.items() for stage in stages}
-    values = {(key, stage) for stage in STAGES for key in changed(found[stage]["params"], after[stage]["params"])}
+    expected = {
+        (key.partition(":")[0], stage) for key, stages in DEFAULTS.items() for stage in stages
+    }
+    values = {
+        (key, stage)
+        for stage in STAGES
+        for key in changed(found[stage]["params"], after[stage]["params"])
+    }
     assert values == expected
     assert all(found[stage]["code"] == after[stage]["code"] for stage in STAGES)
 
 
 def test_parameters_do_nothing_but_refuse():
     classes = [
-        node for node in ast.parse((ROOT / "ixc" / "params.py").read_text()).body if isinstance(node, ast.ClassDef)
+        node
+        for node in ast.parse((ROOT / "ixc" / "params.py").read_text()).body
+        if isinstance(node, ast.ClassDef)
     ]
     methods = [part for each in classes for part in each.body if isinstance(part, ast.FunctionDef)]
     assert {ast.unparse(decorator) for each in methods for decorator in each.decorator_list} == {
@@ -128,13 +148,24 @@ def test_of_parameters_a_stage_runs_with_its_section_alone(before: Any):
     made: set[tuple[str, str]] = set()
     for path in paths:
         nodes = list(ast.walk(ast.parse((ROOT / path).read_text())))
-        imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module == "ixc.params"]
+        imports = [
+            node
+            for node in nodes
+            if isinstance(node, ast.ImportFrom) and node.module == "ixc.params"
+        ]
         names = {alias.name for node in imports for alias in node.names}
         calls = {ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)}
         taken |= names
-        made |= {(path, name) for name in (names - {"BadParams"}) & calls if name.endswith("Params")}
-    assert {name for name in taken if not isinstance(getattr(params, name), type)} == {"AttentionName", "Precision"}
-    assert made == {("ixc/engine/vision_cache.py", "VisionCacheParams")}, "a default that no stage leaves to it"
+        made |= {
+            (path, name) for name in (names - {"BadParams"}) & calls if name.endswith("Params")
+        }
+    assert {name for name in taken if not isinstance(getattr(params, name), type)} == {
+        "AttentionName",
+        "Precision",
+    }
+    assert made == {("ixc/engine/vision_cache.py", "VisionCacheParams")}, (
+        "a default that no stage leaves to it"
+    )
 
 
 def changed(one: Any, two: Any, key: str = "") -> set[str]:
@@ -147,7 +178,12 @@ def changed(one: Any, two: Any, key: str = "") -> set[str]:
 
 def in_a_process(copy: Path, call: Call) -> dict[str, Any]:
     """The table as `dvc repro` would write it there, for the parameters are imported from there too."""
-    shutil.copytree(ROOT / "tasks", copy / "tasks", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "tasks",
+        copy / "tasks",
+        dirs_exist_ok=True,
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
     ran = call(copy, "-B", "-m", "tasks.resolve", "params.yaml", "table.json", PYTHONPATH=str(copy))
     assert ran.returncode == 0, ran.stderr
     return yaml.safe_load((copy / "table.json").read_text())
@@ -156,8 +192,14 @@ def in_a_process(copy: Path, call: Call) -> dict[str, Any]:
 def test_the_table_has_every_parameter_of_every_stage():
     found = table(ROOT / "params.yaml", ROOT)
     assert list(found) == STAGES
-    assert found["validate"]["params"]["max_length_ratio"] == 2.0, "a default that params.yaml does not name"
-    assert found["train_ppo"]["params"]["vision_cache"] == {"memory_gb": 4.0, "disk": None, "disk_gb": 50.0}
+    assert found["validate"]["params"]["max_length_ratio"] == 2.0, (
+        "a default that params.yaml does not name"
+    )
+    assert found["train_ppo"]["params"]["vision_cache"] == {
+        "memory_gb": 4.0,
+        "disk": None,
+        "disk_gb": 50.0,
+    }
 
 
 def test_a_bad_parameter_is_one_line(tmp_path: Path, call: Call):
@@ -222,22 +264,42 @@ def package(tmp_path: Path, files: Mapping[str, str]) -> Code:
         path = tmp_path / "ixc" / f"{'stages/stage' if name == 'stage' else name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    for folder in (tmp_path / "ixc", *(path for path in (tmp_path / "ixc").rglob("*") if path.is_dir())):
+    for folder in (
+        tmp_path / "ixc",
+        *(path for path in (tmp_path / "ixc").rglob("*") if path.is_dir()),
+    ):
         (folder / "__init__.py").touch()
     return Code(tmp_path)
 
 
 CASES: dict[str, tuple[dict[str, str], set[str]]] = {
-    "one through another": ({"stage": "from ixc.a import f", "a": "import ixc.b", "b": "", "c": ""}, {"a", "b"}),
+    "one through another": (
+        {"stage": "from ixc.a import f", "a": "import ixc.b", "b": "", "c": ""},
+        {"a", "b"},
+    ),
     "a module of a package": (
-        {"stage": "from ixc import p\nimport ixc.q.a", "p/__init__": "from ixc.p.a import f", "p/a": "", "q/a": ""},
+        {
+            "stage": "from ixc import p\nimport ixc.q.a",
+            "p/__init__": "from ixc.p.a import f",
+            "p/a": "",
+            "q/a": "",
+        },
         {"p", "p.a", "q", "q.a"},
     ),
     "what a package runs first": (
-        {"stage": "from ixc.p.a import f", "p/__init__": "import ixc.b", "p/a": "", "p/c": "", "b": ""},
+        {
+            "stage": "from ixc.p.a import f",
+            "p/__init__": "import ixc.b",
+            "p/a": "",
+            "p/c": "",
+            "b": "",
+        },
         {"p", "p.a", "b"},
     ),
-    "an import inside a function": ({"stage": "def run():\n    from ixc import a as b", "a": ""}, {"a"}),
+    "an import inside a function": (
+        {"stage": "def run():\n    from ixc import a as b", "a": ""},
+        {"a"},
+    ),
     "relative imports": (
         {
             "stage": "from ..p.b import f",
@@ -249,8 +311,14 @@ CASES: dict[str, tuple[dict[str, str], set[str]]] = {
         {"p", "p.b", "p.c", "p.d", "a"},
     ),
     "a star": ({"stage": "from ixc.a import *", "a": ""}, {"a"}),
-    "a name that is also a module": ({"stage": "from ixc.p import a", "p/a": "", "p/__init__": "a = 1"}, {"p", "p.a"}),
-    "a module by its name": ({"stage": "__import__('ixc.p.a')", "p/a": "", "p/b": ""}, {"p", "p.a"}),
+    "a name that is also a module": (
+        {"stage": "from ixc.p import a", "p/a": "", "p/__init__": "a = 1"},
+        {"p", "p.a"},
+    ),
+    "a module by its name": (
+        {"stage": "__import__('ixc.p.a')", "p/a": "", "p/b": ""},
+        {"p", "p.a"},
+    ),
     "a module by part of its name": (
         {"stage": "def run(x): __import__(f'ixc.p.{x}')", "p/a": "", "p/b": "", "q/a": ""},
         {"p", "p.a", "p.b"},
@@ -272,7 +340,10 @@ CASES: dict[str, tuple[dict[str, str], set[str]]] = {
         },
         {"b"},
     ),
-    "a circle of imports": ({"stage": "import ixc.a", "a": "import ixc.b", "b": "import ixc.a"}, {"a", "b"}),
+    "a circle of imports": (
+        {"stage": "import ixc.a", "a": "import ixc.b", "b": "import ixc.a"},
+        {"a", "b"},
+    ),
     "parameters, whose values are tracked": (
         {"stage": "from ixc.params import Params", "params": "import ixc.a", "a": ""},
         set(),
@@ -284,7 +355,12 @@ CASES: dict[str, tuple[dict[str, str], set[str]]] = {
 def test_imports_are_followed(tmp_path: Path, case: str):
     files, expected = CASES[case]
     reached = package(tmp_path, files).reached("stage", {"a"})
-    assert reached == {"ixc", "ixc.stages", "ixc.stages.stage", *(f"ixc.{name}" for name in expected)}
+    assert reached == {
+        "ixc",
+        "ixc.stages",
+        "ixc.stages.stage",
+        *(f"ixc.{name}" for name in expected),
+    }
 
 
 def test_a_stage_without_a_module_is_named(tmp_path: Path):

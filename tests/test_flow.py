@@ -61,10 +61,14 @@ def test_a_crash_is_tried_once_more(project: Path, call: Call):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_flow_that_is_stopped_leaves_no_process(project: Path, environment: dict[str, str], number: int):
+def test_a_flow_that_is_stopped_leaves_no_process(
+    project: Path, environment: dict[str, str], number: int
+):
     command = [sys.executable, "small.py"]
     env = {**environment, "MISHAP": "hang"}
-    flow = subprocess.Popen(command, cwd=project, env=env, stderr=subprocess.DEVNULL, start_new_session=True)
+    flow = subprocess.Popen(
+        command, cwd=project, env=env, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     assert until(lambda: bool(pids(project / "pid")), 60)
     os.kill(flow.pid, number)
     flow.wait(timeout=60)

@@ -34,8 +34,15 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 @pytest.fixture
 def samples(tmp_path: Path) -> list[Sample]:
     red, blue = tiny.image(tmp_path, "red"), tiny.image(tmp_path, "blue", (90, 30))
-    texts = [tiny.sample(text) for text in ("Hello, who are you?", "Hi.", "Why?", "What now?", "Tell me more, please.")]
-    return [*texts, tiny.sample("What is it?", [red]), tiny.sample("<ImageHere> and <ImageHere>?", [red, blue])]
+    texts = [
+        tiny.sample(text)
+        for text in ("Hello, who are you?", "Hi.", "Why?", "What now?", "Tell me more, please.")
+    ]
+    return [
+        *texts,
+        tiny.sample("What is it?", [red]),
+        tiny.sample("<ImageHere> and <ImageHere>?", [red, blue]),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +59,17 @@ def remote(server: Any, **changes: Any) -> GenerateParams:
     return replace(PARAMS, server=settings)
 
 
-def answer(tmp_path: Path, base: Path, params: GenerateParams, samples: list[Sample]) -> tuple[Metrics, list[Sample]]:
+def answer(
+    tmp_path: Path, base: Path, params: GenerateParams, samples: list[Sample]
+) -> tuple[Metrics, list[Sample]]:
     write_samples(samples, tmp_path / "prompts.parquet")
-    found = run(params, tmp_path / "prompts.parquet", tmp_path, base, tmp_path / "out" / "candidates.parquet")
+    found = run(
+        params,
+        tmp_path / "prompts.parquet",
+        tmp_path,
+        base,
+        tmp_path / "out" / "candidates.parquet",
+    )
     return found, list(read_samples(tmp_path / "out" / "candidates.parquet"))
 
 
@@ -62,10 +77,14 @@ def left_over(tmp_path: Path) -> list[str]:
     return [path.name for path in (tmp_path / "out").iterdir() if path.name != "candidates.parquet"]
 
 
-def test_the_base_models_answers_are_those_of_one_plain_run(tmp_path: Path, base: Path, samples: list[Sample]) -> None:
+def test_the_base_models_answers_are_those_of_one_plain_run(
+    tmp_path: Path, base: Path, samples: list[Sample]
+) -> None:
     metrics, got = answer(tmp_path, base, PARAMS, samples)
     model = tiny.causal()
-    rows = generate(model, VisionCache(model, tiny.processor(), tmp_path), samples, 3, 1.0, 6, 2, seed=7)
+    rows = generate(
+        model, VisionCache(model, tiny.processor(), tmp_path), samples, 3, 1.0, 6, 2, seed=7
+    )
     assert [s.candidates for s in got] == [tuple(a.text for a in row) for row in rows]
     assert [replace(s, candidates=(), meta={}) for s in got] == samples
     assert all(s.meta == {"generate": {"model": base.as_posix(), "seed": 7}} for s in got)
@@ -96,7 +115,9 @@ def test_a_killed_run_goes_on_and_ends_the_same(
         journal.write('{"ids": [[[1, 2')  # the line that the kill tore
 
     counted = []
-    monkeypatch.setattr(ixc.engine.sampling, "sample_ids", lambda *each: counted.append(0) or sample_ids(*each))
+    monkeypatch.setattr(
+        ixc.engine.sampling, "sample_ids", lambda *each: counted.append(0) or sample_ids(*each)
+    )
     _, resumed = answer(tmp_path, base, PARAMS, samples)
     assert resumed == whole and len(counted) == 4 - batches
     assert left_over(tmp_path) == []
@@ -118,7 +139,9 @@ def test_other_prompts_or_parameters_do_not_go_on_from_a_strangers_journal(
     assert answer(tmp_path, base, replace(PARAMS, seed=8), samples)[1] == wanted
 
 
-def test_a_server_answers_with_recorded_seeds(tmp_path: Path, server: Any, samples: list[Sample]) -> None:
+def test_a_server_answers_with_recorded_seeds(
+    tmp_path: Path, server: Any, samples: list[Sample]
+) -> None:
     metrics, got = answer(tmp_path, tmp_path, remote(server), samples)
     for sample in got:
         made = sample.meta["generate"]
@@ -127,7 +150,9 @@ def test_a_server_answers_with_recorded_seeds(tmp_path: Path, server: Any, sampl
         assert sample.candidates == tuple(f"m {seed} {last}" for seed in made["seeds"])
     assert {(body["temperature"], body["max_tokens"]) for body in server.bodies} == {(1.0, 6)}
     assert (metrics["candidates"], metrics["server/requests"], metrics["length"]) == (21, 21, 100)
-    assert metrics["server/cost"] == pytest.approx(21 * 0.003)  # 1000 tokens at 2 $, 100 at 10 $ a million
+    assert metrics["server/cost"] == pytest.approx(
+        21 * 0.003
+    )  # 1000 tokens at 2 $, 100 at 10 $ a million
     assert left_over(tmp_path) == []
     assert KEY not in json.dumps([sample.meta for sample in got])
 
@@ -137,7 +162,9 @@ def test_a_budget_stops_and_the_next_run_asks_for_the_rest_only(
 ) -> None:
     _, whole = answer(tmp_path, tmp_path, remote(server), samples)
     server.asked.clear()
-    metrics, some = answer(tmp_path, tmp_path, remote(server, max_requests=8, concurrency=1), samples)
+    metrics, some = answer(
+        tmp_path, tmp_path, remote(server, max_requests=8, concurrency=1), samples
+    )
     assert (metrics["server/left"], len(some)) == (13, 3)  # 3 + 3 + 2 answers
     metrics, got = answer(tmp_path, tmp_path, remote(server), samples)
     assert got == whole and server.asked.total() == 21
@@ -165,7 +192,9 @@ def test_what_a_server_could_not_answer_is_asked_again_and_nothing_else(
     assert [len(sample.candidates) for sample in got] == [3, 3] and server.asked.total() == 7
 
 
-def test_what_a_server_was_asked_in_vain_is_paid_for_once(tmp_path: Path, server: Any, samples: list[Sample]) -> None:
+def test_what_a_server_was_asked_in_vain_is_paid_for_once(
+    tmp_path: Path, server: Any, samples: list[Sample]
+) -> None:
     both = [samples[0], tiny.sample("Be speechless")]
     metrics, got = answer(tmp_path, tmp_path, remote(server), both)
     assert [len(sample.candidates) for sample in got] == [3]
@@ -190,7 +219,9 @@ def test_a_length_is_that_of_the_answer_and_not_of_what_was_asked_in_vain(
         return body
 
     monkeypatch.setattr(server, "completion", changed)
-    metrics, [got] = answer(tmp_path, tmp_path, replace(remote(server), num_candidates=1), [tiny.sample("Hello")])
+    metrics, [got] = answer(
+        tmp_path, tmp_path, replace(remote(server), num_candidates=1), [tiny.sample("Hello")]
+    )
     assert (got.candidates, metrics["length"]) == (("Hi.",), 100)
 
 
@@ -226,8 +257,13 @@ def test_a_server_that_is_not_there_is_an_error(
 
 def test_images_stand_where_they_are_marked(tmp_path: Path, samples: list[Sample]) -> None:
     def kinds(sample: Sample) -> list[Any]:
-        contents = [message["content"] for message in messages(sample, tmp_path, ServerParams(model="m"))]
-        return [c if isinstance(c, str) else [part.get("text", "PICTURE") for part in c] for c in contents]
+        contents = [
+            message["content"] for message in messages(sample, tmp_path, ServerParams(model="m"))
+        ]
+        return [
+            c if isinstance(c, str) else [part.get("text", "PICTURE") for part in c]
+            for c in contents
+        ]
 
     unmarked, marked = samples[-2:]
     assert kinds(unmarked) == [["PICTURE", "What is it?"]]
@@ -236,4 +272,6 @@ def test_images_stand_where_they_are_marked(tmp_path: Path, samples: list[Sample
     later = Turn(role="user", content="And <ImageHere>?")
     talk = replace(unmarked, prompt=(system, *unmarked.prompt, later), media=marked.media)
     assert kinds(talk) == ["Be brief.", ["PICTURE", "What is it?"], ["And ", "PICTURE", "?"]]
-    assert kinds(replace(marked, media=marked.media[:1])) == [["PICTURE", " and ", "<ImageHere>", "?"]]
+    assert kinds(replace(marked, media=marked.media[:1])) == [
+        ["PICTURE", " and ", "<ImageHere>", "?"]
+    ]

@@ -12,7 +12,18 @@ from typing import Any
 
 import pytest
 import torch
-from golden import GOLDEN, SIDE, TILE, arrays, cases, derived, described, ids, official_folder, with_images
+from golden import (
+    GOLDEN,
+    SIDE,
+    TILE,
+    arrays,
+    cases,
+    derived,
+    described,
+    ids,
+    official_folder,
+    with_images,
+)
 from golden_processing import *  # noqa: F403  its tests are collected here
 from golden_processing import ids_of
 from PIL import Image
@@ -67,8 +78,16 @@ def close_sum(got: Tensor, total: float, absolute: float) -> None:
 def checkpoint() -> Path:
     """A folder of the official form: config, all weights, tokenizer."""
     folder = official_folder()
-    weights = {name: weight for path in GOLDEN.glob("*.safetensors") for name, weight in load_file(path).items()}
-    made = [name for name, told in described("config").get("derived_weights", {}).items() if isinstance(told, dict)]
+    weights = {
+        name: weight
+        for path in GOLDEN.glob("*.safetensors")
+        for name, weight in load_file(path).items()
+    }
+    made = [
+        name
+        for name, told in described("config").get("derived_weights", {}).items()
+        if isinstance(told, dict)
+    ]
     save_file(weights | {name: derived(name) for name in made}, folder / "model.safetensors")
     return folder
 
@@ -141,7 +160,9 @@ SEEN = cases("vision", "images")
 def test_image_tokens_are_the_official_ones(told: dict[str, Any], reward: IXCForRewardModel):
     image, name, stored = shown_in(told), told["image"], arrays("vision")
     whole = image.tiles[:1]
-    for view, wanted in ((key, stored[key]) for key in stored if key.startswith(f"{name}|global_view_")):
+    for view, wanted in (
+        (key, stored[key]) for key in stored if key.startswith(f"{name}|global_view_")
+    ):
         close(of_global_view(whole, view, wanted), wanted, 1e-5)
     merged = merge_patches(reward.vit(image.tiles))
     sequence = image_sequence(merged, image.rows, reward.plora_sub_GN, reward.plora_glb_GN)
@@ -157,7 +178,9 @@ def test_image_tokens_are_the_official_ones(told: dict[str, Any], reward: IXCFor
 
 @pytest.mark.parametrize("told", SEEN, ids=lambda told: told["image"])
 @torch.no_grad()
-def test_the_vision_tower_is_clip_without_its_last_norm(told: dict[str, Any], reward: IXCForRewardModel):
+def test_the_vision_tower_is_clip_without_its_last_norm(
+    told: dict[str, Any], reward: IXCForRewardModel
+):
     image, stored, rows = shown_in(told), arrays("vision"), torch.tensor(told["clip_rows"])
     tower: Any = reward.vit.vision_tower["vision_model"]
     embedded = tower.pre_layrnorm(tower.embeddings(image.tiles))
@@ -169,7 +192,9 @@ def test_the_vision_tower_is_clip_without_its_last_norm(told: dict[str, Any], re
 
 # Layers
 
-with_layers = pytest.mark.skipif(not described("plora"), reason="no plora.json in the golden folder")
+with_layers = pytest.mark.skipif(
+    not described("plora"), reason="no plora.json in the golden folder"
+)
 
 
 @with_layers
@@ -227,7 +252,9 @@ def images(key: str) -> list[ImageTiles]:
     case, mode, tail, *_ = key.split("|")
     told = TEXTS[case][f"reward_{mode}"]
     hd_num = told["hd_num" if mode == "train" else "hd_num_used"]
-    order = [segment["image_index"] for segment in told[tail]["segments"] if segment["type"] == "image"]
+    order = [
+        segment["image_index"] for segment in told[tail]["segments"] if segment["type"] == "image"
+    ]
     return [cut(TEXTS[case]["images"][i], told["transform"], hd_num) for i in order]
 
 
@@ -237,7 +264,9 @@ def laid_out(key: str) -> tuple[list[int], list[ImageTiles]]:
         return parts(key)[0], images(key)
     if key.startswith("chat_prompt"):
         return asked()
-    assert key.startswith("variant_single_image_before_bos"), f"{key}: a layout that nothing here builds"
+    assert key.startswith("variant_single_image_before_bos"), (
+        f"{key}: a layout that nothing here builds"
+    )
     usual, image = varied(key), ids()["image"]
     row, _ = parts(usual)
     return [i for i in row if i == image] + [i for i in row if i != image], images(usual)
@@ -246,7 +275,11 @@ def laid_out(key: str) -> tuple[list[int], list[ImageTiles]]:
 def varied(key: str) -> str:
     """The conversation that a variant is of: with one picture, at the start; best the one that its name names."""
     of_tail = [k for k in FORWARD if k.split("|")[2] == tail_of(key)]
-    fitting = [k for k in of_tail if shows_one_at_the_start(k) and STORED[k]["length"] == STORED[key]["length"]]
+    fitting = [
+        k
+        for k in of_tail
+        if shows_one_at_the_start(k) and STORED[k]["length"] == STORED[key]["length"]
+    ]
     assert fitting, f"{key}: no conversation of one picture that this is a variant of"
     return min(fitting, key=lambda k: (k.split("|")[0] not in key, k.split("|")[1] != "train"))
 
@@ -289,7 +322,9 @@ def score_of(told: dict[str, Any], reward: IXCForRewardModel) -> float:
 @torch.no_grad()
 def test_hidden_states_and_both_scores_are_the_official_ones(key: str, reward: IXCForRewardModel):
     row, shown = laid_out(key)
-    out = reward(torch.tensor([row]), image_features=image_features(reward, shown), output_hidden_states=True)
+    out = reward(
+        torch.tensor([row]), image_features=image_features(reward, shown), output_hidden_states=True
+    )
     hold_against(out.last_hidden_state[0], key, reward)
     if f"{key}|layers_at_last" in arrays("forward"):
         layers = torch.stack([states[0, -1] for states in out.hidden_states])
@@ -299,7 +334,9 @@ def test_hidden_states_and_both_scores_are_the_official_ones(key: str, reward: I
 
 @pytest.mark.parametrize("key", FORWARD)
 @torch.no_grad()
-def test_the_tree_layout_gives_both_scores_too(key: str, reward: IXCForRewardModel, monkeypatch: pytest.MonkeyPatch):
+def test_the_tree_layout_gives_both_scores_too(
+    key: str, reward: IXCForRewardModel, monkeypatch: pytest.MonkeyPatch
+):
     row, split = parts(key)
     batch = collate([PrefixGroup(row[:split], [row[split:]])])
     for pooling, name in POOLINGS.items():
@@ -308,12 +345,18 @@ def test_the_tree_layout_gives_both_scores_too(key: str, reward: IXCForRewardMod
         close_scores(scores, [STORED[key][f"score_{name}"]])
 
 
-@pytest.mark.parametrize("told", cases("forward", "rope_scaling_extras"), ids=lambda told: told["name"])
+@pytest.mark.parametrize(
+    "told", cases("forward", "rope_scaling_extras"), ids=lambda told: told["name"]
+)
 @torch.no_grad()
-def test_scaled_rotary_positions_are_the_official_ones(told: dict[str, Any], checkpoint: Path, tmp_path: Path):
+def test_scaled_rotary_positions_are_the_official_ones(
+    told: dict[str, Any], checkpoint: Path, tmp_path: Path
+):
     config = described("config")
     changed = {name: told[name] for name in ("rope_scaling", "max_position_embeddings")}
-    (tmp_path / "config.json").write_text(json.dumps(config | {"llm": config.get("llm", {}) | changed}))
+    (tmp_path / "config.json").write_text(
+        json.dumps(config | {"llm": config.get("llm", {}) | changed})
+    )
     for path in checkpoint.iterdir():
         if path.name != "config.json":
             (tmp_path / path.name).symlink_to(path)
@@ -334,7 +377,9 @@ def test_the_official_calls_give_the_official_answers(tail: str, checkpoint: Pat
     reward = loaded(checkpoint, IXCForRewardModel)
     reward.config.pooling = pooling_of(told, tail)
     model, most = OfficialRewardModel(reward, processor), told["hd_num"]
-    alone = [model.get_score(chat, shown, hd_num=most) for chat, shown in zip(chats, images, strict=True)]
+    alone = [
+        model.get_score(chat, shown, hd_num=most) for chat, shown in zip(chats, images, strict=True)
+    ]
     close_scores(torch.tensor(alone), told["get_score"])
     close_scores(torch.tensor(model.get_scores(chats, images, hd_num=most)), told["get_scores"])
     assert model.rank(chats, images, hd_num=most) == told["rank"]
@@ -365,7 +410,10 @@ def asked() -> tuple[list[int], list[ImageTiles]]:
     """The stored question, and its pictures."""
     told = described("generation")
     named = told.get("images", told.get("image")) or []
-    shown = [cut(name, told["transform"], told["hd_num"]) for name in ([named] if isinstance(named, str) else named)]
+    shown = [
+        cut(name, told["transform"], told["hd_num"])
+        for name in ([named] if isinstance(named, str) else named)
+    ]
     text = [i for part in told["prompt_parts"] for i in part["ids"]]
     lengths = [end - start for start, end in told["im_mask_true_ranges"]]
     before = [start - sum(lengths[:i]) for i, (start, _) in enumerate(told["im_mask_true_ranges"])]
@@ -379,7 +427,9 @@ def asked() -> tuple[list[int], list[ImageTiles]]:
 def test_logits_of_the_chat_model_are_the_official_ones(key: str, chat: IXCForCausalLM):
     stored, told = arrays("forward"), STORED[key]
     row, shown = laid_out(key)
-    logits = chat(torch.tensor([row]), image_features=image_features(chat, shown), logits_to_keep=1).logits[0, 0]
+    logits = chat(
+        torch.tensor([row]), image_features=image_features(chat, shown), logits_to_keep=1
+    ).logits[0, 0]
     close_states(logits[stored[f"{key}|logits_ids"]], stored[f"{key}|logits_at_ids"])
     close_states(logits.topk(20).values, stored[f"{key}|logits_top20"])
     close_states(logits[stored[f"{key}|logits_top20_ids"]], stored[f"{key}|logits_top20"])
@@ -392,7 +442,10 @@ def pixels(shown: Sequence[ImageTiles]) -> dict[str, Tensor]:
     if not shown:
         return {}
     grids = [[image.rows, columns(image)] for image in shown]
-    return {"pixel_values": torch.cat([image.tiles for image in shown]), "tile_grids": torch.tensor(grids)}
+    return {
+        "pixel_values": torch.cat([image.tiles for image in shown]),
+        "tile_grids": torch.tensor(grids),
+    }
 
 
 @pytest.mark.parametrize("run", range(len(cases("generation", "runs"))))
@@ -412,10 +465,16 @@ def test_greedy_answers_are_the_official_ones(run: int, chat: IXCForCausalLM):
 
 @pytest.mark.parametrize("told", cases("sft"), ids=lambda told: told["case"])
 @torch.no_grad()
-def test_supervised_loss_is_the_official_one(told: dict[str, Any], chat: IXCForCausalLM, tokenizer: Tokenizer):
-    shown = [cut(name, told.get("transform", "reward_train"), told["hd_num"]) for name in told["images"]]
+def test_supervised_loss_is_the_official_one(
+    told: dict[str, Any], chat: IXCForCausalLM, tokenizer: Tokenizer
+):
+    shown = [
+        cut(name, told.get("transform", "reward_train"), told["hd_num"]) for name in told["images"]
+    ]
     _, marked = spelled(tokenizer, told["prompt"])
-    before = marked or [0] * len(shown)  # the chat class puts a picture without a place before the first token
+    before = marked or [0] * len(
+        shown
+    )  # the chat class puts a picture without a place before the first token
     row = torch.tensor([with_images(told["text_ids"], before, [length(image) for image in shown])])
     assert row.shape[1] == told["length"]
     learned = torch.zeros_like(row, dtype=torch.bool)
@@ -423,9 +482,9 @@ def test_supervised_loss_is_the_official_one(told: dict[str, Any], chat: IXCForC
         learned[0, start:end] = True
     assert row[learned].tolist() == told["target_ids"]
     marks = row.where(learned, -100)
-    assert chat(row, labels=marks, image_features=image_features(chat, shown)).loss.item() == pytest.approx(
-        told["loss"], abs=2e-5
-    )
+    assert chat(
+        row, labels=marks, image_features=image_features(chat, shown)
+    ).loss.item() == pytest.approx(told["loss"], abs=2e-5)
 
 
 # Batches of pairs
@@ -438,7 +497,9 @@ def spelled(tokenizer: Tokenizer, prompt: str) -> tuple[list[int], list[int]]:
     for piece in re.split(rf"(\[UNUSED_TOKEN_\d+\]|</s>|{PLACEHOLDER})", prompt):
         if piece == PLACEHOLDER:
             marked.append(len(row))
-        elif (control := tokenizer.token_to_id(piece)) is not None and re.match(r"\[UNUSED_TOKEN_\d+\]|</s>", piece):
+        elif (control := tokenizer.token_to_id(piece)) is not None and re.match(
+            r"\[UNUSED_TOKEN_\d+\]|</s>", piece
+        ):
             row.append(control)
         else:
             row += tokenizer.encode(piece, add_special_tokens=False).ids
@@ -451,15 +512,24 @@ def encoded(tokenizer: Tokenizer, prompt: str, shown: Sequence[ImageTiles]) -> l
     return with_images(row, marked or [1] * len(shown), [length(image) for image in shown])
 
 
-def batch_of(told: dict[str, Any], tokenizer: Tokenizer, side: str) -> tuple[Tensor, Tensor, list[list[ImageTiles]]]:
+def batch_of(
+    told: dict[str, Any], tokenizer: Tokenizer, side: str
+) -> tuple[Tensor, Tensor, list[list[ImageTiles]]]:
     """Ids, mask and each row's pictures of a stored batch of pairs, padded on one side."""
     pairs = told["images_per_pair"] or [[]] * (len(told["prompts"]) // 2)
-    shown = [[cut(name, told["transform"], told["hd_num"]) for name in names or ()] for names in pairs for _ in "ab"]
+    shown = [
+        [cut(name, told["transform"], told["hd_num"]) for name in names or ()]
+        for names in pairs
+        for _ in "ab"
+    ]
     tail = "</s>" if told["tail"] == "nonl" else "\n</s>"
     prompts = [prompt.replace("\n</s>", tail) for prompt in told["prompts"]]
     rows = [encoded(tokenizer, prompt, seen) for prompt, seen in zip(prompts, shown, strict=True)]
     longest = max(map(len, rows))
-    padded, mask = torch.full((len(rows), longest), ids()["eos"]), torch.zeros(len(rows), longest, dtype=torch.long)
+    padded, mask = (
+        torch.full((len(rows), longest), ids()["eos"]),
+        torch.zeros(len(rows), longest, dtype=torch.long),
+    )
     for row, given in enumerate(rows):
         at = slice(0, len(given)) if side == "right" else slice(longest - len(given), longest)
         padded[row, at], mask[row, at] = torch.tensor(given), 1
@@ -467,22 +537,33 @@ def batch_of(told: dict[str, Any], tokenizer: Tokenizer, side: str) -> tuple[Ten
 
 
 BATCHES = cases("rm_loss", "batches")
-PADDED = sorted({key.split("|")[0].removeprefix("padded_") for key in STORED if key.startswith("padded_")})
+PADDED = sorted(
+    {key.split("|")[0].removeprefix("padded_") for key in STORED if key.startswith("padded_")}
+)
 
 
 @pytest.mark.parametrize("kind", PADDED)
 @pytest.mark.parametrize("side", ["right", "left"])
 @torch.no_grad()
-def test_padded_batches_give_the_official_states(kind: str, side: str, reward: IXCForRewardModel, tokenizer: Tokenizer):
-    told = next(b for b in BATCHES if b["kind"] == kind and b["tail"] == tail_of(f"padded_{kind}|0"))
+def test_padded_batches_give_the_official_states(
+    kind: str, side: str, reward: IXCForRewardModel, tokenizer: Tokenizer
+):
+    told = next(
+        b for b in BATCHES if b["kind"] == kind and b["tail"] == tail_of(f"padded_{kind}|0")
+    )
     rows, mask, shown = batch_of(told, tokenizer, side)
     out = reward(rows, mask, image_features=image_features(reward, flat(shown)))
     for row, real in enumerate(mask.bool()):
-        hidden, left = out.last_hidden_state[row, real], f"left_padded_{kind}|{row}|hidden_real_tokens"
+        hidden, left = (
+            out.last_hidden_state[row, real],
+            f"left_padded_{kind}|{row}|hidden_real_tokens",
+        )
         hold_against(hidden, f"padded_{kind}|{row}", reward)
         if side == "left" and left in arrays("forward"):
             close_states(hidden, arrays("forward")[left])
-    close_scores(out.logits, [score_of(STORED[f"padded_{kind}|{row}"], reward) for row in range(len(rows))])
+    close_scores(
+        out.logits, [score_of(STORED[f"padded_{kind}|{row}"], reward) for row in range(len(rows))]
+    )
 
 
 def of_batch(told: dict[str, Any]) -> str:
@@ -502,11 +583,15 @@ def test_loss_and_gradients_are_the_official_ones(
     [pooling] = (ours for ours, name in POOLINGS.items() if name == told["pooling"])
     reward.zero_grad()
     if layout == "padded":
-        hidden = reward(padded, mask, image_features=image_features(reward, flat(shown))).last_hidden_state
+        hidden = reward(
+            padded, mask, image_features=image_features(reward, flat(shown))
+        ).last_hidden_state
         scores = reward.scores(pool(hidden, mask, pooling))
     else:
         rows = [row[real].tolist() for row, real in zip(padded, mask.bool(), strict=True)]
-        groups = [shared(chosen, rejected) for chosen, rejected in zip(rows[::2], rows[1::2], strict=True)]
+        groups = [
+            shared(chosen, rejected) for chosen, rejected in zip(rows[::2], rows[1::2], strict=True)
+        ]
         monkeypatch.setattr(reward.config, "pooling", pooling)
         scores = reward.response_scores(collate(groups), image_features(reward, flat(shown[::2])))
     chosen, rejected = scores.unflatten(0, (-1, 2)).unbind(1)
@@ -526,7 +611,9 @@ def test_loss_and_gradients_are_the_official_ones(
     assert total_norm(reward) == pytest.approx(told["grad_l2_norm_total"], rel=1e-4, abs=noise)
     for name, wanted in gradients(told):
         gradient = reward.get_parameter(name).grad
-        gradient = torch.zeros_like(wanted) if gradient is None else gradient  # Partial LoRA rests without pictures
+        gradient = (
+            torch.zeros_like(wanted) if gradient is None else gradient
+        )  # Partial LoRA rests without pictures
         close(gradient, wanted, max(1e-5 * wanted.abs().max().item(), noise))
 
 
@@ -536,14 +623,22 @@ FP32 = 2e-6
 
 def total_norm(model: IXCForRewardModel) -> float:
     """Of all that the official training may train: not the tower."""
-    found = [weights.grad for name, weights in model.named_parameters() if not name.startswith("vit.")]
-    return torch.stack([gradient.norm() for gradient in found if gradient is not None]).norm().item()
+    found = [
+        weights.grad for name, weights in model.named_parameters() if not name.startswith("vit.")
+    ]
+    return (
+        torch.stack([gradient.norm() for gradient in found if gradient is not None]).norm().item()
+    )
 
 
 def gradients(told: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
     """The stored gradients of a batch, by the names of the weights."""
     start = f"{of_batch(told)}|"
-    return ((key.removeprefix(start), wanted) for key, wanted in arrays("rm_grads").items() if key.startswith(start))
+    return (
+        (key.removeprefix(start), wanted)
+        for key, wanted in arrays("rm_grads").items()
+        if key.startswith(start)
+    )
 
 
 def shared(chosen: list[int], rejected: list[int]) -> PrefixGroup:

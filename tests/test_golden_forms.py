@@ -21,7 +21,15 @@ from safetensors.torch import load_file, save_file
 
 from ixc.models.ixc25.tokenizers import read_pieces
 
-ID_LISTS = ("ids", "tail_ids", "new_ids", "no_cache_argmax_ids", "text_ids", "target_ids", "eos_token_ids")
+ID_LISTS = (
+    "ids",
+    "tail_ids",
+    "new_ids",
+    "no_cache_argmax_ids",
+    "text_ids",
+    "target_ids",
+    "eos_token_ids",
+)
 ID_ARRAYS = ("logits_ids", "logits_top20_ids")
 OTHERS = ("cars", "preprocess.json", "video.json")
 """Photographs of the 7B, whose ids are of its vocabulary; geometry, which is the same in any form."""
@@ -64,7 +72,9 @@ def mapped(told: Any, new: list[int], key: str = "") -> Any:
 def named(key: str) -> str:
     """A row's key with another name for its conversation."""
     case, *rest = key.split("|")
-    return "|".join([f"talk {case[::-1]}" if case in described("text").get("cases", {}) else case, *rest])
+    return "|".join(
+        [f"talk {case[::-1]}" if case in described("text").get("cases", {}) else case, *rest]
+    )
 
 
 def replaced(path: Path) -> bool:
@@ -82,7 +92,9 @@ def write(path: Path, told: Any) -> None:
 def write_arrays(path: Path, found: Iterable[tuple[str, torch.Tensor]]) -> None:
     if replaced(path):
         np.savez(
-            path, allow_pickle=False, **{key: array.numpy() for key, array in found if "nonl" not in key.split("|")}
+            path,
+            allow_pickle=False,
+            **{key: array.numpy() for key, array in found if "nonl" not in key.split("|")},
         )
 
 
@@ -111,7 +123,9 @@ def write_weights(folder: Path, order: list[int]) -> None:
     write(folder / "config.json", told | {"pooling": "mean"})
     weights = load_file(GOLDEN / "weights.safetensors")
     made = described("config").get("derived_weights", {})
-    matrices = {name: (derived(name) if name in made else weights[name])[order] for name in MATRICES}
+    matrices = {
+        name: (derived(name) if name in made else weights[name])[order] for name in MATRICES
+    }
     if replaced(folder / "weights.safetensors"):
         save_file(weights | matrices, folder / "weights.safetensors")
 
@@ -119,7 +133,10 @@ def write_weights(folder: Path, order: list[int]) -> None:
 def write_rows(folder: Path, new: list[int]) -> None:
     """Everything in which conversations have names, or tails."""
     texts = mapped(described("text"), new)
-    write(folder / "text.json", texts | {"cases": {named(case): told for case, told in texts.get("cases", {}).items()}})
+    write(
+        folder / "text.json",
+        texts | {"cases": {named(case): told for case, told in texts.get("cases", {}).items()}},
+    )
     rows = mapped(described("forward"), new)
     cases = [told for told in rows.get("cases", ()) if "|nonl|" not in told["key"]]
     rows["cases"] = [told | {"key": named(told["key"])} for told in cases]
@@ -129,17 +146,24 @@ def write_rows(folder: Path, new: list[int]) -> None:
         told["conversations"] = list(map(named, told["conversations"]))
     write(folder / "forward.json", rows)
     kept = (
-        (key, torch.tensor(new)[a] if key.split("|")[-1] in ID_ARRAYS else a) for key, a in arrays("forward").items()
+        (key, torch.tensor(new)[a] if key.split("|")[-1] in ID_ARRAYS else a)
+        for key, a in arrays("forward").items()
     )
     write_arrays(folder / "forward.npz", ((named(key), array) for key, array in kept))
     batches = [told for told in described("rm_loss").get("batches", ()) if told["tail"] == "nl"]
-    write(folder / "rm_loss.json", {"batches": [told | {"grad_l2_norm": renumbered(told, new)} for told in batches]})
+    write(
+        folder / "rm_loss.json",
+        {"batches": [told | {"grad_l2_norm": renumbered(told, new)} for told in batches]},
+    )
 
 
 def renumbered(told: dict[str, Any], new: list[int]) -> dict[str, float | None]:
     """Norms of the gradients, those of an embedding by its new number."""
     norms = told["grad_l2_norm"].items()
-    return {re.sub(r"\[(\d+)\]$", lambda found: f"[{new[int(found[1])]}]", name): norm for name, norm in norms}
+    return {
+        re.sub(r"\[(\d+)\]$", lambda found: f"[{new[int(found[1])]}]", name): norm
+        for name, norm in norms
+    }
 
 
 @pytest.mark.slow
@@ -153,7 +177,9 @@ def test_another_folder_of_the_same_form_passes(tmp_path: Path):
     another(tmp_path, tokenizer)
     where = os.environ | {"IXC_GOLDEN": str(tmp_path)}
     asked = [sys.executable, "-m", "pytest", "-q", "tests/test_golden.py", "-p", "no:cacheprovider"]
-    ran = subprocess.run(asked, env=where, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        asked, env=where, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
+    )
     assert ran.returncode == 0, ran.stdout[-4000:]
 
 
@@ -171,8 +197,13 @@ def test_a_folder_without_a_tokenizer_or_a_file_of_cases_takes_the_other_form(tm
         f"another(Path({str(other)!r}), *tokenizer_files())"
     )
     other.mkdir()
-    where = os.environ | {"IXC_GOLDEN": str(lacking), "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{Path.cwd()}"}
-    ran = subprocess.run([sys.executable, "-c", made], env=where, capture_output=True, text=True, check=False)
+    where = os.environ | {
+        "IXC_GOLDEN": str(lacking),
+        "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{Path.cwd()}",
+    }
+    ran = subprocess.run(
+        [sys.executable, "-c", made], env=where, capture_output=True, text=True, check=False
+    )
     assert ran.returncode == 0, ran.stderr[-4000:]
     assert (other / "tokenizer.model").is_file() and not (other / "generation.json").exists()
     assert len(read_pieces(other / "tokenizer.model")) == len(read_pieces(tokenizer_files()[0]))

@@ -31,7 +31,10 @@ from ixc.params import TrainRMParams
 from ixc.rl.rollouts import token_values
 from ixc.stages.train_rm import learn, optimizer_of
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
 GPU = torch.device("cuda", 0)
 SHAPES = (
     ((300, (40, 30)),),
@@ -57,7 +60,9 @@ def fresh() -> Iterator[None]:
     yield
 
 
-def drawn(layout: PackedLayout, channels: int, dtype: torch.dtype, heads: int = 8, groups: int = 2) -> list[Tensor]:
+def drawn(
+    layout: PackedLayout, channels: int, dtype: torch.dtype, heads: int = 8, groups: int = 2
+) -> list[Tensor]:
     """Queries, keys, values, and weights of the output."""
     generator = torch.Generator(GPU).manual_seed(0)
     length = len(layout.numbers()[0])
@@ -82,7 +87,11 @@ def error(got: Tensor, wanted: Tensor) -> float:
 @pytest.mark.parametrize("channels", [64, 128])
 @pytest.mark.parametrize(
     ("way", "dtype"),
-    [(flex_attention, torch.float32), (flex_attention, torch.bfloat16), (flash_attention, torch.bfloat16)],
+    [
+        (flex_attention, torch.float32),
+        (flex_attention, torch.bfloat16),
+        (flash_attention, torch.bfloat16),
+    ],
 )
 def test_every_way_is_branch_after_branch(way: Way, channels: int, dtype: torch.dtype):
     for layout in map(PackedLayout, SHAPES):
@@ -213,7 +222,12 @@ ANSWERS = (("Yes.", "No, never.", "x"), ("A red square.",), ("The second one.", 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 def test_a_chat_scores_alone_as_in_a_batch_and_as_on_the_cpu(
-    pooling: str, dtype: torch.dtype, tolerance: float, width: int, samples: list[Sample], tmp_path: Path
+    pooling: str,
+    dtype: torch.dtype,
+    tolerance: float,
+    width: int,
+    samples: list[Sample],
+    tmp_path: Path,
 ):
     twin = tiny.reward(hidden_size=width, pooling=pooling)
     wanted = score(twin, tiny.vision_cache(twin, tmp_path), samples, ANSWERS, batch_size=3)
@@ -221,13 +235,17 @@ def test_a_chat_scores_alone_as_in_a_batch_and_as_on_the_cpu(
     together = score(model, tiny.vision_cache(model, tmp_path), samples, ANSWERS, batch_size=3)
     spread = max(max(row) for row in wanted) - min(min(row) for row in wanted)
     for sample, answers, rewards, cpu in zip(samples, ANSWERS, together, wanted, strict=True):
-        [alone] = score(model, tiny.vision_cache(model, tmp_path), [sample], [answers], batch_size=1)
+        [alone] = score(
+            model, tiny.vision_cache(model, tmp_path), [sample], [answers], batch_size=1
+        )
         assert rewards == pytest.approx(alone, abs=tolerance * spread)
         assert rewards == pytest.approx(cpu, abs=tolerance * spread)
 
 
 @pytest.mark.parametrize("name", ["sdpa", "flex", "flash_attention_2"])
-def test_a_chat_scores_by_every_kernel_as_on_the_cpu(name: str, samples: list[Sample], tmp_path: Path):
+def test_a_chat_scores_by_every_kernel_as_on_the_cpu(
+    name: str, samples: list[Sample], tmp_path: Path
+):
     if name == "flash_attention_2":
         pytest.importorskip("flash_attn", reason="needs the extra `flash`")
     twin = tiny.reward(hidden_size=64)
@@ -242,12 +260,20 @@ def test_a_chat_scores_by_every_kernel_as_on_the_cpu(name: str, samples: list[Sa
 
 @pytest.mark.parametrize("count", [1, 3])
 @torch.no_grad()
-def test_a_cold_model_says_what_transformers_generates(count: int, samples: list[Sample], tmp_path: Path):
+def test_a_cold_model_says_what_transformers_generates(
+    count: int, samples: list[Sample], tmp_path: Path
+):
     model = tiny.causal(hidden_size=64).to(GPU)  # pyright: ignore[reportArgumentType]
     vision_cache = tiny.vision_cache(model, tmp_path)
     vision_cache.prepare(samples)
     prompts = [vision_cache.prompt(sample) for sample in samples]
-    given = (vision_cache.concat_features(samples), count, 1e-4, 8, torch.Generator(GPU).manual_seed(0))
+    given = (
+        vision_cache.concat_features(samples),
+        count,
+        1e-4,
+        8,
+        torch.Generator(GPU).manual_seed(0),
+    )
     got = sample_tokens(model, prompts, *given).tolist()
     for number, (sample, prompt) in enumerate(zip(samples, prompts, strict=True)):
         options: dict[str, Any] = {
@@ -256,7 +282,9 @@ def test_a_cold_model_says_what_transformers_generates(count: int, samples: list
             "do_sample": False,
         }
         ids = torch.tensor([prompt], device=GPU)
-        wanted = model.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, len(prompt) :].tolist()
+        wanted = model.generate(ids, attention_mask=torch.ones_like(ids), **options)[
+            0, len(prompt) :
+        ].tolist()
         for row in got[number * count : (number + 1) * count]:
             assert len(wanted) > 0 and row[: len(wanted)] == wanted
 
@@ -267,17 +295,26 @@ def losses(device: torch.device, precision: str, samples: list[Sample], root: Pa
     model.freeze_vision()
     if precision == "bf16":
         compute_in_bf16(model)
-    params, rows = TrainRMParams(batch_size=3, learning_rate=1e-3), preference_groups(samples, False)
+    params, rows = (
+        TrainRMParams(batch_size=3, learning_rate=1e-3),
+        preference_groups(samples, False),
+    )
     vision_cache, steps = tiny.vision_cache(model, root), optimizer_of(params, model, 3)
     vision_cache.prepare(samples)
     batches = [[read(vision_cache, rows)] for _ in range(3)]
-    return [learn(params, model, vision_cache, steps, batch, num_pairs(rows), 1)["loss"] for batch in batches]
+    return [
+        learn(params, model, vision_cache, steps, batch, num_pairs(rows), 1)["loss"]
+        for batch in batches
+    ]
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 2e-3), ("bf16", 0.1)])
 def test_three_steps_have_the_losses_of_the_cpu(
     precision: str, tolerance: float, samples: list[Sample], tmp_path: Path
 ):
-    got, wanted = losses(GPU, precision, samples, tmp_path), losses(torch.device("cpu"), "fp32", samples, tmp_path)
+    got, wanted = (
+        losses(GPU, precision, samples, tmp_path),
+        losses(torch.device("cpu"), "fp32", samples, tmp_path),
+    )
     assert got == pytest.approx(wanted, rel=tolerance, abs=tolerance / 10)
     assert wanted[2] < wanted[0]

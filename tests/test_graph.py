@@ -23,7 +23,11 @@ PRESETS = sorted((ROOT / "infra" / "params").glob("*.yaml"))
 
 
 def outputs(stage: str) -> list[str]:
-    outs = [*GRAPH[stage].get("outs", []), *GRAPH[stage].get("metrics", []), *GRAPH[stage].get("plots", [])]
+    outs = [
+        *GRAPH[stage].get("outs", []),
+        *GRAPH[stage].get("metrics", []),
+        *GRAPH[stage].get("plots", []),
+    ]
     return [next(iter(out)) if isinstance(out, dict) else out for out in outs]
 
 
@@ -67,7 +71,10 @@ def test_the_flow_calls_every_stage_after_what_it_reads():
     made: set[str] = set()
     order = calls(ROOT / "flows" / "align.py")
     assert sorted(order) == sorted(STAGES)
-    assert calls(ROOT / "flows" / "reward_model.py") + calls(ROOT / "flows" / "applications.py") == order
+    assert (
+        calls(ROOT / "flows" / "reward_model.py") + calls(ROOT / "flows" / "applications.py")
+        == order
+    )
     for stage in order:
         reads = {dep for dep in GRAPH[stage].get("deps", []) if not dep.startswith("${")}
         assert reads <= made, f"{stage} is called before {reads - made} is there"
@@ -76,9 +83,18 @@ def test_the_flow_calls_every_stage_after_what_it_reads():
 
 def test_code_and_parameters_are_tracked_by_the_table_alone():
     assert [
-        dep for stage in STAGES for dep in GRAPH[stage].get("deps", []) if dep.endswith(".py") or "ixc" in dep
+        dep
+        for stage in STAGES
+        for dep in GRAPH[stage].get("deps", [])
+        if dep.endswith(".py") or "ixc" in dep
     ] == []
-    assert GRAPH["resolve"]["cmd"].split() == ["python", "-m", "tasks.resolve", "params.yaml", TABLE]
+    assert GRAPH["resolve"]["cmd"].split() == [
+        "python",
+        "-m",
+        "tasks.resolve",
+        "params.yaml",
+        TABLE,
+    ]
     assert [next(iter(out)) for out in GRAPH["resolve"]["outs"]] == [TABLE]
     assert {"params.yaml", "ixc", "tasks/resolve.py"} == set(GRAPH["resolve"]["deps"])
 
@@ -87,14 +103,21 @@ def test_code_and_parameters_are_tracked_by_the_table_alone():
 def test_every_preset_is_complete_and_valid(path: Path):
     load_params(path)
     told = yaml.safe_load(path.read_text())
-    for dep in (dep[2:-1] for stage in STAGES for dep in GRAPH[stage].get("deps", []) if dep.startswith("${")):
+    for dep in (
+        dep[2:-1]
+        for stage in STAGES
+        for dep in GRAPH[stage].get("deps", [])
+        if dep.startswith("${")
+    ):
         section, key = dep.split(".")
         assert (ROOT / told[section][key]).exists()
 
 
 def test_validate_runs_again_when_a_benchmark_changes(project: Path, call: Call):
     [place] = [dep for dep in GRAPH["validate"]["deps"] if dep.startswith("${")]
-    graph = {"stages": {"validate": {"cmd": "echo x >> ran", "deps": [place], "params": ["validate"]}}}
+    graph = {
+        "stages": {"validate": {"cmd": "echo x >> ran", "deps": [place], "params": ["validate"]}}
+    }
     (project / "dvc.yaml").write_text(yaml.safe_dump(graph))
     folder = project / "infra" / "benchmarks"
     folder.mkdir(parents=True)
@@ -112,7 +135,9 @@ def test_validate_runs_again_when_a_benchmark_changes(project: Path, call: Call)
 
 
 def test_the_committed_parameters_are_the_laptop_preset():
-    assert (ROOT / "params.yaml").read_text() == (ROOT / "infra" / "params" / "laptop.yaml").read_text()
+    assert (ROOT / "params.yaml").read_text() == (
+        ROOT / "infra" / "params" / "laptop.yaml"
+    ).read_text()
 
 
 ECHO = """
@@ -147,7 +172,11 @@ def test_dvc_runs_what_an_edit_makes_stale_and_nothing_else(project: Path, call:
         (project / path).write_text(text.replace(old, new))
 
     assert runs() == set(STAGES)
-    edit("ixc/params.py", "max_length_ratio: float = Field(default=2.0", "max_length_ratio: float = Field(default=9.0")
+    edit(
+        "ixc/params.py",
+        "max_length_ratio: float = Field(default=2.0",
+        "max_length_ratio: float = Field(default=9.0",
+    )
     assert runs() == {"validate"}
     edit("ixc/report/svg.py", "import math\n", "import math  # a comment\n")
     edit("ixc/stages/judge/prompts/pairwise.md", "\n", "\n\n")

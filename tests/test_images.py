@@ -35,7 +35,9 @@ def read(source: Any, transparency: Any = "white") -> np.ndarray:
 
 @pytest.mark.parametrize("transparency", ["white", "official"])
 @pytest.mark.parametrize("kind", [">u2", "<u2"])
-def test_sixteen_bits_of_either_order_are_the_same_ramp(tmp_path: Path, kind: str, transparency: str):
+def test_sixteen_bits_of_either_order_are_the_same_ramp(
+    tmp_path: Path, kind: str, transparency: str
+):
     deep = (RAMP * 65535).astype(kind)
     image = Image.frombytes("I;16B" if kind == ">u2" else "I;16", (64, 8), deep.tobytes())
     wanted = np.stack([deep >> 8] * 3, axis=-1)
@@ -67,18 +69,24 @@ def test_floats_are_scaled_from_0_to_1_and_other_ranges_refused(tmp_path: Path, 
     assert (np.asarray(stored) == EIGHT_BIT[..., None]).all()
     for bad in (RAMP * 255, RAMP - 0.5, RAMP * np.float32("nan")):
         odd = put(tmp_path / "odd.tif", Image.fromarray(bad))
-        with pytest.raises(BadMedia, match=r"odd\.tif: floats from \S+ to \S+, not from 0 to 1; scale them"):
+        with pytest.raises(
+            BadMedia, match=r"odd\.tif: floats from \S+ to \S+, not from 0 to 1; scale them"
+        ):
             read(odd, transparency)
         with pytest.raises(BadMedia, match="floats from"):
             store.add(File(kind="image", path=odd))
 
 
 @pytest.mark.parametrize("transparency", ["white", "official"])
-def test_greys_of_a_tiff_that_count_from_white_or_have_twelve_bits(tmp_path: Path, transparency: str):
+def test_greys_of_a_tiff_that_count_from_white_or_have_twelve_bits(
+    tmp_path: Path, transparency: str
+):
     deep = (RAMP * 65535).astype("<u2")
     twelve = (deep >> 4).reshape(-1, 2)
     first, second = twelve[:, 0], twelve[:, 1]
-    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=1).astype(np.uint8)
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=1).astype(
+        np.uint8
+    )
     wanted = np.stack([deep >> 8] * 3, axis=-1)
     for name, data in {
         "sixteen": tiff(65535 - deep, photometric=0),
@@ -94,7 +102,18 @@ def test_greys_of_a_tiff_that_count_from_white_or_have_twelve_bits(tmp_path: Pat
 def tiff(values: np.ndarray, bits: int = 16, photometric: int = 1, kind: int = 1) -> bytes:
     """A grey TIFF of the ramp's size, in one strip; `photometric` 0: white is zero; `kind` 3: floats."""
     pixels = values.tobytes()
-    tags = {256: 64, 257: 8, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 8, 279: len(pixels), 339: kind}
+    tags = {
+        256: 64,
+        257: 8,
+        258: bits,
+        259: 1,
+        262: photometric,
+        273: 8,
+        277: 1,
+        278: 8,
+        279: len(pixels),
+        339: kind,
+    }
     entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()]
     directory = struct.pack("<H", len(tags)) + b"".join(entries) + bytes(4)
     return struct.pack("<2sHI", b"II", 42, 8 + len(pixels)) + pixels + directory
@@ -104,7 +123,9 @@ def test_thirty_two_bit_integers_are_refused_by_name(tmp_path: Path):
     path = put(tmp_path / "int32.tif", Image.fromarray((RAMP * 65520).astype(np.int32)))
     for source in (path, path.read_bytes(), Image.open(path)):
         for transparency in ("white", "official"):
-            with pytest.raises(BadMedia, match="32-bit integers, of which white may be any; convert it to"):
+            with pytest.raises(
+                BadMedia, match="32-bit integers, of which white may be any; convert it to"
+            ):
                 read(source, transparency)
     with pytest.raises(BadMedia, match="32-bit integers"):
         Store(tmp_path / "media").add(File(kind="image", path=path))
@@ -139,7 +160,9 @@ def test_an_image_that_was_closed_or_cut_is_refused_by_name(tmp_path: Path):
     (tmp_path / "gone.png").write_bytes(b"")
     for image in (closed, cut, gone):
         for transparency in ("white", "official"):
-            with pytest.raises(BadMedia, match=r"^a \w+: damaged picture .*; open or fetch it again"):
+            with pytest.raises(
+                BadMedia, match=r"^a \w+: damaged picture .*; open or fetch it again"
+            ):
                 read(image, transparency)
 
 
@@ -163,7 +186,9 @@ def test_only_formats_that_hold_their_pixels_are_opened(tmp_path: Path):
 
 def test_a_video_among_the_images_is_named(tmp_path: Path):
     (tmp_path / "a.png").write_bytes(clip(FORMS["webm"], 4))
-    with pytest.raises(BadMedia, match=r"a\.png: not a picture \(a video, WebM\); give it as a video"):
+    with pytest.raises(
+        BadMedia, match=r"a\.png: not a picture \(a video, WebM\); give it as a video"
+    ):
         read(tmp_path / "a.png")
 
 
@@ -175,7 +200,11 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000
 def test_a_bit_rotted_image_is_read_or_refused_by_name(tmp_path: Path, format: str):
     stream, exif = BytesIO(), Image.Exif()
     exif[0x0112] = 6
-    NOISE.save(stream, format, **({"exif": exif} if format in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF") else {}))
+    NOISE.save(
+        stream,
+        format,
+        **({"exif": exif} if format in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF") else {}),
+    )
     whole, rng, path = stream.getvalue(), random.Random(format), tmp_path / "rotten"
     path.write_bytes(whole)
     verify(path, "image")
@@ -185,7 +214,12 @@ def test_a_bit_rotted_image_is_read_or_refused_by_name(tmp_path: Path, format: s
             place = rng.randrange(min(len(rotten), rng.choice([120, len(whole)])))
             rotten[place : place + 4] = rng.choice([rng.randbytes(1), bytes(4), b"\xff" * 4])
         path.write_bytes(rotten)
-        uses = (read, lambda path: read(path.read_bytes()), lambda path: image_size(path, 10**6), use_everywhere)
+        uses = (
+            read,
+            lambda path: read(path.read_bytes()),
+            lambda path: image_size(path, 10**6),
+            use_everywhere,
+        )
         for use in uses:
             try:
                 use(path)

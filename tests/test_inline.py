@@ -46,7 +46,8 @@ def test_a_data_url_is_the_same_image_in_a_row_and_in_a_chat(url: str):
 
 
 @pytest.mark.parametrize(
-    "url", ["data:image/png;base64,!!!", "data:image/png;base64", "data:,", "data:image/png;base64,"]
+    "url",
+    ["data:image/png;base64,!!!", "data:image/png;base64", "data:,", "data:image/png;base64,"],
 )
 def test_a_broken_data_url_is_refused_by_both_in_the_same_words(url: str):
     reason = "a data URL without data, or whose base64 is broken; encode the file again"
@@ -56,7 +57,9 @@ def test_a_broken_data_url_is_refused_by_both_in_the_same_words(url: str):
         media(None, url, "image")
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000", "ICO"])
+@pytest.mark.parametrize(
+    "format", ["PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000", "ICO"]
+)
 def test_base64_of_every_format_with_a_signature_is_told_from_a_name(format: str):
     data = drawn(format)
     assert (inline(in_text(data)), begins_as_video(data)) == (data, False)
@@ -69,6 +72,8 @@ def test_base64_of_every_container_is_told_from_a_name(name: str):
     assert media(None, in_text(data), "video").data == data
 
 
-@pytest.mark.parametrize("text", ["images/a.png", "a" * 64, "no punctuation in these many words", "Qk" + "x" * 40])
+@pytest.mark.parametrize(
+    "text", ["images/a.png", "a" * 64, "no punctuation in these many words", "Qk" + "x" * 40]
+)
 def test_what_only_looks_like_base64_is_a_name(text: str):
     assert inline(text) is None

@@ -42,7 +42,16 @@ def test_every_form_of_a_image_is_the_same_image(tmp_path: Path):
     path.write_bytes(png(image))
     array = np.asarray(image)
     tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
-    forms = [path, str(path), path.read_bytes(), image, array, tensor, array / 255, tensor.float() / 255]
+    forms = [
+        path,
+        str(path),
+        path.read_bytes(),
+        image,
+        array,
+        tensor,
+        array / 255,
+        tensor.float() / 255,
+    ]
     for form in forms:
         assert read(form).tobytes() == image.tobytes()
 
@@ -80,7 +89,10 @@ def test_a_image_stands_upright_as_its_camera_held_it(tmp_path: Path):
     ("source", "message"),
     [
         ("absent.png", r"absent\.png: no such file"),
-        ("https://example.org/a.png", r"'https://example\.org/a\.png': an address; nothing is fetched"),
+        (
+            "https://example.org/a.png",
+            r"'https://example\.org/a\.png': an address; nothing is fetched",
+        ),
         ("data:image/png;base64,AAAA", "an address; nothing is fetched"),
         (b"", "0 bytes: neither picture nor video"),
         (b"not a picture", "13 bytes: not a picture"),
@@ -112,12 +124,16 @@ def test_any_bytes_are_read_or_refused(data: bytes, headed: bool):
 # Films
 
 
-def test_a_video_of_huge_frames_is_refused_before_one_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_video_of_huge_frames_is_refused_before_one_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     large = encode([Image.new("RGB", (128, 96), "red")] * 8)
     monkeypatch.setattr("ixc.data.videos._frames", lambda *_: pytest.fail("decoded"))
     (tmp_path / "film.mp4").write_bytes(large)
     for source, name in ((large, "bytes"), (tmp_path / "film.mp4", r"film\.mp4")):
-        with pytest.raises(BadMedia, match=rf"{name}: 128 x 96 pixels, more than 10,000; scale it down"):
+        with pytest.raises(
+            BadMedia, match=rf"{name}: 128 x 96 pixels, more than 10,000; scale it down"
+        ):
             frames(source)
 
 
@@ -162,7 +178,9 @@ def test_what_is_no_video_is_refused_with_the_remedy(source: Any, message: str):
 
 @settings(deadline=None, database=None)
 @given(st.integers(1, 5000), st.floats(0.01, 240), st.integers(1, 64), st.booleans())
-def test_frames_are_seen_in_order_once_each_and_no_more_than_asked(n: int, rate: float, most: int, last: bool):
+def test_frames_are_seen_in_order_once_each_and_no_more_than_asked(
+    n: int, rate: float, most: int, last: bool
+):
     seen = frames_seen(n, rate, most, last)
     assert 0 < len(seen) <= most
     assert seen == sorted(set(seen))
@@ -175,4 +193,6 @@ def test_a_fifth_of_a_frame_a_second_shows_every_frame():
 
 
 def test_a_video_is_known_by_its_suffix():
-    assert [is_video(name) for name in ("a.mp4", "b.MKV", Path("c.mov"), "d.gif", b"e.mp4")] == [True] * 3 + [False] * 2
+    assert [is_video(name) for name in ("a.mp4", "b.MKV", Path("c.mov"), "d.gif", b"e.mp4")] == [
+        True
+    ] * 3 + [False] * 2

@@ -23,7 +23,9 @@ CATS = Sample(
 )
 
 
-def judge(tmp_path: Path, *samples: Sample, params: JudgeParams | None = None) -> tuple[Metrics, list[Sample]]:
+def judge(
+    tmp_path: Path, *samples: Sample, params: JudgeParams | None = None
+) -> tuple[Metrics, list[Sample]]:
     write_samples(samples, tmp_path / "candidates.parquet")
     paths = (
         tmp_path / "candidates.parquet",
@@ -72,7 +74,9 @@ def test_without_a_right_candidate_the_reference_answer_is_chosen(tmp_path: Path
         (replace(CATS, gold=Gold(check="open", value="", answer="Four cats.")), "no_judge"),
     ],
 )
-def test_a_prompt_without_a_pair_is_counted_by_its_reason(tmp_path: Path, sample: Sample, reason: str) -> None:
+def test_a_prompt_without_a_pair_is_counted_by_its_reason(
+    tmp_path: Path, sample: Sample, reason: str
+) -> None:
     metrics, pairs = judge(tmp_path, sample)
     assert pairs == []
     assert metrics["pairs/all"] == 0 and metrics[f"without_pair/{reason}"] == 1
@@ -80,16 +84,27 @@ def test_a_prompt_without_a_pair_is_counted_by_its_reason(tmp_path: Path, sample
 
 def test_every_check_makes_pairs(tmp_path: Path) -> None:
     golds = {
-        "match": (Gold(check="match", value="red", others=("blue",)), ("It is red.", "It is blue.")),
+        "match": (
+            Gold(check="match", value="red", others=("blue",)),
+            ("It is red.", "It is blue."),
+        ),
         "choice": (Gold(check="choice", value="B"), ("The answer is B.", "C")),
         "chart": (Gold(check="chart", value="40"), ("41", "45")),
         "vqa": (Gold(check="vqa", value='["red", "red", "red"]'), ("Red.", "Blue.")),
-        "constraints": (Gold(check="constraints", value='[{"id": "punctuation:no_comma"}]'), ("a", "a, b")),
+        "constraints": (
+            Gold(check="constraints", value='[{"id": "punctuation:no_comma"}]'),
+            ("a", "a, b"),
+        ),
     }
-    samples = [replace(CATS, id=name, gold=gold, candidates=(both[1], both[0])) for name, (gold, both) in golds.items()]
+    samples = [
+        replace(CATS, id=name, gold=gold, candidates=(both[1], both[0]))
+        for name, (gold, both) in golds.items()
+    ]
     _, pairs = judge(tmp_path, *samples)
     assert texts(pairs) == [both for _, both in golds.values()]
-    assert [pair.verdict and pair.verdict.judge for pair in pairs] == [f"verifier/{name}" for name in golds]
+    assert [pair.verdict and pair.verdict.judge for pair in pairs] == [
+        f"verifier/{name}" for name in golds
+    ]
 
 
 def test_an_answer_that_one_person_gave_is_neither_right_nor_wrong(tmp_path: Path) -> None:
@@ -99,7 +114,14 @@ def test_an_answer_that_one_person_gave_is_neither_right_nor_wrong(tmp_path: Pat
 
 
 def test_metrics_count_pairs_and_shares_of_right_candidates(tmp_path: Path) -> None:
-    other = replace(CATS, id="other", domain="general", modality="text", media=(), candidates=("3", "4", "5", "6"))
+    other = replace(
+        CATS,
+        id="other",
+        domain="general",
+        modality="text",
+        media=(),
+        candidates=("3", "4", "5", "6"),
+    )
     metrics, _ = judge(tmp_path, CATS, other)
     assert metrics["pairs/all"] == 4
     assert (metrics["pairs/modality/image"], metrics["pairs/domain/general"]) == (2, 2)
@@ -108,11 +130,15 @@ def test_metrics_count_pairs_and_shares_of_right_candidates(tmp_path: Path) -> N
     assert (metrics["llm/requests"], metrics["llm/cost"]) == (0, 0)
 
 
-def test_the_same_seed_gives_the_same_pairs_and_another_breaks_ties_otherwise(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_pairs_and_another_breaks_ties_otherwise(
+    tmp_path: Path,
+) -> None:
     even = replace(CATS, candidates=tuple(map(str, range(1, 20))))
     first, again = (judge(tmp_path, even)[1] for _ in range(2))
     assert first == again
-    others = [texts(judge(tmp_path, even, params=JudgeParams(seed=seed))[1]) for seed in range(1, 5)]
+    others = [
+        texts(judge(tmp_path, even, params=JudgeParams(seed=seed))[1]) for seed in range(1, 5)
+    ]
     assert any(pairs != texts(first) for pairs in others)
 
 

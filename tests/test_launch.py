@@ -81,7 +81,9 @@ def test_term_ends_the_tree(stubborn: tuple[list[str], Path]):
     assert not any(map(alive, pids(notes)))
 
 
-def test_a_starter_killed_with_9_takes_the_tree_along(stubborn: tuple[list[str], Path], tmp_path: Path):
+def test_a_starter_killed_with_9_takes_the_tree_along(
+    stubborn: tuple[list[str], Path], tmp_path: Path
+):
     command, notes = stubborn
     starter = tmp_path / "starter.py"
     starter.write_text(

@@ -24,12 +24,16 @@ TOKENS = torch.randn(3, 16, generator=torch.Generator().manual_seed(3))
 
 
 def together(
-    model: IXCForCausalLM | IXCForRewardModel, batch: PackedBatch, image_features: Tensor | None = None
+    model: IXCForCausalLM | IXCForRewardModel,
+    batch: PackedBatch,
+    image_features: Tensor | None = None,
 ) -> Tensor:
     return model.model(**batch.inputs(), image_features=image_features)
 
 
-def alone(model: IXCForCausalLM | IXCForRewardModel, ids: list[int], image_features: Tensor | None = None) -> Tensor:
+def alone(
+    model: IXCForCausalLM | IXCForRewardModel, ids: list[int], image_features: Tensor | None = None
+) -> Tensor:
     return model.model(torch.tensor([ids]), image_features=image_features)[0]
 
 
@@ -64,10 +68,14 @@ def close(got: Tensor, wanted: Tensor) -> None:
 
 @pytest.mark.parametrize("pooling", ["last_token", "mean"])
 @torch.no_grad()
-def test_rewards_with_images_in_the_prefix_are_those_of_separate_rows(pooling: str, monkeypatch: pytest.MonkeyPatch):
+def test_rewards_with_images_in_the_prefix_are_those_of_separate_rows(
+    pooling: str, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(REWARD.config, "pooling", pooling)
     own = [TOKENS[:2]] * 3 + [None] * 2 + [TOKENS[2:]]
-    rows = [group.prefix + response for group in (SHOWN, PLAIN, BEFORE) for response in group.responses]
+    rows = [
+        group.prefix + response for group in (SHOWN, PLAIN, BEFORE) for response in group.responses
+    ]
     states = [alone(REWARD, row, seen) for row, seen in zip(rows, own, strict=True)]
     pooled = torch.stack([s[-1] if pooling == "last_token" else s.mean(0) for s in states])
     close(REWARD.response_scores(collate([SHOWN, PLAIN, BEFORE]), TOKENS), REWARD.scores(pooled))
@@ -90,9 +98,13 @@ def test_gradients_are_those_of_separate_rows():
     from_tree, image_features.grad = image_features.grad, None
     separate = gradients(model, torch.stack([model.score(state).tanh() for state in states]).sum())
 
-    assert group.keys() == separate.keys() and "model.layers.0.attention.wqkv.Plora_A.weight" in group
+    assert (
+        group.keys() == separate.keys() and "model.layers.0.attention.wqkv.Plora_A.weight" in group
+    )
     for name, gradient in group.items():
-        torch.testing.assert_close(gradient, separate[name], rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            gradient, separate[name], rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
     assert from_tree is not None and image_features.grad is not None
     torch.testing.assert_close(from_tree, image_features.grad, rtol=1e-3, atol=1e-5)
 
@@ -108,7 +120,11 @@ COLUMNS = {
 @pytest.mark.parametrize("columns", COLUMNS.values(), ids=COLUMNS)
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_columns_read_alone_are_those_of_the_whole_row(columns: Tensor, checkpointed: bool):
-    model, batch, given = tiny.reward().train(), collate([BEFORE, SHOWN]), TOKENS.clone().requires_grad_()
+    model, batch, given = (
+        tiny.reward().train(),
+        collate([BEFORE, SHOWN]),
+        TOKENS.clone().requires_grad_(),
+    )
     if checkpointed:
         model.gradient_checkpointing_enable()
     weights = torch.randn(len(columns), 16, generator=torch.Generator().manual_seed(4))
@@ -119,7 +135,9 @@ def test_columns_read_alone_are_those_of_the_whole_row(columns: Tensor, checkpoi
     close(got, wanted)
     of_read = gradients(model, (got * weights).sum())
     assert given.grad is not None and of_features is not None and of_read.keys() == of_all.keys()
-    for one, same in [(of_read[name], of_all[name]) for name in of_all] + [(given.grad, of_features)]:
+    for one, same in [(of_read[name], of_all[name]) for name in of_all] + [
+        (given.grad, of_features)
+    ]:
         assert (one - same).norm() <= 1e-5 * same.norm()
 
 
@@ -149,7 +167,10 @@ def test_of_columns_not_read_the_last_layer_computes_nothing_after_attention():
 @torch.no_grad()
 def test_a_mean_in_half_precision_has_weights_that_sum_to_1():
     # 1/n in bf16 is off by up to 1/512, and so is a row of more than 256 tokens' n
-    hidden, batch = torch.ones(1, 710, 2, dtype=torch.bfloat16), collate([PrefixGroup([1] * 700, [[2] * 3, [3] * 7])])
+    hidden, batch = (
+        torch.ones(1, 710, 2, dtype=torch.bfloat16),
+        collate([PrefixGroup([1] * 700, [[2] * 3, [3] * 7])]),
+    )
     rows = torch.tensor([[1] * 703 + [0] * 7, [1] * 700 + [0] * 3 + [1] * 7])
     for pooled in (batch.mean(hidden), pool(hidden.expand(2, -1, -1), rows, "mean")):
         torch.testing.assert_close(pooled, torch.ones(2, 2))
@@ -182,7 +203,10 @@ def test_a_row_of_trees_by_hand():
     batch = collate([PrefixGroup([1, 2], [[3, 4], [5]]), PrefixGroup([6], [[7]])])
     assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5, 6, 7]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 2, 0, 1]]
-    assert [x.tolist() for x in batch.layout.numbers()] == [[0, 0, 0, 0, 0, 1, 1], [-1, -1, 0, 0, 1, -1, 0]]
+    assert [x.tolist() for x in batch.layout.numbers()] == [
+        [0, 0, 0, 0, 0, 1, 1],
+        [-1, -1, 0, 0, 1, -1, 0],
+    ]
     assert batch.layout.lengths().tolist() == [4, 4, 4, 4, 4, 2, 2]
     assert batch.end_at.tolist() == [3, 4, 6]
     assert batch.target_ids.tolist() == [3, 4, 5, 7]

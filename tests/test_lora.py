@@ -48,7 +48,9 @@ def test_adapters_and_the_score_head_are_all_that_is_trained():
     trained = {name for name, p in adapted().named_parameters() if p.requires_grad}
     assert "score.weight" in trained
     names = {name.split(".lora.")[0] for name in trained - {"score.weight"}}
-    assert len(names) == 2 * len(LAYERS) and {f"{name.split('.')[-1]}.weight" for name in names} == set(LAYERS)
+    assert len(names) == 2 * len(LAYERS) and {
+        f"{name.split('.')[-1]}.weight" for name in names
+    } == set(LAYERS)
 
 
 def test_merged_adapters_give_the_same_rewards_from_plain_weights():
@@ -67,7 +69,9 @@ def test_an_adapter_adds_alpha_over_rank_of_its_product():
     names = ("weight", "lora.up.weight", "lora.down.weight")
     before, up, down = (model.get_parameter(f"{layer}.{name}").detach().clone() for name in names)
     merge_lora(model)
-    torch.testing.assert_close(model.get_parameter(f"{layer}.weight").data, before + 6.0 / 3 * up @ down)
+    torch.testing.assert_close(
+        model.get_parameter(f"{layer}.weight").data, before + 6.0 / 3 * up @ down
+    )
 
 
 def pairs(root: Path) -> list[Sample]:
@@ -85,7 +89,9 @@ def learned(root: Path, **options: Any) -> tuple[History, IXCForRewardModel]:
         model.gradient_checkpointing_enable()
     params = TrainRMParams(epochs=12, batch_size=8, learning_rate=1e-2, lora=lora, **options)
     vision_cache = tiny.vision_cache(model, root)
-    history, _ = train(params, model, vision_cache, pairs(root), ignore, Checkpoints(root / "state", {}))
+    history, _ = train(
+        params, model, vision_cache, pairs(root), ignore, Checkpoints(root / "state", {})
+    )
     return history, model
 
 
@@ -95,10 +101,14 @@ def test_training_moves_the_layers_and_the_head_and_nothing_else(tmp_path: Path)
     before = tiny.reward().state_dict()
     assert model.state_dict().keys() == before.keys()
     for name, weights in model.state_dict().items():
-        assert torch.equal(weights, before[name]) is not name.endswith((*LAYERS, "score.weight")), name
+        assert torch.equal(weights, before[name]) is not name.endswith((*LAYERS, "score.weight")), (
+            name
+        )
 
 
-@pytest.mark.parametrize("options", [{"gradient_checkpointing": True}, {"max_tokens_per_microbatch": 200}])
+@pytest.mark.parametrize(
+    "options", [{"gradient_checkpointing": True}, {"max_tokens_per_microbatch": 200}]
+)
 def test_what_saves_memory_changes_no_number(tmp_path: Path, options: dict[str, Any]):
     for mine, yours in zip(learned(tmp_path, **options)[0], learned(tmp_path)[0], strict=True):
         assert mine == pytest.approx(yours, rel=1e-4, abs=1e-5)

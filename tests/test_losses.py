@@ -27,7 +27,9 @@ def test_bradley_terry_by_hand():
 
 
 def test_only_the_difference_counts():
-    torch.testing.assert_close(bradley_terry_loss(CHOSEN + 7, REJECTED + 7), bradley_terry_loss(CHOSEN, REJECTED))
+    torch.testing.assert_close(
+        bradley_terry_loss(CHOSEN + 7, REJECTED + 7), bradley_terry_loss(CHOSEN, REJECTED)
+    )
 
 
 def test_a_hopeless_pair_costs_its_margin_and_not_infinity():
@@ -37,7 +39,9 @@ def test_a_hopeless_pair_costs_its_margin_and_not_infinity():
 
 def test_a_margin_asks_for_a_larger_lead():
     # ahead by 1.5 - 0.5 = 1: ln(1 + e^-1) = 0.313262; by -2 - 0.5: ln(1 + e^2.5) = 2.578889; mean 1.446076
-    torch.testing.assert_close(bradley_terry_loss(CHOSEN, REJECTED, margin=0.5), torch.tensor(1.4460756))
+    torch.testing.assert_close(
+        bradley_terry_loss(CHOSEN, REJECTED, margin=0.5), torch.tensor(1.4460756)
+    )
 
 
 def test_label_smoothing_is_the_loss_of_labels_that_are_wrong_so_often():
@@ -49,12 +53,18 @@ def test_label_smoothing_is_the_loss_of_labels_that_are_wrong_so_often():
 def test_focal_weighs_down_what_is_told_apart_and_nothing_else():
     # P = 1/(1 + e^-1.5) = 0.817574: (1 - 2 * 0.317574)^2 = 0.133118, times 0.201413: 0.026812
     # P = 0.119203 < 1/2: weight 1, 2.126928; mean 1.076870
-    torch.testing.assert_close(bradley_terry_loss(CHOSEN, REJECTED, focal=2.0), torch.tensor(1.0768699))
+    torch.testing.assert_close(
+        bradley_terry_loss(CHOSEN, REJECTED, focal=2.0), torch.tensor(1.0768699)
+    )
 
 
-@pytest.mark.parametrize("options", [{}, {"focal": 0.5}, {"label_smoothing": 0.1, "focal": 2.0, "margin": 1.0}])
+@pytest.mark.parametrize(
+    "options", [{}, {"focal": 0.5}, {"label_smoothing": 0.1, "focal": 2.0, "margin": 1.0}]
+)
 @pytest.mark.parametrize("lead", [-500.0, -0.0, 500.0])
-def test_no_lead_however_large_makes_a_gradient_that_is_no_number(lead: float, options: dict[str, float]):
+def test_no_lead_however_large_makes_a_gradient_that_is_no_number(
+    lead: float, options: dict[str, float]
+):
     chosen = torch.tensor([lead], requires_grad=True)
     bradley_terry_loss(chosen, torch.zeros(1), **options).backward()
     assert chosen.grad is not None and chosen.grad.isfinite().all()
@@ -78,7 +88,11 @@ def test_gae_by_hand_with_padding():
 def test_gae_discounts_the_next_value_and_the_next_advantage():
     # t=1: 1 - 2 = -1;  t=0: 0 + 0.5 * 2 - 0 + 0.5 * 0.8 * -1 = 0.6
     got = generalized_advantages(
-        torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 2.0]]), torch.tensor([2]), gamma=0.5, lam=0.8
+        torch.tensor([[0.0, 1.0]]),
+        torch.tensor([[0.0, 2.0]]),
+        torch.tensor([2]),
+        gamma=0.5,
+        lam=0.8,
     )
     torch.testing.assert_close(got, torch.tensor([[0.6, -1.0]]))
 
@@ -103,7 +117,9 @@ def test_with_lambda_1_an_advantage_is_the_discounted_return_less_the_value():
     ],
 )
 def test_policy_loss_by_hand(ratio: float, advantage: float, loss: float, clipped: float):
-    got = policy_loss(torch.tensor([math.log(ratio)]), torch.zeros(1), torch.tensor([advantage]), clip=0.2)
+    got = policy_loss(
+        torch.tensor([math.log(ratio)]), torch.zeros(1), torch.tensor([advantage]), clip=0.2
+    )
     torch.testing.assert_close(got.loss, torch.tensor(loss))
     assert got.clip_fraction == clipped
 
@@ -127,12 +143,18 @@ def test_no_gap_however_large_makes_a_policy_loss_that_is_no_number(gap: float, 
     got = policy_loss(log_probs, torch.zeros(2), torch.full((2,), advantage), clip=0.2)
     got.loss.backward()
     assert got.loss.isfinite() and got.clip_fraction == 0.5
-    assert log_probs.grad is not None and log_probs.grad.isfinite().all() and log_probs.grad[1] == -advantage / 2
+    assert (
+        log_probs.grad is not None
+        and log_probs.grad.isfinite().all()
+        and log_probs.grad[1] == -advantage / 2
+    )
 
 
 def test_value_loss_by_hand():
     # (1 - 3)^2 = 4; (2 - 2)^2 = 0; mean 2
-    torch.testing.assert_close(value_loss(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 2.0])), torch.tensor(2.0))
+    torch.testing.assert_close(
+        value_loss(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 2.0])), torch.tensor(2.0)
+    )
 
 
 def test_whitened_is_mean_0_and_variance_1():

@@ -56,7 +56,9 @@ def test_bytes_and_file_of_the_same_image_are_one_file(tmp_path: Path, image: Pa
     assert len([path for path in (tmp_path / "media").rglob("*") if path.is_file()]) == 1
 
 
-@pytest.mark.parametrize("make", [lambda b: b[: len(b) // 2], lambda b: b"\x89PNG\r\n" + b[60:], lambda b: b""])
+@pytest.mark.parametrize(
+    "make", [lambda b: b[: len(b) // 2], lambda b: b"\x89PNG\r\n" + b[60:], lambda b: b""]
+)
 def test_a_damaged_image_is_refused_and_nothing_is_stored(tmp_path: Path, image: Path, make):
     bad = tmp_path / "bad.png"
     bad.write_bytes(make(image.read_bytes()))
@@ -90,7 +92,9 @@ def test_a_video_may_be_as_large_as_the_limit_and_no_larger_in_the_store_or_not(
         if limit == 64 * 32:
             store.add(File(kind="video", path=path))
             continue
-        with pytest.raises(BadMedia, match=r"a\.mp4: 64 x 32 pixels, more than 2,047; .*max_pixels"):
+        with pytest.raises(
+            BadMedia, match=r"a\.mp4: 64 x 32 pixels, more than 2,047; .*max_pixels"
+        ):
             store.add(File(kind="video", path=path))
         with pytest.raises(BadMedia, match="64 x 32 pixels"):
             verify(path, "video", max_pixels=limit)
@@ -151,7 +155,9 @@ def test_a_sound_file_is_no_video(tmp_path: Path):
     path = tmp_path / "sound.wav"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            np.zeros((1, 800), np.int16), format="s16", layout="mono"
+        )
         frame.sample_rate = 8000
         container.mux([*stream.encode(frame), *stream.encode(None)])
     with pytest.raises(BadMedia, match="sound or an image; convert it"):
@@ -186,7 +192,10 @@ def test_sixteen_bits_a_pixel_are_scaled_not_cut(tmp_path: Path):
     path = tmp_path / "deep.png"
     Image.fromarray(np.full((2, 2), 32768, np.uint16)).save(path)
     store = Store(tmp_path / "media")
-    assert load_image(store.root, store.add(File(kind="image", path=path))).getpixel((0, 0)) == (128,) * 3
+    assert (
+        load_image(store.root, store.add(File(kind="image", path=path))).getpixel((0, 0))
+        == (128,) * 3
+    )
 
 
 def test_a_stored_file_that_was_altered_or_removed_is_noticed(tmp_path: Path, image: Path):
@@ -205,7 +214,9 @@ def test_the_same_bytes_have_one_name_whatever_the_file_is_called(tmp_path: Path
     store = Store(tmp_path / "media")
     (tmp_path / "copy.JPEG").write_bytes(image.read_bytes())
     named = [File(kind="image", path=image), File(kind="image", path=tmp_path / "copy.JPEG")]
-    [path] = {store.add(file).path for file in (*named, File(kind="image", data=image.read_bytes()))}
+    [path] = {
+        store.add(file).path for file in (*named, File(kind="image", data=image.read_bytes()))
+    }
     assert path.endswith(".png")
 
 
@@ -215,9 +226,14 @@ def test_of_every_format_the_same_bytes_have_one_name(tmp_path: Path, format: st
     Image.new("RGB", (20, 20), "red").save(names[0], format)
     for name in names[1:]:
         name.write_bytes(names[0].read_bytes())
-    files = [File(kind="image", data=names[0].read_bytes()), *(File(kind="image", path=name) for name in names)]
+    files = [
+        File(kind="image", data=names[0].read_bytes()),
+        *(File(kind="image", path=name) for name in names),
+    ]
     [path] = {store.add(file).path for file in files}
-    assert Path(path).suffix not in ("", ".exe") and (Path(path).suffix == ".png") == (format == "PNG")
+    assert Path(path).suffix not in ("", ".exe") and (Path(path).suffix == ".png") == (
+        format == "PNG"
+    )
 
 
 def test_bytes_that_are_no_image_are_named_by_their_size(tmp_path: Path):
@@ -229,7 +245,9 @@ def test_bytes_that_are_no_image_are_named_by_their_size(tmp_path: Path):
     assert not list(store.root.iterdir())
 
 
-def test_what_is_in_the_store_already_is_not_decoded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_is_in_the_store_already_is_not_decoded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     path = video(tmp_path / "a.mp4", 3)
     first = Store(tmp_path / "media").add(File(kind="video", path=path))
     monkeypatch.setattr("ixc.data.media.verify", lambda *_: pytest.fail("decoded again"))

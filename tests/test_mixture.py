@@ -16,7 +16,9 @@ PICTURE = Media(kind="image", path="00/0.png", sha256="0")
 def sample(id: str, source: str = "a", pictured: bool = False) -> Sample:
     prompt = (Turn(role="user", content="Why?"),)
     media, modality = ((PICTURE,), "image") if pictured else ((), "text")
-    return Sample(id=id, source=source, domain="general", modality=modality, prompt=prompt, media=media)
+    return Sample(
+        id=id, source=source, domain="general", modality=modality, prompt=prompt, media=media
+    )
 
 
 def kept(samples: list[Sample], params: MixtureParams, seed: int = 0) -> set[str]:
@@ -49,7 +51,9 @@ def test_a_number_larger_than_what_there_is_takes_all():
 
 def test_two_images_to_a_text_by_hand():
     # 7 pictures and 9 texts: 3 texts want 6 pictures, so that 1 picture and 6 texts are left out
-    samples = [sample(f"p{i}", pictured=True) for i in range(7)] + [sample(f"t{i}") for i in range(9)]
+    samples = [sample(f"p{i}", pictured=True) for i in range(7)] + [
+        sample(f"t{i}") for i in range(9)
+    ]
     found = kept(samples, MixtureParams(images_per_text=2))
     assert Counter(id[0] for id in found) == {"p": 6, "t": 3}
 
@@ -75,7 +79,9 @@ def test_numbers_that_contradict_the_images_to_a_text_are_refused_by_name():
     ids=["agree", "nearly", "one is free", "the other is free", "one kind only"],
 )
 def test_numbers_that_leave_the_ratio_something_to_decide_are_not(sources: dict[str, int]):
-    found = Counter(id[0] for id in kept(TEXTS + PICTURES, MixtureParams(sources=sources, images_per_text=2)))
+    found = Counter(
+        id[0] for id in kept(TEXTS + PICTURES, MixtureParams(sources=sources, images_per_text=2))
+    )
     assert found["p"] == 2 * found["t"] or sources == {"t": 0, "p": 60}
 
 
@@ -116,8 +122,16 @@ def test_the_ratio_holds_in_every_pile(tickets: list[Ticket], ratio: int):
     keep = draw(tickets, MixtureParams(images_per_text=ratio))
     for pile in {each.pile for each in tickets}:
         there = Counter(each.pictured for each in tickets if each.pile == pile)
-        found = Counter(each.pictured for each, yes in zip(tickets, keep, strict=True) if yes and each.pile == pile)
+        found = Counter(
+            each.pictured
+            for each, yes in zip(tickets, keep, strict=True)
+            if yes and each.pile == pile
+        )
         if there[True] and there[False]:
-            assert found[True] == ratio * found[False] == ratio * min(there[True] // ratio, there[False])
+            assert (
+                found[True]
+                == ratio * found[False]
+                == ratio * min(there[True] // ratio, there[False])
+            )
         else:
             assert found == there

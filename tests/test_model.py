@@ -7,9 +7,20 @@ import peft
 import pytest
 import tiny
 import torch
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, DynamicCache
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    DynamicCache,
+)
 
-from ixc.models.ixc25 import IXCConfig, IXCForCausalLM, IXCForRewardModel, IXCModel, IXCPreTrainedModel
+from ixc.models.ixc25 import (
+    IXCConfig,
+    IXCForCausalLM,
+    IXCForRewardModel,
+    IXCModel,
+    IXCPreTrainedModel,
+)
 from ixc.models.ixc25.language import PLoRALinear, WrongImages
 from ixc.models.ixc25.vision import image_sequence, merge_patches
 
@@ -68,7 +79,9 @@ def _affine(name: str, *shape: int) -> dict[str, tuple[int, ...]]:
         (IXCForCausalLM, {"output.weight": (92544, 4096)}),
     ],
 )
-def test_names_and_shapes_are_the_official_7b(kind: type[IXCPreTrainedModel], head: dict[str, tuple[int, ...]]):
+def test_names_and_shapes_are_the_official_7b(
+    kind: type[IXCPreTrainedModel], head: dict[str, tuple[int, ...]]
+):
     with torch.device("meta"):
         model = kind(IXCConfig())
     assert {name: tuple(x.shape) for name, x in model.state_dict().items()} == official() | head
@@ -102,7 +115,10 @@ def test_an_untrained_partial_lora_changes_nothing():
 
 def test_text_before_a_image_does_not_notice_it():
     model, ids = tiny.causal(), torch.tensor([[1, 30, 31, IMAGE, IMAGE, 32]])
-    with_image, plain = model.model(ids, image_features=TOKENS), model.model(torch.where(ids == IMAGE, 40, ids))
+    with_image, plain = (
+        model.model(ids, image_features=TOKENS),
+        model.model(torch.where(ids == IMAGE, 40, ids)),
+    )
     torch.testing.assert_close(with_image[:, :3], plain[:, :3])
     assert not torch.allclose(with_image[:, 5], plain[:, 5])
 
@@ -115,16 +131,22 @@ def test_the_cache_gives_the_full_forward_pass(steps: tuple[int, ...]):
     for size in steps:
         ids = IDS[:, start : start + size]
         own = [image_features.pop(0) for _ in range(int((ids == IMAGE).sum()))]
-        seen.append(model.model(ids, image_features=torch.cat(own) if own else None, past_key_values=cache))
+        seen.append(
+            model.model(ids, image_features=torch.cat(own) if own else None, past_key_values=cache)
+        )
         start += size
-    torch.testing.assert_close(torch.cat(seen, 1), model.model(IDS, image_features=TOKENS), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        torch.cat(seen, 1), model.model(IDS, image_features=TOKENS), rtol=1e-4, atol=1e-5
+    )
 
 
 @torch.no_grad()
 def test_a_causal_mask_that_is_given_is_the_default():
     model = tiny.causal()
     mask = torch.ones(1, 1, 6, 6, dtype=torch.bool).tril()
-    got = model.model(IDS, image_features=TOKENS, attention_mask=mask, position_ids=torch.arange(6)[None])
+    got = model.model(
+        IDS, image_features=TOKENS, attention_mask=mask, position_ids=torch.arange(6)[None]
+    )
     torch.testing.assert_close(got, model.model(IDS, image_features=TOKENS), rtol=1e-4, atol=1e-5)
 
 
@@ -159,7 +181,9 @@ def test_a_policy_from_a_reward_model_keeps_all_but_the_head(tmp_path: Path):
     assert 0 < policy.output.weight.std() < 0.1
 
 
-def test_what_the_official_checkpoint_has_beside_is_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_what_the_official_checkpoint_has_beside_is_ignored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     from safetensors.torch import load_file, save_file
 
     model = tiny.reward()
@@ -202,7 +226,10 @@ def test_a_image_reads_global_view_separator_and_stitched_rows_each_with_a_newli
 @torch.no_grad()
 def test_images_encoded_together_are_those_encoded_alone():
     model, generator = tiny.causal(), torch.Generator().manual_seed(0)
-    images = [(torch.randn(n, 3, 28, 28, generator=generator), rows) for n, rows in ((3, 1), (5, 2), (2, 1))]
+    images = [
+        (torch.randn(n, 3, 28, 28, generator=generator), rows)
+        for n, rows in ((3, 1), (5, 2), (2, 1))
+    ]
     together = model.encode_images(images)
     for got, image in zip(together, images, strict=True):
         torch.testing.assert_close(got, model.encode_images([image])[0], rtol=1e-4, atol=1e-5)
@@ -218,9 +245,14 @@ def test_a_padded_row_scores_as_alone(padding: str, attention: str, pooling: str
     model.set_attn_implementation(attention)
     short, long = IDS[0, :4], torch.tensor([1, 33, 34, 35, 36, 37])
     fill = torch.full((2,), model.config.pad_token_id)
-    row, real = torch.cat([fill, short] if padding == "left" else [short, fill]), torch.ones(4, dtype=torch.long)
+    row, real = (
+        torch.cat([fill, short] if padding == "left" else [short, fill]),
+        torch.ones(4, dtype=torch.long),
+    )
     none = torch.zeros(2, dtype=torch.long)
-    mask = torch.stack([torch.cat([none, real] if padding == "left" else [real, none]), torch.ones(6).long()])
+    mask = torch.stack(
+        [torch.cat([none, real] if padding == "left" else [real, none]), torch.ones(6).long()]
+    )
     together = model(torch.stack([row, long]), mask, image_features=TOKENS).logits
     alone = torch.cat([model(short[None], image_features=TOKENS).logits, model(long[None]).logits])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
@@ -243,11 +275,15 @@ def test_checkpointed_gradients_are_the_plain_ones():
 
 def test_peft_trains_beside_it_and_merges(tmp_path: Path):
     plain = tiny.reward()(IDS, image_features=TOKENS).logits
-    beside = peft.LoraConfig(r=2, target_modules=["wqkv", "wo", "w1", "w2", "w3"], modules_to_save=["score"])
+    beside = peft.LoraConfig(
+        r=2, target_modules=["wqkv", "wo", "w1", "w2", "w3"], modules_to_save=["score"]
+    )
     model = peft.get_peft_model(tiny.reward(), beside)
     torch.testing.assert_close(model(IDS, image_features=TOKENS).logits, plain)
     for name, weights in model.named_parameters():
-        if ".lora_B." in name or "score.modules_to_save" in name:  # not Plora_B, which belongs to the model
+        if (
+            ".lora_B." in name or "score.modules_to_save" in name
+        ):  # not Plora_B, which belongs to the model
             torch.nn.init.normal_(weights)
     trained = model(IDS, image_features=TOKENS).logits
     trained.sum().backward()
@@ -262,16 +298,22 @@ def test_peft_trains_beside_it_and_merges(tmp_path: Path):
 
 def test_answers_are_generated_in_batches_and_by_the_dozen():
     model, generator = tiny.causal(), torch.Generator().manual_seed(1)
-    tiles = torch.randn(5, 3, 28, 28, generator=generator)  # a picture of one tile, and one of two beside each other
+    tiles = torch.randn(
+        5, 3, 28, 28, generator=generator
+    )  # a picture of one tile, and one of two beside each other
     grids = torch.tensor([[1, 1], [1, 2]])
     rows = [[1, *[IMAGE] * 5, 30], [1, *[IMAGE] * 6, 31]]
     options: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False}
     alone = [
-        model.generate(torch.tensor([row]), pixel_values=part, tile_grids=grid[None], **options)[0, len(row) :]
+        model.generate(torch.tensor([row]), pixel_values=part, tile_grids=grid[None], **options)[
+            0, len(row) :
+        ]
         for row, part, grid in zip(rows, tiles.split([2, 3]), grids, strict=True)
     ]
     ids, mask = torch.tensor([[2, *rows[0]], rows[1]]), torch.tensor([[0] + [1] * 7, [1] * 8])
-    together = model.generate(ids, attention_mask=mask, pixel_values=tiles, tile_grids=grids, **options)[:, 8:]
+    together = model.generate(
+        ids, attention_mask=mask, pixel_values=tiles, tile_grids=grids, **options
+    )[:, 8:]
     for got, wanted in zip(together, alone, strict=True):
         assert got[: len(wanted)].tolist() == wanted.tolist()
     beams = model.generate(
@@ -290,7 +332,9 @@ def test_the_auto_classes_know_the_models(tmp_path: Path):
     tiny.causal().save_pretrained(tmp_path)
     assert isinstance(AutoModelForCausalLM.from_pretrained(tmp_path), IXCForCausalLM)
     assert isinstance(AutoModel.from_pretrained(tmp_path), IXCModel)
-    assert isinstance(AutoModelForSequenceClassification.from_pretrained(tmp_path), IXCForRewardModel)
+    assert isinstance(
+        AutoModelForSequenceClassification.from_pretrained(tmp_path), IXCForRewardModel
+    )
 
 
 @pytest.mark.parametrize("given", [1, 3])

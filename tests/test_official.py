@@ -14,7 +14,14 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 from transformers import AutoModel
 
-from ixc.models.ixc25 import BadCheckpoint, IXCForCausalLM, IXCForRewardModel, IXCModel, from_official, to_official
+from ixc.models.ixc25 import (
+    BadCheckpoint,
+    IXCForCausalLM,
+    IXCForRewardModel,
+    IXCModel,
+    from_official,
+    to_official,
+)
 from ixc.models.ixc25.folder import load, save
 from ixc.models.ixc25.processing import SPECIAL
 
@@ -177,16 +184,22 @@ def test_a_linear_layer_of_another_rank_has_its_own_scale(
     del silent["plora_r"], silent["plora_scaling"]
     (tmp_path / "config.json").write_text(json.dumps(silent | told))
     torch.testing.assert_close(pictured(from_official(tmp_path)), pictured(wanted))
-    assert not torch.allclose(pictured(wanted), pictured(tiny.reward(**sizes, plora_scales={"wqkv": scale / 2})))
+    assert not torch.allclose(
+        pictured(wanted), pictured(tiny.reward(**sizes, plora_scales={"wqkv": scale / 2}))
+    )
 
 
 def with_tokenizer(folder: Path, first: int) -> Path:
     """A checkpoint that tells no ids, as official ones, and beside it a tokenizer with `first` characters ahead."""
     told = json.loads((folder / "config.json").read_text())
     ids = ("bos_token_id", "eos_token_id", "image_token_id", "end_of_turn_token_id")
-    (folder / "config.json").write_text(json.dumps({name: x for name, x in told.items() if name not in ids}))
+    (folder / "config.json").write_text(
+        json.dumps({name: x for name, x in told.items() if name not in ids})
+    )
     letters = {chr(0x4E00 + i): i for i in range(first)}
-    tokenizer = Tokenizer(models.BPE(letters | {token: first + i for i, token in enumerate(SPECIAL.values())}, []))
+    tokenizer = Tokenizer(
+        models.BPE(letters | {token: first + i for i, token in enumerate(SPECIAL.values())}, [])
+    )
     tokenizer.add_special_tokens(list(SPECIAL.values()))
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
@@ -201,7 +214,9 @@ def test_the_ids_of_special_tokens_are_the_tokenizers(tmp_path: Path):
     assert (config.image_token_id, config.end_of_turn_token_id) == (ids["image"], ids["turn_end"])
     assert model.generation_config.eos_token_id == [ids["eos"], ids["turn_end"]]
     words = {id_ for id_ in range(280) if 0 <= id_ < 90} | {ids["eos"], ids["turn_end"]}
-    assert model.generation_config.suppress_tokens == [id_ for id_ in range(280) if id_ not in words]
+    assert model.generation_config.suppress_tokens == [
+        id_ for id_ in range(280) if id_ not in words
+    ]
     asked = [{"role": "user", "content": "\u4e00"}]
     seen = processor(asked, images=[Image.new("RGB", (28, 28))], for_reward=False)
     blind = processor(asked, for_reward=False)
@@ -223,13 +238,18 @@ def without_special(folder: Path) -> None:
 
 def forget_ids(folder: Path) -> None:
     told = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({k: v for k, v in told.items() if k != "image_token_id"}))
+    (folder / "config.json").write_text(
+        json.dumps({k: v for k, v in told.items() if k != "image_token_id"})
+    )
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda f: with_tokenizer(f, 275), r"tokenizer\.json: '\[UNUSED_TOKEN_130\]' is 280, but the model knows 280"),
+        (
+            lambda f: with_tokenizer(f, 275),
+            r"tokenizer\.json: '\[UNUSED_TOKEN_130\]' is 280, but the model knows 280",
+        ),
         (without_special, r"tokenizer\.json: no token '<unk>'"),
         (lambda f: (f / "tokenizer.json").write_text("{"), r"tokenizer\.json: damaged"),
         (lambda f: (f / "tokenizer.model").write_bytes(b"x"), r"tokenizer\.model: damaged"),
@@ -245,7 +265,9 @@ def test_ids_that_the_model_does_not_know_are_refused(folder: Path, spoil: Any, 
 
 
 def test_a_folder_of_ours_is_read_too(tmp_path: Path):
-    wanted = tiny.reward(vision_hidden_size=72, vision_num_attention_heads=9)  # not the 64 channels a head of CLIP
+    wanted = tiny.reward(
+        vision_hidden_size=72, vision_num_attention_heads=9
+    )  # not the 64 channels a head of CLIP
     wanted.save_pretrained(tmp_path)
     torch.testing.assert_close(pictured(from_official(tmp_path)), pictured(wanted))
 
@@ -266,7 +288,10 @@ def test_no_pickle_is_read(tmp_path: Path):
     [
         (lambda weights: weights.pop(NORM), "reward: model.norm.weight missing; fetch all files"),
         (lambda weights: weights.update(abc=torch.ones(3)), "reward: abc not of this architecture"),
-        (lambda weights: weights.update({"evil.lora_sft_A.weight": torch.ones(3)}), "evil.lora_sft_A.weight not of"),
+        (
+            lambda weights: weights.update({"evil.lora_sft_A.weight": torch.ones(3)}),
+            "evil.lora_sft_A.weight not of",
+        ),
     ],
 )
 @pytest.mark.parametrize("loaded", [IXCForRewardModel, IXCForCausalLM, IXCModel, AutoModel])
@@ -289,7 +314,9 @@ def test_what_transformers_found_can_still_be_asked_for(tmp_path: Path):
 
 def test_without_any_head_the_class_has_to_be_named(folder: Path):
     without(folder, "score.weight")
-    with pytest.raises(BadCheckpoint, match=r"neither output\.weight nor score\.weight; name the model_class"):
+    with pytest.raises(
+        BadCheckpoint, match=r"neither output\.weight nor score\.weight; name the model_class"
+    ):
         from_official(folder)
     assert from_official(folder, model_class=IXCForRewardModel).load_report.new == ("score.weight",)
 
@@ -308,10 +335,19 @@ def test_without_a_head(folder: Path):
 def test_unused_tensors_are_ignored_and_listed(folder: Path):
     vit = "vit.vision_tower.vision_model."
     beside = [
-        *(f"{vit}{name}" for name in ("post_layernorm.weight", "post_layernorm.bias", "embeddings.position_ids")),
-        *(f"model.layers.0.attention.{name}.weight" for name in ("wo.lora_sft_A", "wqkv.lora_dpo_B")),
+        *(
+            f"{vit}{name}"
+            for name in ("post_layernorm.weight", "post_layernorm.bias", "embeddings.position_ids")
+        ),
+        *(
+            f"model.layers.0.attention.{name}.weight"
+            for name in ("wo.lora_sft_A", "wqkv.lora_dpo_B")
+        ),
         "model.layers.1.feed_forward.w2.lora_web_B.weight",
-        *(f"model.layers.1.attention.rotary_emb.{name}" for name in ("inv_freq", "cos_cached", "sin_cached")),
+        *(
+            f"model.layers.1.attention.rotary_emb.{name}"
+            for name in ("inv_freq", "cos_cached", "sin_cached")
+        ),
         "model.rotary_emb.inv_freq",
     ]
     weights = weights_of(folder) | {name: torch.ones(2, 2) for name in beside}
@@ -324,7 +360,9 @@ def test_a_scaled_partial_lora_is_scaled(folder: Path):
     ids = torch.tensor([[1, tiny.processor().ids["image"], 30, 2]])
     image = torch.ones(1, 16)
     single, double = tiny.reward(), from_official(folder)
-    assert not torch.allclose(single(ids, image_features=image).logits, double(ids, image_features=image).logits)
+    assert not torch.allclose(
+        single(ids, image_features=image).logits, double(ids, image_features=image).logits
+    )
     assert torch.equal(single(ids[:, 2:]).logits, double(ids[:, 2:]).logits)
 
 
@@ -367,48 +405,96 @@ def only_a_pickle(folder: Path) -> None:
     [
         (lambda f: without(f, NORM), f"{NORM} missing"),
         (lambda f: without(f, "model.tok_embeddings.weight"), "not a whole IXC-2.5 checkpoint"),
-        (lambda f: save_file(weights_of(f) | {NORM: torch.ones(7)}, f / "model.safetensors"), r"norm.*shape \[7\]"),
-        (lambda f: save_file(weights_of(f) | {"abc": torch.ones(7)}, f / "model.safetensors"), "abc not of this"),
-        *(
-            (lambda f, name=name: save_file(weights_of(f) | {name: torch.ones(7)}, f / "model.safetensors"), name)
-            for name in ("evil.lora_sft_A.weight", "post_layernorm.weight", "model.layers.0.lora_sft_A.weight")
+        (
+            lambda f: save_file(weights_of(f) | {NORM: torch.ones(7)}, f / "model.safetensors"),
+            r"norm.*shape \[7\]",
         ),
-        (lambda f: leave(f, "../outside.safetensors"), r"index\.json: \.\./outside\.safetensors: not a file of this"),
-        (lambda f: leave(f, str(f.parent / "outside.safetensors")), "outside.safetensors: not a file of this folder"),
+        (
+            lambda f: save_file(weights_of(f) | {"abc": torch.ones(7)}, f / "model.safetensors"),
+            "abc not of this",
+        ),
+        *(
+            (
+                lambda f, name=name: save_file(
+                    weights_of(f) | {name: torch.ones(7)}, f / "model.safetensors"
+                ),
+                name,
+            )
+            for name in (
+                "evil.lora_sft_A.weight",
+                "post_layernorm.weight",
+                "model.layers.0.lora_sft_A.weight",
+            )
+        ),
+        (
+            lambda f: leave(f, "../outside.safetensors"),
+            r"index\.json: \.\./outside\.safetensors: not a file of this",
+        ),
+        (
+            lambda f: leave(f, str(f.parent / "outside.safetensors")),
+            "outside.safetensors: not a file of this folder",
+        ),
         (cut_off, "cut off"),
         (lose_a_shard, "model-2.safetensors: the index names"),
         (only_a_pickle, "pytorch_model.bin, pickles, which are not read"),
         (lambda f: (f / "model.safetensors").unlink(), r"no \*\.safetensors"),
-        (lambda f: change(f, rope_scaling={"type": "yarn", "factor": 2.0}), "yarn.*one of default, linear, dynamic"),
+        (
+            lambda f: change(f, rope_scaling={"type": "yarn", "factor": 2.0}),
+            "yarn.*one of default, linear, dynamic",
+        ),
         (lambda f: change(f, hidden_size=32), "hidden_size: 32, but the weights say 16"),
         (lambda f: change(f, bias=True), "bias: true"),
-        (lambda f: change(f, hidden_act="gelu"), 'hidden_act: "gelu": this architecture has "silu"'),
+        (
+            lambda f: change(f, hidden_act="gelu"),
+            'hidden_act: "gelu": this architecture has "silu"',
+        ),
         (lambda f: change(f, tie_word_embeddings=True), "tie_word_embeddings: true"),
         (lambda f: change(f, vision={"hidden_act": "gelu"}), 'vision_hidden_act: "gelu"'),
         (lambda f: change(f, vision={"image_size": 336}), "tile_size: 336, but the weights say 28"),
-        (lambda f: change(f, rope_scaling={"type": "linear"}), r"rope_scaling\.factor: None: give a number"),
-        (lambda f: change(f, rope_scaling={"factor": 2.0}), r"rope_scaling: \{'factor': 2\.0\}: no type; add it"),
-        (lambda f: change(f, rope_scaling={"type": None, "factor": 2.0}), "rope_scaling: .*no type; add it"),
+        (
+            lambda f: change(f, rope_scaling={"type": "linear"}),
+            r"rope_scaling\.factor: None: give a number",
+        ),
+        (
+            lambda f: change(f, rope_scaling={"factor": 2.0}),
+            r"rope_scaling: \{'factor': 2\.0\}: no type; add it",
+        ),
+        (
+            lambda f: change(f, rope_scaling={"type": None, "factor": 2.0}),
+            "rope_scaling: .*no type; add it",
+        ),
         (lambda f: change(f, head_dim=8), "head_dim: 8, but the weights say 4"),
         (lambda f: change(f, mm_hidden_size=33), "mm_hidden_size: 33, but the weights say 32"),
         (lambda f: change(f, plora_r=7), "plora_rank: 7, but the weights say 3"),
-        (lambda f: change(f, plora_scaling={"wx": 1.0}), "plora_scales: .*wx.*wqkv, wo, w1, w2, w3"),
+        (
+            lambda f: change(f, plora_scaling={"wx": 1.0}),
+            "plora_scales: .*wx.*wqkv, wo, w1, w2, w3",
+        ),
         (lambda f: change(f, plora_scaling={"wo": "1"}), r"plora_scales\.wo: '1': give a number"),
         (lambda f: change(f, rope_scaling="linear"), "rope_scaling: 'linear': give"),
         (lambda f: change(f, pooling="max"), "pooling: 'max': unknown; one of last_token, mean"),
         (lambda f: change(f, num_attention_heads=None), "num_attention_heads: missing"),
-        (lambda f: change(f, num_attention_heads=3), "hidden_size: 16: not a multiple of num_attention_heads"),
+        (
+            lambda f: change(f, num_attention_heads=3),
+            "hidden_size: 16: not a multiple of num_attention_heads",
+        ),
         (lambda f: change(f, num_key_value_heads=4), "shape"),
         (lambda f: change(f, pad_token_id=False), "pad_token_id: False: give a whole number"),
         (lambda f: change(f, rms_norm_eps=True), "rms_norm_eps: True: give a number"),
         (lambda f: change(f, pad_token_id=99999), "pad_token_id: 99999: not among the 280"),
-        (lambda f: (shard(f), (f / "model.safetensors.index.json").write_text("{}")), r"index\.json: no index"),
+        (
+            lambda f: (shard(f), (f / "model.safetensors.index.json").write_text("{}")),
+            r"index\.json: no index",
+        ),
         (
             lambda f: save_file({NORM: torch.ones(16)}, f / "again.safetensors"),
             "norm.weight is in again.safetensors too",
         ),
         (lambda f: (f / "model.safetensors").write_bytes(b""), "cut off or no safetensors"),
-        (lambda f: save_file(quantised(f), f / "model.safetensors"), "norm.weight: stored as I8; quantised"),
+        (
+            lambda f: save_file(quantised(f), f / "model.safetensors"),
+            "norm.weight: stored as I8; quantised",
+        ),
         (lambda f: (f / "config.json").unlink(), "config.json"),
         (lambda f: (f / "config.json").write_text("{"), "config.json"),
     ],
@@ -420,8 +506,16 @@ def test_what_is_wrong_is_said(folder: Path, spoil: Any, message: str):
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-9, 99) | st.floats(-99, 99) | st.just(float("inf")) | st.text(max_size=3),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["type", "factor"]), inner, max_size=2),
+    st.none()
+    | st.booleans()
+    | st.integers(-9, 99)
+    | st.floats(-99, 99)
+    | st.just(float("inf"))
+    | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["type", "factor"]), inner, max_size=2)
+    ),
     max_leaves=4,
 )
 
@@ -459,7 +553,9 @@ def test_any_damage_to_a_file_is_harmless_or_refused(unhurt: Path, data: st.Data
     end = data.draw(st.sampled_from([len(whole), header, header + 9, at]))
     hurt = (whole[:at] + data.draw(st.binary(min_size=1, max_size=3)) + whole[at:])[:end]
     try:
-        path.write_bytes(data.draw(st.sampled_from([hurt, whole[:at] + hurt[at : at + 1] + whole[at + 1 :]])))
+        path.write_bytes(
+            data.draw(st.sampled_from([hurt, whole[:at] + hurt[at : at + 1] + whole[at + 1 :]]))
+        )
         assert from_official(unhurt).num_parameters() > 0
     except BadCheckpoint as error:
         assert str(unhurt) in str(error)

@@ -42,8 +42,16 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeOpenAI]]:
 
 
 def llm(server: Any, **changes: Any) -> LLMJudgeParams:
-    settings = {"concurrency": 4, "input_price": 2.0, "output_price": 10.0, "timeout_s": 5.0, **changes}
-    return LLMJudgeParams(model="org/judge:1", base_url=server.address, api_key_env="JUDGE_KEY", **settings)
+    settings = {
+        "concurrency": 4,
+        "input_price": 2.0,
+        "output_price": 10.0,
+        "timeout_s": 5.0,
+        **changes,
+    }
+    return LLMJudgeParams(
+        model="org/judge:1", base_url=server.address, api_key_env="JUDGE_KEY", **settings
+    )
 
 
 def sample(name: str, *candidates: str, media: tuple[Media, ...] = ()) -> Sample:
@@ -63,18 +71,33 @@ def judge(
     tmp_path: Path, params: JudgeParams, *samples: Sample, media: Path | None = None
 ) -> tuple[dict[str, float], list[Sample]]:
     write_samples(samples, tmp_path / "candidates.parquet")
-    paths = (tmp_path / "candidates.parquet", media or tmp_path, tmp_path / "judged.parquet", tmp_path / "verdicts")
+    paths = (
+        tmp_path / "candidates.parquet",
+        media or tmp_path,
+        tmp_path / "judged.parquet",
+        tmp_path / "verdicts",
+    )
     metrics = run(params, *paths, log=lambda numbers, step: None)
     return metrics, list(read_samples(tmp_path / "judged.parquet"))
 
 
 def said(winner: Winner, cost: float = 0.0) -> Judgement:
-    return Judgement(key=winner, model="m", sample="s", order="reference_first", winner=winner, reason="r", cost=cost)
+    return Judgement(
+        key=winner,
+        model="m",
+        sample="s",
+        order="reference_first",
+        winner=winner,
+        reason="r",
+        cost=cost,
+    )
 
 
 def test_every_pair_is_judged_once_in_both_orders(tmp_path: Path, server: Any) -> None:
     params = JudgeParams(judges=(llm(server),))
-    metrics, pairs = judge(tmp_path, params, sample("trees", "Bad.", "Worse."), sample("cars", "Bad."))
+    metrics, pairs = judge(
+        tmp_path, params, sample("trees", "Bad.", "Worse."), sample("cars", "Bad.")
+    )
     assert [pair.id for pair in pairs] == ["trees#0", "trees#1", "cars#0"]
     assert all(pair.verdict and pair.verdict.orders == ("chosen", "chosen") for pair in pairs)
     assert all(pair.chosen[0].content == "A good answer." for pair in pairs)
@@ -86,7 +109,9 @@ def test_every_pair_is_judged_once_in_both_orders(tmp_path: Path, server: Any) -
 
 
 def test_a_win_by_position_is_a_tie_and_no_pair(tmp_path: Path, server: Any) -> None:
-    metrics, pairs = judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("biased", "Bad."), sample("x", "Bad."))
+    metrics, pairs = judge(
+        tmp_path, JudgeParams(judges=(llm(server),)), sample("biased", "Bad."), sample("x", "Bad.")
+    )
     assert [pair.id for pair in pairs] == ["x#0"]
     assert metrics["without_pair/reference_not_better"] == 1
 
@@ -100,7 +125,10 @@ def test_orders_are_told_by_answer_not_by_position() -> None:
 
 
 def test_nothing_is_asked_twice(tmp_path: Path, server: Any) -> None:
-    params, samples = JudgeParams(judges=(llm(server),)), [sample("trees", "Bad."), sample("cars", "Bad.")]
+    params, samples = (
+        JudgeParams(judges=(llm(server),)),
+        [sample("trees", "Bad."), sample("cars", "Bad.")],
+    )
     _, before = judge(tmp_path, params, *samples)
     metrics, after = judge(tmp_path, params, *samples)
     assert after == before and len(after) == 2
@@ -126,7 +154,9 @@ def test_a_passing_fault_costs_one_more_request(tmp_path: Path, server: Any, fau
 
 
 def test_an_unreadable_judge_is_asked_three_times_and_given_up(tmp_path: Path, server: Any) -> None:
-    metrics, pairs = judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("mute", "Bad."), sample("x", "Bad."))
+    metrics, pairs = judge(
+        tmp_path, JudgeParams(judges=(llm(server),)), sample("mute", "Bad."), sample("x", "Bad.")
+    )
     assert [pair.id for pair in pairs] == ["x#0"]
     assert metrics["llm/unreadable"] == 2 and metrics["without_pair/not_judged"] == 1
     assert sorted(server.asked.values()) == [1, 1, 3, 3]
@@ -156,7 +186,9 @@ def test_a_key_that_is_a_word_changes_no_reply(
     monkeypatch.setattr(server, "judgement", lambda *_: said)
     judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("x", "Bad."))
     lines = (tmp_path / "verdicts" / "org-judge-1.jsonl").read_text().splitlines()
-    assert [json.loads(line)["reason"] for line in lines] == [f"It is good: {key}, something not-needed."] * 2
+    assert [json.loads(line)["reason"] for line in lines] == [
+        f"It is good: {key}, something not-needed."
+    ] * 2
 
 
 def test_a_short_key_is_taken_out_of_an_error_as_a_word() -> None:
@@ -166,9 +198,16 @@ def test_a_short_key_is_taken_out_of_an_error_as_a_word() -> None:
 
 
 @pytest.mark.parametrize(
-    "mistake", [{"api_key_env": KEY}, {"base_url": f"http://me:{KEY}@host/v1"}, {"base_url": f"http://host?key={KEY}"}]
+    "mistake",
+    [
+        {"api_key_env": KEY},
+        {"base_url": f"http://me:{KEY}@host/v1"},
+        {"base_url": f"http://host?key={KEY}"},
+    ],
 )
-def test_a_key_among_the_parameters_is_refused_and_not_told(tmp_path: Path, mistake: dict[str, str]) -> None:
+def test_a_key_among_the_parameters_is_refused_and_not_told(
+    tmp_path: Path, mistake: dict[str, str]
+) -> None:
     params = yaml.safe_load(LAPTOP.read_text())
     params["judge"]["judges"] = [{"model": "m", **mistake}]
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
@@ -183,19 +222,29 @@ def test_the_key_reaches_neither_mlflow_nor_what_the_stage_prints(
     project: Path, call: Call, server: Any, environment: dict[str, str], topic: str
 ) -> None:
     params = yaml.safe_load(LAPTOP.read_text())
-    params["judge"]["judges"] = [{"model": "m", "base_url": server.address, "api_key_env": "JUDGE_KEY"}]
+    params["judge"]["judges"] = [
+        {"model": "m", "base_url": server.address, "api_key_env": "JUDGE_KEY"}
+    ]
     (project / "params.yaml").write_text(yaml.safe_dump(params))
     write_samples([sample(topic, "Bad.")], project / "c.parquet")
-    ran = call(project, "-m", "tasks.judge", "c.parquet", ".", "j.parquet", "verdicts", JUDGE_KEY=KEY)
+    ran = call(
+        project, "-m", "tasks.judge", "c.parquet", ".", "j.parquet", "verdicts", JUDGE_KEY=KEY
+    )
     assert ran.returncode == (1 if topic == "locked" else 0), ran.stderr
     assert server.asked.total() >= 2
     folders = (project, Path(environment["HOME"]))
-    written = b"".join(path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file())
-    assert b"pairs_per_prompt" in written and b"JUDGE_KEY" in written  # MLflow's database is among them
+    written = b"".join(
+        path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()
+    )
+    assert (
+        b"pairs_per_prompt" in written and b"JUDGE_KEY" in written
+    )  # MLflow's database is among them
     assert KEY.encode() not in written and KEY not in ran.stdout + ran.stderr
 
 
-def test_a_missing_key_names_the_variable(tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_key_names_the_variable(
+    tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("JUDGE_KEY")
     with pytest.raises(ServerRefused, match="'JUDGE_KEY'"):
         judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("x", "Bad."))
@@ -235,7 +284,11 @@ def test_the_judge_sees_the_images_and_a_few_frames(tmp_path: Path, server: Any)
         Media(kind="image", path="wide.png", sha256="a"),
         Media(kind="video", path="film.mp4", sha256="b"),
     )
-    judge(tmp_path, JudgeParams(judges=(llm(server, max_side=150, video_frames=3),)), sample("x", "Bad.", media=media))
+    judge(
+        tmp_path,
+        JudgeParams(judges=(llm(server, max_side=150, video_frames=3),)),
+        sample("x", "Bad.", media=media),
+    )
     content = server.bodies[0]["messages"][0]["content"]
     assert [part["type"] for part in content] == ["image_url"] * 4 + ["text"]
     urls = [part["image_url"]["url"] for part in content[:-1]]
@@ -276,7 +329,9 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
         VerdictStore(tmp_path, "m")
 
 
-@pytest.mark.parametrize("text", [None, "", "first", '{"winner": "third", "reason": ""}', '{"reason": "x"}'])
+@pytest.mark.parametrize(
+    "text", [None, "", "first", '{"winner": "third", "reason": ""}', '{"reason": "x"}']
+)
 def test_a_reply_that_is_no_preference_is_not_read_as_one(text: str | None) -> None:
     assert parse(text) is None
 
@@ -292,36 +347,57 @@ def test_without_open_prompts_nothing_is_asked(tmp_path: Path, server: Any) -> N
 def test_the_majority_of_the_judges_decides(tmp_path: Path, server: Any) -> None:
     three = tuple(replace(llm(server), model=name) for name in ("one", "two", "contrarian"))
     metrics, [pair] = judge(tmp_path, JudgeParams(judges=three), sample("x", "Bad."))
-    assert pair.verdict and (pair.verdict.winner, pair.verdict.judge) == ("chosen", "one + two + contrarian")
+    assert pair.verdict and (pair.verdict.winner, pair.verdict.judge) == (
+        "chosen",
+        "one + two + contrarian",
+    )
     assert pair.verdict.cost == pytest.approx(3 * 2 * 0.003)
     assert (metrics["llm/requests"], metrics["llm/agreement"]) == (6, 0.0)
-    assert metrics["llm/fleiss_kappa"] == pytest.approx(-0.5)  # observed 1/3, by chance (2/3)^2 + (1/3)^2 = 5/9
+    assert metrics["llm/fleiss_kappa"] == pytest.approx(
+        -0.5
+    )  # observed 1/3, by chance (2/3)^2 + (1/3)^2 = 5/9
     assert metrics["llm/one/position_bias"] == 0 and metrics["llm/one/consistency"] == 1
     assert metrics["llm/one/pairs"] == 1 and metrics["llm/one/spent"] == pytest.approx(0.006)
 
     metrics, pairs = judge(tmp_path, JudgeParams(judges=three[1:]), sample("x", "Bad."))
-    assert (metrics["llm/requests"], pairs, metrics["without_pair/reference_not_better"]) == (0, [], 1)
+    assert (metrics["llm/requests"], pairs, metrics["without_pair/reference_not_better"]) == (
+        0,
+        [],
+        1,
+    )
 
 
 def test_a_biased_judge_is_told_by_its_numbers(tmp_path: Path, server: Any) -> None:
     metrics, _ = judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("biased", "Bad."))
-    assert (metrics["llm/org-judge-1/position_bias"], metrics["llm/org-judge-1/consistency"]) == (1, 0)
+    assert (metrics["llm/org-judge-1/position_bias"], metrics["llm/org-judge-1/consistency"]) == (
+        1,
+        0,
+    )
 
 
 def test_every_domain_has_a_rubric_of_its_own() -> None:
-    texts = [questions("m", replace(sample("x"), domain=domain), "a", "b")[0].text for domain in get_args(Domain)]
+    texts = [
+        questions("m", replace(sample("x"), domain=domain), "a", "b")[0].text
+        for domain in get_args(Domain)
+    ]
     assert len(set(texts)) == len(texts) == 6
     assert not any("{" in text for text in texts)
 
 
 def test_a_verdict_is_stored_with_what_it_was_about_and_cost(tmp_path: Path, server: Any) -> None:
     judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("x", "Bad."))
-    lines = [json.loads(line) for line in (tmp_path / "verdicts" / "org-judge-1.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (tmp_path / "verdicts" / "org-judge-1.jsonl").read_text().splitlines()
+    ]
     assert {line["order"] for line in lines} == {"reference_first", "reference_second"}
     assert {line["key"] for line in lines} == {
         question.key for question in questions("org/judge:1", sample("x"), "A good answer.", "Bad.")
     }
-    told = {(line["model"], line["sample"], line["input_tokens"], line["output_tokens"]) for line in lines}
+    told = {
+        (line["model"], line["sample"], line["input_tokens"], line["output_tokens"])
+        for line in lines
+    }
     assert told == {("org/judge:1", "x", 1000, 100)}
     assert [line["cost"] for line in lines] == pytest.approx([0.003] * 2)
 
@@ -331,7 +407,11 @@ def test_dollars_run_out_and_the_next_run_goes_on(tmp_path: Path, server: Any, b
     samples = [sample(f"topic{i}", "Bad.") for i in range(5)]
     poor = llm(server, max_cost=0.0125, concurrency=1, batch=batch, batch_size=2, poll_s=0.01)
     metrics, pairs = judge(tmp_path, JudgeParams(judges=(poor,)), *samples)
-    assert (metrics["llm/requests"], metrics["llm/left"], len(pairs)) == (4, 6, 2)  # 4 * 0.003 $ are 0.012 $
+    assert (metrics["llm/requests"], metrics["llm/left"], len(pairs)) == (
+        4,
+        6,
+        2,
+    )  # 4 * 0.003 $ are 0.012 $
     metrics, pairs = judge(tmp_path, JudgeParams(judges=(replace(poor, max_cost=1.0),)), *samples)
     assert (metrics["llm/requests"], metrics["llm/left"], len(pairs)) == (6, 0, 5)
     assert len(server.asked) == 10 and set(server.asked.values()) == {1}
@@ -350,7 +430,9 @@ def test_a_budget_holds_over_the_runs_for_the_same_verdicts(tmp_path: Path, serv
     spent = []
     for _ in range(2):
         metrics, _ = judge(tmp_path, JudgeParams(judges=(poor,)), *samples)
-        spent.append((metrics["llm/requests"], metrics["llm/left"], metrics["llm/org-judge-1/spent"]))
+        spent.append(
+            (metrics["llm/requests"], metrics["llm/left"], metrics["llm/org-judge-1/spent"])
+        )
     assert spent == [(4, 6, pytest.approx(0.012)), (0, 6, pytest.approx(0.012))]
     metrics, _ = judge(tmp_path, JudgeParams(judges=(poor,)), sample("other", "Bad."))
     assert metrics["llm/requests"] == 2  # what other questions cost is not reckoned
@@ -360,12 +442,18 @@ def test_a_budget_holds_over_the_runs_for_the_same_verdicts(tmp_path: Path, serv
 def test_every_try_counts_as_a_request(tmp_path: Path, server: Any, concurrency: int) -> None:
     samples = [sample(f"dead{i}", "Bad.") for i in range(8)]
     with pytest.raises(ServerFailed, match="no request came through"):
-        judge(tmp_path, JudgeParams(judges=(llm(server, max_requests=4, concurrency=concurrency),)), *samples)
+        judge(
+            tmp_path,
+            JudgeParams(judges=(llm(server, max_requests=4, concurrency=concurrency),)),
+            *samples,
+        )
     assert server.asked.total() == 4
 
 
 def test_tries_are_told_in_the_numbers(tmp_path: Path, server: Any) -> None:
-    metrics, _ = judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("busy", "Bad."), sample("x", "Bad."))
+    metrics, _ = judge(
+        tmp_path, JudgeParams(judges=(llm(server),)), sample("busy", "Bad."), sample("x", "Bad.")
+    )
     assert metrics["llm/requests"] == server.asked.total() == 6
 
 
@@ -373,7 +461,12 @@ def test_tries_are_told_in_the_numbers(tmp_path: Path, server: Any) -> None:
     ("status", "told", "tries"), [(400, {}, 1), (500, {}, 5), (500, {"x-should-retry": "false"}, 1)]
 )
 def test_only_what_may_pass_is_tried_again(
-    tmp_path: Path, server: Any, status: int, told: dict[str, str], tries: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    server: Any,
+    status: int,
+    told: dict[str, str],
+    tries: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     came = []
 
@@ -399,12 +492,18 @@ def test_only_what_may_pass_is_tried_again(
         ({"retry-after-ms": "5"}, 0.005, 0.005),
         ({"retry-after": "7"}, 7, 7),
         ({"retry-after": "86400"}, MAX_PAUSE_S, MAX_PAUSE_S),
-        ({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, 1.5, 2),  # as without: 0.5 s doubled twice, less a quarter
+        (
+            {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"},
+            1.5,
+            2,
+        ),  # as without: 0.5 s doubled twice, less a quarter
         ({"retry-after": "nan"}, 1.5, 2),
         ({}, 1.5, 2),
     ],
 )
-def test_a_pause_is_as_long_as_the_server_asks(headers: dict[str, str], least: float, most: float) -> None:
+def test_a_pause_is_as_long_as_the_server_asks(
+    headers: dict[str, str], least: float, most: float
+) -> None:
     response: Any = SimpleNamespace(headers=headers, status_code=429, request=None)
     assert least <= pause_s(RateLimitError("slow", response=response, body=None), 2) <= most
 
@@ -413,25 +512,42 @@ def test_a_first_batch_without_a_known_price_is_a_small_one(tmp_path: Path, serv
     samples = [sample(f"topic{i}", "Bad.") for i in range(20)]
     metrics, _ = judge(tmp_path, batched(server, max_cost=0.02, concurrency=2), *samples)
     # 2 to learn that a reply costs 0.003 $, then as many as 0.02 $ - 0.006 $ buys: 4
-    assert [len(server.files[batch["input_file_id"]].splitlines()) for batch in server.batches] == [2, 4]
+    assert [len(server.files[batch["input_file_id"]].splitlines()) for batch in server.batches] == [
+        2,
+        4,
+    ]
     assert (metrics["llm/requests"], metrics["llm/left"]) == (6, 34)
 
 
 @pytest.mark.parametrize("batch", [False, True])
 @pytest.mark.parametrize("word", ["mute", "speechless"])
-def test_what_cannot_be_read_is_paid_for_once(tmp_path: Path, server: Any, word: str, batch: bool) -> None:
+def test_what_cannot_be_read_is_paid_for_once(
+    tmp_path: Path, server: Any, word: str, batch: bool
+) -> None:
     params = JudgeParams(judges=(llm(server, batch=batch, poll_s=0.01),))
     metrics, pairs = judge(tmp_path, params, sample(word, "Bad."), sample("x", "Bad."))
     assert (metrics["llm/unreadable"], metrics["llm/requests"], len(pairs)) == (2, 8, 1)
     path = tmp_path / "verdicts" / "org-judge-1.jsonl"
     last = {line["key"]: line for line in map(json.loads, path.read_text().splitlines())}
-    assert sum(line["cost"] for line in last.values()) == pytest.approx(metrics["llm/cost"]) == pytest.approx(8 * 0.003)
-    vain = [(line["attempts"], line["output_tokens"]) for line in last.values() if line["winner"] is None]
+    assert (
+        sum(line["cost"] for line in last.values())
+        == pytest.approx(metrics["llm/cost"])
+        == pytest.approx(8 * 0.003)
+    )
+    vain = [
+        (line["attempts"], line["output_tokens"])
+        for line in last.values()
+        if line["winner"] is None
+    ]
     assert vain == [(3, 300)] * 2
 
     metrics, again = judge(tmp_path, params, sample(word, "Bad."), sample("x", "Bad."))
     assert (metrics["llm/unreadable"], metrics["llm/requests"], again) == (2, 0, pairs)
-    path.write_text("".join(line + "\n" for line in path.read_text().splitlines() if '"winner": null' not in line))
+    path.write_text(
+        "".join(
+            line + "\n" for line in path.read_text().splitlines() if '"winner": null' not in line
+        )
+    )
     metrics, _ = judge(tmp_path, params, sample(word, "Bad."), sample("x", "Bad."))
     assert metrics["llm/requests"] == 6  # the lines are gone: asked again
 
@@ -444,7 +560,9 @@ def test_a_question_goes_on_with_the_replies_it_had(tmp_path: Path, server: Any)
     assert (metrics["llm/unreadable"], metrics["llm/left"]) == (2, 0)
     assert list(server.asked.values()) == [3, 3]
     # 0.003 $ each, of which the second run paid four
-    assert (metrics["llm/cost"], metrics["llm/org-judge-1/spent"]) == pytest.approx((4 * 0.003, 6 * 0.003))
+    assert (metrics["llm/cost"], metrics["llm/org-judge-1/spent"]) == pytest.approx(
+        (4 * 0.003, 6 * 0.003)
+    )
 
 
 def test_a_page_that_is_no_completion_is_no_verdict(
@@ -452,7 +570,9 @@ def test_a_page_that_is_no_completion_is_no_verdict(
 ) -> None:
     monkeypatch.setattr("ixc.clients.server.MAX_RETRIES", 1)
     monkeypatch.setattr("ixc.clients.server.pause_s", lambda *_: 0.0)
-    monkeypatch.setattr(server, "reply", lambda self, *_: self.send(200, b"<html>Please log in.</html>"))
+    monkeypatch.setattr(
+        server, "reply", lambda self, *_: self.send(200, b"<html>Please log in.</html>")
+    )
     with pytest.raises(ServerFailed, match=r"no JSON|no chat completion"):
         judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("x", "Bad."))
     assert len(VerdictStore(tmp_path / "verdicts", "org/judge:1")) == 0
@@ -462,7 +582,12 @@ def test_a_page_that_is_no_completion_is_no_verdict(
 def test_a_completion_without_the_usual_fields_is_unreadable(
     tmp_path: Path, server: Any, message: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    odd = {"id": "1", "object": "chat.completion", "choices": [{"index": 0, "message": message}], "usage": {}}
+    odd = {
+        "id": "1",
+        "object": "chat.completion",
+        "choices": [{"index": 0, "message": message}],
+        "usage": {},
+    }
     monkeypatch.setattr(server, "completion", lambda *_: odd)
     metrics, _ = judge(tmp_path, JudgeParams(judges=(llm(server),)), sample("x", "Bad."))
     assert (metrics["llm/unreadable"], metrics["llm/cost"]) == (2, 0)
@@ -481,9 +606,17 @@ def test_a_image_that_cannot_be_used_spoils_its_own_prompt_only(
     params = JudgeParams(judges=(llm(server, batch=batch, poll_s=0.01, concurrency=2),))
     metrics, pairs = judge(tmp_path, params, *samples)
     assert [pair.id for pair in pairs] == ["good#0"]
-    assert (metrics["llm/unusable_media"], metrics["llm/left"], metrics["llm/requests"]) == (4, 0, 2)
+    assert (metrics["llm/unusable_media"], metrics["llm/left"], metrics["llm/requests"]) == (
+        4,
+        0,
+        2,
+    )
     said = capfd.readouterr().err
-    assert "2 not asked: " in said and "missing.png: not in the store" in said and "damaged.png: not a pict" in said
+    assert (
+        "2 not asked: " in said
+        and "missing.png: not in the store" in said
+        and "damaged.png: not a pict" in said
+    )
     assert not list((tmp_path / "verdicts").glob("*.batch*"))
 
     metrics, pairs = judge(tmp_path, params, *samples[:2])
@@ -502,12 +635,20 @@ def test_replies_of_a_batch_that_are_read_twice_are_counted_once(
             judge(tmp_path, batched(server), sample("mute", "Bad."), sample("x", "Bad."))
     judge(tmp_path, batched(server), sample("mute", "Bad."), sample("x", "Bad."))
     store = VerdictStore(tmp_path / "verdicts", "org/judge:1")
-    keys = [q.key for name in ("mute", "x") for q in questions("org/judge:1", sample(name), "A good answer.", "Bad.")]
+    keys = [
+        q.key
+        for name in ("mute", "x")
+        for q in questions("org/judge:1", sample(name), "A good answer.", "Bad.")
+    ]
     found = [store.get(key) for key in keys]
-    assert [one and (one.attempts, round(one.cost, 6)) for one in found] == [(3, 0.009)] * 2 + [(1, 0.003)] * 2
+    assert [one and (one.attempts, round(one.cost, 6)) for one in found] == [(3, 0.009)] * 2 + [
+        (1, 0.003)
+    ] * 2
 
 
-def test_a_failing_question_does_not_keep_the_others_from_a_small_first_batch(tmp_path: Path, server: Any) -> None:
+def test_a_failing_question_does_not_keep_the_others_from_a_small_first_batch(
+    tmp_path: Path, server: Any
+) -> None:
     samples = [sample(name, "Bad.") for name in ("dead", "x", "y")]
     metrics, pairs = judge(tmp_path, batched(server, max_cost=1.0, concurrency=2), *samples)
     assert [pair.id for pair in pairs] == ["x#0", "y#0"] and metrics["llm/unreachable"] == 2
@@ -584,7 +725,9 @@ def test_a_batch_that_never_reached_the_server_is_sent_again(
     assert len(pairs) == 1 and set(server.paid.values()) == {1}
 
 
-def test_what_a_batch_could_not_answer_is_sent_again_or_given_up(tmp_path: Path, server: Any) -> None:
+def test_what_a_batch_could_not_answer_is_sent_again_or_given_up(
+    tmp_path: Path, server: Any
+) -> None:
     names = ("cut", "mute", "dead", "x")
     metrics, pairs = judge(tmp_path, batched(server), *(sample(name, "Bad.") for name in names))
     assert [pair.id for pair in pairs] == ["cut#0", "x#0"]
@@ -599,8 +742,13 @@ def test_a_batch_of_errors_is_an_error_without_the_key(tmp_path: Path, server: A
     assert not (tmp_path / "verdicts" / "org-judge-1.batch.json").exists()
 
 
-def test_a_batch_that_is_refused_is_an_error(tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = {"status": "failed", "errors": {"object": "list", "data": [{"message": f"line 1: {KEY}?"}]}}
+def test_a_batch_that_is_refused_is_an_error(
+    tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = {
+        "status": "failed",
+        "errors": {"object": "list", "data": [{"message": f"line 1: {KEY}?"}]},
+    }
     monkeypatch.setattr(server, "look", lambda self, batch: batch | broken)
     with pytest.raises(ServerFailed, match=r"batch-0 failed: line 1: \*\*\*\?"):
         judge(tmp_path, batched(server), sample("x", "Bad."))
@@ -620,7 +768,9 @@ assert found["llm/left"] == found["llm/unreadable"] == found["llm/unreachable"] 
 """
 
 
-def judging(folder: Path, server: Any, concurrency: int, timeout_s: float) -> "subprocess.Popen[bytes]":
+def judging(
+    folder: Path, server: Any, concurrency: int, timeout_s: float
+) -> "subprocess.Popen[bytes]":
     arguments = (str(folder), server.address, str(concurrency), str(timeout_s))
     return subprocess.Popen([sys.executable, "-c", KILLED, *arguments])
 
@@ -638,7 +788,9 @@ def test_a_flaky_server_and_three_kills_lose_nothing_and_pay_nothing_twice(
 
     for share in (0.17, 0.4, 0.67):
         process = judging(tmp_path, server, concurrency, timeout_s)
-        while process.poll() is None and (not stored.exists() or lines_of(stored) < share * 2 * num_pairs):
+        while process.poll() is None and (
+            not stored.exists() or lines_of(stored) < share * 2 * num_pairs
+        ):
             time.sleep(0.02)
         process.kill()
         process.wait()

@@ -8,18 +8,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ixc.data.samples import Verdict
-from ixc.stages.judge.panel import Opinion, agreement, biases, cohen_kappa, fleiss_kappa, majority, pairwise
+from ixc.stages.judge.panel import (
+    Opinion,
+    agreement,
+    biases,
+    cohen_kappa,
+    fleiss_kappa,
+    majority,
+    pairwise,
+)
 from ixc.stages.judge.store import Judgement, Winner
 
 WORDS = st.sampled_from(["chosen", "rejected", "tie"])
 
 
 def vote(winner: Any, judge: str = "m") -> Verdict:
-    return Verdict(winner=winner, judge=judge, orders=(winner, winner), reason=f"{judge} says {winner}", cost=0.5)
+    return Verdict(
+        winner=winner,
+        judge=judge,
+        orders=(winner, winner),
+        reason=f"{judge} says {winner}",
+        cost=0.5,
+    )
 
 
 def judgement(winner: Winner) -> Judgement:
-    return Judgement(key=winner, model="org/m", sample="s", order="reference_first", winner=winner, reason="r")
+    return Judgement(
+        key=winner, model="org/m", sample="s", order="reference_first", winner=winner, reason="r"
+    )
 
 
 def opinion(first: Winner, second: Winner, longer: int = 0) -> Opinion:
@@ -42,7 +58,9 @@ def opinion(first: Winner, second: Winner, longer: int = 0) -> Opinion:
         ("", 1, None),
     ],
 )
-def test_a_majority_is_more_than_half_of_all_judges(votes: str, judges: int, winner: str | None) -> None:
+def test_a_majority_is_more_than_half_of_all_judges(
+    votes: str, judges: int, winner: str | None
+) -> None:
     names = {"c": "chosen", "r": "rejected", "t": "tie"}
     found = majority([vote(names[letter]) for letter in votes], judges)
     assert (found and found.winner) == winner
@@ -73,7 +91,9 @@ def test_fleiss_kappa_by_hand() -> None:
         (0, 0, 0, 0, 14), (0, 2, 6, 4, 2), (0, 0, 3, 5, 6), (0, 3, 9, 2, 0), (2, 2, 8, 1, 1),
         (7, 7, 0, 0, 0), (3, 2, 6, 3, 0), (2, 5, 3, 2, 2), (6, 5, 2, 1, 0), (0, 2, 2, 3, 7),
     ]  # fmt: skip
-    ratings = ["".join(name * count for name, count in zip("abcde", row, strict=True)) for row in table]
+    ratings = [
+        "".join(name * count for name, count in zip("abcde", row, strict=True)) for row in table
+    ]
     assert fleiss_kappa(ratings) == pytest.approx(0.210, abs=5e-4)
 
 

@@ -62,13 +62,24 @@ def copy_of_the_repository(target: Path, params: dict[str, Any]) -> Path:
     (target / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     git(target, "init", "-q")
     git(target, "add", "-A")
-    git(target, "-c", "user.name=test", "-c", "user.email=test@example.invalid", "commit", "-qm", "start")
+    git(
+        target,
+        "-c",
+        "user.name=test",
+        "-c",
+        "user.email=test@example.invalid",
+        "commit",
+        "-qm",
+        "start",
+    )
     return target
 
 
 def git(folder: Path, *arguments: str) -> str:
     """Standard output of a git command."""
-    return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
+    return subprocess.run(
+        ["git", *arguments], cwd=folder, check=True, capture_output=True, text=True
+    ).stdout
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -78,7 +89,13 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "dvc", "repro", *arguments],
         cwd=folder,
-        env={**os.environ, **tracking, "PATH": path, "PYTHONPATH": str(folder), "DVC_NO_ANALYTICS": "1"},
+        env={
+            **os.environ,
+            **tracking,
+            "PATH": path,
+            "PYTHONPATH": str(folder),
+            "DVC_NO_ANALYTICS": "1",
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -98,7 +115,11 @@ def outputs(folder: Path) -> dict[str, dict[str, str]]:
     """Hashes of the outputs of each stage, from dvc.lock; but for its provenance, which names the run."""
     stages = yaml.safe_load((folder / "dvc.lock").read_text())["stages"]
     return {
-        name: {out["path"]: out["md5"] for out in stage["outs"] if not out["path"].startswith("metrics/provenance/")}
+        name: {
+            out["path"]: out["md5"]
+            for out in stage["outs"]
+            if not out["path"].startswith("metrics/provenance/")
+        }
         for name, stage in stages.items()
     }
 
@@ -106,7 +127,9 @@ def outputs(folder: Path) -> dict[str, dict[str, str]]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The embedded default after one reduced run."""
-    folder = copy_of_the_repository(tmp_path_factory.mktemp("embedded"), shrunk("laptop.yaml", limit=600))
+    folder = copy_of_the_repository(
+        tmp_path_factory.mktemp("embedded"), shrunk("laptop.yaml", limit=600)
+    )
     repro(folder)
     yield folder
 
@@ -114,8 +137,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_the_embedded_default_yields_every_number_and_the_report(finished: Path):
     summary = json.loads((finished / "metrics" / "summary.json").read_text())
     assert set(summary) >= SUMMARY
-    assert set(summary["rm"]["accuracy"]) >= {"all", "text", "image"}  # few rows: films may all be in training
-    assert all(summary["best_of_n"]["gold"][n] <= summary["best_of_n"]["oracle"][n] for n in ("1", "2", "4", "8"))
+    assert set(summary["rm"]["accuracy"]) >= {
+        "all",
+        "text",
+        "image",
+    }  # few rows: films may all be in training
+    assert all(
+        summary["best_of_n"]["gold"][n] <= summary["best_of_n"]["oracle"][n]
+        for n in ("1", "2", "4", "8")
+    )
     assert "<svg" in (finished / "reports" / "index.html").read_text()
 
 
@@ -127,7 +157,16 @@ def test_the_same_seed_gives_the_same_data_and_the_same_numbers(finished: Path):
     before = outputs(finished)
     repro(finished, "--force", "--no-run-cache")
     after = outputs(finished)
-    for stage in ("collect", "bootstrap", "generate", "judge", "train_rm", "evaluate_rm", "train_ppo", "best_of_n"):
+    for stage in (
+        "collect",
+        "bootstrap",
+        "generate",
+        "judge",
+        "train_rm",
+        "evaluate_rm",
+        "train_ppo",
+        "best_of_n",
+    ):
         assert after[stage] == before[stage], stage
 
 
@@ -158,8 +197,14 @@ def test_real_texts_images_and_videos_go_the_same_way(tmp_path: Path):
     folder = copy_of_the_repository(tmp_path, params)
     repro(folder)
     metrics = json.loads((folder / "metrics" / "evaluate_rm.json").read_text())
-    sources = {name.removeprefix("accuracy/source:") for name in metrics if name.startswith("accuracy/source:")}
+    sources = {
+        name.removeprefix("accuracy/source:")
+        for name in metrics
+        if name.startswith("accuracy/source:")
+    }
     assert "hh_rlhf" in sources and len(sources) >= 3
     for source in sources:
-        low, mean, high = (metrics[f"accuracy{end}/source:{source}"] for end in ("_low", "", "_high"))
+        low, mean, high = (
+            metrics[f"accuracy{end}/source:{source}"] for end in ("_low", "", "_high")
+        )
         assert 0 <= low <= mean <= high <= 1

@@ -20,7 +20,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", None])
-def test_emulated_half_precision_names_the_remedy(folder: Path, dtype: str | None, monkeypatch: pytest.MonkeyPatch):
+def test_emulated_half_precision_names_the_remedy(
+    folder: Path, dtype: str | None, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(precision, "computes_fast_in_half", lambda: False)
     with pytest.warns(UserWarning, match=r"bfloat16 is emulated.*--dtype float32"):
         load(folder, IXCForCausalLM, dtype=dtype)

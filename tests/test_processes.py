@@ -31,7 +31,9 @@ def test_processes_know_their_place_and_share_the_cores(tmp_path: Path):
     write = f"import os, sys; open(os.path.join(sys.argv[1], os.environ['LOCAL_RANK']), 'w').write({told})"
     assert in_processes(["-c", write, str(tmp_path)], 2) == 0
     threads = max(1, len(os.sched_getaffinity(0)) // 2)
-    assert [(tmp_path / rank).read_text() for rank in "01"] == [f"{rank} 2 {threads}" for rank in "01"]
+    assert [(tmp_path / rank).read_text() for rank in "01"] == [
+        f"{rank} 2 {threads}" for rank in "01"
+    ]
 
 
 def test_the_failure_of_one_ends_all_with_its_exit_code():
@@ -42,17 +44,31 @@ def test_the_failure_of_one_ends_all_with_its_exit_code():
 
 
 def test_bad_input_of_one_explains_the_crash_of_the_other():
-    assert in_processes(["-c", "import os, sys; sys.exit(70 if os.environ['RANK'] == '0' else 1)"], 2) == 1
+    assert (
+        in_processes(["-c", "import os, sys; sys.exit(70 if os.environ['RANK'] == '0' else 1)"], 2)
+        == 1
+    )
 
 
 def test_the_base_model_learns_the_same_in_two_processes_as_in_one(tmp_path: Path):
     seen = [tiny.image(tmp_path, colour) for colour in ("red", "blue")]
     shown = [tiny.sample("Which?", [each], id=each.sha256, gold=tiny.match("red")) for each in seen]
-    texts = [tiny.sample(f"Say {word}.", id=word, gold=tiny.match(word)) for word in ("yes", "no", "so", "or")]
+    texts = [
+        tiny.sample(f"Say {word}.", id=word, gold=tiny.match(word))
+        for word in ("yes", "no", "so", "or")
+    ]
     write_samples([*shown, *texts], tmp_path / "prompts.parquet")
-    told = {"architecture": vars(ARCHITECTURE), "steps": 6, "batch_size": 3, "noise": 0.5, "noise_from": 0.5}
+    told = {
+        "architecture": vars(ARCHITECTURE),
+        "steps": 6,
+        "batch_size": 3,
+        "noise": 0.5,
+        "noise_from": 0.5,
+    }
     for processes in (1, 2):
         assert in_processes(["-c", TRAIN, str(tmp_path), json.dumps(told)], processes) == 0
-    one, two, other = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1"))
+    one, two, other = (
+        json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1")
+    )
     assert two == other
     assert two == pytest.approx(one, abs=1e-4)

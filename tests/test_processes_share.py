@@ -39,8 +39,13 @@ TABLES = ("candidates", "pairs", "best_of_n")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    images = [tiny.image(tmp_path, name, (60, 30 + 20 * i)) for i, name in enumerate(("red", "blue", "green"))]
-    texts = [tiny.sample(f"Word {'and more ' * i}?", gold=tiny.match("a"), split="val") for i in range(5)]
+    images = [
+        tiny.image(tmp_path, name, (60, 30 + 20 * i))
+        for i, name in enumerate(("red", "blue", "green"))
+    ]
+    texts = [
+        tiny.sample(f"Word {'and more ' * i}?", gold=tiny.match("a"), split="val") for i in range(5)
+    ]
     shown = [tiny.sample("What is it?", [p], gold=tiny.match("red"), split="val") for p in images]
     write_samples([*texts, *shown], tmp_path / "prompts.parquet")
     pairs = [tiny.pair(f"q{i}", "yes", "no " * (i + 1)) for i in range(6)]
@@ -57,9 +62,17 @@ def started(folder: Path, processes: int) -> list[list[dict[str, float]]]:
     out = folder / f"by-{processes}"
     out.mkdir()
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = [sys.executable, *(torchrun if processes > 1 else []), str(folder / "stages.py"), str(folder), str(out)]
+    command = [
+        sys.executable,
+        *(torchrun if processes > 1 else []),
+        str(folder / "stages.py"),
+        str(folder),
+        str(out),
+    ]
     ours = {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env={**os.environ, **ours}, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        command, env={**os.environ, **ours}, stdout=subprocess.PIPE, text=True, check=True
+    )
     return sorted(map(json.loads, done.stdout.splitlines()), key=lambda line: -len(line[1]))
 
 
@@ -71,6 +84,8 @@ def test_two_processes_write_and_measure_what_one_does(folder: Path) -> None:
     assert second == [generated, {}, pytest.approx(picked)]
     for name in TABLES:
         alone, shared = (list(read_samples(folder / f"by-{n}" / f"{name}.parquet")) for n in (1, 2))
-        assert [(s.id, s.candidates, s.chosen) for s in shared] == [(s.id, s.candidates, s.chosen) for s in alone]
+        assert [(s.id, s.candidates, s.chosen) for s in shared] == [
+            (s.id, s.candidates, s.chosen) for s in alone
+        ]
         assert [s.rewards for s in shared] == [pytest.approx(s.rewards, abs=1e-5) for s in alone]
         assert list((folder / "by-2").glob(".*")) == []

@@ -111,7 +111,9 @@ def test_a_video_is_a_strip_one_tile_wide(canvas: tuple[int, int], rows: int, co
         ((100, 100), 2, (2260, 1160)),
     ],
 )
-def test_frames_lie_on_the_official_canvas(frame: tuple[int, int], count: int, canvas: tuple[int, int]):
+def test_frames_lie_on_the_official_canvas(
+    frame: tuple[int, int], count: int, canvas: tuple[int, int]
+):
     assert video_strip([Image.new("RGB", frame)] * count, 560).size == canvas
 
 
@@ -121,7 +123,10 @@ def test_a_video_of_an_official_model_has_the_official_lengths_whatever_its_tile
     PROCESSOR.backend.save(str(tmp_path / "tokenizer.json"))
     official = IXCProcessor.from_official(tmp_path)
     assert official.composite(frames).size == video_strip(frames, 560).size == (1120, 1360)
-    assert IXCProcessor(PROCESSOR.tokenizer, 56, 14, 4).composite(frames).size == (112, 2 * (4 + 63 + 1))
+    assert IXCProcessor(PROCESSOR.tokenizer, 56, 14, 4).composite(frames).size == (
+        112,
+        2 * (4 + 63 + 1),
+    )
 
 
 def test_every_frame_stands_below_its_label():
@@ -201,7 +206,11 @@ def user(text: str) -> tuple[Turn, ...]:
 
 
 def test_a_prompt_is_the_official_template():
-    turns = (Turn(role="system", content="Be brief."), *user("Hi."), Turn(role="assistant", content="Yes?"))
+    turns = (
+        Turn(role="system", content="Be brief."),
+        *user("Hi."),
+        Turn(role="assistant", content="Yes?"),
+    )
     start, end, enc = IDS["turn_start"], IDS["turn_end"], PROCESSOR.encode
     wanted = [IDS["bos"]]
     for role, said in (("system", "Be brief."), ("user", "Hi."), ("assistant", "Yes?")):
@@ -241,7 +250,11 @@ def test_control_strings_of_a_user_stay_text():
 
 def test_an_answer_can_neither_end_itself_nor_show_a_image():
     ids = PROCESSOR.scored(PROCESSOR.answer(CONTROL + "<ImageHere>"))
-    assert [i for i in ids if i in set(IDS.values())] == [IDS["turn_end"], IDS["eos"], IDS["reward"]]
+    assert [i for i in ids if i in set(IDS.values())] == [
+        IDS["turn_end"],
+        IDS["eos"],
+        IDS["reward"],
+    ]
 
 
 LITERAL = "to write <ImageHere> as text, give the content as parts"
@@ -255,7 +268,11 @@ LITERAL = "to write <ImageHere> as text, give the content as parts"
             2,
             "2 pictures but 0 placeholders; the prompt needs: Image1 <ImageHere>; Image2 <ImageHere>",
         ),
-        ("<ImageHere>?", 0, f"0 pictures but 1 placeholders; the prompt needs: no placeholder; {LITERAL}"),
+        (
+            "<ImageHere>?",
+            0,
+            f"0 pictures but 1 placeholders; the prompt needs: no placeholder; {LITERAL}",
+        ),
         (
             "<ImageHere><ImageHere>",
             1,
@@ -263,13 +280,17 @@ LITERAL = "to write <ImageHere> as text, give the content as parts"
         ),
     ],
 )
-def test_a_mismatch_of_images_and_placeholders_shows_the_right_form(text: str, images: int, message: str):
+def test_a_mismatch_of_images_and_placeholders_shows_the_right_form(
+    text: str, images: int, message: str
+):
     with pytest.raises(BadConversation) as caught:
         PROCESSOR.prompt(user(text), [1] * images)
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize("text", ["", " two  spaces\n\ttab ", "Grüße, 世界 🙂", "12345 67", CONTROL])
+@pytest.mark.parametrize(
+    "text", ["", " two  spaces\n\ttab ", "Grüße, 世界 🙂", "12345 67", CONTROL]
+)
 def test_any_text_comes_back_from_its_ids(text: str):
     assert PROCESSOR.decode(PROCESSOR.encode(text)) == text
 
@@ -287,7 +308,9 @@ def test_saved_and_loaded_reads_the_same(tmp_path: Path):
 
 
 def test_a_tokenizer_of_another_family_is_refused():
-    with pytest.raises(BadTokenizer, match=r"the tokenizer has no token '<unk>'; it is not one of an IXC-2.5"):
+    with pytest.raises(
+        BadTokenizer, match=r"the tokenizer has no token '<unk>'; it is not one of an IXC-2.5"
+    ):
         IXCProcessor(Tokenizer(models.BPE()), 28, 14, 4)
 
 
@@ -300,7 +323,9 @@ def test_a_video_is_loaded_as_a_strip(tmp_path: Path):
     from ixc.data.sources.embedded.videos import encode
 
     (tmp_path / "film.mp4").write_bytes(encode([Image.new("RGB", (64, 64), "red")] * 24))
-    image = PROCESSOR.load(tmp_path, Media(kind="video", path="film.mp4", sha256="0"), PROCESSOR.hd_num)
+    image = PROCESSOR.load(
+        tmp_path, Media(kind="video", path="film.mp4", sha256="0"), PROCESSOR.hd_num
+    )
     # 24 frames at 8 a second: three are seen, each 56 x 56 in a strip 58 high: 28 * 3 * 56.5 / 58
     assert image.rows == 1
     assert len(image.tiles) == 1 + 3
@@ -323,7 +348,9 @@ def row(batch: IXCBatch, number: int = 0) -> list[int]:
 
 def test_a_conversation_is_its_prompt_its_answer_and_the_tail():
     batch = PROCESSOR(said("Which?", "This."))
-    assert row(batch) == PROCESSOR.prompt(user("Which?"), []) + PROCESSOR.scored(PROCESSOR.answer("This."))
+    assert row(batch) == PROCESSOR.prompt(user("Which?"), []) + PROCESSOR.scored(
+        PROCESSOR.answer("This.")
+    )
     assert (batch.images, batch.dropped) == ([], [Dropped()])
 
 
@@ -357,7 +384,11 @@ def test_white_space_around_turns_is_stripped_on_demand():
 def test_a_batch_is_its_conversations_padded(side: Any):
     from ixc.data.sources.embedded.videos import encode
 
-    chats = [said("Which?", "This."), said("A longer question, <ImageHere>", "no"), said("Film?", "yes")]
+    chats = [
+        said("Which?", "This."),
+        said("A longer question, <ImageHere>", "no"),
+        said("Film?", "yes"),
+    ]
     images: list[Any] = [None, [WIDE], []]
     videos: list[Any] = [[], None, encode([RED] * 8)]
     batch = PROCESSOR(chats, images=images, videos=videos, padding_side=side)
@@ -367,7 +398,9 @@ def test_a_batch_is_its_conversations_padded(side: Any):
     edge = 0 if side == "left" else -1
     assert batch["attention_mask"][:, edge].tolist() == [int(n == max(lengths)) for n in lengths]
     assert (batch["input_ids"][batch["attention_mask"] == 0] == IDS["eos"]).all()
-    assert torch.equal(batch["pixel_values"], torch.cat([p.tiles for one in alone for p in one.images]))
+    assert torch.equal(
+        batch["pixel_values"], torch.cat([p.tiles for one in alone for p in one.images])
+    )
     # a film of one frame: 56 x 56 below a band of 2, so 28 x 29 pixels as a strip
     assert [p.rows for p in batch.images] == [1, 2]
 
@@ -381,7 +414,9 @@ def test_image_tokens_fill_exactly_their_places():
 
 def test_lists_instead_of_tensors_are_not_padded():
     batch = PROCESSOR([said("a", "b"), said("a", "longer")], return_tensors=None)
-    assert [len(ids) for ids in batch["input_ids"]] == [sum(mask) for mask in batch["attention_mask"]]
+    assert [len(ids) for ids in batch["input_ids"]] == [
+        sum(mask) for mask in batch["attention_mask"]
+    ]
     assert len(set(map(len, batch["input_ids"]))) == 2
 
 
@@ -441,11 +476,18 @@ OLDEST = "set on_overflow to drop_oldest_turns"
         (("a", "b"), {"images": WIDE}, "error", ["raise max_length", SHRINK]),
         (("a", "b"), {"images": WIDE}, "shrink_images", ["raise max_length"]),
         (("a", "b"), {"videos": [[RED] * 3]}, "shrink_images", ["raise max_length", FEWER]),
-        (("a", "b", "c", "d"), {"videos": [[RED] * 3]}, "error", ["raise max_length", FEWER, OLDEST]),
+        (
+            ("a", "b", "c", "d"),
+            {"videos": [[RED] * 3]},
+            "error",
+            ["raise max_length", FEWER, OLDEST],
+        ),
         (("a", "b", "c", "d"), {}, "drop_oldest_turns", ["raise max_length"]),
     ],
 )
-def test_what_is_too_long_is_told_only_ways_that_help(texts: Any, shown: Any, policy: Any, ways: list[str]):
+def test_what_is_too_long_is_told_only_ways_that_help(
+    texts: Any, shown: Any, policy: Any, ways: list[str]
+):
     with pytest.raises(TooLong, match=f"; {', or '.join(ways)}$"):
         PROCESSOR(said(*texts), **shown, max_length=5, on_overflow=policy)
 
@@ -453,7 +495,9 @@ def test_what_is_too_long_is_told_only_ways_that_help(texts: Any, shown: Any, po
 def test_fewer_frames_make_a_video_shorter():
     few = IXCProcessor(PROCESSOR.tokenizer, 28, 14, 4, max_frames=1)
     video = [[RED] * 5]
-    assert len(row(few(said("a", "b"), videos=video))) < len(row(PROCESSOR(said("a", "b"), videos=video)))
+    assert len(row(few(said("a", "b"), videos=video))) < len(
+        row(PROCESSOR(said("a", "b"), videos=video))
+    )
 
 
 def test_the_oldest_exchanges_go_with_their_images_and_the_result_says_so():
@@ -468,23 +512,36 @@ def test_the_oldest_exchanges_go_with_their_images_and_the_result_says_so():
 
 def test_no_more_exchanges_go_than_must():
     kept = row(PROCESSOR(said(*TURNS[2:]), images=WIDE))
-    batch = PROCESSOR(said(*TURNS), images=WIDE, max_length=len(kept), on_overflow="drop_oldest_turns")
+    batch = PROCESSOR(
+        said(*TURNS), images=WIDE, max_length=len(kept), on_overflow="drop_oldest_turns"
+    )
     assert (row(batch), batch.dropped) == (kept, [Dropped(turns=2)])
 
 
 def test_images_shrink_only_as_far_as_they_must():
     lengths = [len(row(PROCESSOR(said("a", "b"), images=TALL, hd_num=n))) for n in (1, 2, 3, 4)]
     for hd_num, length in enumerate(lengths[:3], start=1):
-        batch = PROCESSOR(said("a", "b"), images=TALL, max_length=length, on_overflow="shrink_images")
+        batch = PROCESSOR(
+            said("a", "b"), images=TALL, max_length=length, on_overflow="shrink_images"
+        )
         assert batch["tile_grids"].tolist() == [[hd_num, 1]]
         assert batch.dropped == [Dropped(hd_num=hd_num)]
     with pytest.raises(TooLong, match=rf"{lengths[3]} tokens, {lengths[0]} after shrink_images"):
-        PROCESSOR(said("a", "b"), images=TALL, max_length=lengths[0] - 1, on_overflow="shrink_images")
+        PROCESSOR(
+            said("a", "b"), images=TALL, max_length=lengths[0] - 1, on_overflow="shrink_images"
+        )
 
 
 @settings(deadline=None, database=None)
-@given(st.lists(st.text(max_size=8), min_size=1, max_size=4), st.text(max_size=8), st.integers(1, 200), st.booleans())
-def test_the_answer_and_its_tail_are_never_cut(before: list[str], answer: str, limit: int, shrink: bool):
+@given(
+    st.lists(st.text(max_size=8), min_size=1, max_size=4),
+    st.text(max_size=8),
+    st.integers(1, 200),
+    st.booleans(),
+)
+def test_the_answer_and_its_tail_are_never_cut(
+    before: list[str], answer: str, limit: int, shrink: bool
+):
     texts = [*(text for one in before for text in (one, one)), answer][1:]
     policy = "shrink_images" if shrink else "drop_oldest_turns"
     try:
@@ -506,11 +563,23 @@ def test_the_answer_and_its_tail_are_never_cut(before: list[str], answer: str, l
         ("Which?", "'Which\\?': give a list of messages"),
         ([[]], "no message; give at least"),
         ([{"role": "user"}], r"message 0: \{'role': 'user'\}: give"),
-        ([{"role": "bot", "content": "a"}], "message 0: role 'bot': one of system, user, assistant"),
-        ([{"role": "user", "content": None}], "message 0: content of type NoneType: give a string or a list"),
-        ([{"role": "user", "content": [{"type": "image_url"}]}], "message 0, part 0: .*image_url.*: give"),
+        (
+            [{"role": "bot", "content": "a"}],
+            "message 0: role 'bot': one of system, user, assistant",
+        ),
+        (
+            [{"role": "user", "content": None}],
+            "message 0: content of type NoneType: give a string or a list",
+        ),
+        (
+            [{"role": "user", "content": [{"type": "image_url"}]}],
+            "message 0, part 0: .*image_url.*: give",
+        ),
         (ASKED, "ends with 'user': nothing to score"),
-        ([said("a", "b"), [*ASKED, {"role": "user", "content": "b"}]], "conversation 1: ends with 'user'"),
+        (
+            [said("a", "b"), [*ASKED, {"role": "user", "content": "b"}]],
+            "conversation 1: ends with 'user'",
+        ),
         (said("a", "\ud800"), "no Unicode text"),
     ],
 )
@@ -521,14 +590,17 @@ def test_a_conversation_of_another_form_is_refused(messages: Any, message: str):
 
 def test_more_images_than_placeholders_are_refused():
     with pytest.raises(
-        BadConversation, match="2 pictures but 0 placeholders; the prompt needs: Image1 <ImageHere>; Im"
+        BadConversation,
+        match="2 pictures but 0 placeholders; the prompt needs: Image1 <ImageHere>; Im",
     ):
         PROCESSOR(said("a", "b"), images=[RED, RED])
 
 
 def test_a_batch_needs_a_list_of_images_per_conversation():
     chats = [said("a", "b"), said("c", "d")]
-    with pytest.raises(BadConversation, match="images: 1 for 2 conversations; give one list per conversation"):
+    with pytest.raises(
+        BadConversation, match="images: 1 for 2 conversations; give one list per conversation"
+    ):
         PROCESSOR(chats, images=[RED])
     with pytest.raises(BadConversation, match="images: Image for 2 conversations"):
         PROCESSOR(chats, images=RED)
@@ -538,7 +610,9 @@ def test_a_batch_needs_a_list_of_images_per_conversation():
 
 def test_kinds_of_parts_and_of_media_must_agree():
     chat = [{"role": "user", "content": [{"type": "video"}]}, *said("", "b")[1:]]
-    with pytest.raises(BadConversation, match="placeholders of other kinds than the pictures: video for image"):
+    with pytest.raises(
+        BadConversation, match="placeholders of other kinds than the pictures: video for image"
+    ):
         PROCESSOR(chat, images=RED)
 
 
@@ -550,7 +624,12 @@ def test_a_zero_length_video_is_refused():
 
 
 @settings(deadline=None, database=None)
-@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 25), st.sampled_from(["official", "official_train"]))
+@given(
+    st.integers(1, 5000),
+    st.integers(1, 5000),
+    st.integers(1, 25),
+    st.sampled_from(["official", "official_train"]),
+)
 @example(1, 5000, 9, "official")
 @example(5000, 1, 9, "official_train")
 def test_every_image_has_its_place(width: int, height: int, hd_num: int, geometry: Any):
@@ -561,7 +640,9 @@ def test_every_image_has_its_place(width: int, height: int, hd_num: int, geometr
     assert 560 * (min(place.rows, place.columns) - 1) < min(place.width, place.height)
 
 
-WORDS = st.sampled_from([*(f"[UNUSED_TOKEN_{i}]" for i in (130, 131, 145, 146)), "</s>", "<s>", "<unk>", "<ImageHere>"])
+WORDS = st.sampled_from(
+    [*(f"[UNUSED_TOKEN_{i}]" for i in (130, 131, 145, 146)), "</s>", "<s>", "<unk>", "<ImageHere>"]
+)
 HOSTILE = st.lists(st.one_of(WORDS, st.text(max_size=5)), max_size=6).map("".join)
 
 
@@ -584,7 +665,9 @@ def test_in_parts_the_placeholder_is_text_everywhere():
     assert ids.count(IDS["image"]) == row(PROCESSOR(said("", "b"), images=RED)).count(IDS["image"])
     assert "what is <ImageHere>?" in PROCESSOR.decode(ids)
     text = [{"role": "user", "content": [{"type": "text", "text": "what is <ImageHere>?"}]}]
-    assert row(PROCESSOR(text, images=RED, for_reward=False))[1] == IDS["image"]  # no place: at the start
+    assert (
+        row(PROCESSOR(text, images=RED, for_reward=False))[1] == IDS["image"]
+    )  # no place: at the start
 
 
 # As Transformers calls it
@@ -601,7 +684,9 @@ def test_a_chat_template_is_the_call_with_the_images_in_the_parts():
     wanted = PROCESSOR(text=plain, images=[WIDE], videos=[[RED, RED]], for_reward=False)
     assert set(got) == set(PROCESSOR.model_input_names)
     assert all(torch.equal(got[name], wanted[name]) for name in wanted)
-    ids = PROCESSOR.apply_chat_template(plain, images=[WIDE], videos=[[RED, RED]], return_dict=False, **GENERATE)
+    ids = PROCESSOR.apply_chat_template(
+        plain, images=[WIDE], videos=[[RED, RED]], return_dict=False, **GENERATE
+    )
     assert torch.equal(ids, wanted["input_ids"])
 
 
@@ -611,7 +696,9 @@ GENERATE: dict[str, Any] = {"add_generation_prompt": True}
 def test_several_chats_are_a_batch_and_an_answered_one_is_scored():
     chats = [[*asking({"type": "image", "image": RED}), *said("", "b")[1:]], said("a", "b")]
     got = PROCESSOR.apply_chat_template(chats, processor_kwargs={"padding_side": "left"})
-    wanted = PROCESSOR([[*asking({"type": "image"}), *said("", "b")[1:]], chats[1]], images=[[RED], []])
+    wanted = PROCESSOR(
+        [[*asking({"type": "image"}), *said("", "b")[1:]], chats[1]], images=[[RED], []]
+    )
     assert [row(got, i) for i in range(2)] == [row(wanted, i) for i in range(2)]
     assert got["attention_mask"][1, 0] == 0
 
@@ -619,7 +706,9 @@ def test_several_chats_are_a_batch_and_an_answered_one_is_scored():
 def test_a_chat_template_shows_people_the_prompt():
     start, end = "[UNUSED_TOKEN_146]", "[UNUSED_TOKEN_145]\n"
     read = f"<s>{start}user\n<ImageHere>Which?{end}{start}assistant\n"
-    assert PROCESSOR.apply_chat_template(asking({"type": "image"}), tokenize=False, **GENERATE) == read
+    assert (
+        PROCESSOR.apply_chat_template(asking({"type": "image"}), tokenize=False, **GENERATE) == read
+    )
     scored = f"<s><ImageHere>{start}user\na{end}{start}assistant\nb[UNUSED_TOKEN_145]</s>[UNUSED_TOKEN_130]"
     assert PROCESSOR.apply_chat_template([said("a", "b")], tokenize=False, images=[RED]) == [scored]
 
@@ -630,7 +719,11 @@ def test_a_chat_template_shows_people_the_prompt():
         ("Which?", {}, "'Which\\?': give a list of messages"),
         (ASKED, {"continue_final_message": True}, "continue_final_message: not done here"),
         (asking({"type": "image", "image": 1, "text": 2}), GENERATE, "message 0, part 0: .*: give"),
-        (asking({"type": "image", "image": RED}), {"images": [RED]}, "images: in the parts and beside them"),
+        (
+            asking({"type": "image", "image": RED}),
+            {"images": [RED]},
+            "images: in the parts and beside them",
+        ),
         (asking({"type": "image", "image": RED}), {}, "ends with 'user': nothing to score"),
     ],
 )
@@ -643,8 +736,15 @@ def test_a_chat_template_refuses_what_it_cannot_do(chat: Any, options: Any, mess
 
 
 def test_every_option_is_saved_and_read(tmp_path: Path):
-    options = {"geometry": "official_train", "tail_newline": True, "include_last": True, "hd_num_several": 3}
-    saved = IXCProcessor(PROCESSOR.tokenizer, 28, 14, 4, padding_side="left", max_length=99, **options)
+    options = {
+        "geometry": "official_train",
+        "tail_newline": True,
+        "include_last": True,
+        "hd_num_several": 3,
+    }
+    saved = IXCProcessor(
+        PROCESSOR.tokenizer, 28, 14, 4, padding_side="left", max_length=99, **options
+    )
     saved.save_pretrained(tmp_path)
     assert IXCProcessor.from_pretrained(tmp_path).options == saved.options
     assert IXCProcessor.from_pretrained(tmp_path, max_length=7).options.max_length == 7
@@ -660,15 +760,23 @@ def test_the_auto_class_finds_it_without_a_network(tmp_path: Path):
 @pytest.mark.parametrize(
     ("told", "message"),
     [
-        ('{"tile_size": 0}', r"processor_config\.json: tile_size: 0: Input should be greater than 0"),
+        (
+            '{"tile_size": 0}',
+            r"processor_config\.json: tile_size: 0: Input should be greater than 0",
+        ),
         ('{"tilesize": 28}', r"processor_config\.json: tilesize: 28: Unexpected keyword"),
         ('{"tile_size": 30}', "tile_size: 30: not a multiple of two patches"),
-        ('{"geometry": "mine"}', "geometry: 'mine': Input should be 'official' or 'official_train'"),
+        (
+            '{"geometry": "mine"}',
+            "geometry: 'mine': Input should be 'official' or 'official_train'",
+        ),
         ("[]", "a JSON list, not an object"),
         ("{", "no JSON"),
     ],
 )
-def test_a_bad_configuration_is_refused_with_file_key_and_value(tmp_path: Path, told: str, message: str):
+def test_a_bad_configuration_is_refused_with_file_key_and_value(
+    tmp_path: Path, told: str, message: str
+):
     PROCESSOR.save_pretrained(tmp_path)
     (tmp_path / "processor_config.json").write_text(told)
     with pytest.raises(BadProcessor, match=message):
@@ -715,7 +823,9 @@ def test_rows_may_be_padded_to_a_length_or_a_multiple():
 
 @pytest.mark.parametrize("padding", [False, "do_not_pad"])
 def test_rows_that_must_not_be_padded_are_of_one_length_or_lists(padding: Any):
-    with pytest.raises(BadConversation, match=r"padding: False: rows of \d+ to \d+ tokens make no tensor; give pad"):
+    with pytest.raises(
+        BadConversation, match=r"padding: False: rows of \d+ to \d+ tokens make no tensor; give pad"
+    ):
         PROCESSOR(UNEQUAL, padding=padding)
     assert len(PROCESSOR(UNEQUAL, padding=padding, return_tensors=None)["input_ids"]) == 2
     assert PROCESSOR(UNEQUAL[0], padding=padding)["attention_mask"].all()

@@ -43,12 +43,18 @@ def test_there_are_examples():
 
 
 @pytest.mark.parametrize("code", PYTHON)
-def test_a_block_of_python_runs_as_printed(workplace: Path, code: str, capsys: pytest.CaptureFixture[str]):
+def test_a_block_of_python_runs_as_printed(
+    workplace: Path, code: str, capsys: pytest.CaptureFixture[str]
+):
     exec(compile(code, "README.md", "exec"), {})
 
 
 @pytest.mark.parametrize("command", [each for each in COMMANDS if each.split()[1] in OF_MODELS])
-def test_a_command_runs_as_printed(workplace: Path, command: str, capsys: pytest.CaptureFixture[str]):
-    length = ["--max-new-tokens", "8"] if command.startswith("ixc chat") else []  # random weights never end
+def test_a_command_runs_as_printed(
+    workplace: Path, command: str, capsys: pytest.CaptureFixture[str]
+):
+    length = (
+        ["--max-new-tokens", "8"] if command.startswith("ixc chat") else []
+    )  # random weights never end
     assert main([*shlex.split(command, comments=True)[1:], *length]) == 0
     assert capsys.readouterr().out.strip() or length

@@ -31,12 +31,20 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def settings(server: Any, **changes: Any) -> dict[str, Any]:
-    given = {"model": "m", "base_url": server.address, "api_key_env": "SERVER_KEY", "concurrency": 2, "timeout_s": 5.0}
+    given = {
+        "model": "m",
+        "base_url": server.address,
+        "api_key_env": "SERVER_KEY",
+        "concurrency": 2,
+        "timeout_s": 5.0,
+    }
     return given | {"input_price": 2.0, "output_price": 10.0} | changes
 
 
 def generate(tmp_path: Path, server: Any, *asked: str, **changes: Any) -> tuple[Any, list[Sample]]:
-    params = GenerateParams(num_candidates=1, max_new_tokens=32, server=ServerParams(**settings(server, **changes)))
+    params = GenerateParams(
+        num_candidates=1, max_new_tokens=32, server=ServerParams(**settings(server, **changes))
+    )
     write_samples([tiny.sample(text) for text in asked], tmp_path / "prompts.parquet")
     metrics = ixc.stages.generate.run(
         params, tmp_path / "prompts.parquet", tmp_path, tmp_path, tmp_path / "out.parquet"
@@ -85,7 +93,12 @@ def refuse(server: Any, monkeypatch: pytest.MonkeyPatch, word: str, status: int,
             return batch_line(self, request)
         asked[self.text(request["body"])] += 1
         response = {"status_code": status, "body": body}
-        return json.dumps({"custom_id": request["custom_id"], "response": response, "error": None}).encode() + b"\n"
+        return (
+            json.dumps(
+                {"custom_id": request["custom_id"], "response": response, "error": None}
+            ).encode()
+            + b"\n"
+        )
 
     monkeypatch.setattr(server, "chat", answer)
     monkeypatch.setattr(server, "batch_line", line)
@@ -107,7 +120,9 @@ def endless(self: Any, size: int = 64 * MB) -> None:
 
 def a_20_mb_answer(self: Any) -> None:
     self.reply(
-        200, self.completion({"model": "m", "seed": 0, "messages": [{"content": "x"}]}, KEY) | {"pad": "x" * 20 * MB}
+        200,
+        self.completion({"model": "m", "seed": 0, "messages": [{"content": "x"}]}, KEY)
+        | {"pad": "x" * 20 * MB},
     )
 
 
@@ -129,7 +144,9 @@ def test_no_reply_is_read_to_an_end_that_was_not_asked_for(
     tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch, body: Callable[[Any], None]
 ) -> None:
     chat = server.chat
-    monkeypatch.setattr(server, "chat", lambda self, r: body(self) if "long" in self.text(r) else chat(self, r))
+    monkeypatch.setattr(
+        server, "chat", lambda self, r: body(self) if "long" in self.text(r) else chat(self, r)
+    )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     metrics, got = generate(tmp_path, server, "Hi.", "Be long.")
     assert [sample.prompt[0].content for sample in got] == ["Hi."]
@@ -142,21 +159,34 @@ def test_no_reply_is_read_to_an_end_that_was_not_asked_for(
 def test_an_answer_longer_than_was_asked_for_is_not_kept(
     tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "answer", lambda self, body: "y" * 30_000 if "long" in self.text(body) else "z" * 1000)
+    monkeypatch.setattr(
+        server,
+        "answer",
+        lambda self, body: "y" * 30_000 if "long" in self.text(body) else "z" * 1000,
+    )
     metrics, got = generate(tmp_path, server, "Hi.", "Be long.")
     assert [sample.candidates for sample in got] == [("z" * 1000,)]
     assert metrics["server/refused"] == 1 and metrics["server/cost"] == pytest.approx(2 * 0.003)
-    assert "more than was asked for" in journal_of(tmp_path).read_text() and journal_of(tmp_path).stat().st_size < 2000
+    assert (
+        "more than was asked for" in journal_of(tmp_path).read_text()
+        and journal_of(tmp_path).stat().st_size < 2000
+    )
 
 
-def test_the_replies_of_a_batch_are_bounded_too(tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_replies_of_a_batch_are_bounded_too(
+    tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(server, "judgement", lambda *_: "x" * 20 * MB)
     with pytest.raises(ServerFailed, match="more than"):
         judge(tmp_path, server, "x", batch=True)
-    assert not (tmp_path / "verdicts" / "m.batch.json").exists(), "or every later run would read it first"
+    assert not (tmp_path / "verdicts" / "m.batch.json").exists(), (
+        "or every later run would read it first"
+    )
 
 
-def test_a_reply_that_drips_for_ever_is_given_up(tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reply_that_drips_for_ever_is_given_up(
+    tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("ixc.clients.server.MAX_RETRIES", 0)
     chat = server.chat
 
@@ -186,7 +216,9 @@ def test_no_number_of_tokens_lowers_what_was_spent(
     judge(tmp_path, server, "cats")
     completion = server.completion
     usage = {"prompt_tokens": number, "completion_tokens": number, "total_tokens": number}
-    monkeypatch.setattr(server, "completion", lambda *args, **kw: completion(*args, **kw) | {"usage": usage})
+    monkeypatch.setattr(
+        server, "completion", lambda *args, **kw: completion(*args, **kw) | {"usage": usage}
+    )
     metrics, pairs = judge(tmp_path, server, "cats", "dogs", batch=batch)
     if not batch or number is None or (isinstance(number, int) and not isinstance(number, bool)):
         assert len(pairs) == 2
@@ -199,7 +231,10 @@ def test_what_an_older_run_has_stored_lowers_it_neither(tmp_path: Path, server: 
     path = tmp_path / "verdicts" / "m.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     path.write_text(
-        "".join(json.dumps(line | {"cost": -50.0, "input_tokens": -9}) + "\n" for line in lines[:1] + lines)
+        "".join(
+            json.dumps(line | {"cost": -50.0, "input_tokens": -9}) + "\n"
+            for line in lines[:1] + lines
+        )
     )
     metrics, _ = judge(tmp_path, server, "cats", "dogs")
     assert metrics["llm/m/spent"] == 0
@@ -220,7 +255,13 @@ def test_what_an_older_run_has_stored_lowers_it_neither(tmp_path: Path, server: 
     ],
 )
 def test_a_refused_question_is_stored_and_stops_no_one(
-    tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch, batch: bool, status: int, body: Any, capfd: Any
+    tmp_path: Path,
+    server: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    batch: bool,
+    status: int,
+    body: Any,
+    capfd: Any,
 ) -> None:
     refuse(server, monkeypatch, "bombs", status, body)
     metrics, pairs = judge(tmp_path, server, "bombs", "cats", batch=batch)
@@ -233,17 +274,29 @@ def test_a_refused_question_is_stored_and_stops_no_one(
     said = capfd.readouterr().err
     assert "2 refused (" in said and 'with "refused": "' in said and KEY not in said
 
-    for names in (("bombs", "cats"), ("bombs",)):  # paid and stored, or the one refused question alone
+    for names in (
+        ("bombs", "cats"),
+        ("bombs",),
+    ):  # paid and stored, or the one refused question alone
         before = server.asked.total()
         metrics, _ = judge(tmp_path, server, *names, batch=batch)
-        assert (metrics["llm/refused"], metrics["llm/requests"]) == (2, 0) and server.asked.total() == before
+        assert (metrics["llm/refused"], metrics["llm/requests"]) == (
+            2,
+            0,
+        ) and server.asked.total() == before
 
     path.write_text("".join(line for line in path.open() if '"refused": "' not in line))
     metrics, pairs = judge(tmp_path, server, "bombs", "cats", batch=batch)
-    assert (metrics["llm/refused"], metrics["llm/requests"], len(pairs)) == (2, 2, 1)  # asked again: it was told to
+    assert (metrics["llm/refused"], metrics["llm/requests"], len(pairs)) == (
+        2,
+        2,
+        1,
+    )  # asked again: it was told to
 
 
-@pytest.mark.parametrize("how", [{"finish_reason": "content_filter"}, {"refusal": "I can't help with that."}])
+@pytest.mark.parametrize(
+    "how", [{"finish_reason": "content_filter"}, {"refusal": "I can't help with that."}]
+)
 @pytest.mark.parametrize("batch", [False, True])
 def test_a_model_that_declines_is_not_asked_three_times(
     tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch, how: dict[str, str], batch: bool
@@ -255,7 +308,9 @@ def test_a_model_that_declines_is_not_asked_three_times(
         if "bombs" in self.text(body):
             choice = found["choices"][0]
             choice |= {key: value for key, value in how.items() if key == "finish_reason"}
-            choice["message"] |= {"content": None} | {key: value for key, value in how.items() if key == "refusal"}
+            choice["message"] |= {"content": None} | {
+                key: value for key, value in how.items() if key == "refusal"
+            }
         return found
 
     monkeypatch.setattr(server, "completion", declined)
@@ -273,7 +328,10 @@ def test_generate_goes_on_without_a_refused_prompt(
         metrics, got = generate(tmp_path, server, "Hi.", "Tell of bombs.")
         assert [sample.prompt[0].content for sample in got] == ["Hi."]
         assert (metrics["server/refused"], metrics["server/requests"]) == (1, requests)
-    assert '"refused": "400: content_filter: The prompt was flagged, ***."' in journal_of(tmp_path).read_text()
+    assert (
+        '"refused": "400: content_filter: The prompt was flagged, ***."'
+        in journal_of(tmp_path).read_text()
+    )
 
 
 def test_a_content_filter_that_refuses_all_is_an_answer_too(
@@ -359,13 +417,17 @@ def test_an_odd_body_stops_no_other_question(
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_an_odd_line_stops_no_batch(tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_an_odd_line_stops_no_batch(
+    tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     batch_line = server.batch_line
 
     def line(self: Any, request: dict[str, Any]) -> bytes:
         if "odd" not in self.text(request["body"]):
             return batch_line(self, request)
-        head = json.dumps({"custom_id": request["custom_id"], "response": {"status_code": 200}})[:-2]
+        head = json.dumps({"custom_id": request["custom_id"], "response": {"status_code": 200}})[
+            :-2
+        ]
         return head.encode() + b', "body": ' + ODD[name] + b"}}\n"
 
     monkeypatch.setattr(server, "batch_line", line)
@@ -394,7 +456,11 @@ def test_half_a_character_is_stored_as_a_whole_one(
     assert got.candidates == ("So ?.",)
 
 
-def test_the_reason_of_a_verdict_is_bounded(tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "judgement", lambda *_: json.dumps({"reason": "x" * 90_000, "winner": "tie"}))
+def test_the_reason_of_a_verdict_is_bounded(
+    tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        server, "judgement", lambda *_: json.dumps({"reason": "x" * 90_000, "winner": "tie"})
+    )
     judge(tmp_path, server, "cats")
     assert (tmp_path / "verdicts" / "m.jsonl").stat().st_size < 10_000

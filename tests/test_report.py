@@ -41,11 +41,27 @@ METRICS: dict[str, dict[str, float]] = {
         "accuracy/source:embedded": 0.84,
         "accuracy_swapped_media/image": 0.55,
     },
-    "train_ppo": {"gold/base": 0.41, "gold/chat": 0.63, "reward/base": -0.2, "reward/chat": 1.1, "kl": 2.5}
-    | {"length/base": 9.5, "length/chat": 8.0, "gold/base/domain:video": 0.3, "gold/chat/domain:video": 0.45},
+    "train_ppo": {
+        "gold/base": 0.41,
+        "gold/chat": 0.63,
+        "reward/base": -0.2,
+        "reward/chat": 1.1,
+        "kl": 2.5,
+    }
+    | {
+        "length/base": 9.5,
+        "length/chat": 8.0,
+        "gold/base/domain:video": 0.3,
+        "gold/chat/domain:video": 0.45,
+    },
     "best_of_n": {f"gold/{n}": 0.5 + 0.05 * i for i, n in enumerate((1, 2, 4, 8))}
     | {f"oracle/{n}": 0.5 + 0.12 * i for i, n in enumerate((1, 2, 4, 8))},
-    "clean": {"auroc/all": 0.9, "auroc/hallucination": 0.8, "auroc/empty": 0.99, "auroc/mismatch": 0.85},
+    "clean": {
+        "auroc/all": 0.9,
+        "auroc/hallucination": 0.8,
+        "auroc/empty": 0.99,
+        "auroc/mismatch": 0.85,
+    },
 }
 
 
@@ -80,7 +96,9 @@ def video(path: Path) -> Media:
         stream = out.add_stream("mpeg4", rate=8)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for shade in range(0, 200, 10):
-            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), shade, np.uint8), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(
+                np.full((48, 64, 3), shade, np.uint8), format="rgb24"
+            )
             out.mux(stream.encode(frame))
         out.mux(stream.encode())
     return Media(kind="video", path="film.mp4", sha256="1" * 64)
@@ -89,12 +107,23 @@ def video(path: Path) -> Media:
 def sample(name: str, media: Media | None = None, **changes: Any) -> Sample:
     modality: Modality = media.kind if media else "text"
     values: dict[str, Any] = {
-        "prompt": (Turn(role="user", content=("<ImageHere>" if media else "") + "How many circles are there?"),),
+        "prompt": (
+            Turn(
+                role="user",
+                content=("<ImageHere>" if media else "") + "How many circles are there?",
+            ),
+        ),
         "chosen": answer("I count one."),
         "rejected": answer("I count three."),
         "media": (media,) if media else (),
     }
-    return Sample(id=name, source="embedded", domain=DOMAINS[modality], modality=modality, **(values | changes))
+    return Sample(
+        id=name,
+        source="embedded",
+        domain=DOMAINS[modality],
+        modality=modality,
+        **(values | changes),
+    )
 
 
 def write_provenance(root: Path) -> None:
@@ -103,7 +132,10 @@ def write_provenance(root: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for place, stage in enumerate(STAGES):
         content = {"stage": stage, "run": f"{place:x}" * 32, "commit": "c0ffee" * 6 + "c0ff-dirty"}
-        content |= {"data": {"data/prompts.parquet": f"{place:x}a" * 16}, "command": f"python -m tasks.{stage} data/x"}
+        content |= {
+            "data": {"data/prompts.parquet": f"{place:x}a" * 16},
+            "command": f"python -m tasks.{stage} data/x",
+        }
         (folder / f"{stage}.json").write_text(json.dumps(content))
 
 
@@ -111,13 +143,23 @@ def write_validation_summary(root: Path) -> None:
     """As the stage `validate` writes it."""
     content = {
         "failures": [],
-        "params": {"max_length_ratio": 2.0, "min_length_for_ratio": 8, "overlap_words": 13, "languages": []},
+        "params": {
+            "max_length_ratio": 2.0,
+            "min_length_for_ratio": 8,
+            "overlap_words": 13,
+            "languages": [],
+        },
         "unit": "words",
         "total": 83,
         "kept": {"train": 60, "val": 20},
         "dropped": 3,
         "reasons": [
-            {"name": "identical answers", "pairs": 2, "advice": "Drop them at the source.", "examples": ["drop0: x"]},
+            {
+                "name": "identical answers",
+                "pairs": 2,
+                "advice": "Drop them at the source.",
+                "examples": ["drop0: x"],
+            },
             {
                 "name": "chosen too long",
                 "pairs": 1,
@@ -129,14 +171,26 @@ def write_validation_summary(root: Path) -> None:
             "embedded": {"kept": 80, "identical answers": 2, "chosen too long": 1},
             "a_source_with_a_long_name": {"kept": 3},
         },
-        "lengths": [{"source": "embedded", "pairs": 83, "too_long": 1, "before": 1.1, "after": 1.0}],
+        "lengths": [
+            {"source": "embedded", "pairs": 83, "too_long": 1, "before": 1.1, "after": 1.0}
+        ],
         "ratios": {"before": [[0.5, 20], [1.0, 40], [4.0, 3]], "after": [[0.5, 20], [1.0, 40]]},
         "languages": [["en", 70]],
         "untold": 10,
         "benchmarks": [
-            {"path": "infra/benchmarks", "texts": 10, "pictures": 0, "films": 0, "unread": ["films/notes.pkl"]}
+            {
+                "path": "infra/benchmarks",
+                "texts": 10,
+                "pictures": 0,
+                "films": 0,
+                "unread": ["films/notes.pkl"],
+            }
         ],
-        "tables": {"Prompts": [{"says": "Ids are unique", "status": "passed", "critical": False, "detail": ""}]},
+        "tables": {
+            "Prompts": [
+                {"says": "Ids are unique", "status": "passed", "critical": False, "detail": ""}
+            ]
+        },
     }
     (root / "reports").mkdir(exist_ok=True)
     (root / "reports" / "validation.json").write_text(json.dumps(content))
@@ -175,7 +229,8 @@ def write_curve(root: Path, stage: str, columns: dict[str, list[float]]) -> None
     folder = root / "metrics" / "curves"
     folder.mkdir(parents=True, exist_ok=True)
     body = "".join(
-        f"{step},{','.join(map(str, row))}\n" for step, row in enumerate(zip(*columns.values(), strict=True))
+        f"{step},{','.join(map(str, row))}\n"
+        for step, row in enumerate(zip(*columns.values(), strict=True))
     )
     (folder / f"{stage}.csv").write_text(f"step,{','.join(columns)}\n{body}")
 
@@ -188,28 +243,43 @@ def root(tmp_path: Path) -> Path:
     media = (None, image(store, "red"), image(store, "blue"), video(store))
     make = [(f"{index}", media[index % 4]) for index in range(80)]
     write_samples([sample(*one) for one in make], tmp_path / "data" / "prompts.parquet")
-    write_samples([sample(*one) for one in make[:60]], tmp_path / "data" / "pairs" / "train.parquet")
+    write_samples(
+        [sample(*one) for one in make[:60]], tmp_path / "data" / "pairs" / "train.parquet"
+    )
     pairs = [sample(*one, rewards=tuple(rng.normal((1, -1), 1.2))) for one in make]
     write_samples(pairs[:20], tmp_path / "data" / "pairs" / "val.parquet")
     write_samples(pairs, tmp_path / "data" / "scored" / "val.parquet")
     drawn = [
-        sample(*one, candidates=("one", "two"), rewards=tuple(rng.normal((1, 0), 1)), meta={"correct": [1, 0]})
+        sample(
+            *one,
+            candidates=("one", "two"),
+            rewards=tuple(rng.normal((1, 0), 1)),
+            meta={"correct": [1, 0]},
+        )
         for one in make[:24]
     ]
     write_samples(drawn, tmp_path / "data" / "scored" / "best_of_n.parquet")
     write_removed([sample(*one) for one in make], rng.normal(-2, 1, 80).tolist(), tmp_path)
     write_scores(rng, tmp_path)
     (tmp_path / "data" / "quarantine").mkdir()
-    write_samples([sample(f"drop{index}", media[index]) for index in range(3)], tmp_path / "data" / "judged.parquet")
+    write_samples(
+        [sample(f"drop{index}", media[index]) for index in range(3)],
+        tmp_path / "data" / "judged.parquet",
+    )
     reasons = ("identical answers", "identical answers", HOSTILE)
     columns = {"id": ["drop0", "drop1", "drop2"], "reason": list(reasons)}
-    columns |= {name: [f"{name} {place}" for place in range(3)] for name in ("source", "split", "detail", "advice")}
+    columns |= {
+        name: [f"{name} {place}" for place in range(3)]
+        for name in ("source", "split", "detail", "advice")
+    }
     refused = pa.table(columns)
     pq.write_table(refused, tmp_path / "data" / "quarantine" / "validate.parquet")
     write_metrics(tmp_path, METRICS)
     fall = [0.7 * 0.99**step + rng.normal(0, 0.03) for step in range(120)]
     write_curve(tmp_path, "train_rm", {"loss": fall, "accuracy": [1 - loss / 1.4 for loss in fall]})
-    write_curve(tmp_path, "train_ppo", {"reward": [step / 50 for step in range(40)], "kl": [0.1] * 40})
+    write_curve(
+        tmp_path, "train_ppo", {"reward": [step / 50 for step in range(40)], "kl": [0.1] * 40}
+    )
     warm = [2e-3 * min(1.0, (step + 1) / 6) * (1 - step / 130) for step in range(120)]
     write_curve(tmp_path, "bootstrap", {"loss": fall, "learning_rate": warm})
     write_provenance(tmp_path)
@@ -228,7 +298,18 @@ def sections(found: Page) -> list[str | None]:
 def test_a_whole_run_has_every_section_and_no_note(root: Path) -> None:
     found = page(root)
     assert sections(found) == (
-        ["headline", "data", "base", "reward", "accuracy", "ppo", "best", "cleaning", "quarantine", "reading"]
+        [
+            "headline",
+            "data",
+            "base",
+            "reward",
+            "accuracy",
+            "ppo",
+            "best",
+            "cleaning",
+            "quarantine",
+            "reading",
+        ]
     )
     assert "Not shown" not in found.text
     assert "84.0\u202f%" in found.text and "from 41.0\u202f%" in found.text
@@ -237,18 +318,32 @@ def test_a_whole_run_has_every_section_and_no_note(root: Path) -> None:
 def test_what_came_in_and_what_was_left_out_is_shown_by_source(tmp_path: Path) -> None:
     fates = {"rows": 1200, "kept": 700, "quarantined": 200, "left_out": 300}
     collected = {f"{fate}/web": float(count) for fate, count in fates.items()}
-    write_metrics(tmp_path, {"collect": {**collected, "left_out/domain/general": 300.0, "unread/bought": 1.0}})
+    write_metrics(
+        tmp_path, {"collect": {**collected, "left_out/domain/general": 300.0, "unread/bought": 1.0}}
+    )
     found = page(tmp_path)
     assert "web1,200700200300" in "".join(found.text.split())
     assert "bought (left out by its licence, not read)" in found.text
-    assert "web, quarantined: 200" in found.text and "web, left out by the mixture: 300" in found.text
+    assert (
+        "web, quarantined: 200" in found.text and "web, left out by the mixture: 300" in found.text
+    )
 
 
-ONE_JUDGE = {"consistency": 0.8, "position_bias": 0.25, "length_bias": -0.5, "pairs": 1200, "spent": 3.456}
+ONE_JUDGE = {
+    "consistency": 0.8,
+    "position_bias": 0.25,
+    "length_bias": -0.5,
+    "pairs": 1200,
+    "spent": 3.456,
+}
 
 
 def test_what_the_judges_are_worth_is_shown_where_models_judged(tmp_path: Path) -> None:
-    judged = {f"llm/{name}/{key}": value for name in ("gpt", "qwen", "odd") for key, value in ONE_JUDGE.items()}
+    judged = {
+        f"llm/{name}/{key}": value
+        for name in ("gpt", "qwen", "odd")
+        for key, value in ONE_JUDGE.items()
+    }
     kappas = {"gpt/qwen": 0.71, "gpt/odd": 0.02, "qwen/odd": -0.03}
     pairs = {f"llm/cohen_kappa/{names}": kappa for names, kappa in kappas.items()}
     together = {"llm/agreement": 0.5, "llm/fleiss_kappa": 0.23, "llm/cost": 1.0, "pairs/all": 9.0}
@@ -261,7 +356,9 @@ def test_what_the_judges_are_worth_is_shown_where_models_judged(tmp_path: Path) 
 
 
 def test_a_judge_that_has_not_judged_yet_has_dashes(tmp_path: Path) -> None:
-    write_metrics(tmp_path, {"judge": {"llm/gpt/pairs": 0.0, "llm/gpt/spent": 0.0, "pairs/all": 0.0}})
+    write_metrics(
+        tmp_path, {"judge": {"llm/gpt/pairs": 0.0, "llm/gpt/spent": 0.0, "pairs/all": 0.0}}
+    )
     assert "gpt0–––0.00" in page(tmp_path).text
 
 
@@ -273,16 +370,22 @@ def test_verifiers_alone_need_no_section_on_judges(tmp_path: Path) -> None:
 def test_the_page_needs_nothing_but_itself(root: Path) -> None:
     found = page(root)
     addresses = [
-        str(attributes.get(name)) for _, attributes in found.tags for name in ("src", "href") if name in attributes
+        str(attributes.get(name))
+        for _, attributes in found.tags
+        for name in ("src", "href")
+        if name in attributes
     ]
     assert addresses and all(
-        address.startswith(("data:image/jpeg;base64,", "#", "pairs.html", "validation.html")) for address in addresses
+        address.startswith(("data:image/jpeg;base64,", "#", "pairs.html", "validation.html"))
+        for address in addresses
     )
     html = (root / "reports" / "index.html").read_text(encoding="utf-8")
     assert not re.search(r"https?://|@import|url\(", html)
 
 
-def test_what_became_of_the_corpus_is_told_apart_from_what_was_measured_in_its_copy(root: Path) -> None:
+def test_what_became_of_the_corpus_is_told_apart_from_what_was_measured_in_its_copy(
+    root: Path,
+) -> None:
     text = "".join(page(root).text.split())
     assert "all80382" in text, "kept, removed, unscored"
     assert "Measuredinacopyofthecorpus,ashareofwhichwasspoiltonpurpose" in text
@@ -290,8 +393,19 @@ def test_what_became_of_the_corpus_is_told_apart_from_what_was_measured_in_its_c
 
 
 def test_lengths_ties_calibration_and_exchanged_pairs_stand_beside_the_accuracy(root: Path) -> None:
-    numbers = {"pairs/all": 4227, "prompts/all": 1658, "ties/all": 3, "ece/all": 0.05, "length_only/all": 0.55}
-    numbers |= {"words_chosen/all": 21.5, "words_rejected/all": 18, "pairs/image": 900, "pairs_swapped/image": 890}
+    numbers = {
+        "pairs/all": 4227,
+        "prompts/all": 1658,
+        "ties/all": 3,
+        "ece/all": 0.05,
+        "length_only/all": 0.55,
+    }
+    numbers |= {
+        "words_chosen/all": 21.5,
+        "words_rejected/all": 18,
+        "pairs/image": 900,
+        "pairs_swapped/image": 890,
+    }
     write_metrics(root, {"evaluate_rm": METRICS["evaluate_rm"] | numbers})
     text = "".join(page(root).text.split())
     assert "all4,2271,65884.0%55.0%5.0%321.518––" in text
@@ -303,7 +417,9 @@ def test_lengths_ties_calibration_and_exchanged_pairs_stand_beside_the_accuracy(
 def test_removed_samples_are_shown_with_their_images_and_domains(root: Path) -> None:
     found = page(root)
     groups = [
-        attributes["data-group"] for tag, attributes in found.tags if tag == "article" and attributes["data-group"]
+        attributes["data-group"]
+        for tag, attributes in found.tags
+        if tag == "article" and attributes["data-group"]
     ]
     assert len(groups) == 40 and set(groups) == set(DOMAINS.values())
     assert {groups.count(domain) for domain in DOMAINS.values()} == {13, 14}
@@ -373,14 +489,18 @@ def test_every_number_says_where_it_comes_from(root: Path, name: str) -> None:
     write_report(root)
     html = (root / "reports" / name).read_text(encoding="utf-8")
     bare = Bare(html, sections=name == "index.html").bare
-    assert [text for text in bare if "%" not in text] == [], "the key to the terms has its 50 % and 100 %"
+    assert [text for text in bare if "%" not in text] == [], (
+        "the key to the terms has its 50 % and 100 %"
+    )
     for text in ("4" * 32, "c0ffee" * 6 + "c0ff-dirty", "python -m tasks.validate data/x"):
         assert text in Page(html).text
     for path in (root / "metrics" / "provenance").iterdir():
         path.unlink()
     write_report(root)
     html = (root / "reports" / name).read_text(encoding="utf-8")
-    assert len(Bare(html, sections=name == "index.html").bare) > 5, "the test would see a number without"
+    assert len(Bare(html, sections=name == "index.html").bare) > 5, (
+        "the test would see a number without"
+    )
 
 
 def test_a_section_names_the_stages_whose_results_it_shows(root: Path) -> None:
@@ -410,8 +530,14 @@ def test_numbers_without_a_record_say_how_to_get_one(root: Path) -> None:
 
 def test_each_table_of_the_graph_has_its_stage() -> None:
     graph = yaml.safe_load((Path(__file__).parents[1] / "dvc.yaml").read_text())["stages"]
-    outs = {(next(iter(out)), stage) for stage, told in graph.items() for out in told.get("outs", [])}
-    tables = {(path[5:-8], stage) for path, stage in outs if path.startswith("data/") and path.endswith(".parquet")}
+    outs = {
+        (next(iter(out)), stage) for stage, told in graph.items() for out in told.get("outs", [])
+    }
+    tables = {
+        (path[5:-8], stage)
+        for path, stage in outs
+        if path.startswith("data/") and path.endswith(".parquet")
+    }
     assert set(MADE_BY.items()) == tables
     assert {(f"metrics/provenance/{stage}.json", stage) for stage in STAGES} <= outs
 
@@ -422,7 +548,9 @@ def test_equal_answers_are_one_line_on_a_card(root: Path) -> None:
     drawn = sample("1", candidates=answers, rewards=rewards, meta={"correct": [0, 0, 1, 0, 0, 0]})
     write_samples([drawn], root / "data" / "scored" / "best_of_n.parquet")
     html = write_report(root).read_text(encoding="utf-8")
-    card = next(part for part in html.split("<article") if "1 of 6 right" in part).split("</article>")[0]
+    card = next(part for part in html.split("<article") if "1 of 6 right" in part).split(
+        "</article>"
+    )[0]
     texts = re.findall(r'<div class="text">(.*?)</div>', card)
     assert texts == ["one", "four", "five"] and "wrong, 4 times" in card
 
@@ -430,7 +558,10 @@ def test_equal_answers_are_one_line_on_a_card(root: Path) -> None:
 def test_a_prompt_with_many_pairs_is_one_example(root: Path) -> None:
     pairs = [sample(f"{i}", rewards=(5.0 + i, 0.0)) for i in range(6)]
     other = (Turn(role="user", content="Which colour is it?"),)
-    write_samples([*pairs, sample("x", rewards=(1.0, 0.0), prompt=other)], root / "data" / "scored" / "val.parquet")
+    write_samples(
+        [*pairs, sample("x", rewards=(1.0, 0.0), prompt=other)],
+        root / "data" / "scored" / "val.parquet",
+    )
     html = write_report(root).read_text(encoding="utf-8")
     assert re.findall(r"margin ([+\d.]+)", html) == ["+10.00", "+1.00"]
 
@@ -453,8 +584,15 @@ def articles(found: Page) -> list[dict[str, str | None]]:
 def test_the_pairs_can_be_browsed_kept_and_dropped(root: Path) -> None:
     found = browsed(root)
     fates = [one["data-fate"] for one in articles(found)]
-    assert fates.count("kept") == 80 and fates.count("identical answers") == 2 and fates.count(HOSTILE) == 1
-    assert "Dropped, identical answers (detail 0)" in " ".join(found.text.split()) and "advice 0" in found.text
+    assert (
+        fates.count("kept") == 80
+        and fates.count("identical answers") == 2
+        and fates.count(HOSTILE) == 1
+    )
+    assert (
+        "Dropped, identical answers (detail 0)" in " ".join(found.text.split())
+        and "advice 0" in found.text
+    )
     assert {one["data-split"] for one in articles(found)} == {"train"}
     assert [attributes["name"] for tag, attributes in found.tags if tag == "select"] == (
         ["source", "domain", "modality", "split", "fate"]
@@ -462,12 +600,16 @@ def test_the_pairs_can_be_browsed_kept_and_dropped(root: Path) -> None:
     assert ("a", {"href": "pairs.html"}) in page(root).tags
 
 
-def test_the_page_of_pairs_needs_nothing_but_itself_and_runs_nothing_of_the_data(root: Path) -> None:
+def test_the_page_of_pairs_needs_nothing_but_itself_and_runs_nothing_of_the_data(
+    root: Path,
+) -> None:
     found = browsed(root)
     html = (root / "reports" / "pairs.html").read_text(encoding="utf-8")
     assert not re.search(r"https?://|@import|url\(", html)
     assert found.count("script") == 1 and HOSTILE in found.text
-    assert all(str(a["src"]).startswith("data:image/jpeg;base64,") for tag, a in found.tags if tag == "img")
+    assert all(
+        str(a["src"]).startswith("data:image/jpeg;base64,") for tag, a in found.tags if tag == "img"
+    )
 
 
 def test_the_page_of_pairs_is_bounded_and_leaves_no_kind_out(root: Path) -> None:
@@ -504,7 +646,9 @@ def test_a_section_appears_with_its_stage(tmp_path: Path) -> None:
         ("metrics/curves/train_rm.csv", "Removed samples"),
     ],
 )
-def test_a_damaged_file_is_a_note_and_the_rest_remains(root: Path, name: str, still_there: str) -> None:
+def test_a_damaged_file_is_a_note_and_the_rest_remains(
+    root: Path, name: str, still_there: str
+) -> None:
     (root / name).write_bytes(b"step,loss\n\xff\x00broken")
     html = write_report(root).read_text(encoding="utf-8")
     assert "Not shown: " in Page(html).text
@@ -533,7 +677,9 @@ def test_the_page_stays_small(root: Path) -> None:
 
 
 def test_summary_has_exactly_the_agreed_keys(root: Path) -> None:
-    (root / "metrics" / "summary.json").write_text('{"wall_s": 700, "rm": {"accuracy": {"all": 0.1}}}')
+    (root / "metrics" / "summary.json").write_text(
+        '{"wall_s": 700, "rm": {"accuracy": {"all": 0.1}}}'
+    )
     assert summary(root) == {
         "rm": {
             "accuracy": {"all": 0.84, "text": 0.9, "image": 0.8},
@@ -567,7 +713,9 @@ def test_summary_names_the_damaged_file(tmp_path: Path) -> None:
 
 def test_a_running_mean_follows_a_warm_up_from_its_first_step() -> None:
     ramp = [(float(step), 2.0 * step) for step in range(100)]
-    np.testing.assert_allclose(_running_mean(ramp), ramp)  # the mean of a straight line is that line, to its ends
+    np.testing.assert_allclose(
+        _running_mean(ramp), ramp
+    )  # the mean of a straight line is that line, to its ends
     bent = [(float(step), min(step, 20) / 20) for step in range(400)]
     smooth = _running_mean(bent)
     assert smooth[0] == (0.0, 0.0) and smooth[-1] == bent[-1]
@@ -581,7 +729,12 @@ def test_the_stages_are_those_of_the_graph() -> None:
 
 def test_no_torch_is_needed() -> None:
     code = "import sys, ixc.report; print([name for name in ('torch', 'pandas', 'av') if name in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "[]\n"
+    )
 
 
 def decoded(address: str) -> Image.Image:
@@ -608,7 +761,11 @@ def test_transparency_becomes_white(tmp_path: Path) -> None:
 
 def test_no_kind_crowds_out_another() -> None:
     kinds = "aaaaaaab"
-    assert sorted(kinds[index] for index in in_turn(range(8), kinds.__getitem__, 3)) == ["a", "a", "b"]
+    assert sorted(kinds[index] for index in in_turn(range(8), kinds.__getitem__, 3)) == [
+        "a",
+        "a",
+        "b",
+    ]
 
 
 def test_ticks_are_round() -> None:
@@ -629,7 +786,9 @@ def test_a_histogram_shows_shares_of_each_group() -> None:
 
 def test_bars_are_stacked_and_end_in_their_total() -> None:
     svg = bars({"general": {"text": 30, "image": 10}}, label="b")
-    (x0, width0), (x1, width1) = re.findall(r'class="bar c\d" x="([\d.]+)" y="10" width="([\d.]+)"', svg)
+    (x0, width0), (x1, width1) = re.findall(
+        r'class="bar c\d" x="([\d.]+)" y="10" width="([\d.]+)"', svg
+    )
     assert float(x1) == pytest.approx(float(x0) + float(width0), abs=0.11)
     assert float(width0) == pytest.approx(3 * float(width1), abs=0.3)
     assert ">40</text>" in svg
@@ -648,5 +807,10 @@ def test_nothing_to_draw_draws_nothing(points: list[tuple[float, float]]) -> Non
 def test_a_constant_and_a_long_curve_are_drawn() -> None:
     constant = lines({"a": [(0.0, 2.0), (1.0, 2.0)]}, label="l", x_label="x")
     assert "nan" not in constant and constant.count("<path") == 1
-    long = lines({"a": [(float(i), float(i % 7)) for i in range(100_000)]}, label="l", x_label="x", smooth=True)
+    long = lines(
+        {"a": [(float(i), float(i % 7)) for i in range(100_000)]},
+        label="l",
+        x_label="x",
+        smooth=True,
+    )
     assert len(long) < 30_000

@@ -11,16 +11,36 @@ from conftest import REPOSITORY, Call
 
 def scheduled(api: str) -> list[dict[str, object]]:
     body = json.dumps({"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}).encode()
-    request = urllib.request.Request(f"{api}/flow_runs/filter", body, {"content-type": "application/json"})
+    request = urllib.request.Request(
+        f"{api}/flow_runs/filter", body, {"content-type": "application/json"}
+    )
     with urllib.request.urlopen(request, timeout=10) as response:
         return json.load(response)
 
 
 @pytest.mark.slow
 def test_a_deployed_schedule_creates_runs(prefect_api: str, call: Call, tmp_path: Path):
-    pool = call(REPOSITORY, "-m", "prefect", "work-pool", "create", "local", "--type", "process", "--overwrite")
+    pool = call(
+        REPOSITORY,
+        "-m",
+        "prefect",
+        "work-pool",
+        "create",
+        "local",
+        "--type",
+        "process",
+        "--overwrite",
+    )
     assert pool.returncode == 0, pool.stderr
-    deploy = ("-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", "infra/prefect.yaml")
+    deploy = (
+        "-m",
+        "prefect",
+        "--no-prompt",
+        "deploy",
+        "--all",
+        "--prefect-file",
+        "infra/prefect.yaml",
+    )
     done = call(REPOSITORY, *deploy, IXC_HOME=str(REPOSITORY))
     assert done.returncode == 0, done.stdout + done.stderr
 

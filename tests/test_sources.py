@@ -41,7 +41,10 @@ def read(name: str, path: Path) -> tuple[list[Row], list[Refused]]:
 
 def test_hh_rlhf_is_split_at_the_last_assistant_turn(tmp_path: Path):
     start = f"{USER}Hi.{ASSISTANT}Hello.{USER}How are you?"
-    write(tmp_path / "test.jsonl", {"chosen": f"{start}{ASSISTANT}Fine.", "rejected": f"{start}{ASSISTANT}Go."})
+    write(
+        tmp_path / "test.jsonl",
+        {"chosen": f"{start}{ASSISTANT}Fine.", "rejected": f"{start}{ASSISTANT}Go."},
+    )
     [row], refused = read("hh_rlhf", tmp_path)
     assert [(turn.role, turn.content) for turn in row.prompt] == [
         ("user", "Hi."),
@@ -77,12 +80,18 @@ def test_a_gzipped_file_is_read_and_a_cut_one_refused(tmp_path: Path):
 
 
 def test_gsm8k_yields_the_number_and_a_pair_of_solutions(tmp_path: Path):
-    write(tmp_path / "test.jsonl", {"question": "2000 + 1?", "answer": "It is <<2000+1=2001>>2001.\n#### 2,001"})
+    write(
+        tmp_path / "test.jsonl",
+        {"question": "2000 + 1?", "answer": "It is <<2000+1=2001>>2001.\n#### 2,001"},
+    )
     models = {
         "small": {"is_correct": False, "solution": "<<1+1=2>>2\nA: 2"},
         "large": {"is_correct": True, "solution": "2001\nA: 2001"},
     }
-    write(tmp_path / "example_model_solutions.jsonl", {"question": "2000 + 1?", "ground_truth": "", **models})
+    write(
+        tmp_path / "example_model_solutions.jsonl",
+        {"question": "2000 + 1?", "ground_truth": "", **models},
+    )
     [problem, pair], _ = read("gsm8k", tmp_path)
     assert problem.gold and (problem.gold.check, problem.gold.value) == ("number", "2001")
     assert problem.gold.answer == "It is 2001.\nThe answer is 2001."
@@ -91,14 +100,31 @@ def test_gsm8k_yields_the_number_and_a_pair_of_solutions(tmp_path: Path):
 
 
 def test_the_first_rows_of_gsm8k_are_problems_and_pairs(tmp_path: Path):
-    write(tmp_path / "test.jsonl", *({"question": f"{i} + 1?", "answer": f"#### {i + 1}"} for i in range(3)))
-    models = {name: {"is_correct": name == "large", "solution": f"A: {name}"} for name in ("small", "large")}
-    write(tmp_path / "example_model_solutions.jsonl", *({"question": f"{i} + 1?", **models} for i in range(2)))
-    assert [bool(row.chosen) for row in read("gsm8k", tmp_path)[0]] == [False, True, False, True, False]
+    write(
+        tmp_path / "test.jsonl",
+        *({"question": f"{i} + 1?", "answer": f"#### {i + 1}"} for i in range(3)),
+    )
+    models = {
+        name: {"is_correct": name == "large", "solution": f"A: {name}"}
+        for name in ("small", "large")
+    }
+    write(
+        tmp_path / "example_model_solutions.jsonl",
+        *({"question": f"{i} + 1?", **models} for i in range(2)),
+    )
+    assert [bool(row.chosen) for row in read("gsm8k", tmp_path)[0]] == [
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]
 
 
 def test_gsm8k_refuses_a_problem_without_an_answer(tmp_path: Path):
-    write(tmp_path / "test.jsonl", {"question": "1 + 1?", "answer": "no idea"}, {"question": "1 + 1?"})
+    write(
+        tmp_path / "test.jsonl", {"question": "1 + 1?", "answer": "no idea"}, {"question": "1 + 1?"}
+    )
     rows, refused = read("gsm8k", tmp_path)
     assert (rows, [item.where for item in refused]) == ([], ["test.jsonl:1", "test.jsonl:2"])
     assert refused[1].reason == "answer: missing; add the field or remove the row"
@@ -108,8 +134,16 @@ def test_gsm8k_refuses_a_problem_without_an_answer(tmp_path: Path):
 
 
 def math_vision(folder: Path, **changes: Any) -> Path:
-    item = {"id": "7", "question": "How long?\n<image1>", "options": ["1 cm", "2 cm"], "answer": "B"}
-    write(folder / "test.jsonl", {**item, "image": "images/7.jpg", "level": 1, "subject": "algebra", **changes})
+    item = {
+        "id": "7",
+        "question": "How long?\n<image1>",
+        "options": ["1 cm", "2 cm"],
+        "answer": "B",
+    }
+    write(
+        folder / "test.jsonl",
+        {**item, "image": "images/7.jpg", "level": 1, "subject": "algebra", **changes},
+    )
     paint(folder / "images" / "7.jpg")
     right = {"id": "7", "response": "(B)", "model_answer": "b", "correct": True}
     wrong = {"id": "7", "response": "(A)", "model_answer": "a", "correct": False}
@@ -122,7 +156,9 @@ def test_math_vision_yields_a_choice_and_a_pair_of_the_models_answers(tmp_path: 
     [prompt, pair], _ = read("math_vision", math_vision(tmp_path))
     assert prompt.gold and (prompt.gold.check, prompt.gold.value) == ("choice", "B")
     assert prompt.wrong == ("The answer is (A).",)
-    assert prompt.prompt[0].content == ("How long?\n(A) 1 cm\n(B) 2 cm\nAnswer with the letter of the right option.")
+    assert prompt.prompt[0].content == (
+        "How long?\n(A) 1 cm\n(B) 2 cm\nAnswer with the letter of the right option."
+    )
     assert (pair.chosen, pair.rejected) == ("(B)", "(A)")
     assert pair.media == prompt.media and prompt.media[0].path == tmp_path / "images" / "7.jpg"
 
@@ -154,20 +190,28 @@ def test_nlvr_asks_for_the_truth_and_knows_the_other_value(tmp_path: Path):
     write(tmp_path / "dev.json", item, {**item, "label": "maybe"})
     paint(tmp_path / "images" / "0" / "dev-12-3-0.png")
     [row], [refused] = read("nlvr", tmp_path)
-    assert row.gold and (row.gold.value, row.gold.others, row.wrong) == ("false", ("true",), ("True.",))
+    assert row.gold and (row.gold.value, row.gold.others, row.wrong) == (
+        "false",
+        ("true",),
+        ("True.",),
+    )
     assert row.prompt[0].content == "Is this true or false? There is a box."
     assert refused.where == "dev.json:2"
 
 
 def super_clevr(folder: Path, *answers: Any) -> Path:
-    questions = [{"image_filename": "a.png", "question": "Q?", "answer": answer} for answer in answers]
+    questions = [
+        {"image_filename": "a.png", "question": "Q?", "answer": answer} for answer in answers
+    ]
     write(folder / "superCLEVR_questions_5.json", {"info": {}, "questions": questions})
     paint(folder / "images" / "a.png")
     return folder
 
 
 def test_super_clevr_wrong_answers_are_of_the_same_kind(tmp_path: Path):
-    rows, _ = read("super_clevr", super_clevr(tmp_path, True, 0, "large", "purple", "saddle", "roof"))
+    rows, _ = read(
+        "super_clevr", super_clevr(tmp_path, True, 0, "large", "purple", "saddle", "roof")
+    )
     assert [(row.gold.check, row.gold.value) for row in rows if row.gold] == [
         ("match", "yes"),
         ("number", "0"),
@@ -183,7 +227,15 @@ def test_super_clevr_wrong_answers_are_of_the_same_kind(tmp_path: Path):
         ("Roof.",),
         ("Saddle.",),
     ]
-    assert rows[3].wrong[0].strip(".").lower() in {"gray", "red", "blue", "green", "brown", "cyan", "yellow"}
+    assert rows[3].wrong[0].strip(".").lower() in {
+        "gray",
+        "red",
+        "blue",
+        "green",
+        "brown",
+        "cyan",
+        "yellow",
+    }
     assert {row.group for row in rows} == {"a.png"}
 
 
@@ -216,11 +268,20 @@ def test_ifeval_keeps_the_constraints_without_nulls_and_has_no_answer(tmp_path: 
 
 def test_photos_pairs_have_equal_length_and_only_one_sees_what_is_absent(tmp_path: Path):
     paint(tmp_path / "a.png")
-    qa = [{"question": "What is it?", "answer": "a cat"}, {"question": "Is it red?", "answer": "no"}]
-    write(tmp_path / "captions.jsonl", {"image": "a.png", "caption": "A cat.", "qa": qa, "absent": ["owl"]})
+    qa = [
+        {"question": "What is it?", "answer": "a cat"},
+        {"question": "Is it red?", "answer": "no"},
+    ]
+    write(
+        tmp_path / "captions.jsonl",
+        {"image": "a.png", "caption": "A cat.", "qa": qa, "absent": ["owl"]},
+    )
     rows, _ = read("photos", tmp_path)
     [pair] = [row for row in rows if row.chosen]
-    assert (pair.chosen, pair.rejected) == ("A cat. There is no owl here.", "A cat. There is also an owl.")
+    assert (pair.chosen, pair.rejected) == (
+        "A cat. There is no owl here.",
+        "A cat. There is also an owl.",
+    )
     values = {row.prompt[0].content: row.gold.value for row in rows if row.gold}
     assert values == {
         "Describe the picture.": "A cat.",
@@ -233,7 +294,9 @@ def test_photos_pairs_have_equal_length_and_only_one_sees_what_is_absent(tmp_pat
 def test_videos_pair_a_caption_with_another_videos(tmp_path: Path):
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / name).write_bytes(b"film")
-    write(tmp_path / "captions.jsonl", *({"video": f"{n}.mp4", "caption": f"Film {n}."} for n in "ab"))
+    write(
+        tmp_path / "captions.jsonl", *({"video": f"{n}.mp4", "caption": f"Film {n}."} for n in "ab")
+    )
     rows, _ = read("videos", tmp_path)
     pairs = [(row.chosen, row.rejected) for row in rows if row.chosen]
     assert pairs == [("Film a.", "Film b."), ("Film b.", "Film a.")]
@@ -248,16 +311,29 @@ def test_a_single_video_has_no_other_caption_to_lose(tmp_path: Path):
 
 # Your own
 
-PAIR = {"prompt": "Is it red?", "chosen": "Yes.", "rejected": [{"role": "assistant", "content": "No."}]}
+PAIR = {
+    "prompt": "Is it red?",
+    "chosen": "Yes.",
+    "rejected": [{"role": "assistant", "content": "No."}],
+}
 
 
 def test_your_own_pairs_and_prompts_are_read(tmp_path: Path):
     paint(tmp_path / "a.png")
     turns = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]
-    question = {"prompt": [*turns, {"role": "user", "content": "How?"}], "answer": "So.", "domain": "safety"}
+    question = {
+        "prompt": [*turns, {"role": "user", "content": "How?"}],
+        "answer": "So.",
+        "domain": "safety",
+    }
     write(tmp_path / "mine.jsonl", {**PAIR, "images": ["a.png"]}, {**question, "id": 7})
     [pair, prompt], refused = read("preferences", tmp_path / "mine.jsonl")
-    assert (pair.id, pair.chosen, pair.rejected, pair.domain) == ("mine/1", "Yes.", "No.", "general")
+    assert (pair.id, pair.chosen, pair.rejected, pair.domain) == (
+        "mine/1",
+        "Yes.",
+        "No.",
+        "general",
+    )
     assert [file.path for file in pair.media] == [tmp_path / "a.png"]
     assert (prompt.id, prompt.domain, len(prompt.prompt), refused) == ("7", "safety", 3, [])
     assert prompt.gold == Gold(check="open", value="So.", answer="So.")
@@ -272,7 +348,10 @@ def test_your_own_mistakes_are_refused_one_by_one(tmp_path: Path):
     )
     write(tmp_path / "mine.jsonl", *({**PAIR, **change} for change in bad))
     rows, refused = read("preferences", tmp_path)
-    assert (rows, [item.where for item in refused]) == ([], [f"mine.jsonl:{line}" for line in (1, 2, 3, 4)])
+    assert (rows, [item.where for item in refused]) == (
+        [],
+        [f"mine.jsonl:{line}" for line in (1, 2, 3, 4)],
+    )
     assert refused[0].reason.startswith("domain: 'gossip': not one of instruction, general")
 
 
@@ -280,7 +359,9 @@ def test_your_own_mistakes_are_refused_one_by_one(tmp_path: Path):
 
 
 def test_a_broken_line_is_refused_and_the_rest_goes_on(tmp_path: Path):
-    good = json.dumps({"key": 1, "prompt": "Write.", "instruction_id_list": ["a"], "kwargs": [{}]}).encode()
+    good = json.dumps(
+        {"key": 1, "prompt": "Write.", "instruction_id_list": ["a"], "kwargs": [{}]}
+    ).encode()
     (tmp_path / "a.jsonl").write_bytes(b"\n".join([b'{"key": "\xe9"}', b"[1]", good, good[:30]]))
     rows, refused = read("ifeval", tmp_path)
     assert [row.id for row in rows] == ["1"]
@@ -367,9 +448,15 @@ def test_reading_twice_gives_the_same_rows(name: str):
 
 @needs_real
 def test_every_real_row_of_the_benchmark_is_read():
-    benchmarks, files = Benchmarks([REAL / "rm_bench"], 13, 6), sorted((REAL / "rm_bench").glob("*.json"))
+    benchmarks, files = (
+        Benchmarks([REAL / "rm_bench"], 13, 6),
+        sorted((REAL / "rm_bench").glob("*.json")),
+    )
     rows = [row for file in files for row in json.loads(file.read_text(encoding="utf-8"))]
-    found = [benchmarks.text_overlap(map(Words.of, (row["prompt"], *row["chosen"], *row["rejected"]))) for row in rows]
+    found = [
+        benchmarks.text_overlap(map(Words.of, (row["prompt"], *row["chosen"], *row["rejected"])))
+        for row in rows
+    ]
     assert (len(rows), sum(map(bool, found))) == (337, 337)  # as the README of the data says
 
 

@@ -29,7 +29,10 @@ def texts(origin: Origin) -> list[str | Refused]:
         return [Row(id=entry.id, domain="general", prompt=(turn,))]
 
     found = each(origin, make)
-    return [item if isinstance(item, Refused) else f"{item.id}: {item.prompt[0].content}" for item in found]
+    return [
+        item if isinstance(item, Refused) else f"{item.id}: {item.prompt[0].content}"
+        for item in found
+    ]
 
 
 def put(path: Path, data: bytes) -> Path:
@@ -51,12 +54,18 @@ def arrow(path: Path, records: list[dict[str, Any]], opened: Any) -> Path:
 @pytest.mark.parametrize("indent", [None, 2])
 def test_a_list_is_read_record_by_record(tmp_path: Path, name: str, indent: int | None):
     records = [{"text": 'a ] [ " é'}, {"text": "b", "more": [{"x": [1]}]}]
-    assert texts(put(tmp_path / name, json.dumps(records, indent=indent).encode())) == ['a/1: a ] [ " é', "a/2: b"]
+    assert texts(put(tmp_path / name, json.dumps(records, indent=indent).encode())) == [
+        'a/1: a ] [ " é',
+        "a/2: b",
+    ]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.jsonl.gz"])
 def test_lines_are_read_whatever_the_file_is_called(tmp_path: Path, name: str):
-    assert texts(put(tmp_path / name, b'\xef\xbb\xbf{"text": "a"}\r\n\n{"text": "b"}')) == ["a/1: a", "a/3: b"]
+    assert texts(put(tmp_path / name, b'\xef\xbb\xbf{"text": "a"}\r\n\n{"text": "b"}')) == [
+        "a/1: a",
+        "a/3: b",
+    ]
 
 
 def test_parquet_and_both_kinds_of_arrow_are_read(tmp_path: Path):
@@ -76,7 +85,10 @@ def test_a_folder_is_read_in_order_without_what_lies_beside_the_data(tmp_path: P
 
 @settings(deadline=None)
 @given(
-    st.lists(st.dictionaries(st.text(max_size=3), st.text() | st.integers() | st.lists(st.text())), min_size=1),
+    st.lists(
+        st.dictionaries(st.text(max_size=3), st.text() | st.integers() | st.lists(st.text())),
+        min_size=1,
+    ),
     st.integers(1, 9),
     st.sampled_from([None, 1]),
 )
@@ -84,7 +96,11 @@ def test_a_list_comes_back_whole_however_it_is_cut(
     tmp_path_factory: pytest.TempPathFactory, records: list[dict], chunk: int, indent: int | None
 ):
     path = tmp_path_factory.mktemp("list") / "a.json"
-    path.write_text(json.dumps(records, indent=indent, ensure_ascii=False), encoding="utf-8", errors="surrogatepass")
+    path.write_text(
+        json.dumps(records, indent=indent, ensure_ascii=False),
+        encoding="utf-8",
+        errors="surrogatepass",
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(forms, "_CHUNK", chunk)
         assert list(forms.records(path, "a.json")) == list(enumerate(records, start=1))
@@ -100,7 +116,11 @@ def reasons(path: Path) -> list[str]:
 def test_a_damaged_list_gives_what_comes_before_the_damage(tmp_path: Path):
     found = texts(put(tmp_path / "a.json", b'[{"text": "a"}, {"text": "b"'))
     assert found[0] == "a/1: a"
-    assert isinstance(found[1], Refused) and found[1].where == "a.json:2" and "cut off" in found[1].reason
+    assert (
+        isinstance(found[1], Refused)
+        and found[1].where == "a.json:2"
+        and "cut off" in found[1].reason
+    )
     assert len(found) == 2
 
 
@@ -109,8 +129,12 @@ def test_what_is_no_object_or_empty_is_refused_in_its_place(tmp_path: Path):
         "a.json:1: int, not an object; one JSON object for each record",
         "a.json:3: text: missing; add the field or remove the row",
     ]
-    assert reasons(put(tmp_path / "b.json", b"[ ]")) == ["b.json: empty list; fetch the file again, or remove it"]
-    assert reasons(put(tmp_path / "c.jsonl.gz", b"")) == ["c.jsonl.gz: empty file; fetch it again, or remove it"]
+    assert reasons(put(tmp_path / "b.json", b"[ ]")) == [
+        "b.json: empty list; fetch the file again, or remove it"
+    ]
+    assert reasons(put(tmp_path / "c.jsonl.gz", b"")) == [
+        "c.jsonl.gz: empty file; fetch it again, or remove it"
+    ]
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.json.gz", "a.jsonl"])
@@ -129,7 +153,10 @@ def test_what_stands_behind_a_list_is_named_with_how_many_rows_were_read(
     first, refused = texts(put(tmp_path / "a.json", b'[{"text": "a"}]\n' + rest))
     assert first == "a/1: a"
     assert isinstance(refused, Refused) and refused.where == "a.json:2"
-    assert "behind the list" in refused.reason and "1 rows were read and the rest is missing" in refused.reason
+    assert (
+        "behind the list" in refused.reason
+        and "1 rows were read and the rest is missing" in refused.reason
+    )
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.json.gz"])
@@ -152,14 +179,20 @@ def test_objects_behind_a_list_and_the_last_of_a_cut_one_are_read(
 
 def test_a_number_that_python_does_not_read_spoils_only_its_own_record(tmp_path: Path):
     records = [b'{"text": "a"}', b'{"text": "b", "n": %s}' % (b"7" * 5000), b'{"text": "c"}']
-    for name, content in {"a.jsonl": b"\n".join(records), "b.json": b"[" + b", ".join(records) + b"]"}.items():
+    for name, content in {
+        "a.jsonl": b"\n".join(records),
+        "b.json": b"[" + b", ".join(records) + b"]",
+    }.items():
         first, second, last = texts(put(tmp_path / name, content))
         assert (str(first)[2:], str(last)[2:]) == ("1: a", "3: c")
         assert isinstance(second, Refused) and "not JSON" in second.reason
 
 
 def test_a_cut_list_of_a_few_bytes_in_gz_is_still_a_list(tmp_path: Path):
-    path = put(tmp_path / "a.json.gz", json.dumps([{"text": f"{number:x}"} for number in range(999)]).encode())
+    path = put(
+        tmp_path / "a.json.gz",
+        json.dumps([{"text": f"{number:x}"} for number in range(999)]).encode(),
+    )
     path.write_bytes(path.read_bytes()[:-20])
     *kept, refused = texts(path)
     assert isinstance(refused, Refused) and "the rest is missing" in refused.reason
@@ -178,11 +211,17 @@ def test_a_value_that_python_has_no_type_for_spoils_only_its_row(tmp_path: Path,
     pq.write_table(pa.table({"text": ["a", "b"], "when": odd}), tmp_path / "a.parquet")
     first, second = texts(tmp_path / "a.parquet")
     assert second == "a/2: b"
-    assert isinstance(first, Refused) and first.where == "a.parquet:1" and "cannot be read" in first.reason
+    assert (
+        isinstance(first, Refused)
+        and first.where == "a.parquet:1"
+        and "cannot be read" in first.reason
+    )
 
 
 def test_a_damaged_name_of_a_column_is_refused(tmp_path: Path):
-    pq.write_table(pa.table({"text": ["a"], "strange": ["b"]}), tmp_path / "a.parquet", store_schema=False)
+    pq.write_table(
+        pa.table({"text": ["a"], "strange": ["b"]}), tmp_path / "a.parquet", store_schema=False
+    )
     damaged = (tmp_path / "a.parquet").read_bytes().replace(b"strange", b"\xffrange")
     [refused] = texts(put(tmp_path / "a.parquet", damaged))
     assert isinstance(refused, Refused) and "damaged, or cut off" in refused.reason
@@ -191,11 +230,17 @@ def test_a_damaged_name_of_a_column_is_refused(tmp_path: Path):
 def test_two_columns_of_one_name_are_refused(tmp_path: Path):
     table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], ["text", "text"])
     pq.write_table(table, tmp_path / "a.parquet")
-    with pa.OSFile(str(tmp_path / "b.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+    with (
+        pa.OSFile(str(tmp_path / "b.arrow"), "wb") as file,
+        pa.ipc.new_stream(file, table.schema) as writer,
+    ):
         writer.write_table(table)
     for name in ("a.parquet", "b.arrow"):
         [refused] = texts(tmp_path / name)
-        assert isinstance(refused, Refused) and "two columns are called 'text'; rename one" in refused.reason
+        assert (
+            isinstance(refused, Refused)
+            and "two columns are called 'text'; rename one" in refused.reason
+        )
 
 
 def test_a_key_that_is_there_twice_spoils_only_its_own_record(tmp_path: Path):
@@ -205,7 +250,10 @@ def test_a_key_that_is_there_twice_spoils_only_its_own_record(tmp_path: Path):
         b'{"text": "d", "more": {"x": 1, "x": 2}}',
         b'{"text": "e"}',
     )
-    for name, content in {"a.jsonl": b"\n".join(records), "b.json": b"[" + b", ".join(records) + b"]"}.items():
+    for name, content in {
+        "a.jsonl": b"\n".join(records),
+        "b.json": b"[" + b", ".join(records) + b"]",
+    }.items():
         first, second, third, last = texts(put(tmp_path / name, content))
         assert (str(first)[2:], str(last)[2:]) == ("1: a", "4: e")
         for item, key in ((second, "text"), (third, "x")):
@@ -213,7 +261,9 @@ def test_a_key_that_is_there_twice_spoils_only_its_own_record(tmp_path: Path):
 
 
 def test_a_cut_gz_file_says_how_many_rows_were_read(tmp_path: Path):
-    lines = b"".join(json.dumps({"text": str(number) * 50}).encode() + b"\n" for number in range(2000))
+    lines = b"".join(
+        json.dumps({"text": str(number) * 50}).encode() + b"\n" for number in range(2000)
+    )
     path = put(tmp_path / "a.jsonl.gz", lines)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     *kept, refused = texts(path)
@@ -231,21 +281,35 @@ def test_a_cut_parquet_file_says_that_all_is_missing(tmp_path: Path):
 
 def test_a_damaged_part_of_a_parquet_file_loses_its_own_rows_and_says_how_many(tmp_path: Path):
     records = [{"text": f"{number:032x}" * 8} for number in range(600)]
-    pq.write_table(pa.Table.from_pylist(records), tmp_path / "a.parquet", row_group_size=200, use_dictionary=False)
+    pq.write_table(
+        pa.Table.from_pylist(records),
+        tmp_path / "a.parquet",
+        row_group_size=200,
+        use_dictionary=False,
+    )
     group = pq.ParquetFile(tmp_path / "a.parquet").metadata.row_group(1).column(0)
     content = bytearray((tmp_path / "a.parquet").read_bytes())
     start = group.data_page_offset
     content[start : start + group.total_compressed_size] = b"\xff" * group.total_compressed_size
     put(tmp_path / "a.parquet", bytes(content))
     found = texts(tmp_path)
-    kept, [refused] = [item for item in found if isinstance(item, str)], [i for i in found if isinstance(i, Refused)]
-    assert [int(item.split("/")[1].split(":")[0]) for item in kept] == [*range(1, 201), *range(401, 601)]
+    kept, [refused] = (
+        [item for item in found if isinstance(item, str)],
+        [i for i in found if isinstance(i, Refused)],
+    )
+    assert [int(item.split("/")[1].split(":")[0]) for item in kept] == [
+        *range(1, 201),
+        *range(401, 601),
+    ]
     assert (
-        "of rows 201 to 400" in refused.reason and "0 of 200 rows were read and the rest is missing" in refused.reason
+        "of rows 201 to 400" in refused.reason
+        and "0 of 200 rows were read and the rest is missing" in refused.reason
     )
 
 
-@pytest.mark.parametrize("value", [b"9" * 5000, b"[" * 100_000, b'"\xff"', "{'a': 1}".encode("utf-16")])
+@pytest.mark.parametrize(
+    "value", [b"9" * 5000, b"[" * 100_000, b'"\xff"', "{'a': 1}".encode("utf-16")]
+)
 @pytest.mark.parametrize("form", [b'{"text": %b}\n{"text": "b"}', b'[{"text": %b}, {"text": "b"}]'])
 def test_no_value_brings_the_reader_down(tmp_path: Path, value: bytes, form: bytes):
     found = texts(put(tmp_path / "a.json", form % value))
@@ -266,9 +330,9 @@ def test_a_record_of_gigabytes_is_skipped_unread(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
 def test_a_damaged_table_is_refused(tmp_path: Path, name: str):
-    assert [reason.split(" (")[0] for reason in reasons(put(tmp_path / name, b"PAR1 no table"))] == [
-        f"{name}:1: damaged, or cut off"
-    ]
+    assert [
+        reason.split(" (")[0] for reason in reasons(put(tmp_path / name, b"PAR1 no table"))
+    ] == [f"{name}:1: damaged, or cut off"]
 
 
 def test_a_text_in_another_encoding_spoils_only_its_row(tmp_path: Path):
@@ -282,7 +346,9 @@ def test_a_text_in_another_encoding_spoils_only_its_row(tmp_path: Path):
 
 def _latin(values: list[str]) -> pa.Array:
     """A column of texts whose bytes are Latin-1, as a careless writer leaves it."""
-    return pa.array([value.encode("latin-1") for value in values], pa.binary()).cast(pa.string(), safe=False)
+    return pa.array([value.encode("latin-1") for value in values], pa.binary()).cast(
+        pa.string(), safe=False
+    )
 
 
 # Media
@@ -305,7 +371,10 @@ def test_a_link_out_of_the_folder_is_refused_and_one_inside_is_followed(tmp_path
     (folder / "in.png").symlink_to(folder / "a.png")
     (folder / "loop.png").symlink_to(folder / "loop.png")
     assert media(folder, "in.png", "image").path == folder / "in.png"
-    for name, reason in {"out.png": "leaves the source's folder", "loop.png": "cannot be a file's name"}.items():
+    for name, reason in {
+        "out.png": "leaves the source's folder",
+        "loop.png": "cannot be a file's name",
+    }.items():
         with pytest.raises(Unusable, match=reason):
             media(folder, name, "image")
 
@@ -318,13 +387,18 @@ def test_data_that_are_a_link_out_of_the_folder_are_refused_as_images_are(tmp_pa
     (folder / "b.jsonl").symlink_to(folder / "a.jsonl")
     assert len(texts(folder)) == 2
     (folder / "c.jsonl").symlink_to(tmp_path / "other.jsonl")
-    with pytest.raises(BadSource, match=r"c\.jsonl: a link that leaves the source's folder; copy the file"):
+    with pytest.raises(
+        BadSource, match=r"c\.jsonl: a link that leaves the source's folder; copy the file"
+    ):
         texts(folder)
     assert texts(folder / "c.jsonl") == ["c/1: hello"]  # named by the user
 
 
 def test_the_hubs_cache_links_data_and_images_to_its_blobs(tmp_path: Path):
-    snapshot, blobs = tmp_path / "datasets--a--b" / "snapshots" / "0f", tmp_path / "datasets--a--b" / "blobs"
+    snapshot, blobs = (
+        tmp_path / "datasets--a--b" / "snapshots" / "0f",
+        tmp_path / "datasets--a--b" / "blobs",
+    )
     for folder in (snapshot / "data", blobs):
         folder.mkdir(parents=True)
     for name, content in {"train.jsonl": json.dumps(HELLO).encode(), "a.png": b"picture"}.items():
@@ -337,7 +411,9 @@ def test_the_hubs_cache_links_data_and_images_to_its_blobs(tmp_path: Path):
         media(snapshot, "b.png", "image")
 
 
-@pytest.mark.parametrize("value", ["", "x" * 5000, "a\0b", "/etc/hostname", "..", None, 7, b"", {"bytes": b""}, []])
+@pytest.mark.parametrize(
+    "value", ["", "x" * 5000, "a\0b", "/etc/hostname", "..", None, 7, b"", {"bytes": b""}, []]
+)
 def test_what_names_no_file_is_refused(tmp_path: Path, value: object):
     with pytest.raises(ValueError):  # `attempt` turns it into a refusal
         media(tmp_path, value, "image")
@@ -348,11 +424,20 @@ def test_what_names_no_file_is_refused(tmp_path: Path, value: object):
 
 def test_the_hub_gives_the_rows_that_the_files_hold(tmp_path: Path):
     pytest.importorskip("datasets")
-    record = {"question": "What?", "chosen": "A.", "rejected": "B.", "image": {"bytes": b"x", "path": "a.png"}}
+    record = {
+        "question": "What?",
+        "chosen": "A.",
+        "rejected": "B.",
+        "image": {"bytes": b"x", "path": "a.png"},
+    }
     records = [record, {**record, "chosen": None}, {**record, "question": "Who?"}]
     pq.write_table(pa.Table.from_pylist(records), tmp_path / "train.parquet")
-    local, streamed = (list(READERS["rlaif_v"](origin, 0)) for origin in (tmp_path, Hub(name=str(tmp_path))))
-    assert [item for item in streamed if isinstance(item, Row)] == [item for item in local if isinstance(item, Row)]
+    local, streamed = (
+        list(READERS["rlaif_v"](origin, 0)) for origin in (tmp_path, Hub(name=str(tmp_path)))
+    )
+    assert [item for item in streamed if isinstance(item, Row)] == [
+        item for item in local if isinstance(item, Row)
+    ]
     assert [item.where for item in streamed if isinstance(item, Refused)] == ["train:2"]
     assert len(streamed) == len(local) == 3
 
@@ -387,7 +472,9 @@ def test_a_hub_that_cannot_be_reached_says_what_to_do(monkeypatch: pytest.Monkey
         raise ConnectionError("no route")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(BadSource, match=r"hub a/b: ConnectionError: no route; check name, config, split"):
+    with pytest.raises(
+        BadSource, match=r"hub a/b: ConnectionError: no route; check name, config, split"
+    ):
         texts(Hub(name="a/b"))
 
 
@@ -412,7 +499,9 @@ def test_a_stream_that_breaks_off_goes_on_where_it_was(monkeypatch: pytest.Monke
     assert waits == [1.0]
 
 
-def test_a_stream_that_breaks_off_for_good_says_where_and_what_to_do(monkeypatch: pytest.MonkeyPatch):
+def test_a_stream_that_breaks_off_for_good_says_where_and_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+):
     class Gone(Streamed):
         def decode(self, enable: bool) -> Iterator[Any]:
             yield from self[:1]
@@ -422,7 +511,9 @@ def test_a_stream_that_breaks_off_for_good_says_where_and_what_to_do(monkeypatch
             return Gone([])
 
     waits = broken_off(monkeypatch, Gone([HELLO, HELLO]))
-    told = r"hub a/b: ConnectionError at row 2 of train, 4 times: reset by peer; run `collect` again"
+    told = (
+        r"hub a/b: ConnectionError at row 2 of train, 4 times: reset by peer; run `collect` again"
+    )
     with pytest.raises(BadSource, match=told):
         texts(Hub(name="a/b"))
     assert waits == [1.0, 10.0, 60.0]

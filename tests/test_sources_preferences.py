@@ -67,15 +67,44 @@ TASK = (
     "follows:\nQuestion: [What is [it]?]\nThe first response: [A [red] cat.]\nThe second response: [A dog.]\n"
     "ASSISTANT:\n"
 )
-BATTLE = {"conversation_a": said("What is it?", "A."), "conversation_b": said("What is it?", "B."), "image": stored()}
-SAFE = {"prompt": "How?", "response_0": "So.", "response_1": "No.", "safer_response_id": 1, "better_response_id": 0}
-POST = {"post_id": "p", "history": "Why?", "human_ref_A": "A.", "human_ref_B": "B.", "labels": 1, "score_ratio": 1.5}
+BATTLE = {
+    "conversation_a": said("What is it?", "A."),
+    "conversation_b": said("What is it?", "B."),
+    "image": stored(),
+}
+SAFE = {
+    "prompt": "How?",
+    "response_0": "So.",
+    "response_1": "No.",
+    "safer_response_id": 1,
+    "better_response_id": 0,
+}
+POST = {
+    "post_id": "p",
+    "history": "Why?",
+    "human_ref_A": "A.",
+    "human_ref_B": "B.",
+    "labels": 1,
+    "score_ratio": 1.5,
+}
 HHH = {"input": "Help?", "targets": {"choices": ["No.", "Yes."], "labels": [0, 1]}}
 UF = {"source": "s", "instruction": "Do it.", "completions": rated("1", "5", "3")}
 VLF = {"id": "1", "prompt": "What?", "completions": rated("4", "2", "3"), "image": stored()}
 TULU = {"id": "t", "prompt": "Do.", "chosen": said("Do.", "Done."), "rejected": said("Do.", "No.")}
-RLAIF = {"question": "What?", "chosen": "A cat.", "rejected": "A dog.", "image": stored(), "idx": "3", "ds_name": "d"}
-CRITIC = {"id": "c", "source": "s", "conversations": shared(TASK, "The second response is better."), "image": stored()}
+RLAIF = {
+    "question": "What?",
+    "chosen": "A cat.",
+    "rejected": "A dog.",
+    "image": stored(),
+    "idx": "3",
+    "ds_name": "d",
+}
+CRITIC = {
+    "id": "c",
+    "source": "s",
+    "conversations": shared(TASK, "The second response is better."),
+    "image": stored(),
+}
 
 GOOD: dict[str, tuple[dict[str, Any], tuple[str, str, str]]] = {
     "tulu_if": (TULU, ("Do.", "Done.", "No.")),
@@ -104,7 +133,10 @@ BAD: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"instruction": None}, "instruction: None: expected str"),
     ],
     "hhh_alignment": [
-        ({"targets": {"choices": ["No.", "Yes."], "labels": [1, 1]}}, "labels [1, 1]: expected a 1"),
+        (
+            {"targets": {"choices": ["No.", "Yes."], "labels": [1, 1]}},
+            "labels [1, 1]: expected a 1",
+        ),
         ({"targets": {"choices": ["No."], "labels": [1, 0]}}, "not of the expected form"),
     ],
     "pku_saferlhf": [
@@ -116,14 +148,25 @@ BAD: dict[str, list[tuple[dict[str, Any], str]]] = {
     "wildvision": [
         ({"winner": "tie"}, "winner: 'tie': a tie is no pair"),
         ({"image": None}, "image: None: neither bytes nor a file's name"),
-        ({"conversation_a": said("Hi.", "x", "And?", "y")}, "the dialogues part before their last turn"),
+        (
+            {"conversation_a": said("Hi.", "x", "And?", "y")},
+            "the dialogues part before their last turn",
+        ),
     ],
     "llava_critic": [
-        ({"conversations": shared(TASK, "Both are equally good.")}, "a judgement that prefers neither"),
-        ({"conversations": shared("Rate this response.", "7")}, "no question and two responses in brackets"),
+        (
+            {"conversations": shared(TASK, "Both are equally good.")},
+            "a judgement that prefers neither",
+        ),
+        (
+            {"conversations": shared("Rate this response.", "7")},
+            "no question and two responses in brackets",
+        ),
         ({"image": {"bytes": None, "path": None}}, "image: None: neither bytes"),
     ],
-    "vlfeedback": [({"image": {"bytes": None, "path": "../x.png"}}, "'../x.png' leaves the source's folder")],
+    "vlfeedback": [
+        ({"image": {"bytes": None, "path": "../x.png"}}, "'../x.png' leaves the source's folder")
+    ],
     "rlaif_v": [
         ({"chosen": None}, "chosen: missing"),
         ({"question": 7}, "7: neither a text nor a list of turns"),
@@ -141,7 +184,9 @@ def test_a_row_of_the_native_form_is_a_pair(tmp_path: Path, name: str):
     assert (refused, bool(row.media)) == ([], "image" in record)
 
 
-@pytest.mark.parametrize(("name", "change", "reason"), [(name, *case) for name in BAD for case in BAD[name]])
+@pytest.mark.parametrize(
+    ("name", "change", "reason"), [(name, *case) for name in BAD for case in BAD[name]]
+)
 def test_a_bad_row_is_refused_with_its_place_and_the_next_is_read(
     tmp_path: Path, name: str, change: dict[str, Any], reason: str
 ):
@@ -170,25 +215,43 @@ def test_a_row_without_one_of_its_fields_is_refused_or_does_without(tmp_path: Pa
 def test_the_random_rule_takes_any_lower_answer_and_the_seed_decides(tmp_path: Path):
     write(tmp_path / "a.jsonl", *[UF] * 40)
     rows, _ = read("ultrafeedback", tmp_path)
-    assert {(row.chosen, row.rejected) for row in rows} == {("answer 1", "answer 0"), ("answer 1", "answer 2")}
+    assert {(row.chosen, row.rejected) for row in rows} == {
+        ("answer 1", "answer 0"),
+        ("answer 1", "answer 2"),
+    }
     assert read("ultrafeedback", tmp_path)[0] == rows
-    assert {row.rejected for row in read("ultrafeedback", tmp_path, rejected="worst")[0]} == {"answer 0"}
+    assert {row.rejected for row in read("ultrafeedback", tmp_path, rejected="worst")[0]} == {
+        "answer 0"
+    }
 
 
 def test_completions_as_datasets_stores_a_sequence_are_the_same(tmp_path: Path):
     columns = {name: [each[name] for each in UF["completions"]] for name in UF["completions"][0]}
-    [row], _ = read("ultrafeedback", write(tmp_path / "a.jsonl", {**UF, "completions": columns}), rejected="worst")
+    [row], _ = read(
+        "ultrafeedback",
+        write(tmp_path / "a.jsonl", {**UF, "completions": columns}),
+        rejected="worst",
+    )
     assert (row.chosen, row.rejected) == ("answer 1", "answer 0")
 
 
 def test_the_binarised_form_of_ultrafeedback_is_read(tmp_path: Path):
-    record = {"prompt": "Do.", "prompt_id": "x", "chosen": said("Do.", "Done."), "rejected": said("Do.", "No.")}
+    record = {
+        "prompt": "Do.",
+        "prompt_id": "x",
+        "chosen": said("Do.", "Done."),
+        "rejected": said("Do.", "No."),
+    }
     [row], _ = read("ultrafeedback", parquet(tmp_path / "a.parquet", record))
     assert (question(row), row.chosen, row.rejected) == ("Do.", "Done.", "No.")
 
 
-@pytest.mark.parametrize(("scores", "kept"), [((7.5, 7.0), 1), ((7.0, 7.0), 0), ((None, 7.0), 1), ((6.0, 7.0), 0)])
-def test_a_binarised_tie_of_ultrafeedback_is_refused(tmp_path: Path, scores: tuple[float | None, float], kept: int):
+@pytest.mark.parametrize(
+    ("scores", "kept"), [((7.5, 7.0), 1), ((7.0, 7.0), 0), ((None, 7.0), 1), ((6.0, 7.0), 0)]
+)
+def test_a_binarised_tie_of_ultrafeedback_is_refused(
+    tmp_path: Path, scores: tuple[float | None, float], kept: int
+):
     record = {"prompt": "Do.", "chosen": said("Do.", "Done."), "rejected": said("Do.", "No.")}
     scored = {"score_chosen": scores[0], "score_rejected": scores[1]}
     rows, refused = read("ultrafeedback", write(tmp_path / "a.jsonl", record | scored))
@@ -206,7 +269,9 @@ def test_a_set_of_texts_may_talk_of_image_tags(tmp_path: Path, name: str):
 
 def test_your_own_texts_may_talk_of_image_tags_if_you_say_that_they_are_texts(tmp_path: Path):
     asked = "What does <image> mean in HTML?"
-    path = write(tmp_path / "a.jsonl", {"prompt": asked, "chosen": "A tag.", "rejected": "No idea."})
+    path = write(
+        tmp_path / "a.jsonl", {"prompt": asked, "chosen": "A tag.", "rejected": "No idea."}
+    )
     [row], _ = read("preferences", path, columns={"images": "", "videos": ""})
     assert question(row) == asked
     assert "marks 1 pictures, the row has 0" in read("preferences", path)[1][0].reason
@@ -214,7 +279,10 @@ def test_your_own_texts_may_talk_of_image_tags_if_you_say_that_they_are_texts(tm
 
 def test_a_text_of_the_official_file_may_talk_of_image_tags(tmp_path: Path):
     asked = "What does <image> mean?"
-    record = {"conversations_a": shared(asked, "A tag."), "conversations_b": shared(asked, "No idea.")}
+    record = {
+        "conversations_a": shared(asked, "A tag."),
+        "conversations_b": shared(asked, "No idea."),
+    }
     [row], _ = read("ixc_pairs", write(tmp_path / "a.jsonl", record))
     assert question(row) == asked
 
@@ -250,7 +318,11 @@ def test_hhh_as_big_bench_has_it(tmp_path: Path):
 def test_vlfeedback_with_its_images_in_a_folder(tmp_path: Path):
     record = {key: value for key, value in VLF.items() if key != "image"}
     paint(tmp_path / "merged_images" / "a.png")
-    write(tmp_path / "vlfeedback_80k.jsonl", {**record, "img_path": "a.png"}, {**record, "img_path": "b.png"})
+    write(
+        tmp_path / "vlfeedback_80k.jsonl",
+        {**record, "img_path": "a.png"},
+        {**record, "img_path": "b.png"},
+    )
     [row], [refused] = read("vlfeedback", tmp_path)
     assert row.media[0].path == tmp_path / "merged_images" / "a.png"
     assert "no such file" in refused.reason
@@ -259,12 +331,19 @@ def test_vlfeedback_with_its_images_in_a_folder(tmp_path: Path):
 def test_mia_dpo_marks_its_images_in_the_models_way(tmp_path: Path):
     for name in "ab":
         paint(tmp_path / "images" / f"{name}.png")
-    two = {"id": 1, "image": ["images/a.png", "images/b.png"], "prompt": "<image-placeholder>\nIn Image1, what?"}
+    two = {
+        "id": 1,
+        "image": ["images/a.png", "images/b.png"],
+        "prompt": "<image-placeholder>\nIn Image1, what?",
+    }
     one = {"id": 2, "image": "images/a.png", "prompt": "<image-placeholder>\nWhat?"}
     answers = {"chosen": "A cat.", "rejected": "A dog.", "gt": "A cat."}
     (tmp_path / "dpo_27k.json").write_text(json.dumps([two | answers, one | answers], indent=2))
     rows, refused = read("mia_dpo", tmp_path)
-    assert [question(row) for row in rows] == ["Image1 <ImageHere>; Image2 <ImageHere>; In Image1, what?", "What?"]
+    assert [question(row) for row in rows] == [
+        "Image1 <ImageHere>; Image2 <ImageHere>; In Image1, what?",
+        "What?",
+    ]
     assert ([len(row.media) for row in rows], refused) == ([2, 1], [])
 
 
@@ -278,7 +357,11 @@ def test_mmif_is_sharegpt_with_two_answers(tmp_path: Path):
     }
     (tmp_path / "mmif.json").write_text(json.dumps([record, {**record, "images": ["gone.jpg"]}]))
     [row], [refused] = read("mmif", tmp_path)
-    assert (question(row), row.chosen, row.domain) == ("Describe it in two words.", "Red square.", "instruction")
+    assert (question(row), row.chosen, row.domain) == (
+        "Describe it in two words.",
+        "Red square.",
+        "instruction",
+    )
     assert refused.where == "mmif.json:2"
 
 
@@ -305,7 +388,10 @@ def test_the_official_training_file_has_texts_images_and_videos(tmp_path: Path):
         ("The first response is better because it names the dog.", "first"),
         ("Both are fluent. However, the second response is slightly better.", "second"),
         ("Compared to the first response, the second answer is inferior.", "first"),
-        ("If the first response were right it would win. The second response is far superior.", "second"),
+        (
+            "If the first response were right it would win. The second response is far superior.",
+            "second",
+        ),
         ("The second response is better since it is not vague.", "second"),
         ("Although it is not perfect, the first response is better, if a bit long.", "first"),
         ("Response 1 is better.", "first"),
@@ -317,9 +403,18 @@ def test_the_official_training_file_has_texts_images_and_videos(tmp_path: Path):
         ("The first response is less helpful.", "second"),
         ("The first response is more accurate. The second response is better overall.", "second"),
         ("The second response is better. The first response is more comprehensive.", "second"),
-        ("The first response is better at colours. All in all, the second response is better.", "second"),
-        ("At first sight the first response is better. In the end, the second response is better.", "second"),
-        ("The first response isn't better, the second response is.\nResponse 2 is preferred.", "second"),
+        (
+            "The first response is better at colours. All in all, the second response is better.",
+            "second",
+        ),
+        (
+            "At first sight the first response is better. In the end, the second response is better.",
+            "second",
+        ),
+        (
+            "The first response isn't better, the second response is.\nResponse 2 is preferred.",
+            "second",
+        ),
     ],
 )
 def test_a_judgement_names_the_better_response(judgement: str, winner: str):
@@ -359,8 +454,17 @@ def test_columns_are_mapped(tmp_path: Path):
         "key": 7,
         "kind": None,
     }
-    columns = {"prompt": "q", "chosen": "win", "rejected": "lose", "images": "pics", "id": "key", "domain": "kind"}
-    [row], _ = read("preferences", parquet(tmp_path / "a.parquet", record), columns=columns, domain="text_rich")
+    columns = {
+        "prompt": "q",
+        "chosen": "win",
+        "rejected": "lose",
+        "images": "pics",
+        "id": "key",
+        "domain": "kind",
+    }
+    [row], _ = read(
+        "preferences", parquet(tmp_path / "a.parquet", record), columns=columns, domain="text_rich"
+    )
     assert (row.id, row.domain, question(row)) == ("7", "text_rich", "<ImageHere> or <ImageHere>?")
     assert (row.chosen, row.rejected, len(row.media)) == ("Yes.", "No.", 2)
 
@@ -370,22 +474,37 @@ def test_a_column_that_is_not_there_is_refused_by_its_name(tmp_path: Path):
     columns = {"chosen": "won"}
     assert read("preferences", write(tmp_path / "a.jsonl", record), columns=columns) == (
         [],
-        [Refused(where="a.jsonl:1", reason="won: missing; add the other answer, or map its name in `options.columns`")],
+        [
+            Refused(
+                where="a.jsonl:1",
+                reason="won: missing; add the other answer, or map its name in `options.columns`",
+            )
+        ],
     )
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("preferences", {"columns": {"promt": "q"}}, r"options\.columns\.promt: Unexpected keyword"),
+        (
+            "preferences",
+            {"columns": {"promt": "q"}},
+            r"options\.columns\.promt: Unexpected keyword",
+        ),
         ("preferences", {"domain": "gossip"}, r"options\.domain: Input should be 'instruction'"),
         ("pku_saferlhf", {"lable": "safer"}, r"options\.lable: Unexpected keyword"),
-        ("shp", {"min_score_ratio": 0.5}, r"options\.min_score_ratio: .*greater than or equal to 1"),
+        (
+            "shp",
+            {"min_score_ratio": 0.5},
+            r"options\.min_score_ratio: .*greater than or equal to 1",
+        ),
         ("shp", {"seed": 3}, r"options\.seed: Got multiple values"),
         ("gsm8k", {"limit": 3}, r"options\.limit: Unexpected keyword"),
     ],
 )
-def test_an_option_that_a_reader_does_not_take_is_named(tmp_path: Path, name: str, options: dict, message: str):
+def test_an_option_that_a_reader_does_not_take_is_named(
+    tmp_path: Path, name: str, options: dict, message: str
+):
     with pytest.raises(BadOption, match=message):
         READERS[name](tmp_path, 0, **options)
 
@@ -397,10 +516,16 @@ def test_an_implicit_prompt_is_what_both_begin_with():
     hh = "\n\nHuman: Hi.\n\nAssistant:"
     assert pair(None, f"{hh} Hello.", f"{hh} No.").chosen == "Hello."
     found = pair(None, said("Hi.", "Hello."), said("Hi.", "No."))
-    assert ([turn.content for turn in found.prompt], found.chosen, found.rejected) == (["Hi."], "Hello.", "No.")
+    assert ([turn.content for turn in found.prompt], found.chosen, found.rejected) == (
+        ["Hi."],
+        "Hello.",
+        "No.",
+    )
 
 
-@pytest.mark.parametrize("answers", [("Yes.", "No."), (said("Hi.", "Yes.")[1:], said("Hi.", "No.")[1:])])
+@pytest.mark.parametrize(
+    "answers", [("Yes.", "No."), (said("Hi.", "Yes.")[1:], said("Hi.", "No.")[1:])]
+)
 def test_answers_without_any_prompt_are_refused(answers: tuple[Any, Any]):
     with pytest.raises(Unusable, match="no prompt"):
         pair(None, *answers)
@@ -414,7 +539,10 @@ def test_trls_messages_with_parts_are_read():
 
 def test_marks_and_images_have_to_agree(tmp_path: Path):
     paint(tmp_path / "a.png")
-    write(tmp_path / "a.jsonl", {"prompt": "<image> <image>", "chosen": "a", "rejected": "b", "images": ["a.png"]})
+    write(
+        tmp_path / "a.jsonl",
+        {"prompt": "<image> <image>", "chosen": "a", "rejected": "b", "images": ["a.png"]},
+    )
     assert "marks 2 pictures, the row has 1" in read("preferences", tmp_path)[1][0].reason
     with pytest.raises(Unusable, match="marks 1 pictures, the row has 0"):
         place(turns("<image>\nWhat?"), [])
@@ -474,7 +602,9 @@ def read_one(folder: Path, record: dict[str, Any], **options: Any) -> Row | Refu
         ("extra", "b.wmv"),
     ],
 )
-def test_a_column_that_could_carry_something_is_refused_by_name(tmp_path: Path, name: str, value: Any):
+def test_a_column_that_could_carry_something_is_refused_by_name(
+    tmp_path: Path, name: str, value: Any
+):
     item = read_one(tmp_path, PLAIN_PAIR | {name: value})
     assert isinstance(item, Refused) and item.reason.startswith(f"{name}: ")
     ignored = read_one(tmp_path, PLAIN_PAIR | {name: value}, ignore=[name])
@@ -504,26 +634,42 @@ def test_a_column_that_could_carry_something_is_refused_by_name(tmp_path: Path, 
         ("my_column", "anything"),
     ],
 )
-def test_a_column_that_carries_nothing_new_is_no_reason_to_refuse(tmp_path: Path, name: str, value: Any):
+def test_a_column_that_carries_nothing_new_is_no_reason_to_refuse(
+    tmp_path: Path, name: str, value: Any
+):
     row = read_one(tmp_path, PLAIN_PAIR | {name: value})
     assert isinstance(row, Row) and len(row.media) == 1
 
 
 def test_bytes_in_a_column_of_any_name_are_refused(tmp_path: Path):
-    rows, [refused] = read("preferences", parquet(tmp_path / "a.parquet", PLAIN_PAIR | {"images": None, "x": b"\x89"}))
+    rows, [refused] = read(
+        "preferences", parquet(tmp_path / "a.parquet", PLAIN_PAIR | {"images": None, "x": b"\x89"})
+    )
     assert rows == [] and refused.reason.startswith("x: b'\\x89': could carry media")
 
 
 def test_a_readers_own_set_has_no_column_more_than_it_reads(tmp_path: Path):
-    for name, record in {"mmif": {"conversations": shared("Hi."), "chosen": "A.", "rejected": "B."}, **SETS}.items():
-        rows, [refused] = read(name, write(tmp_path / f"{name}.jsonl", record, record | {"rejected_images": ["b.png"]}))
+    for name, record in {
+        "mmif": {"conversations": shared("Hi."), "chosen": "A.", "rejected": "B."},
+        **SETS,
+    }.items():
+        rows, [refused] = read(
+            name, write(tmp_path / f"{name}.jsonl", record, record | {"rejected_images": ["b.png"]})
+        )
         assert len(rows) == 1, name
         assert refused.reason.startswith("rejected_images: "), name
 
 
 SETS = {
-    "ixc_pairs": {"conversations_a": shared("Hi.", "A."), "conversations_b": shared("Hi.", "B."), "turn": 1},
-    "hh_rlhf": {"chosen": "\n\nHuman: Hi.\n\nAssistant: A.", "rejected": "\n\nHuman: Hi.\n\nAssistant: B."},
+    "ixc_pairs": {
+        "conversations_a": shared("Hi.", "A."),
+        "conversations_b": shared("Hi.", "B."),
+        "turn": 1,
+    },
+    "hh_rlhf": {
+        "chosen": "\n\nHuman: Hi.\n\nAssistant: A.",
+        "rejected": "\n\nHuman: Hi.\n\nAssistant: B.",
+    },
     "tulu_if": TULU,
 }
 
@@ -533,13 +679,18 @@ SETS = {
 
 def encoded(form: str) -> str:
     text = base64.b64encode(stored()["bytes"]).decode()
-    forms = {"plain": text, "url": f"data:image/png;base64,{text}", "lines": "\n".join([text[:60], text[60:]])}
+    forms = {
+        "plain": text,
+        "url": f"data:image/png;base64,{text}",
+        "lines": "\n".join([text[:60], text[60:]]),
+    }
     return forms.get(form) or "data:image/png," + quote(stored()["bytes"])
 
 
 @pytest.mark.parametrize("form", ["plain", "url", "lines", "percent"])
 @pytest.mark.parametrize(
-    "wrap", [lambda v: v, lambda v: [v], lambda v: {"bytes": v, "path": "1.png"}, lambda v: [{"path": v}]]
+    "wrap",
+    [lambda v: v, lambda v: [v], lambda v: {"bytes": v, "path": "1.png"}, lambda v: [{"path": v}]],
 )
 def test_a_image_may_stand_in_the_record_as_text(tmp_path: Path, form: str, wrap: Any):
     item = read_one(tmp_path, PLAIN_PAIR | {"images": wrap(encoded(form))})
@@ -549,7 +700,10 @@ def test_a_image_may_stand_in_the_record_as_text(tmp_path: Path, form: str, wrap
 @pytest.mark.parametrize("value", ["data:image/png;base64,?", "data:image/png;base64", "data:,"])
 def test_a_broken_data_url_is_refused(tmp_path: Path, value: str):
     item = read_one(tmp_path, PLAIN_PAIR | {"images": value})
-    assert isinstance(item, Refused) and "a data URL without data, or whose base64 is broken" in item.reason
+    assert (
+        isinstance(item, Refused)
+        and "a data URL without data, or whose base64 is broken" in item.reason
+    )
 
 
 @pytest.mark.parametrize("value", ["", None, []])
@@ -566,7 +720,9 @@ def test_a_number_that_json_does_not_know_is_kept_as_text(tmp_path: Path):
 
 
 def test_an_empty_id_is_none(tmp_path: Path):
-    rows, refused = read("preferences", write(tmp_path / "x.jsonl", *[PLAIN_PAIR | {"images": [], "id": ""}] * 2))
+    rows, refused = read(
+        "preferences", write(tmp_path / "x.jsonl", *[PLAIN_PAIR | {"images": [], "id": ""}] * 2)
+    )
     assert ([row.id for row in rows], refused) == (["x/1", "x/2"], [])
 
 
@@ -577,15 +733,24 @@ def test_a_image_on_the_web_is_refused_with_the_remedy(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "source",
-    [{"base64": encoded("plain")}, {"source": {"type": "base64", "media_type": "image/png", "data": encoded("plain")}}],
+    [
+        {"base64": encoded("plain")},
+        {"source": {"type": "base64", "media_type": "image/png", "data": encoded("plain")}},
+    ],
 )
-def test_a_part_of_a_turn_may_hold_its_image_as_anthropic_has_it(tmp_path: Path, source: dict[str, Any]):
+def test_a_part_of_a_turn_may_hold_its_image_as_anthropic_has_it(
+    tmp_path: Path, source: dict[str, Any]
+):
     parts = [{"type": "image", **source}, {"type": "text", "text": "What is it?"}]
-    item = read_one(tmp_path, {**PLAIN_PAIR, "images": None, "prompt": [{"role": "user", "content": parts}]})
+    item = read_one(
+        tmp_path, {**PLAIN_PAIR, "images": None, "prompt": [{"role": "user", "content": parts}]}
+    )
     assert isinstance(item, Row) and [file.data for file in item.media] == [stored()["bytes"]]
 
 
-@pytest.mark.parametrize("part", [{"type": "image", "image": "a.png"}, {"type": "image_url", "image_url": "a.png"}])
+@pytest.mark.parametrize(
+    "part", [{"type": "image", "image": "a.png"}, {"type": "image_url", "image_url": "a.png"}]
+)
 def test_a_part_of_a_turn_may_bring_its_image_along(tmp_path: Path, part: dict[str, Any]):
     parts = [{"type": "text", "text": "Is "}, part, {"type": "text", "text": " red?"}]
     record = {**PLAIN_PAIR, "images": None, "prompt": [{"role": "user", "content": parts}]}
@@ -597,8 +762,13 @@ def test_a_part_of_a_turn_may_bring_its_image_along(tmp_path: Path, part: dict[s
 
 
 def test_an_answer_that_shows_another_image_than_the_prompt_is_refused(tmp_path: Path):
-    asked = {name: {"role": "user", "content": [{"type": "image", "image": f"{name}.png"}]} for name in "ab"}
-    answers = {word: [asked["b"], {"role": "assistant", "content": word}] for word in ("Red.", "Blue.")}
+    asked = {
+        name: {"role": "user", "content": [{"type": "image", "image": f"{name}.png"}]}
+        for name in "ab"
+    }
+    answers = {
+        word: [asked["b"], {"role": "assistant", "content": word}] for word in ("Red.", "Blue.")
+    }
     record = {"prompt": [asked["a"]], "chosen": answers["Red."], "rejected": answers["Blue."]}
     item = read_one(tmp_path, record)
     assert isinstance(item, Refused) and "prompt and answers show other pictures" in item.reason
@@ -606,12 +776,18 @@ def test_an_answer_that_shows_another_image_than_the_prompt_is_refused(tmp_path:
     assert isinstance(same, Row) and [file.path for file in same.media] == [tmp_path / "b.png"]
 
 
-@pytest.mark.parametrize(("key", "value"), [("images", ["b.png"]), ("image", "b.png"), ("tool_calls", [{"id": "1"}])])
-def test_what_a_turn_carries_beside_its_content_is_refused_by_name(tmp_path: Path, key: str, value: Any):
+@pytest.mark.parametrize(
+    ("key", "value"), [("images", ["b.png"]), ("image", "b.png"), ("tool_calls", [{"id": "1"}])]
+)
+def test_what_a_turn_carries_beside_its_content_is_refused_by_name(
+    tmp_path: Path, key: str, value: Any
+):
     turn = {"role": "user", "content": "What is it?"}
     item = read_one(tmp_path, PLAIN_PAIR | {"prompt": [turn | {key: value}]})
     assert isinstance(item, Refused) and item.reason.startswith(f"{key}: ")
-    assert isinstance(read_one(tmp_path, PLAIN_PAIR | {"prompt": [turn | {key: None, "turn_id": 3}]}), Row)
+    assert isinstance(
+        read_one(tmp_path, PLAIN_PAIR | {"prompt": [turn | {key: None, "turn_id": 3}]}), Row
+    )
 
 
 @pytest.mark.parametrize("kind", ["audio", "input_audio", "tool_use", None])
@@ -641,23 +817,42 @@ def test_a_image_of_a_later_question_stays_there(tmp_path: Path):
     "record",
     [
         {"messages": said("What is it?", "Red."), "rejected_response": "Blue."},
-        {"messages": said("What is it?", "Red."), "rejected_messages": said("What is it?", "Blue.")},
-        {"conversations": shared("What is it?"), "chosen": shared("", "Red.")[1], "rejected": shared("", "Blue.")[1]},
+        {
+            "messages": said("What is it?", "Red."),
+            "rejected_messages": said("What is it?", "Blue."),
+        },
+        {
+            "conversations": shared("What is it?"),
+            "chosen": shared("", "Red.")[1],
+            "rejected": shared("", "Blue.")[1],
+        },
         {"messages": said("What is it?"), "chosen": "Red.", "rejected": "Blue."},
     ],
 )
 def test_the_forms_of_ms_swift_and_llama_factory_are_read(tmp_path: Path, record: dict[str, Any]):
     item = read_one(tmp_path, record | {"image": "a.png", "system": "Be brief."})
     assert isinstance(item, Row)
-    assert [(turn.role, turn.content) for turn in item.prompt] == [("system", "Be brief."), ("user", "What is it?")]
+    assert [(turn.role, turn.content) for turn in item.prompt] == [
+        ("system", "Be brief."),
+        ("user", "What is it?"),
+    ]
     assert (item.chosen, item.rejected, len(item.media), item.answer) == ("Red.", "Blue.", 1, None)
 
 
-@pytest.mark.parametrize("record", [{"messages": said("What is it?")}, {"conversations": shared("What is it?")}])
-def test_a_conversation_that_waits_for_its_answer_is_a_prompt(tmp_path: Path, record: dict[str, Any]):
+@pytest.mark.parametrize(
+    "record", [{"messages": said("What is it?")}, {"conversations": shared("What is it?")}]
+)
+def test_a_conversation_that_waits_for_its_answer_is_a_prompt(
+    tmp_path: Path, record: dict[str, Any]
+):
     item = read_one(tmp_path, record | {"image": "a.png"})
     assert isinstance(item, Row)
-    assert (question(item), item.answer, item.chosen, len(item.media)) == ("What is it?", None, "", 1)
+    assert (question(item), item.answer, item.chosen, len(item.media)) == (
+        "What is it?",
+        None,
+        "",
+        1,
+    )
 
 
 def test_answers_of_several_turns_against_one_are_no_pair(tmp_path: Path):

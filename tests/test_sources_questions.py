@@ -56,7 +56,9 @@ def as_csv(name: str, delimiter: str = ",") -> Write:
     def write(folder: Path, records: list[Record]) -> None:
         text, columns = io.StringIO(newline=""), max(records, key=len)
         writer = csv.writer(text, delimiter=delimiter)
-        writer.writerows([list(columns), *([record[c] for c in columns if c in record] for record in records)])
+        writer.writerows(
+            [list(columns), *([record[c] for c in columns if c in record] for record in records)]
+        )
         put(folder / name, text.getvalue())
 
     return write
@@ -65,7 +67,10 @@ def as_csv(name: str, delimiter: str = ",") -> Write:
 def as_parquet(name: str) -> Write:
     def write(folder: Path, records: list[Record]) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(records, schema=pa.Table.from_pylist(records[:1]).schema), folder / name)
+        pq.write_table(
+            pa.Table.from_pylist(records, schema=pa.Table.from_pylist(records[:1]).schema),
+            folder / name,
+        )
 
     return write
 
@@ -78,18 +83,28 @@ def as_lines_of_lists(folder: Path, records: list[Record]) -> None:
 
 def as_diagrams(folder: Path, records: list[Record]) -> None:
     for key, record in numbered(records).items():
-        put(folder / "questions" / f"{key}.png.json", json.dumps({"questions": {"What is A?": record}}))
+        put(
+            folder / "questions" / f"{key}.png.json",
+            json.dumps({"questions": {"What is A?": record}}),
+        )
 
 
 def as_lessons(folder: Path, records: list[Record]) -> None:
-    lessons = [{"questions": {"diagramQuestions": {f"DQ_{key}": r}}} for key, r in numbered(records).items()]
+    lessons = [
+        {"questions": {"diagramQuestions": {f"DQ_{key}": r}}}
+        for key, r in numbered(records).items()
+    ]
     put(folder / "train" / "tqa_v1_train.json", json.dumps(lessons))
 
 
 def as_people(folder: Path, records: list[Record]) -> None:
     """One picture for each question, so that a broken one is one record."""
     people = {
-        key: {"imgPath": r.get("imgPath"), "Questions": [r.get("question")], "Answers": [r.get("answer")]}
+        key: {
+            "imgPath": r.get("imgPath"),
+            "Questions": [r.get("question")],
+            "Answers": [r.get("answer")],
+        }
         for key, r in numbered(records).items()
     }
     put(folder / "dataset.json", json.dumps(people))
@@ -158,13 +173,21 @@ SETS = {
     "kvqa": Set(
         module="kvqa",
         write=as_people,
-        good={"imgPath": "KVQAimgs/1.jpg", "question": "Who is left of the king?", "answer": "Ann Lee"},
+        good={
+            "imgPath": "KVQAimgs/1.jpg",
+            "question": "Who is left of the king?",
+            "answer": "Ann Lee",
+        },
         media=("KVQAimgs/1.jpg",),
         prompt="Who is left of the king?",
         answer="Ann Lee.",
         value="Ann Lee",
         check="match",
-        bad={"answer": ([], "expected a text or a number"), "imgPath": ("../x.jpg", OUTSIDE), "question": (7, "str")},
+        bad={
+            "answer": ([], "expected a text or a number"),
+            "imgPath": ("../x.jpg", OUTSIDE),
+            "question": (7, "str"),
+        },
     ),
     "aokvqa": Set(
         module="aokvqa",
@@ -230,7 +253,12 @@ SETS = {
     "ai2d": Set(
         module="ai2d",
         write=as_diagrams,
-        good={"questionId": "1.png-0", "answerTexts": ["a cat", "a dog"], "correctAnswer": 1, "abcLabel": False},
+        good={
+            "questionId": "1.png-0",
+            "answerTexts": ["a cat", "a dog"],
+            "correctAnswer": 1,
+            "abcLabel": False,
+        },
         media=("images/1.png", "images/2.png", "images/3.png"),
         prompt=f"What is A?\n(A) a cat\n(B) a dog\n{LETTER}",
         answer="The answer is (B) a dog.",
@@ -246,7 +274,12 @@ SETS = {
     "ai2d_stored": Set(
         module="ai2d",
         write=as_parquet("data/test-00000-of-00001.parquet"),
-        good={"question": "What is it?", "options": ["a cat", "a dog"], "answer": "1", "image": STORED},
+        good={
+            "question": "What is it?",
+            "options": ["a cat", "a dog"],
+            "answer": "1",
+            "image": STORED,
+        },
         prompt=ANIMALS,
         answer="The answer is (B) a dog.",
         value="B. a dog",
@@ -352,7 +385,11 @@ SETS = {
         answer="1,250.5.",
         value="1250.5",
         check="chart",
-        bad={"imgname": ("2.png", NO_FILE), "label": (None, "expected a text or a number"), "query": ("", "empty")},
+        bad={
+            "imgname": ("2.png", NO_FILE),
+            "label": (None, "expected a text or a number"),
+            "query": ("", "empty"),
+        },
     ),
     "chartqa_stored": Set(
         module="chartqa",
@@ -375,12 +412,21 @@ SETS = {
         value="1250.5",
         check="chart",
         optional=("human_or_machine",),
-        bad={"label": (["1", "2"], "expected one"), "query": ("", "empty"), "image": (None, "neither bytes")},
+        bad={
+            "label": (["1", "2"], "expected one"),
+            "query": ("", "empty"),
+            "image": (None, "neither bytes"),
+        },
     ),
     "dvqa": Set(
         module="dvqa",
         write=as_list("val_easy_qa.json"),
-        good={"image": "bar_1.png", "question": "How many bars?", "answer": "two", "question_type": "data"},
+        good={
+            "image": "bar_1.png",
+            "question": "How many bars?",
+            "answer": "two",
+            "question_type": "data",
+        },
         media=("images/bar_1.png",),
         prompt="How many bars?\nWrite a value in digits and a count in words.",
         answer="Two.",
@@ -409,12 +455,22 @@ SETS = {
         value="B. a dog",
         check="choice",
         optional=("hint", "solution", "subject"),
-        bad={"image": ("other.png", NO_FILE), "choices": (None, "expected a list"), "answer": (True, "not the index")},
+        bad={
+            "image": ("other.png", NO_FILE),
+            "choices": (None, "expected a list"),
+            "answer": (True, "not the index"),
+        },
     ),
     "scienceqa_stored": Set(
         module="scienceqa",
         write=as_parquet("train.parquet"),
-        good={"question": "What is it?", "choices": ["a cat", "a dog"], "answer": 1, "hint": "", "image": STORED},
+        good={
+            "question": "What is it?",
+            "choices": ["a cat", "a dog"],
+            "answer": 1,
+            "hint": "",
+            "image": STORED,
+        },
         prompt=ANIMALS,
         answer="The answer is (B) a dog.",
         value="B. a dog",
@@ -449,13 +505,22 @@ SETS = {
     "clevr_math": Set(
         module="clevr_math",
         write=as_parquet("general/train/0000.parquet"),
-        good={"template": "subtraction", "id": "CLEVR_1", "question": "Take one away.", "image": STORED, "label": 4},
+        good={
+            "template": "subtraction",
+            "id": "CLEVR_1",
+            "question": "Take one away.",
+            "image": STORED,
+            "label": 4,
+        },
         prompt="Take one away.",
         answer="4.",
         value="4",
         check="number",
         optional=("template", "id"),
-        bad={"label": (None, "expected int"), "image": ({"bytes": b"", "path": None}, "neither bytes")},
+        bad={
+            "label": (None, "expected int"),
+            "image": ({"bytes": b"", "path": None}, "neither bytes"),
+        },
     ),
     "tabmwp": Set(
         module="tabmwp",
@@ -474,7 +539,11 @@ SETS = {
         value="1234",
         check="number",
         optional=("choices", "unit", "solution"),
-        bad={"answer": (1234, "expected str"), "choices": (["1", "2"], "not one of the options"), "split": (1, "str")},
+        bad={
+            "answer": (1234, "expected str"),
+            "choices": (["1", "2"], "not one of the options"),
+            "split": (1, "str"),
+        },
     ),
     "trafficqa": Set(
         module="trafficqa",
@@ -507,7 +576,11 @@ SETS = {
         value="He falls.",
         check="open",
         split="val",
-        bad={"visual_input": ("H_A_2.mp4", NO_FILE), "output": ("", "empty"), "ID": (7, "expected str")},
+        bad={
+            "visual_input": ("H_A_2.mp4", NO_FILE),
+            "output": ("", "empty"),
+            "ID": (7, "expected str"),
+        },
     ),
     "miradata": Set(
         module="miradata",
@@ -523,7 +596,11 @@ SETS = {
         answer='A "calm" sea,\nat night.',
         value='A "calm" sea,\nat night.',
         check="open",
-        bad={"index": ("000000002_abc-1", NO_FILE), "dense_caption": ("  ", "empty"), "video_id": ("", "empty")},
+        bad={
+            "index": ("000000002_abc-1", NO_FILE),
+            "dense_caption": ("  ", "empty"),
+            "video_id": ("", "empty"),
+        },
     ),
 }
 EVERY = pytest.mark.parametrize("name", SETS)
@@ -538,7 +615,9 @@ def folder_of(name: str, folder: Path, *changes: Record) -> Path:
     """A folder of the set: one record for each of `changes`, which replace fields or take them away."""
     a_set = SETS[name]
     merged = ({**a_set.good, **change} for change in changes)
-    a_set.write(folder, [{k: v for k, v in record.items() if v is not MISSING} for record in merged])
+    a_set.write(
+        folder, [{k: v for k, v in record.items() if v is not MISSING} for record in merged]
+    )
     for file in a_set.media:
         put(folder / file, png())
     return folder
@@ -551,7 +630,11 @@ def test_a_native_record_is_read(tmp_path: Path, name: str):
     assert refused == [] and len(rows) == a_set.rows
     row = rows[0]
     assert row.prompt[0].content == a_set.prompt
-    assert row.gold and (row.gold.check, row.gold.value, row.gold.answer) == (a_set.check, a_set.value, a_set.answer)
+    assert row.gold and (row.gold.check, row.gold.value, row.gold.answer) == (
+        a_set.check,
+        a_set.value,
+        a_set.answer,
+    )
     assert row.split == a_set.split
 
 
@@ -602,8 +685,14 @@ TYPED = {"clevr_math", "geoqa", "miradata", "pmc_vqa"}
 """Sets whose files cannot hold any value in any column."""
 JSON_FORMS = sorted(name for name in SETS if "stored" not in name and name not in TYPED)
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-3, 3) | st.floats(allow_nan=False) | st.text(max_size=9),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 3)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=9),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
     max_leaves=5,
 )
 
@@ -626,7 +715,10 @@ def test_a_reader_states_its_licence_and_what_it_looked_for(tmp_path: Path, modu
     text = str(reader.__doc__)
     assert isinstance(reader.LICENCE, Licence)
     assert reader.LICENCE.name.lower() in text.lower()
-    assert text.split("\n", maxsplit=1)[0].endswith("commercial use allowed.") == reader.LICENCE.commercial
+    assert (
+        text.split("\n", maxsplit=1)[0].endswith("commercial use allowed.")
+        == reader.LICENCE.commercial
+    )
     with pytest.raises(BadSource, match=r"no file .*; set `path` to the data set's own folder"):
         list(reader.read(tmp_path, 0))
 
@@ -636,21 +728,35 @@ def test_a_reader_states_its_licence_and_what_it_looked_for(tmp_path: Path, modu
 
 def test_kvqa_refuses_one_question_and_keeps_the_others_of_its_image(tmp_path: Path):
     put(tmp_path / "a.jpg", png())
-    one = {"imgPath": "a.jpg", "Questions": ["Who?", "When?", "Old?"], "Answers": ["Ann", None, 1950]}
+    one = {
+        "imgPath": "a.jpg",
+        "Questions": ["Who?", "When?", "Old?"],
+        "Answers": ["Ann", None, 1950],
+    }
     uneven = {"imgPath": "a.jpg", "Questions": ["Who?"], "Answers": []}
-    put(tmp_path / "dataset.json", json.dumps({"7": {**one, "Type of Question": [["1-hop"]]}, "8": uneven, "9": 3}))
+    put(
+        tmp_path / "dataset.json",
+        json.dumps({"7": {**one, "Type of Question": [["1-hop"]]}, "8": uneven, "9": 3}),
+    )
     rows, refused = read("kvqa", tmp_path)
     assert [(row.id, row.group, row.meta["kinds"]) for row in rows] == [
         ("7/1", "a.jpg", ["1-hop"]),
         ("7/3", "a.jpg", None),
     ]
-    assert [item.where for item in refused] == ["dataset.json:7/2", "dataset.json:8", "dataset.json:9"]
+    assert [item.where for item in refused] == [
+        "dataset.json:7/2",
+        "dataset.json:8",
+        "dataset.json:9",
+    ]
     assert [row.gold.check for row in rows if row.gold] == ["match", "number"]
 
 
 def test_aokvqa_without_options_keeps_the_answers_of_all_people(tmp_path: Path):
     [_, direct], _ = read("aokvqa", folder_of("aokvqa", tmp_path, {}))
-    assert (direct.id, direct.prompt[0].content) == ("22M/direct", "What is it?\nAnswer in a word or a short phrase.")
+    assert (direct.id, direct.prompt[0].content) == (
+        "22M/direct",
+        "What is it?\nAnswer in a word or a short phrase.",
+    )
     assert direct.gold and (direct.gold.check, direct.gold.answer) == ("vqa", "Dog.")
     assert json.loads(direct.gold.value) == ["dog", "dog", "puppy"]
 
@@ -663,14 +769,18 @@ def test_aokvqa_asks_for_a_short_answer_only_where_there_is_one(tmp_path: Path, 
 
 @pytest.mark.parametrize("answer", ["B", "a dog", "B:a dog"])
 def test_pmc_vqa_knows_the_answer_by_letter_or_text(tmp_path: Path, answer: str):
-    [row], _ = read("pmc_vqa", folder_of("pmc_vqa", tmp_path, {"Answer": answer, "Answer_label": ""}))
+    [row], _ = read(
+        "pmc_vqa", folder_of("pmc_vqa", tmp_path, {"Answer": answer, "Answer_label": ""})
+    )
     assert row.gold and row.gold.value == "B. a dog"
 
 
 @pytest.mark.parametrize(
     ("files", "kept"), [(("test", "test_clean"), 1), (("test_clean",), 1), (("test", "test_2"), 2)]
 )
-def test_pmc_vqa_reads_the_clean_part_of_its_test_once(tmp_path: Path, files: tuple[str, ...], kept: int):
+def test_pmc_vqa_reads_the_clean_part_of_its_test_once(
+    tmp_path: Path, files: tuple[str, ...], kept: int
+):
     folder = folder_of("pmc_vqa", tmp_path, {})
     for name in files:
         put(folder / f"{name}.csv", (folder / "train.csv").read_bytes())
@@ -703,7 +813,9 @@ def test_two_figures_of_one_name_are_not_guessed_between(tmp_path: Path):
     folder = folder_of("pmc_vqa", tmp_path, {})
     put(folder / "other/PMC1_Fig1.jpg", png("blue"))
     [refused] = read("pmc_vqa", folder)[1]
-    assert "in two places, figures/PMC1_Fig1.jpg and other/PMC1_Fig1.jpg; keep one" in refused.reason
+    assert (
+        "in two places, figures/PMC1_Fig1.jpg and other/PMC1_Fig1.jpg; keep one" in refused.reason
+    )
 
 
 def test_ai2d_shows_the_lettered_image_where_the_options_are_letters(tmp_path: Path):
@@ -718,15 +830,27 @@ def test_iconqa_shows_the_options_that_are_images(tmp_path: Path):
         put(tmp_path / f"iconqa/val/choose_img/1/{image}.png", png())
     change = {"ques_type": "choose_img", "choices": ["choice_0.png", "choice_1.png"]}
     [row], _ = read("iconqa", folder_of("iconqa", tmp_path, change))
-    assert [file.path.name for file in row.media if file.path] == ["image.png", "choice_0.png", "choice_1.png"]
+    assert [file.path.name for file in row.media if file.path] == [
+        "image.png",
+        "choice_0.png",
+        "choice_1.png",
+    ]
     assert row.prompt[0].content.count("<ImageHere>") == 3
-    assert row.gold and (row.gold.value, row.gold.others, row.gold.answer) == ("B", ("A",), "The answer is (B).")
+    assert row.gold and (row.gold.value, row.gold.others, row.gold.answer) == (
+        "B",
+        ("A",),
+        "The answer is (B).",
+    )
     assert row.wrong == ("The answer is (A).",)
 
 
 def test_iconqa_as_stored_has_its_options_images_in_columns(tmp_path: Path):
     two = {"choice_image_0": STORED, "choice_image_1": STORED}
-    change = {"ques_type": "choose_img", "choices": "choice_0.png,choice_1.png", "answer": "choice_1.png"}
+    change = {
+        "ques_type": "choose_img",
+        "choices": "choice_0.png,choice_1.png",
+        "answer": "choice_1.png",
+    }
     [row], _ = read("iconqa_stored", folder_of("iconqa_stored", tmp_path / "a", change | two))
     assert len(row.media) == row.prompt[0].content.count("<ImageHere>") == 3
     assert row.gold and (row.gold.value, row.gold.others) == ("B", ("A",))
@@ -747,7 +871,9 @@ def test_tqa_leaves_out_questions_without_a_diagram(tmp_path: Path):
     assert read("tqa", tmp_path) == ([], [])
 
 
-@pytest.mark.parametrize(("label", "kind"), [("12", "chart"), ("Germany", "match"), (["12%"], "chart")])
+@pytest.mark.parametrize(
+    ("label", "kind"), [("12", "chart"), ("Germany", "match"), (["12%"], "chart")]
+)
 def test_chartqa_is_lenient_about_numbers_only(tmp_path: Path, label: Any, kind: str):
     [row], _ = read("chartqa", folder_of("chartqa", tmp_path, {"label": label}))
     assert row.gold and row.gold.check == kind
@@ -783,7 +909,11 @@ def test_geoqa_never_runs_a_pickle(tmp_path: Path):
 def test_geoqa_reads_old_pickles(tmp_path: Path):
     put(tmp_path / "train.pk", pickle.dumps([SETS["geoqa"].good], protocol=2))
     [row], refused = read("geoqa", tmp_path)
-    assert refused == [] and row.media[0].data and Image.open(io.BytesIO(row.media[0].data)).size == (6, 4)
+    assert (
+        refused == []
+        and row.media[0].data
+        and Image.open(io.BytesIO(row.media[0].data)).size == (6, 4)
+    )
 
 
 ON_THE_HUB = (
@@ -798,7 +928,9 @@ ON_THE_HUB = (
 
 
 @pytest.mark.parametrize("name", ON_THE_HUB)
-def test_the_hub_has_the_rows_of_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+def test_the_hub_has_the_rows_of_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
     a_set = SETS[name]
     monkeypatch.setattr(tables, "stream", lambda hub: iter([a_set.good]))
     reader = import_module(f"ixc.data.sources.{a_set.module}")
@@ -809,12 +941,18 @@ def test_the_hub_has_the_rows_of_the_files(tmp_path: Path, monkeypatch: pytest.M
 
 def test_trafficqa_needs_its_first_line(tmp_path: Path):
     put(tmp_path / "R2_train.jsonl", json.dumps({"record_id": 1}) + "\n" + json.dumps([1, 2]))
-    assert [item.reason for item in read("trafficqa", tmp_path)[1]] == ["not a list; one JSON list a line"]
+    assert [item.reason for item in read("trafficqa", tmp_path)[1]] == [
+        "not a list; one JSON list a line"
+    ]
 
 
 # What they share
 
-OPTIONS = st.lists(st.text("abcdefg \n", min_size=1, max_size=6).map(str.strip).filter(bool), min_size=2, max_size=10)
+OPTIONS = st.lists(
+    st.text("abcdefg \n", min_size=1, max_size=6).map(str.strip).filter(bool),
+    min_size=2,
+    max_size=10,
+)
 
 
 @settings(max_examples=100, deadline=None)

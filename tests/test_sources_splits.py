@@ -43,7 +43,9 @@ def test_a_name_tells_what_is_for_tests(name: str, split: str | None):
 @pytest.mark.parametrize(
     ("file", "split"), [("test.jsonl", "val"), ("a/validation.json", "val"), ("train.jsonl", None)]
 )
-def test_a_set_of_pairs_holds_out_its_test_files(tmp_path: Path, name: str, file: str, split: str | None):
+def test_a_set_of_pairs_holds_out_its_test_files(
+    tmp_path: Path, name: str, file: str, split: str | None
+):
     record = {key: value for key, value in GOOD[name][0].items() if key != "image"}
     if "image" in GOOD[name][0]:
         paint(tmp_path / "red.png")
@@ -54,13 +56,20 @@ def test_a_set_of_pairs_holds_out_its_test_files(tmp_path: Path, name: str, file
 
 @pytest.mark.parametrize(("file", "split"), [("test.jsonl", "val"), ("train.jsonl", None)])
 def test_dialogues_and_sums_hold_out_test_files_too(tmp_path: Path, file: str, split: str | None):
-    write(tmp_path / "hh" / file, {"chosen": f"{USER}A{ASSISTANT}x", "rejected": f"{USER}A{ASSISTANT}y"})
+    write(
+        tmp_path / "hh" / file,
+        {"chosen": f"{USER}A{ASSISTANT}x", "rejected": f"{USER}A{ASSISTANT}y"},
+    )
     write(tmp_path / "gsm" / file, {"question": "1 + 1?", "answer": "#### 2"})
     assert split_of("hh_rlhf", tmp_path / "hh") == split_of("gsm8k", tmp_path / "gsm") == {split}
 
 
-@pytest.mark.parametrize(("split", "expected"), [("train", None), ("validation", "val"), ("test", "val")])
-def test_the_hubs_split_tells_as_a_file_does(monkeypatch: pytest.MonkeyPatch, split: str, expected: str | None):
+@pytest.mark.parametrize(
+    ("split", "expected"), [("train", None), ("validation", "val"), ("test", "val")]
+)
+def test_the_hubs_split_tells_as_a_file_does(
+    monkeypatch: pytest.MonkeyPatch, split: str, expected: str | None
+):
     monkeypatch.setattr("ixc.data.sources.native.stream", lambda hub: iter([GOOD["shp"][0]]))
     [row] = READERS["shp"](Hub(name="stanfordnlp/SHP", split=split), 0)
     assert isinstance(row, Row) and row.split == expected
@@ -80,7 +89,9 @@ def test_an_evaluation_set_is_held_out_whole(tmp_path: Path):
         ({}, None),
     ],
 )
-def test_super_clevr_is_split_by_its_images(tmp_path: Path, change: dict[str, Any], split: str | None):
+def test_super_clevr_is_split_by_its_images(
+    tmp_path: Path, change: dict[str, Any], split: str | None
+):
     file = super_clevr(tmp_path, True) / "superCLEVR_questions_5.json"
     content = json.loads(file.read_text())
     content["questions"][0] |= change
@@ -91,7 +102,9 @@ def test_super_clevr_is_split_by_its_images(tmp_path: Path, change: dict[str, An
 @pytest.mark.parametrize(
     ("ways", "split"), [([1, 2, 3, 1, 1], None), ([2, 1, 1, 1, 1], "val"), ([3], "val"), ([], None)]
 )
-def test_kvqa_follows_the_first_of_its_ways_to_split(tmp_path: Path, ways: list[int], split: str | None):
+def test_kvqa_follows_the_first_of_its_ways_to_split(
+    tmp_path: Path, ways: list[int], split: str | None
+):
     content = json.loads((folder_of("kvqa", tmp_path, {}) / "dataset.json").read_text())
     content["1"]["split"] = ways
     (tmp_path / "dataset.json").write_text(json.dumps(content))
@@ -101,7 +114,10 @@ def test_kvqa_follows_the_first_of_its_ways_to_split(tmp_path: Path, ways: list[
 # What is bound together
 
 ROWS = st.lists(
-    st.tuples(st.lists(st.integers(0, 12), min_size=1, max_size=3), st.sampled_from(["", "", "", "val", "train"])),
+    st.tuples(
+        st.lists(st.integers(0, 12), min_size=1, max_size=3),
+        st.sampled_from(["", "", "", "val", "train"]),
+    ),
     max_size=25,
 )
 

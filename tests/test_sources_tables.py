@@ -16,7 +16,9 @@ from ixc.data.sources import Refused, forms, tables
 from ixc.data.sources.tables import records
 
 
-def read(path: Path, content: bytes | str) -> tuple[list[tuple[str, object]], list[tuple[str, str]]]:
+def read(
+    path: Path, content: bytes | str
+) -> tuple[list[tuple[str, object]], list[tuple[str, str]]]:
     """(key, value) of the records; (place, reason) of the refusals."""
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     items = list(records(path, path.name))
@@ -28,18 +30,26 @@ CELLS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 
 
 @settings(max_examples=60, deadline=None)
-@given(rows=st.lists(st.lists(CELLS, min_size=3, max_size=3), min_size=1, max_size=4), delimiter=st.sampled_from(",\t"))
+@given(
+    rows=st.lists(st.lists(CELLS, min_size=3, max_size=3), min_size=1, max_size=4),
+    delimiter=st.sampled_from(",\t"),
+)
 def test_what_csv_writes_is_read_again(rows: list[list[str]], delimiter: str):
     text = io.StringIO(newline="")
     csv.writer(text, delimiter=delimiter).writerows([["a", "b", "c"], *rows])
     with TemporaryDirectory() as folder:
-        kept, refused = read(Path(folder) / ("x.csv" if delimiter == "," else "x.tsv"), text.getvalue())
+        kept, refused = read(
+            Path(folder) / ("x.csv" if delimiter == "," else "x.tsv"), text.getvalue()
+        )
     assert refused == []
     assert [list(record.values()) for _, record in kept if isinstance(record, dict)] == rows
 
 
 @settings(max_examples=60, deadline=None)
-@given(content=st.binary(max_size=80), suffix=st.sampled_from(["csv", "tsv", "json", "jsonl", "parquet"]))
+@given(
+    content=st.binary(max_size=80),
+    suffix=st.sampled_from(["csv", "tsv", "json", "jsonl", "parquet"]),
+)
 def test_no_bytes_are_a_traceback(content: bytes, suffix: str):
     with TemporaryDirectory() as folder:
         kept, refused = read(Path(folder) / f"x.{suffix}", b"a,b\n" + content)
@@ -48,13 +58,19 @@ def test_no_bytes_are_a_traceback(content: bytes, suffix: str):
 
 def test_csv_rows_are_numbered_by_their_first_line(tmp_path: Path):
     kept, refused = read(tmp_path / "x.csv", '\ufeffa,b\n"1\n1",2\n\n3,4\n5\n6,7,8\n9,10\n')
-    assert kept == [("2", {"a": "1\n1", "b": "2"}), ("5", {"a": "3", "b": "4"}), ("8", {"a": "9", "b": "10"})]
+    assert kept == [
+        ("2", {"a": "1\n1", "b": "2"}),
+        ("5", {"a": "3", "b": "4"}),
+        ("8", {"a": "9", "b": "10"}),
+    ]
     assert [where for where, _ in refused] == ["x.csv:6", "x.csv:7"]
     assert refused[1][1] == "3 columns, the header has 2; quote or correct the row"
 
 
 def test_csv_of_mixed_encodings_loses_only_the_strange_rows(tmp_path: Path):
-    kept, refused = read(tmp_path / "x.csv", "a,b\nné,1\n".encode() + "né,2\n".encode("latin1") + b"n,3\n")
+    kept, refused = read(
+        tmp_path / "x.csv", "a,b\nné,1\n".encode() + "né,2\n".encode("latin1") + b"n,3\n"
+    )
     assert [key for key, _ in kept] == ["2", "4"]
     assert refused == [("x.csv:3", "not UTF-8; convert the file: iconv -t UTF-8")]
 
@@ -66,7 +82,9 @@ def test_csv_with_a_broken_quote_goes_on(tmp_path: Path):
     assert all("correct its quotes" in reason for _, reason in refused)
 
 
-def test_an_endless_line_is_refused_without_reading_it_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_endless_line_is_refused_without_reading_it_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(tables, "MAX_LINE", 2**18)
     kept, refused = read(tmp_path / "x.csv", "a,b\n" + "x" * 2**20 + ",1\n3,4\n")
     assert ([key for key, _ in kept], [where for where, _ in refused]) == (["3"], ["x.csv:2"])
@@ -81,7 +99,9 @@ def test_an_endless_line_is_refused_without_reading_it_whole(tmp_path: Path, mon
         (b"\xff,b\n1,2\n", "not UTF-8"),
     ],
 )
-def test_a_csv_file_without_header_or_rows_is_refused_whole(tmp_path: Path, content: bytes | str, reason: str):
+def test_a_csv_file_without_header_or_rows_is_refused_whole(
+    tmp_path: Path, content: bytes | str, reason: str
+):
     kept, [refused] = read(tmp_path / "x.csv", content)
     assert kept == [] and refused[1].startswith(reason)
 
@@ -107,7 +127,9 @@ def test_json_lists_are_numbered_and_mappings_keyed(tmp_path: Path):
         ('{"p": "\\ud800"}', "not UTF-8"),
     ],
 )
-def test_a_json_file_that_cannot_be_read_is_refused_whole(tmp_path: Path, content: bytes | str, reason: str):
+def test_a_json_file_that_cannot_be_read_is_refused_whole(
+    tmp_path: Path, content: bytes | str, reason: str
+):
     kept, [refused] = read(tmp_path / "x.json", content)
     assert kept == [] and refused[1].startswith(reason)
 
@@ -117,10 +139,14 @@ def test_two_gigabytes_are_refused_unread(tmp_path: Path):
         file.write(b'{"a": "')
         file.truncate(2**31)
     [refused] = records(tmp_path / "x.json", "x.json")
-    assert isinstance(refused, Refused) and "2,147,483,648 bytes in one JSON object" in refused.reason
+    assert (
+        isinstance(refused, Refused) and "2,147,483,648 bytes in one JSON object" in refused.reason
+    )
 
 
-def test_an_endless_line_of_json_is_refused_and_the_next_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_endless_line_of_json_is_refused_and_the_next_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(forms, "MAX_RECORD", 2**10)
     kept, [refused] = read(tmp_path / "x.jsonl", '["a"]\n["' + "x" * 2**12 + '"]\n["b"]\n')
     assert (kept, refused[0]) == ([("3", {"a": "b"})], "x.jsonl:2")
@@ -159,9 +185,15 @@ def test_columns_without_a_name_are_nothing_unless_a_value_stands_there(tmp_path
 
 def test_empty_cells_behind_the_header_and_the_numbers_of_pandas_are_no_columns(tmp_path: Path):
     assert read(tmp_path / "x.csv", "a,b, \n1,2, ,,\n") == ([("2", {"a": "1", "b": "2"})], [])
-    assert read(tmp_path / "y.csv", ",a\n0,x\n1,y\n") == ([("2", {"a": "x"}), ("3", {"a": "y"})], [])
+    assert read(tmp_path / "y.csv", ",a\n0,x\n1,y\n") == (
+        [("2", {"a": "x"}), ("3", {"a": "y"})],
+        [],
+    )
     kept, [refused] = read(tmp_path / "z.csv", "a,b\n1,2,,3\n")
-    assert kept == [] and refused == ("z.csv:2", "4 columns, the header has 2; quote or correct the row")
+    assert kept == [] and refused == (
+        "z.csv:2",
+        "4 columns, the header has 2; quote or correct the row",
+    )
 
 
 def test_a_quote_that_swallows_lines_says_which(tmp_path: Path):
@@ -171,6 +203,8 @@ def test_a_quote_that_swallows_lines_says_which(tmp_path: Path):
 
 
 def test_a_key_that_is_there_twice_in_a_mapping_spoils_only_its_own_record(tmp_path: Path):
-    kept, refused = read(tmp_path / "x.json", '{"p": {"a": 1}, "q": {"a": [{"b": 1, "b": 2}]}, "r": {"a": 3}}')
+    kept, refused = read(
+        tmp_path / "x.json", '{"p": {"a": 1}, "q": {"a": [{"b": 1, "b": 2}]}, "r": {"a": 3}}'
+    )
     assert kept == [("p", {"a": 1}), ("r", {"a": 3})]
     assert refused == [("x.json:q", "not JSON (the key 'b' twice); correct it")]

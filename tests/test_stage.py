@@ -33,10 +33,15 @@ def newest_run(client: Any, stage: str) -> Any:
     return client.search_runs([experiment(client)], f"tags.stage = '{stage}'", order_by=order)[0]
 
 
-def test_a_stage_leaves_numbers_everywhere_and_its_model_in_the_registry(project: Path, call: Call, client: Any):
+def test_a_stage_leaves_numbers_everywhere_and_its_model_in_the_registry(
+    project: Path, call: Call, client: Any
+):
     assert call(project, "-m", "dvc", "repro", MODEL="ixc-test").returncode == 0
 
-    assert json.loads((project / "metrics" / "judge.json").read_text()) == {"accuracy/all": 0.75, "pairs": 2}
+    assert json.loads((project / "metrics" / "judge.json").read_text()) == {
+        "accuracy/all": 0.75,
+        "pairs": 2,
+    }
     with (project / "metrics" / "curves" / "judge.csv").open() as file:
         assert list(csv.DictReader(file)) == [
             {"step": "0", "loss": "2.0", "accuracy": "0.5"},
@@ -79,7 +84,9 @@ main("collect", run)
 """
 
 
-def test_a_stage_can_tell_which_mlflow_run_its_numbers_go_to(project: Path, call: Call, client: Any):
+def test_a_stage_can_tell_which_mlflow_run_its_numbers_go_to(
+    project: Path, call: Call, client: Any
+):
     (project / "tell.py").write_text(TELL_RUN)
     assert call(project, "tell.py", "run.txt", MLFLOW_RUN_ID="an older one").returncode == 0
     assert (project / "run.txt").read_text() == newest_run(client, "collect").info.run_id
@@ -100,7 +107,9 @@ main("collect", run)
 
 
 @pytest.mark.parametrize("before", ["the killed run's id", ""])
-def test_a_training_that_goes_on_names_the_run_it_was_begun_in(project: Path, call: Call, client: Any, before: str):
+def test_a_training_that_goes_on_names_the_run_it_was_begun_in(
+    project: Path, call: Call, client: Any, before: str
+):
     (project / "resume.py").write_text(RESUME)
     (project / "before.txt").write_text(before)
     assert call(project, "resume.py", "before.txt").returncode == 0
@@ -122,14 +131,16 @@ main("collect", run)
 """
 
 
-def test_a_run_that_was_killed_without_a_word_is_marked_by_the_next(project: Path, call: Call, client: Any):
+def test_a_run_that_was_killed_without_a_word_is_marked_by_the_next(
+    project: Path, call: Call, client: Any
+):
     (project / "die.py").write_text(DIE_ONCE)
     assert call(project, "die.py", "died.txt").returncode == -9
     assert newest_run(client, "collect").info.status == "RUNNING"
     assert call(project, "die.py", "died.txt").returncode == 0
-    newest, before = client.search_runs([newest_run(client, "collect").info.experiment_id], "tags.stage = 'collect'")[
-        :2
-    ]
+    newest, before = client.search_runs(
+        [newest_run(client, "collect").info.experiment_id], "tags.stage = 'collect'"
+    )[:2]
     assert (newest.info.status, before.info.status) == ("FINISHED", "KILLED")
 
 
@@ -146,11 +157,16 @@ def test_the_champion_so_far_stays_as_previous(project: Path, call: Call, client
     }
 
 
-def test_a_foreseen_error_is_one_line_and_the_run_has_failed(project: Path, call: Call, client: Any):
+def test_a_foreseen_error_is_one_line_and_the_run_has_failed(
+    project: Path, call: Call, client: Any
+):
     (project / "data.txt").write_text("x")
     ran = call(project, "judge.py", "data.txt", "judged", MISHAP="foreseen")
     assert ran.returncode == 1
-    assert ran.stderr.splitlines()[-1] == "BadParams: params.yaml: judge.seed: 3: unlucky; take another"
+    assert (
+        ran.stderr.splitlines()[-1]
+        == "BadParams: params.yaml: judge.seed: 3: unlucky; take another"
+    )
     assert "Traceback" not in ran.stderr
     assert newest_run(client, "judge").info.status == "FAILED"
 
@@ -190,7 +206,10 @@ def test_only_our_own_errors_are_foreseen():
 
 def test_what_dvc_says_becomes_a_state():
     assert outcome("judge", ["Stage 'judge' didn't change, skipping"]) == "UpToDate"
-    assert outcome("judge", ["Stage 'judge' is cached - skipping run, checking out outputs"]) == "Restored"
+    assert (
+        outcome("judge", ["Stage 'judge' is cached - skipping run, checking out outputs"])
+        == "Restored"
+    )
     assert outcome("judge", ["Running stage 'judge':", "> python judge.py"]) == "Completed"
 
 
@@ -199,7 +218,9 @@ def test_what_dvc_says_becomes_a_state():
     [(1, False), (70, True), (137, True), (-9, True), (143, False), (-15, False), (124, False)],
 )
 def test_only_a_crash_is_worth_a_second_try(own: int, crashed: bool):
-    lines = [f"ERROR: failed to reproduce 'judge': failed to run: python judge.py, exited with {own}"]
+    lines = [
+        f"ERROR: failed to reproduce 'judge': failed to run: python judge.py, exited with {own}"
+    ]
     assert failure("judge", 255, lines).crashed is crashed
 
 

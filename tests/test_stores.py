@@ -43,7 +43,9 @@ def test_a_damaged_entry_counts_as_absent_and_can_be_written_again(tmp_path: Pat
     store = DiskStore(tmp_path, 10**6)
     store.put("a", KB)
     whole = store.path("a").read_bytes()
-    harmed = {"cut": whole[:-9], "flip": whole[:-1] + b"\x01", "empty": b"", "other": b"hello"}[harm]
+    harmed = {"cut": whole[:-9], "flip": whole[:-1] + b"\x01", "empty": b"", "other": b"hello"}[
+        harm
+    ]
     store.path("a").write_bytes(harmed)
     assert store.get("a") is None
     store.put("a", KB)

@@ -19,7 +19,14 @@ from ixc.engine.optim import Optimizer, rate
 from ixc.engine.sampling import generate
 from ixc.engine.towers import UnequalModels
 from ixc.engine.vision_cache import VisionCache
-from ixc.models.ixc25 import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor, PrefixGroup, collate
+from ixc.models.ixc25 import (
+    IXCForCausalLM,
+    IXCForRewardModel,
+    IXCPreTrainedModel,
+    IXCProcessor,
+    PrefixGroup,
+    collate,
+)
 from ixc.models.ixc25.folder import save
 from ixc.models.ixc25.processing import train_tokenizer
 from ixc.params import TrainPPOParams, VisionCacheParams
@@ -36,7 +43,9 @@ from ixc.rl.rollouts import (
 from ixc.stages.train_ppo import compare, divergence, ready, run, train, update
 
 END = tiny.processor().ids["turn_end"]
-SMALL = TrainPPOParams(steps=1, batch_size=8, minibatch_size=8, max_new_tokens=4, critic_warmup_steps=0)
+SMALL = TrainPPOParams(
+    steps=1, batch_size=8, minibatch_size=8, max_new_tokens=4, critic_warmup_steps=0
+)
 
 
 def test_credit_by_hand():
@@ -87,16 +96,22 @@ def test_standardised_rewards_are_clipped_and_equal_ones_are_no_news():
     got = norm(["general"] * 5, torch.tensor([[0.0]] * 4 + [[100.0]]))
     # mean 20, deviation 40: -0.5 and 2, which is clipped
     torch.testing.assert_close(got, torch.tensor([[-0.5]] * 4 + [[1.5]]))
-    torch.testing.assert_close(DomainNorm(clip=1.5)(["general"], torch.full((1, 3), 7.0)), torch.zeros(1, 3))
+    torch.testing.assert_close(
+        DomainNorm(clip=1.5)(["general"], torch.full((1, 3), 7.0)), torch.zeros(1, 3)
+    )
 
 
 def test_an_answer_without_an_end_gets_the_lowest_reward_of_the_batch(tmp_path: Path):
     model = tiny.reward()
-    prompts = with_images(tiny.vision_cache(model, tmp_path), [tiny.sample("Hi."), tiny.sample("Who?")])
+    prompts = with_images(
+        tiny.vision_cache(model, tmp_path), [tiny.sample("Hi."), tiny.sample("Who?")]
+    )
     said = [[[40, END], [41, 42, 43]], [[44, END], [45, END]]]
     with torch.no_grad():
         got = judge(SMALL, model, tiny.processor(), prompts, said)
-        ended = judge(SMALL, model, tiny.processor(), prompts, [[[40, END], [41, 42, END]], said[1]])
+        ended = judge(
+            SMALL, model, tiny.processor(), prompts, [[[40, END], [41, 42, END]], said[1]]
+        )
     assert got[0, 1] == got.min()
     assert torch.equal(got[[0, 1, 1], [0, 0, 1]], ended[[0, 1, 1], [0, 0, 1]])
 
@@ -105,7 +120,9 @@ def test_an_answer_without_an_end_gets_the_lowest_reward_of_the_batch(tmp_path: 
 def test_log_probabilities_are_those_of_the_plain_forward_pass():
     model, group = tiny.causal(), PrefixGroup([1, 30], [[40, 41], [50]])
     got = token_log_probs(model, collate([group]), None)
-    logits = without(model(torch.tensor([[1, 30, 40, 41]])).logits, model.unsampled).log_softmax(-1)[0]
+    logits = without(model(torch.tensor([[1, 30, 40, 41]])).logits, model.unsampled).log_softmax(
+        -1
+    )[0]
     wanted = [logits[1, 40], logits[2, 41], logits[1, 50]]
     torch.testing.assert_close(got, torch.stack(wanted), rtol=1e-4, atol=1e-5)
 
@@ -122,8 +139,17 @@ def test_the_log_probabilities_of_an_answer_are_those_it_was_sampled_with(
     models, _ = ready(*folders)
     drawn: list[torch.Tensor] = []
     multinomial = torch.multinomial
-    monkeypatch.setattr(torch, "multinomial", lambda p, *a, **k: drawn.append(p.log()) or multinomial(p, *a, **k))
-    params = replace(SMALL, temperature=0.6, answers_per_prompt=1, batch_size=1, minibatch_size=1, max_new_tokens=9)
+    monkeypatch.setattr(
+        torch, "multinomial", lambda p, *a, **k: drawn.append(p.log()) or multinomial(p, *a, **k)
+    )
+    params = replace(
+        SMALL,
+        temperature=0.6,
+        answers_per_prompt=1,
+        batch_size=1,
+        minibatch_size=1,
+        max_new_tokens=9,
+    )
     vision_cache = tiny.vision_cache(models.reference, tmp_path)
     prompts = with_images(vision_cache, questions(tmp_path)[:1])
     normal, generator = DomainNorm(params.reward_clip), torch.Generator().manual_seed(4)
@@ -132,20 +158,26 @@ def test_the_log_probabilities_of_an_answer_are_those_it_was_sampled_with(
     wanted = torch.stack([log_probs[0, id_] for log_probs, id_ in zip(drawn, ids, strict=True)])
     torch.testing.assert_close(rollout.log_probs, wanted, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(rollout.reference_log_probs, wanted, rtol=1e-4, atol=1e-5)
-    numbers, _ = gradients(params, models, [rollout])  # the ratio too is 1 where nothing has been learned
+    numbers, _ = gradients(
+        params, models, [rollout]
+    )  # the ratio too is 1 where nothing has been learned
     assert numbers["clip_fraction"] == 0
     warm = token_log_probs(models.policy, collate([rollout.group]), prompts[0].images[0], 1.0)
     assert not torch.allclose(warm, wanted, rtol=0.05)
 
 
-def test_the_divergence_is_that_at_the_sampling_temperature(folders: tuple[Path, Path], tmp_path: Path):
+def test_the_divergence_is_that_at_the_sampling_temperature(
+    folders: tuple[Path, Path], tmp_path: Path
+):
     models, _ = ready(*folders)
     vision_cache, sample = tiny.vision_cache(models.reference, tmp_path), tiny.sample("Who?")
     with torch.no_grad():
         models.policy.output.weight.mul_(2)  # at temperature 2 it is what the base is at 1
     batch = collate([PrefixGroup(vision_cache.prompt(sample), [[40, 41], [42]])])
     cold, warm = (token_log_probs(models.reference, batch, None, t) for t in (1.0, 2.0))
-    got = divergence(replace(SMALL, temperature=2.0), models, vision_cache, [sample], [[[40, 41], [42]]])
+    got = divergence(
+        replace(SMALL, temperature=2.0), models, vision_cache, [sample], [[[40, 41], [42]]]
+    )
     assert got == pytest.approx((cold - warm).mean().item(), rel=1e-4, abs=1e-5)
 
 
@@ -173,9 +205,13 @@ def differing(root: Path, part: str) -> Path:
     if part == "tiles":
         processor = IXCProcessor(processor.tokenizer, tiny.TILE, tiny.PATCH, hd_num=9)
     if part == "tail":
-        processor = IXCProcessor(processor.tokenizer, tiny.TILE, tiny.PATCH, hd_num=4, tail_newline=True)
+        processor = IXCProcessor(
+            processor.tokenizer, tiny.TILE, tiny.PATCH, hd_num=4, tail_newline=True
+        )
     if part == "tokenizer":
-        processor = IXCProcessor(train_tokenizer(["other text"] * 9, 280), tiny.TILE, tiny.PATCH, hd_num=4)
+        processor = IXCProcessor(
+            train_tokenizer(["other text"] * 9, 280), tiny.TILE, tiny.PATCH, hd_num=4
+        )
     save(reward, processor, root / part)
     return root / part
 
@@ -199,7 +235,9 @@ def test_a_reward_model_that_reads_otherwise_than_the_base_is_refused(
         ready(folders[0], differing(tmp_path, part))
 
 
-def test_the_rounding_of_a_reward_model_stored_in_bf16_is_no_other_tower(folders: tuple[Path, Path], tmp_path: Path):
+def test_the_rounding_of_a_reward_model_stored_in_bf16_is_no_other_tower(
+    folders: tuple[Path, Path], tmp_path: Path
+):
     rounded = IXCForRewardModel.from_pretrained(folders[1], dtype=torch.bfloat16)
     save(rounded, tiny.processor(), tmp_path / "rounded")
     assert ready(folders[0], tmp_path / "rounded")[0].reward.dtype == torch.float32
@@ -207,7 +245,9 @@ def test_the_rounding_of_a_reward_model_stored_in_bf16_is_no_other_tower(folders
 
 @pytest.mark.parametrize(("warmup", "steps"), [(2, 2), (3, 2)])
 def test_a_policy_that_would_never_learn_is_refused(warmup: int, steps: int):
-    with pytest.raises(ValueError, match=f"critic_warmup_steps: {warmup}: .* none of the {steps} steps"):
+    with pytest.raises(
+        ValueError, match=f"critic_warmup_steps: {warmup}: .* none of the {steps} steps"
+    ):
         TrainPPOParams(steps=steps, critic_warmup_steps=warmup)
 
 
@@ -266,7 +306,10 @@ def saved(root: Path, dtype: torch.dtype = torch.float32) -> tuple[Path, Path]:
 def questions(root: Path) -> list[Sample]:
     """Eight prompts of several lengths about four pictures, and one without."""
     media = [tiny.image(root, c) for c in ("red", "blue", "green", "white")]
-    return [*(tiny.sample("Why? " * (i % 3 + 1) + str(i), [media[i % 4]]) for i in range(8)), tiny.sample("Who?")]
+    return [
+        *(tiny.sample("Why? " * (i % 3 + 1) + str(i), [media[i % 4]]) for i in range(8)),
+        tiny.sample("Who?"),
+    ]
 
 
 class Still(Optimizer):
@@ -309,7 +352,9 @@ def rolled_out(params: TrainPPOParams, models: Models, root: Path) -> list[Rollo
     return roll_out(params, models, vision_cache.processor, prompts, normal, generator)
 
 
-def gradients(params: TrainPPOParams, models: Models, rollouts: list[Rollout]) -> tuple[dict[str, float], Models]:
+def gradients(
+    params: TrainPPOParams, models: Models, rollouts: list[Rollout]
+) -> tuple[dict[str, float], Models]:
     """An update's numbers, and models that hold its gradients."""
     models = copy.deepcopy(models)
     actor, critic = (Still(model.parameters(), 1.0, 1) for model in (models.policy, models.critic))
@@ -320,14 +365,20 @@ def test_an_update_in_many_passes_is_the_update_in_one(folders: tuple[Path, Path
     models, _ = ready(*folders)
     with torch.no_grad():  # a policy that has moved: ratios on either side of the trust region
         for weights in models.policy.model.parameters():
-            weights.add_(0.03 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(1)))
+            weights.add_(
+                0.03 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(1))
+            )
     rollouts = rolled_out(SMALL, models, tmp_path)
     for rollout in rollouts:
-        rollout.log_probs += 0.4 * torch.randn(rollout.log_probs.shape, generator=torch.Generator().manual_seed(2))
+        rollout.log_probs += 0.4 * torch.randn(
+            rollout.log_probs.shape, generator=torch.Generator().manual_seed(2)
+        )
     numbers, wanted = gradients(SMALL, models, rollouts)
     assert 0 < numbers["clip_fraction"] < 1
     with passes_of(models.policy, models.critic) as sizes:
-        got_numbers, got = gradients(replace(SMALL, max_tokens_per_microbatch=150), models, rollouts)
+        got_numbers, got = gradients(
+            replace(SMALL, max_tokens_per_microbatch=150), models, rollouts
+        )
     assert len(sizes) > 4 and max(sizes) <= 150
     assert got_numbers == pytest.approx(numbers, rel=1e-5, abs=1e-6)
     for name in ("policy", "critic"):
@@ -341,12 +392,18 @@ def test_a_rollout_in_many_passes_is_the_rollout_in_one(
 ):
     models, _ = ready(*folders)
     wanted = rolled_out(SMALL, models, tmp_path)
-    monkeypatch.setattr("ixc.rl.rollouts.answered", lambda *_: [rollout.group.responses for rollout in wanted])
+    monkeypatch.setattr(
+        "ixc.rl.rollouts.answered", lambda *_: [rollout.group.responses for rollout in wanted]
+    )
     for got, rollout in zip(
-        rolled_out(replace(SMALL, max_tokens_per_microbatch=150), models, tmp_path), wanted, strict=True
+        rolled_out(replace(SMALL, max_tokens_per_microbatch=150), models, tmp_path),
+        wanted,
+        strict=True,
     ):
         for name in ("log_probs", "reference_log_probs", "rewards", "advantages", "returns"):
-            torch.testing.assert_close(getattr(got, name), getattr(rollout, name), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                getattr(got, name), getattr(rollout, name), rtol=1e-4, atol=1e-5
+            )
 
 
 def test_no_pass_of_the_four_models_exceeds_its_tokens(folders: tuple[Path, Path], tmp_path: Path):
@@ -364,13 +421,19 @@ def test_a_prompt_that_is_too_long_is_refused_before_anything_is_trained(
     split: str, folders: tuple[Path, Path], tmp_path: Path
 ):
     long = tiny.sample("why " * 40, gold=tiny.match("x"), split=split, id="long")
-    write_samples([tiny.sample("a"), tiny.sample("b", gold=tiny.match("x"), split="val"), long], tmp_path / "prompts")
+    write_samples(
+        [tiny.sample("a"), tiny.sample("b", gold=tiny.match("x"), split="val"), long],
+        tmp_path / "prompts",
+    )
     paired = ("a", "long") if split == "train" else ("a",)
-    write_samples([tiny.pair(i, "x", "y", id=f"{i}#0", prompt_id=i) for i in paired], tmp_path / "pairs")
+    write_samples(
+        [tiny.pair(i, "x", "y", id=f"{i}#0", prompt_id=i) for i in paired], tmp_path / "pairs"
+    )
     data = tmp_path / "prompts", tmp_path / "pairs", tmp_path / "media"
     curve: list[dict[str, float]] = []
     with pytest.raises(
-        OverBudget, match=r"long: \d+ tokens with its answers, more than train_ppo.max_tokens_per_microbatch 99"
+        OverBudget,
+        match=r"long: \d+ tokens with its answers, more than train_ppo.max_tokens_per_microbatch 99",
     ):
         run(
             replace(SMALL, max_tokens_per_microbatch=99),
@@ -382,30 +445,50 @@ def test_a_prompt_that_is_too_long_is_refused_before_anything_is_trained(
     assert curve == []
 
 
-def test_log_probabilities_part_by_part_are_the_same_and_so_are_their_gradients(monkeypatch: pytest.MonkeyPatch):
+def test_log_probabilities_part_by_part_are_the_same_and_so_are_their_gradients(
+    monkeypatch: pytest.MonkeyPatch,
+):
     def found() -> tuple[torch.Tensor, dict[str, torch.Tensor | None]]:
-        model, groups = tiny.causal(), [PrefixGroup([1, 30], [[40, 41], [50, 51, 52]]), PrefixGroup([1], [[60, 61]])]
+        model, groups = (
+            tiny.causal(),
+            [PrefixGroup([1, 30], [[40, 41], [50, 51, 52]]), PrefixGroup([1], [[60, 61]])],
+        )
         log_probs = token_log_probs(model, collate(groups), None)
         (log_probs * torch.arange(1.0, 8.0)).sum().backward()
         return log_probs.detach(), {name: p.grad for name, p in model.named_parameters()}
 
     (wanted, wanted_gradients), sizes, forward = found(), [], torch.nn.Linear.forward
     monkeypatch.setattr("ixc.rl.rollouts.LOGITS_AT_ONCE", 3 * 280)
-    monkeypatch.setattr(torch.nn.Linear, "forward", lambda layer, x: sizes.append(len(x)) or forward(layer, x))
+    monkeypatch.setattr(
+        torch.nn.Linear, "forward", lambda layer, x: sizes.append(len(x)) or forward(layer, x)
+    )
     log_probs, gradients = found()
-    assert sizes[:3] == [3, 3, 1] and sorted(sizes[3:]) == [1, 3, 3]  # and again in the backward pass
+    assert sizes[:3] == [3, 3, 1] and sorted(sizes[3:]) == [
+        1,
+        3,
+        3,
+    ]  # and again in the backward pass
     torch.testing.assert_close(log_probs, wanted)
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, wanted_gradients[name])
 
 
-def test_layers_that_are_computed_again_give_the_same_training(folders: tuple[Path, Path], tmp_path: Path):
+def test_layers_that_are_computed_again_give_the_same_training(
+    folders: tuple[Path, Path], tmp_path: Path
+):
     def trained(params: TrainPPOParams) -> list[dict[str, float]]:
         models, _ = ready(*folders)
         curve: list[dict[str, float]] = []
         with passes_of_layers(models.policy) as count:
             vision_cache = tiny.vision_cache(models.reference, tmp_path)
-            train(params, models, vision_cache, questions(tmp_path), random.Random(0), lambda m, i: curve.append(m))
+            train(
+                params,
+                models,
+                vision_cache,
+                questions(tmp_path),
+                random.Random(0),
+                lambda m, i: curve.append(m),
+            )
         layers.append(len(count))
         return curve
 
@@ -420,7 +503,11 @@ def test_the_norm_of_either_gradient_is_limited(
 ):
     models, _ = ready(*folders)
     limits, clip = [], torch.nn.utils.clip_grad_norm_
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda p, limit: (limits.append(limit), clip(p, limit))[1])
+    monkeypatch.setattr(
+        torch.nn.utils,
+        "clip_grad_norm_",
+        lambda p, limit: (limits.append(limit), clip(p, limit))[1],
+    )
     vision_cache = tiny.vision_cache(models.reference, tmp_path)
     params = replace(SMALL, max_grad_norm=0.25)
     train(params, models, vision_cache, questions(tmp_path), random.Random(0), lambda m, i: None)
@@ -430,19 +517,34 @@ def test_the_norm_of_either_gradient_is_limited(
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_weights_that_are_stored_in_bf16_learn(precision: Any, tmp_path: Path):
     models, _ = ready(*saved(tmp_path, torch.bfloat16), precision)
-    pairs = [(m, {name: w.clone() for name, w in m.named_parameters()}) for m in (models.policy, models.critic)]
+    pairs = [
+        (m, {name: w.clone() for name, w in m.named_parameters()})
+        for m in (models.policy, models.critic)
+    ]
     vision_cache = tiny.vision_cache(models.reference, tmp_path)
     params = replace(SMALL, steps=2, learning_rate=1e-6, critic_learning_rate=1e-6)
     curve: list[dict[str, float]] = []
-    train(params, models, vision_cache, questions(tmp_path), random.Random(0), lambda m, i: curve.append(m))
+    train(
+        params,
+        models,
+        vision_cache,
+        questions(tmp_path),
+        random.Random(0),
+        lambda m, i: curve.append(m),
+    )
     for model, before in pairs:
         assert {w.dtype for w in model.parameters()} == {torch.float32}
-        moved = [(w != before[name]).float().mean() for name, w in model.model.named_parameters(prefix="model")]
+        moved = [
+            (w != before[name]).float().mean()
+            for name, w in model.model.named_parameters(prefix="model")
+        ]
         assert sum(moved) / len(moved) > 0.5
     assert curve[0]["kl"] == 0  # policy and reference are still one, to the last bit
 
 
-def test_what_is_frozen_takes_half_the_memory_and_says_the_same(folders: tuple[Path, Path], tmp_path: Path):
+def test_what_is_frozen_takes_half_the_memory_and_says_the_same(
+    folders: tuple[Path, Path], tmp_path: Path
+):
     models, _ = ready(*folders, "bf16")
     reference = {w.dtype for w in models.reference.model.layers[0].attention.parameters()}  # pyright: ignore
     assert reference == {torch.bfloat16}
@@ -451,7 +553,9 @@ def test_what_is_frozen_takes_half_the_memory_and_says_the_same(folders: tuple[P
     assert torch.equal(prompt.images[0], kept.images[0])
     layout, shown = collate([PrefixGroup(prompt.ids, [[40, 41], [50]])]), prompt.images[0]
     with torch.no_grad():
-        reference, policy = (token_log_probs(m, layout, shown) for m in (models.reference, models.policy))
+        reference, policy = (
+            token_log_probs(m, layout, shown) for m in (models.reference, models.policy)
+        )
         exact = token_log_probs(ready(*folders)[0].policy, layout, shown.float())
     assert torch.equal(reference, policy) and not torch.equal(policy, exact)
     torch.testing.assert_close(policy, exact, rtol=0.05, atol=0.05)
@@ -463,21 +567,29 @@ def test_a_image_of_a_step_passes_the_tower_once_for_all_models(
 ):
     models, processor = ready(*folders)
     samples = questions(tmp_path)
-    vision_cache = VisionCache(models.reference, processor, tmp_path, VisionCacheParams(memory_gb=memory_gb))
-    params = replace(SMALL, batch_size=32, minibatch_size=8, epochs=2, max_tokens_per_microbatch=150)
+    vision_cache = VisionCache(
+        models.reference, processor, tmp_path, VisionCacheParams(memory_gb=memory_gb)
+    )
+    params = replace(
+        SMALL, batch_size=32, minibatch_size=8, epochs=2, max_tokens_per_microbatch=150
+    )
     drawn = random.Random(3).choices(samples, k=8)
     train(params, models, vision_cache, samples, random.Random(3), lambda m, i: None)
     distinct = {media.sha256 for s in (samples if memory_gb else drawn) for media in s.media}
     assert vision_cache.num_encoded == len(distinct)
 
 
-def test_policy_and_critic_learn_reference_and_reward_do_not(folders: tuple[Path, Path], tmp_path: Path):
+def test_policy_and_critic_learn_reference_and_reward_do_not(
+    folders: tuple[Path, Path], tmp_path: Path
+):
     models, _ = ready(*folders)
     before = {name: x.clone() for name, x in models.reference.state_dict().items()}
     judged = {name: x.clone() for name, x in models.reward.state_dict().items()}
     vision_cache = tiny.vision_cache(models.reference, tmp_path)
     samples = [tiny.sample("Colour?", [tiny.image(tmp_path, "red")]), tiny.sample("Who?")]
-    params = TrainPPOParams(steps=2, batch_size=8, minibatch_size=4, max_new_tokens=4, critic_warmup_steps=1)
+    params = TrainPPOParams(
+        steps=2, batch_size=8, minibatch_size=4, max_new_tokens=4, critic_warmup_steps=1
+    )
     curve: list[dict[str, float]] = []
     train(params, models, vision_cache, samples, random.Random(0), lambda m, i: curve.append(m))
 
@@ -487,8 +599,17 @@ def test_policy_and_critic_learn_reference_and_reward_do_not(folders: tuple[Path
     assert all(torch.equal(x, before[name]) for name, x in models.reference.state_dict().items())
     assert all(torch.equal(x, judged[name]) for name, x in models.reward.state_dict().items())
     for trained, old in ((models.policy, before), (models.critic, judged)):
-        moved = {name.split(".")[0] for name, x in trained.state_dict().items() if not torch.equal(x, old[name])}
-        assert "model" in moved and not moved & {"vit", "vision_proj", "plora_glb_GN", "plora_sub_GN"}
+        moved = {
+            name.split(".")[0]
+            for name, x in trained.state_dict().items()
+            if not torch.equal(x, old[name])
+        }
+        assert "model" in moved and not moved & {
+            "vit",
+            "vision_proj",
+            "plora_glb_GN",
+            "plora_sub_GN",
+        }
 
 
 X, Y = (tiny.processor().encode(letter)[0] for letter in "xy")
@@ -497,7 +618,9 @@ X, Y = (tiny.processor().encode(letter)[0] for letter in "xy")
 class LikesX(torch.nn.Module):
     """A language model without depth, 16 channels: the reward is whether an answer's last word is `x`."""
 
-    def forward(self, input_ids: torch.Tensor, columns: torch.Tensor, **kwargs: object) -> torch.Tensor:
+    def forward(
+        self, input_ids: torch.Tensor, columns: torch.Tensor, **kwargs: object
+    ) -> torch.Tensor:
         hidden = torch.zeros(*input_ids.shape, 16)
         hidden[:, 3:, 0] = (input_ids[:, :-3] == X).float()  # x, end of turn, </s>, reward token
         return hidden[:, columns]
@@ -549,7 +672,10 @@ def test_what_nobody_knows_is_no_number(folders: tuple[Path, Path], tmp_path: Pa
     models, _ = ready(*folders)
     vision_cache = tiny.vision_cache(models.reference, tmp_path)
     got = compare(TrainPPOParams(max_new_tokens=3), models, vision_cache, [tiny.sample("Who?")])
-    assert not any(name.startswith("gold") for name in got) and {"reward/chat", "length/base", "kl"} <= got.keys()
+    assert (
+        not any(name.startswith("gold") for name in got)
+        and {"reward/chat", "length/base", "kl"} <= got.keys()
+    )
     assert all(map(math.isfinite, got.values()))
     assert compare(TrainPPOParams(max_new_tokens=3), models, vision_cache, []) == {"prompts": 0}
 
@@ -563,7 +689,9 @@ def test_the_divergence_from_the_base_by_hand(folders: tuple[Path, Path], tmp_pa
     assert words == 264  # the tokenizer has 269; of seven control tokens two end an answer
     got = divergence(SMALL, models, vision_cache, [sample], [[[40, 41], [42]]])
     said = token_log_probs(
-        models.reference, collate([PrefixGroup(vision_cache.prompt(sample), [[40, 41], [42]])]), None
+        models.reference,
+        collate([PrefixGroup(vision_cache.prompt(sample), [[40, 41], [42]])]),
+        None,
     )
     assert got == pytest.approx(-math.log(words) - said.mean().item(), rel=1e-5)
 
@@ -595,8 +723,13 @@ def test_the_stage_writes_a_chat_model_that_answers(folders: tuple[Path, Path], 
         log=lambda m, i: curve.append(m),
     )
     assert metrics["prompts"] == 1 and any((tmp_path / "store").iterdir())
-    assert len(curve) == 2 and {"reward", "kl", "length", "policy_loss", "value_loss"} <= curve[1].keys()
+    assert (
+        len(curve) == 2
+        and {"reward", "kl", "length", "policy_loss", "value_loss"} <= curve[1].keys()
+    )
     chat = IXCForCausalLM.from_pretrained(tmp_path / "chat")
     said = generate(chat, tiny.vision_cache(chat, tmp_path), prompts, 2, 1.0, 3, 3, seed=0)
     assert [len(row) for row in said] == [2, 2, 2]
-    assert not torch.equal(chat.output.weight, IXCForCausalLM.from_pretrained(folders[0]).output.weight)
+    assert not torch.equal(
+        chat.output.weight, IXCForCausalLM.from_pretrained(folders[0]).output.weight
+    )

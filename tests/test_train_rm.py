@@ -123,11 +123,20 @@ def fresh() -> IXCForRewardModel:
     return model
 
 
-def history(root: Path, samples: list[Sample], model: IXCForRewardModel | None = None, **options: Any) -> History:
+def history(
+    root: Path, samples: list[Sample], model: IXCForRewardModel | None = None, **options: Any
+) -> History:
     """The numbers of a training in memory."""
     params = TrainRMParams(**({"epochs": 2, "batch_size": 8, "learning_rate": 5e-3} | options))
     model = model or fresh()
-    return train(params, model, tiny.vision_cache(model, root), samples, ignore, Checkpoints(root / "state", {}))[0]
+    return train(
+        params,
+        model,
+        tiny.vision_cache(model, root),
+        samples,
+        ignore,
+        Checkpoints(root / "state", {}),
+    )[0]
 
 
 def test_centering_pulls_the_rewards_of_a_pair_around_zero(tmp_path: Path):
@@ -149,7 +158,9 @@ def same(one: History, other: History, **tolerance: Any) -> None:
         assert mine == pytest.approx(yours, **(tolerance or {"rel": 1e-4, "abs": 1e-5}))
 
 
-@pytest.mark.parametrize("options", [{"max_tokens_per_microbatch": 200}, {"gradient_checkpointing": True}])
+@pytest.mark.parametrize(
+    "options", [{"max_tokens_per_microbatch": 200}, {"gradient_checkpointing": True}]
+)
 def test_what_saves_memory_changes_no_number(base: Path, tmp_path: Path, options: dict[str, Any]):
     samples = pairs(tmp_path)
     write_samples(samples, tmp_path / "pairs.parquet")
@@ -179,7 +190,9 @@ def rivals(root: Path) -> list[Sample]:
     ranked = ["red", "rather red", "blue"]
     found = [
         tiny.pair("Colour?", good, bad, [red], id=f"c#{i}")
-        for i, (good, bad) in enumerate((a, b) for n, a in enumerate(ranked) for b in ranked[n + 1 :])
+        for i, (good, bad) in enumerate(
+            (a, b) for n, a in enumerate(ranked) for b in ranked[n + 1 :]
+        )
     ]
     return [*found, tiny.pair("And?", "good", "bad")]
 
@@ -192,7 +205,8 @@ def test_all_pairs_of_a_prompt_from_one_row_cost_what_they_cost_one_by_one(tmp_p
 def test_a_prompt_with_three_answers_is_read_once(tmp_path: Path):
     vision_cache = tiny.vision_cache(fresh(), tmp_path)
     alone, together = (
-        [prefix_group(vision_cache, c) for c in preference_groups(rivals(tmp_path), kind)] for kind in (False, True)
+        [prefix_group(vision_cache, c) for c in preference_groups(rivals(tmp_path), kind)]
+        for kind in (False, True)
     )
     assert [len(group.responses) for group in alone] == [2, 2, 2, 2]
     assert [len(group.responses) for group in together] == [3, 2]
@@ -206,9 +220,12 @@ def test_a_step_of_tokens_is_learned_from_too(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("key", "held_out"), [("max_tokens_per_microbatch", 0.0), ("batch_tokens", 0.0), ("max_tokens_per_microbatch", 0.5)]
+    ("key", "held_out"),
+    [("max_tokens_per_microbatch", 0.0), ("batch_tokens", 0.0), ("max_tokens_per_microbatch", 0.5)],
 )
-def test_a_pair_longer_than_the_budget_is_named_before_anything_is_learned(tmp_path: Path, key: str, held_out: float):
+def test_a_pair_longer_than_the_budget_is_named_before_anything_is_learned(
+    tmp_path: Path, key: str, held_out: float
+):
     samples = [*pairs(tmp_path), tiny.pair("Long?", "word " * 200, "bad", id="the long one")]
     options: dict[str, Any] = {"batch_size": None, "batch_tokens": 4000} | {key: 300}
     with pytest.raises(OverBudget, match=rf"the long one: [\d,]+ tokens, more than .*{key} 300"):
@@ -290,8 +307,12 @@ def test_early_stopping_gives_back_the_weights_that_did_best(tmp_path: Path):
 
     _, held_out = split(samples, 0.3, seed=0)
     pairs_held_out = [(s.chosen[0].content, s.rejected[0].content) for s in held_out]
-    rewards = torch.tensor(score(model, tiny.vision_cache(model, tmp_path), held_out, pairs_held_out, 4))
-    assert bradley_terry_loss(rewards[:, 0], rewards[:, 1]).item() == pytest.approx(min(losses), rel=1e-4)
+    rewards = torch.tensor(
+        score(model, tiny.vision_cache(model, tmp_path), held_out, pairs_held_out, 4)
+    )
+    assert bradley_terry_loss(rewards[:, 0], rewards[:, 1]).item() == pytest.approx(
+        min(losses), rel=1e-4
+    )
 
 
 def test_a_batch_is_asked_for_in_one_way():
@@ -311,20 +332,34 @@ def test_only_what_is_shared_out_can_be_offloaded(offload: Any, zero: Any, neede
 
 def test_without_deepspeed_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "deepspeed", None)
-    with pytest.raises(NoDeepSpeed, match=r"train_rm.zero: 2 and 3 need DeepSpeed .*pip install 'ixc\[deepspeed\]'"):
+    with pytest.raises(
+        NoDeepSpeed, match=r"train_rm.zero: 2 and 3 need DeepSpeed .*pip install 'ixc\[deepspeed\]'"
+    ):
         import_deepspeed()
 
 
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=20), st.integers(1, 4), st.sampled_from([0, 1, 2, 3]))
-def test_processes_share_every_row_once_and_pass_together_where_they_must(lengths: list[int], world: int, zero: Any):
-    params, rows = TrainRMParams(batch_size=8, max_tokens_per_microbatch=50, zero=zero), list(range(len(lengths)))
+@given(
+    st.lists(st.integers(1, 50), min_size=1, max_size=20),
+    st.integers(1, 4),
+    st.sampled_from([0, 1, 2, 3]),
+)
+def test_processes_share_every_row_once_and_pass_together_where_they_must(
+    lengths: list[int], world: int, zero: Any
+):
+    params, rows = (
+        TrainRMParams(batch_size=8, max_tokens_per_microbatch=50, zero=zero),
+        list(range(len(lengths))),
+    )
     shares: list[Share] = []
     for rank in range(world):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("RANK", str(rank))
             patch.setenv("WORLD_SIZE", str(world))
             shares.append(share(params, rows, lengths))
-    assert sorted(row for each in shares for mine in each.microbatches[: each.counted] for row in mine) == rows
+    assert (
+        sorted(row for each in shares for mine in each.microbatches[: each.counted] for row in mine)
+        == rows
+    )
     if zero < 2:
         assert all(len(each.microbatches) == each.counted for each in shares)
     else:
@@ -332,7 +367,10 @@ def test_processes_share_every_row_once_and_pass_together_where_they_must(length
 
 
 def test_what_is_computed_for_company_and_waited_for_is_told(tmp_path: Path):
-    rows, vision_cache = preference_groups(pairs(tmp_path)[7:9], False), tiny.vision_cache(fresh(), tmp_path)
+    rows, vision_cache = (
+        preference_groups(pairs(tmp_path)[7:9], False),
+        tiny.vision_cache(fresh(), tmp_path),
+    )
     lengths = measured(vision_cache, rows, 1000)
 
     def slowly() -> Iterator[MicroBatch]:
@@ -342,7 +380,10 @@ def test_what_is_computed_for_company_and_waited_for_is_told(tmp_path: Path):
 
     tally = Tally(vision_cache)
     coming = vision_cache.timed(slowly())
-    assert [len(batch.preference_groups) for batch in tally.take(coming, Share([[0, 1], [0]], counted=1), lengths)] == [
+    assert [
+        len(batch.preference_groups)
+        for batch in tally.take(coming, Share([[0, 1], [0]], counted=1), lengths)
+    ] == [
         2,
         1,
     ]
@@ -357,7 +398,9 @@ def test_what_a_step_waits_for_a_image_is_told_too(tmp_path: Path, monkeypatch: 
     vision_cache, samples = tiny.vision_cache(fresh(), tmp_path), pairs(tmp_path)[8:9]
     load, encode = IXCProcessor.load, vision_cache.model.encode_images
     monkeypatch.setattr(IXCProcessor, "load", lambda *given: sleep(0.1) or load(*given))
-    monkeypatch.setattr(vision_cache.model, "encode_images", lambda given: sleep(0.1) or encode(given))
+    monkeypatch.setattr(
+        vision_cache.model, "encode_images", lambda given: sleep(0.1) or encode(given)
+    )
     tally = Tally(vision_cache)
     vision_cache.concat_features(samples)
     assert 0.2 < tally.waste().waiting < 0.8
@@ -385,7 +428,10 @@ def test_a_loss_that_is_not_finite_updates_nothing():
 
 
 def test_frozen_weights_are_not_the_optimizers():
-    free, frozen = torch.nn.Parameter(torch.ones(1)), torch.nn.Parameter(torch.ones(1), requires_grad=False)
+    free, frozen = (
+        torch.nn.Parameter(torch.ones(1)),
+        torch.nn.Parameter(torch.ones(1), requires_grad=False),
+    )
     assert Optimizer([free, frozen], 1.0, steps=1).parameters == [free]
 
 

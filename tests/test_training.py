@@ -18,8 +18,19 @@ def test_muon_trains_the_matrices_of_layers_and_projector_that_are_trained_at_al
     model = tiny.causal()
     names = {id(p): name for name, p in model.named_parameters()}
     chosen = [names[id(p)] for p in matrices(model)]
-    assert {name.split(".")[-2] for name in chosen} >= {"wqkv", "wo", "w1", "w2", "w3", "q_proj", "fc1", "0"}
-    assert not any("Plora_" in name or "embeddings" in name or name.startswith("output") for name in chosen)
+    assert {name.split(".")[-2] for name in chosen} >= {
+        "wqkv",
+        "wo",
+        "w1",
+        "w2",
+        "w3",
+        "q_proj",
+        "fc1",
+        "0",
+    }
+    assert not any(
+        "Plora_" in name or "embeddings" in name or name.startswith("output") for name in chosen
+    )
     model.freeze_vision()
     assert all(names[id(p)].startswith("model.layers.") for p in matrices(model))
 
@@ -36,7 +47,9 @@ def step(model: IXCForCausalLM, optimizer: Optimizer, number: int) -> float:
 def test_a_stopped_optimizer_goes_on_as_if_it_had_not_been(muon: bool):
     def start() -> tuple[IXCForCausalLM, Optimizer]:
         model = tiny.causal()
-        return model, MuonOptimizer(model, 1e-2, 8) if muon else Optimizer(model.parameters(), 1e-2, 8)
+        return model, MuonOptimizer(model, 1e-2, 8) if muon else Optimizer(
+            model.parameters(), 1e-2, 8
+        )
 
     model, optimizer = start()
     losses = [step(model, optimizer, number) for number in range(4)]
@@ -88,4 +101,6 @@ def test_muon_is_that_of_torch_but_for_the_precision():
         theirs.grad = ours.grad.clone()
         optimizer.step()
         library.step()
-    torch.testing.assert_close(ours, theirs, atol=4 * 0.1 * 0.2 * 32**0.5 * 2**-7, rtol=0)  # bfloat16: 8 bits
+    torch.testing.assert_close(
+        ours, theirs, atol=4 * 0.1 * 0.2 * 32**0.5 * 2**-7, rtol=0
+    )  # bfloat16: 8 bits

@@ -98,7 +98,9 @@ class Stage:
         return [sample.id for sample in read_samples(self.folder / f"{split}.parquet")]
 
     def reasons(self) -> dict[str, str]:
-        return {row["id"]: row["reason"] for row in pq.read_table(self.folder / "q.parquet").to_pylist()}
+        return {
+            row["id"]: row["reason"] for row in pq.read_table(self.folder / "q.parquet").to_pylist()
+        }
 
     def page(self) -> str:
         """What `ixc.report` makes of the summary."""
@@ -133,7 +135,10 @@ TRAIN, VAL = pair("good"), pair("held", split="val")
         ({}, None),
         ({"chosen": ()}, "no answer"),
         ({"rejected": answer("  ")}, "no answer"),
-        ({"chosen": (*answer("It is red."), Turn(role="user", content="Are you sure?"))}, "no answer"),
+        (
+            {"chosen": (*answer("It is red."), Turn(role="user", content="Are you sure?"))},
+            "no answer",
+        ),
         ({"rejected": answer("Yes. ")}, "identical answers"),
         ({"verdict": None}, "no verdict"),
         ({"verdict": Verdict(winner="tie", judge="m")}, "tie"),
@@ -170,7 +175,11 @@ def test_what_is_dropped_is_quarantined_with_its_reason_and_counted(stage: Stage
     metrics = stage.run([TRAIN, tie, TRAIN, again, VAL])
     assert stage.kept("train") == ["good"]
     assert stage.reasons() == {"even": "tie", "good": "duplicate id", "again": "duplicate"}
-    assert (metrics["dropped/tie"], metrics["dropped/duplicate id"], metrics["dropped/duplicate"]) == (
+    assert (
+        metrics["dropped/tie"],
+        metrics["dropped/duplicate id"],
+        metrics["dropped/duplicate"],
+    ) == (
         1,
         1,
         1,
@@ -184,7 +193,9 @@ def test_media_must_be_in_the_store_and_undamaged(stage: Stage):
     (stage.folder / "media" / lost.path).unlink()
     (stage.folder / "media" / hurt.path).write_bytes(b"no picture")
     names = {"fine": fine, "lost": lost, "hurt": hurt}
-    stage.run([TRAIN, VAL, *(pair(id, modality="image", media=(media,)) for id, media in names.items())])
+    stage.run(
+        [TRAIN, VAL, *(pair(id, modality="image", media=(media,)) for id, media in names.items())]
+    )
     assert stage.reasons() == {"lost": "media missing", "hurt": "media damaged"}
     assert stage.kept("train") == ["good", "fine"]
 
@@ -198,7 +209,9 @@ def test_a_train_pair_that_shares_prompt_or_image_with_val_goes(stage: Stage):
         replace(VAL, id="same text", split="train", chosen=answer("Sure.")),
         pair("val red", split="val", modality="image", media=(red,), prompt=ask),
         pair("train red", modality="image", media=(red,)),
-        pair("train blue", modality="image", media=(blue,), prompt=ask),  # the same words about another picture
+        pair(
+            "train blue", modality="image", media=(blue,), prompt=ask
+        ),  # the same words about another picture
     ]
     metrics = stage.run(pairs)
     assert stage.reasons() == {"same text": "held out", "train red": "held out"}
@@ -209,33 +222,57 @@ def test_a_train_pair_that_shares_prompt_or_image_with_val_goes(stage: Stage):
 
 def test_what_a_prompt_holds_out_is_not_trained_on_though_no_pair_of_val_is_about_it(stage: Stage):
     red, blue = stage.image("red"), stage.image("blue")
-    Image.open(stage.folder / "media" / red.path).resize((40, 40)).save(stage.folder / "copy.jpg", quality=90)
+    Image.open(stage.folder / "media" / red.path).resize((40, 40)).save(
+        stage.folder / "copy.jpg", quality=90
+    )
     copy = stage.stored(stage.folder / "copy.jpg")
     shows = pair("shows", split="val", modality="image", media=(red,))
     free = pair("free", modality="image", media=(blue,))
-    prompts = [replace(one, chosen=(), rejected=(), verdict=None) for one in (shows, pair("asks", split="val"), free)]
-    pairs = [pair("same", modality="image", media=(red,)), pair("alike", modality="image", media=(copy,)), free]
+    prompts = [
+        replace(one, chosen=(), rejected=(), verdict=None)
+        for one in (shows, pair("asks", split="val"), free)
+    ]
+    pairs = [
+        pair("same", modality="image", media=(red,)),
+        pair("alike", modality="image", media=(copy,)),
+        free,
+    ]
     pairs.append(pair("again", prompt=prompts[1].prompt))
     stage.run([TRAIN, VAL, *pairs], prompts=prompts)
     shown = ("held out", "picture or film of shows")
-    assert details(stage) == {"same": shown, "alike": shown, "again": ("held out", "prompt of asks")}
+    assert details(stage) == {
+        "same": shown,
+        "alike": shown,
+        "again": ("held out", "prompt of asks"),
+    }
     assert stage.kept("train") == ["good", "free"]
 
 
 def test_the_expectations_see_a_leak_from_the_prompts_that_the_rules_missed(stage: Stage):
     red = stage.image("red")
-    held = [pair("asks", prompt=TRAIN.prompt, split="val"), pair("shows", media=(red,), split="val")]
+    held = [
+        pair("asks", prompt=TRAIN.prompt, split="val"),
+        pair("shows", media=(red,), split="val"),
+    ]
     written = frame(map(OBSERVER.facts, [TRAIN, pair("t", modality="image", media=(red,))]))
     leak = table_of(written, stage.folder / "media", held_out=frame(map(OBSERVER.facts, held)))
-    failed = {check.says for check in run_checks(leak, suite("kept", LENIENT)) if check.status == "failed"}
-    assert failed == {"No prompt is in train and in val", "No picture or film is in train and in val"}
+    failed = {
+        check.says for check in run_checks(leak, suite("kept", LENIENT)) if check.status == "failed"
+    }
+    assert failed == {
+        "No prompt is in train and in val",
+        "No picture or film is in train and in val",
+    }
 
 
 def test_too_many_dropped_fails_with_the_page_and_leaves_the_last_outputs(stage: Stage):
     stage.run([TRAIN, VAL])
     ties = [pair(f"tie {i}", verdict=Verdict(winner="tie", judge="m")) for i in range(3)]
     strict = ValidateParams(min_pairs=1, max_rejected_share=0.5)
-    with pytest.raises(ValidationFailed, match=r"max_rejected_share: 0\.5: 60% of 5 pairs were dropped, 3 for 'tie'"):
+    with pytest.raises(
+        ValidationFailed,
+        match=r"max_rejected_share: 0\.5: 60% of 5 pairs were dropped, 3 for 'tie'",
+    ):
         stage.run([pair("new"), VAL, *ties], strict)
     assert stage.kept("train") == ["good"]
     assert "Validation failed" in stage.page() and "60% of 5 pairs" in stage.page()
@@ -253,7 +290,11 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(stage: Stage):
     bad = pair("<script>alert(1)</script>", verdict=None)
     stage.run([TRAIN, VAL, bad])
     page = stage.page()
-    assert "Validation passed" in page and "no verdict" in page and ADVICE["no verdict"].split("`")[0] in page
+    assert (
+        "Validation passed" in page
+        and "no verdict" in page
+        and ADVICE["no verdict"].split("`")[0] in page
+    )
     assert "<script" not in page and "&lt;script&gt;" in page
     assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page
     assert page.count("<svg") == 2
@@ -265,7 +306,9 @@ def table(root: Path, *pairs: Sample) -> pd.DataFrame:
 
 def test_the_expectations_see_a_leak_that_the_rules_missed(tmp_path: Path):
     leak = table(tmp_path, TRAIN, replace(TRAIN, id="b", split="val"))
-    failed = {check.says for check in run_checks(leak, suite("kept", LENIENT)) if check.status == "failed"}
+    failed = {
+        check.says for check in run_checks(leak, suite("kept", LENIENT)) if check.status == "failed"
+    }
     assert failed == {"No prompt is in train and in val"}
 
 
@@ -286,15 +329,29 @@ def test_each_broken_column_breaks_its_own_expectation(tmp_path: Path):
     ):
         told = sound.assign(**{"language": "en", column: value})
         checks = run_checks(told, suite("kept", replace(LENIENT, languages=("en",))))
-        assert [check.says for check in checks if check.status == "failed" and check.critical] == [says]
+        assert [check.says for check in checks if check.status == "failed" and check.critical] == [
+            says
+        ]
 
 
 @pytest.mark.parametrize(
     ("ratings", "sound"),
-    [(None, True), ([5, 3.5], True), ([3, 5], False), ([4, 4], False), ([5], False), ([5, "3"], False), ("5 3", False)],
+    [
+        (None, True),
+        ([5, 3.5], True),
+        ([3, 5], False),
+        ([4, 4], False),
+        ([5], False),
+        ([5, "3"], False),
+        ("5 3", False),
+    ],
 )
-def test_ratings_that_do_not_prefer_the_chosen_answer_are_a_warning(tmp_path: Path, ratings: object, sound: bool):
-    rated = table(tmp_path, replace(TRAIN, meta={"ratings": ratings} if ratings is not None else {}))
+def test_ratings_that_do_not_prefer_the_chosen_answer_are_a_warning(
+    tmp_path: Path, ratings: object, sound: bool
+):
+    rated = table(
+        tmp_path, replace(TRAIN, meta={"ratings": ratings} if ratings is not None else {})
+    )
     checks = {check.says: check for check in run_checks(rated, suite("pairs", LENIENT))}
     found = checks["Where a source rates both answers, the chosen one is rated higher"]
     assert (found.status == "passed", found.critical) == (sound, False)
@@ -317,15 +374,21 @@ def test_length_as_a_giveaway_warns_but_does_not_stop(stage: Stage):
 SAID = "there is a dog on the left who looks at a ball and on the right a child who is about to throw it far away"
 
 
-GERMAN = "Auf dem Bild sieht man einen Hund, der links neben einem Kind steht und auf den Ball schaut."
+GERMAN = (
+    "Auf dem Bild sieht man einen Hund, der links neben einem Kind steht und auf den Ball schaut."
+)
 ENGLISH = replace(LENIENT, languages=("en",))
 
 
 def test_every_pair_in_another_language_goes_if_it_has_text_enough_to_tell(stage: Stage):
     english, german = (
-        [pair(f"{name} {i}", said, f"{said} no") for i in range(20)] for name, said in (("e", SAID), ("d", GERMAN))
+        [pair(f"{name} {i}", said, f"{said} no") for i in range(20)]
+        for name, said in (("e", SAID), ("d", GERMAN))
     )
-    short = [pair("short", "Ja, das ist so."), pair("sum", "12 + 30 - 4 = 38, 38 - 3 = 35 and 35 * 2 = 70", "12 " * 16)]
+    short = [
+        pair("short", "Ja, das ist so."),
+        pair("sum", "12 + 30 - 4 = 38, 38 - 3 = 35 and 35 * 2 = 70", "12 " * 16),
+    ]
     stage.run([VAL, *english, *german, *short], ENGLISH)
     assert stage.kept("train") == [one.id for one in (*english, *short)]
     assert details(stage) == {one.id: ("language", "de, not en") for one in german}
@@ -336,12 +399,17 @@ def test_every_pair_in_another_language_goes_if_it_has_text_enough_to_tell(stage
 
 def test_languages_that_no_pair_has_text_enough_for_are_not_passed(stage: Stage):
     with pytest.raises(
-        ValidationFailed, match=r"enough to tell is in en; no pair has .*; leave out validate\.languages"
+        ValidationFailed,
+        match=r"enough to tell is in en; no pair has .*; leave out validate\.languages",
     ):
         stage.run([TRAIN, VAL], ENGLISH)
     assert "2 have too little text to tell" in stage.page()
-    stage.run([TRAIN, VAL, *(pair(f"{i}") for i in range(3)), pair("long", SAID, f"{SAID} no")], ENGLISH)
-    check = next(row for row in stage.page().split("<tr>") if "50% of the pairs have text enough" in row)
+    stage.run(
+        [TRAIN, VAL, *(pair(f"{i}") for i in range(3)), pair("long", SAID, f"{SAID} no")], ENGLISH
+    )
+    check = next(
+        row for row in stage.page().split("<tr>") if "50% of the pairs have text enough" in row
+    )
     assert 'class="warning"' in check and "5 of 6 do not" in check
 
 
@@ -358,7 +426,15 @@ def test_a_reason_says_what_exactly_is_wrong(stage: Stage):
     )
     lost = Media(kind="image", path="ab/lost.png", sha256="0" * 64)
     stage.run(
-        [TRAIN, VAL, long, again, against, pair("lost", modality="image", media=(lost,)), pair("none", rejected="")]
+        [
+            TRAIN,
+            VAL,
+            long,
+            again,
+            against,
+            pair("lost", modality="image", media=(lost,)),
+            pair("none", rejected=""),
+        ]
     )
     assert details(stage) == {
         "long": ("chosen too long", "11 words against 5"),
@@ -376,7 +452,9 @@ def test_near_repeats_go_and_val_comes_before_train(stage: Stage):
         pair("first", rejected=SAID, prompt=asked),
         pair("capitals", rejected=f"{SAID.upper()}!", prompt=asked),
         pair("train", rejected=f"{SAID} yes", prompt=(Turn(role="user", content=f"{SAID} now?"),)),
-        pair("val", rejected=SAID, split="val", prompt=(Turn(role="user", content=f"{SAID} now."),)),
+        pair(
+            "val", rejected=SAID, split="val", prompt=(Turn(role="user", content=f"{SAID} now."),)
+        ),
     ]
     stage.run([TRAIN, *pairs[:2], VAL])
     assert details(stage) == {"capitals": ("near duplicate", "nearly the same as first")}
@@ -388,12 +466,26 @@ def test_near_repeats_go_and_val_comes_before_train(stage: Stage):
 
 def test_a_prompt_of_train_that_is_nearly_one_of_val_is_a_leak_whatever_is_answered(stage: Stage):
     def asks(id: str, question: str, split: str = "train") -> Sample:
-        return pair(id, f"Yes, {id}.", f"No, {id}.", prompt=(Turn(role="user", content=question),), split=split)
+        return pair(
+            id,
+            f"Yes, {id}.",
+            f"No, {id}.",
+            prompt=(Turn(role="user", content=question),),
+            split=split,
+        )
 
     held = asks("held", f"Is it so that {SAID} now?", "val")
-    alone = replace(asks("alone", f"Who said: {SAID[::-1]}?", "val"), chosen=(), rejected=(), verdict=None)
-    pairs = [asks("near held", f"Is it so that {SAID} then?"), asks("near alone", f"Who says: {SAID[::-1]}?")]
-    pairs += [asks("other", f"{SAID.replace('dog', 'man').replace('on', 'at')}"), asks("short", "Is it so that it is?")]
+    alone = replace(
+        asks("alone", f"Who said: {SAID[::-1]}?", "val"), chosen=(), rejected=(), verdict=None
+    )
+    pairs = [
+        asks("near held", f"Is it so that {SAID} then?"),
+        asks("near alone", f"Who says: {SAID[::-1]}?"),
+    ]
+    pairs += [
+        asks("other", f"{SAID.replace('dog', 'man').replace('on', 'at')}"),
+        asks("short", "Is it so that it is?"),
+    ]
     leaks = {
         "near held": ("held out", "prompt nearly that of held"),
         "near alone": ("held out", "prompt nearly that of alone"),
@@ -407,7 +499,9 @@ def test_a_prompt_of_train_that_is_nearly_one_of_val_is_a_leak_whatever_is_answe
 
 
 def test_a_template_is_no_leak_but_its_very_words_are(stage: Stage):
-    prompts = [(Turn(role="user", content=f"Tell me whether {SAID} {number}"),) for number in range(12)]
+    prompts = [
+        (Turn(role="user", content=f"Tell me whether {SAID} {number}"),) for number in range(12)
+    ]
     train = [pair(f"{i}", f"Yes {i}", f"No {i}", prompt=prompts[i + 1]) for i in range(11)]
     held = pair("held", split="val", prompt=prompts[0])
     stage.run([*train, pair("again", "Sure.", prompt=prompts[0]), held])
@@ -419,9 +513,15 @@ def test_a_template_is_no_leak_but_its_very_words_are(stage: Stage):
 
 def test_a_image_of_val_in_another_format_is_a_leak(stage: Stage):
     red = stage.image("red")
-    Image.open(stage.folder / "media" / red.path).resize((40, 40)).save(stage.folder / "copy.jpg", quality=90)
+    Image.open(stage.folder / "media" / red.path).resize((40, 40)).save(
+        stage.folder / "copy.jpg", quality=90
+    )
     copy = stage.stored(stage.folder / "copy.jpg")
-    pairs = [TRAIN, pair("v", split="val", modality="image", media=(red,)), pair("t", modality="image", media=(copy,))]
+    pairs = [
+        TRAIN,
+        pair("v", split="val", modality="image", media=(red,)),
+        pair("t", modality="image", media=(copy,)),
+    ]
     stage.run(pairs)
     assert details(stage) == {"t": ("held out", "picture or film of v")}
     stage.run(pairs, replace(LENIENT, near_images=None))
@@ -431,14 +531,22 @@ def test_a_image_of_val_in_another_format_is_a_leak(stage: Stage):
 def test_what_a_benchmark_asks_or_shows_is_not_trained_on(stage: Stage):
     red = stage.image("red")
     (stage.folder / "bench").mkdir()
-    Image.open(stage.folder / "media" / red.path).resize((50, 50)).save(stage.folder / "bench" / "one.png")
+    Image.open(stage.folder / "media" / red.path).resize((50, 50)).save(
+        stage.folder / "bench" / "one.png"
+    )
     (stage.folder / "bench" / "asked.jsonl").write_text(f'{{"question": "{SAID}"}}\n')
     asks = pair("asks", prompt=(Turn(role="user", content=f"Is it true that {SAID}?"),))
     params = replace(LENIENT, benchmarks=str(stage.folder / "bench"))
     stage.run([TRAIN, VAL, asks, pair("shows", modality="image", media=(red,))], params)
     found = details(stage)
-    assert {id: reason for id, (reason, _) in found.items()} == {"asks": "in benchmark", "shows": "in benchmark"}
-    assert "bench/asked.jsonl:1: 'there is a dog" in found["asks"][1] and "one.png" in found["shows"][1]
+    assert {id: reason for id, (reason, _) in found.items()} == {
+        "asks": "in benchmark",
+        "shows": "in benchmark",
+    }
+    assert (
+        "bench/asked.jsonl:1: 'there is a dog" in found["asks"][1]
+        and "one.png" in found["shows"][1]
+    )
     assert stage.kept("train") == ["good"] and "bench" in stage.page()
 
 
@@ -450,7 +558,9 @@ def test_a_video_of_a_benchmark_is_not_trained_on_and_files_not_read_are_listed(
     shown = replace(stage.stored(stage.folder / "new.mp4"), kind="video")
     params = replace(LENIENT, benchmarks=str(stage.folder / "bench"))
     stage.run([TRAIN, VAL, pair("shows", modality="video", media=(shown,))], params)
-    assert details(stage) == {"shows": ("in benchmark", f"{shown.path} is {stage.folder}/bench/films/a.mp4:1")}
+    assert details(stage) == {
+        "shows": ("in benchmark", f"{shown.path} is {stage.folder}/bench/films/a.mp4:1")
+    }
     assert "films/notes.pkl" in stage.page()
 
 
@@ -492,19 +602,33 @@ def test_the_same_input_gives_the_same_output(stage: Stage):
 def test_prompts_and_candidates_are_checked_and_shown(stage: Stage):
     red, lost = stage.image("red"), Media(kind="image", path="ab/lost.png", sha256="0" * 64)
     asked = [replace(TRAIN, id=id, chosen=(), rejected=(), verdict=None) for id in ("a", "a")]
-    shown = [replace(asked[0], id=f"p{i}", modality="image", media=(media,)) for i, media in enumerate((red, lost))]
+    shown = [
+        replace(asked[0], id=f"p{i}", modality="image", media=(media,))
+        for i, media in enumerate((red, lost))
+    ]
     answered = [replace(asked[0], candidates=("Yes.", "Yes."))]
     metrics = stage.run([TRAIN, VAL], prompts=[*asked, *shown], candidates=answered)
     prompts, candidates, *_ = (part.split("<h3>")[0] for part in stage.page().split("<h3>")[1:])
     assert prompts.startswith("Prompts</h3>") and candidates.startswith("Candidates</h3>")
-    warned = {row.split("</td>")[0].split("<td>")[-1] for row in prompts.split("<tr>") if 'class="warning"' in row}
-    assert warned == {"Ids are unique", "Media are in the store", "Media can be decoded, and are in no benchmark"}
+    warned = {
+        row.split("</td>")[0].split("<td>")[-1]
+        for row in prompts.split("<tr>")
+        if 'class="warning"' in row
+    }
+    assert warned == {
+        "Ids are unique",
+        "Media are in the store",
+        "Media can be decoded, and are in no benchmark",
+    }
     assert candidates.count('class="warning"') == 1 and "Candidates differ" in candidates
     assert (metrics["checks/failed"], metrics["kept/train"]) == (4, 1)
 
 
 def test_several_processes_give_the_same_as_one(stage: Stage, monkeypatch: pytest.MonkeyPatch):
-    said = [pair(f"{i}", rejected=f"{SAID} {i}", split="val" if i % 9 == 0 else "train") for i in range(40)]
+    said = [
+        pair(f"{i}", rejected=f"{SAID} {i}", split="val" if i % 9 == 0 else "train")
+        for i in range(40)
+    ]
     names = ("train.parquet", "val.parquet", "q.parquet", "summary.json")
     stage.run(said, judged=[replace(said[3], id="again")])
     first = [(stage.folder / name).read_bytes() for name in names]
@@ -521,7 +645,9 @@ PAIRS = st.builds(
     rejected=TEXTS,
     split=st.sampled_from(["train", "val"]),
     media=st.sampled_from([(), (Media(kind="image", path="ab/lost.png", sha256="0" * 64),)]),
-    verdict=st.sampled_from([None, *(Verdict(winner=winner, judge="m") for winner in ("chosen", "rejected", "tie"))]),
+    verdict=st.sampled_from(
+        [None, *(Verdict(winner=winner, judge="m") for winner in ("chosen", "rejected", "tie"))]
+    ),
 )
 
 
@@ -554,13 +680,21 @@ def test_rows_are_copied_as_they_would_be_written(tmp_path: Path):
 def test_rows_of_another_schema_are_not_copied(tmp_path: Path):
     write_samples([TRAIN], tmp_path / "a.parquet")
     table = pq.read_table(tmp_path / "a.parquet")
-    other = table.set_column(table.schema.get_field_index("rewards"), "rewards", pa.array([["high"]]))
-    with pytest.raises(BadRecord, match="rows of another schema"), copying(tmp_path / "b.parquet") as put:
+    other = table.set_column(
+        table.schema.get_field_index("rewards"), "rewards", pa.array([["high"]])
+    )
+    with (
+        pytest.raises(BadRecord, match="rows of another schema"),
+        copying(tmp_path / "b.parquet") as put,
+    ):
         put(other.to_batches()[0])
 
 
 def test_any_table_can_be_held_against_its_suite(stage: Stage, capsys: pytest.CaptureFixture[str]):
-    write_samples([replace(TRAIN, chosen=(), rejected=(), candidates=("same", "same"))], stage.folder / "c.parquet")
+    write_samples(
+        [replace(TRAIN, chosen=(), rejected=(), candidates=("same", "same"))],
+        stage.folder / "c.parquet",
+    )
     assert check_main(str(stage.folder / "c.parquet"), str(stage.folder / "media")) == 0
     assert "warning  Candidates differ" in capsys.readouterr().out
     (stage.folder / "bad.parquet").write_bytes(b"no table")

@@ -132,7 +132,10 @@ def test_an_option_is_right_or_wrong() -> None:
 
 
 def test_all_constraints_must_hold() -> None:
-    both = gold("constraints", '[{"id": "punctuation:no_comma"}, {"id": "startend:quotation", "kwargs": {}}]')
+    both = gold(
+        "constraints",
+        '[{"id": "punctuation:no_comma"}, {"id": "startend:quotation", "kwargs": {}}]',
+    )
     assert check(both, '"Yes and no."') == 1.0
     assert check(both, '"Yes, and no."') == 0.0
     assert check(both, "Yes and no.") == 0.0
@@ -151,7 +154,9 @@ def test_plain_checks_are_fast_enough_for_reinforcement_learning() -> None:
     start = time.process_time()
     for i in range(3000):
         check(golds[i % 3], f"Car {i} is one of 12 red ones.")
-    assert time.process_time() - start < 1.0  # thousands per second; measured: hundreds of thousands
+    assert (
+        time.process_time() - start < 1.0
+    )  # thousands per second; measured: hundreds of thousands
 
 
 def test_plain_checks_do_not_load_computer_algebra() -> None:
@@ -251,7 +256,9 @@ def test_lists_roots_and_powers_of_ten_are_read(value: str, answer: str, right: 
         ("match", "Blue, red or green", 0.0),  # names the contradiction
     ],
 )
-def test_a_list_of_words_is_right_when_each_is_named(kind: Check, answer: str, right: float) -> None:
+def test_a_list_of_words_is_right_when_each_is_named(
+    kind: Check, answer: str, right: float
+) -> None:
     assert check(gold(kind, "[Blue, Red]", "green"), answer) == right
 
 
@@ -284,7 +291,9 @@ def test_numbers_in_a_list_may_be_five_percent_away() -> None:
         ("12", "", 0.0),
     ],
 )
-def test_what_is_read_off_a_chart_may_be_five_percent_away(value: str, answer: str, right: float) -> None:
+def test_what_is_read_off_a_chart_may_be_five_percent_away(
+    value: str, answer: str, right: float
+) -> None:
     assert check(gold("chart", value), answer) == right
 
 
@@ -300,14 +309,25 @@ PEOPLE = json.dumps(["red"] * 5 + ["dark red"] * 2 + ["Orange", "a red", "maroon
 
 @pytest.mark.parametrize(
     ("answer", "score"),
-    [("Red.", 1.0), ("the red", 1.0), ("dark-red", 2 / 3), ("Answer: orange", 1 / 3), ("blue", 0.0), ("", 0.0)],
+    [
+        ("Red.", 1.0),
+        ("the red", 1.0),
+        ("dark-red", 2 / 3),
+        ("Answer: orange", 1 / 3),
+        ("blue", 0.0),
+        ("", 0.0),
+    ],
 )
 def test_an_answer_is_as_right_as_people_gave_it(answer: str, score: float) -> None:
     assert check(gold("vqa", PEOPLE), answer) == pytest.approx(score)
 
 
 def test_two_people_are_enough_where_only_two_were_asked() -> None:
-    assert [check(gold("vqa", '["two", "2 dogs"]'), text) for text in ("2", "Two dogs!", "3")] == [0.5, 0.5, 0]
+    assert [check(gold("vqa", '["two", "2 dogs"]'), text) for text in ("2", "Two dogs!", "3")] == [
+        0.5,
+        0.5,
+        0,
+    ]
 
 
 @pytest.mark.parametrize("value", ["red", "[]", "[1]", '{"a": 1}'])
@@ -319,7 +339,9 @@ def test_answers_that_are_no_list_are_named(value: str) -> None:
 @given(st.sampled_from(get_args(Check)), st.text(max_size=60), st.text(max_size=60))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_no_answer_breaks_a_verifier(kind: Check, value: str, answer: str) -> None:
-    wrapped = {"constraints": '[{"id": "startend:quotation"}]', "vqa": json.dumps([value])}.get(kind, value)
+    wrapped = {"constraints": '[{"id": "startend:quotation"}]', "vqa": json.dumps([value])}.get(
+        kind, value
+    )
     assert check(gold(kind, wrapped), answer) in (0.0, 1.0, None)
 
 
@@ -336,7 +358,10 @@ def test_the_authors_of_real_answers_agree(name: str, count: int, share: float) 
 
 
 def test_a_disagreement_is_listed() -> None:
-    marked = [Marked("7/m", "number 4", "It is 5.", True, False), Marked("8/m", "number 5", "5", True, True)]
+    marked = [
+        Marked("7/m", "number 4", "It is 5.", True, False),
+        Marked("8/m", "number 5", "5", True, True),
+    ]
     assert report("set", marked).splitlines() == [
         "set: 1 of 2 agree (50.00%)",
         "  7/m: number 4: theirs True, ours False: ...It is 5.",

@@ -53,7 +53,9 @@ def test_no_file_that_reaches_for_others_is_admitted(tmp_path: Path):
     for path, data in crafted.items():
         path.write_bytes(data)
         for file in (File(kind="video", path=path), File(kind="video", data=data)):
-            with pytest.raises(BadMedia, match=r"other files|not a video that can be read|packed header"):
+            with pytest.raises(
+                BadMedia, match=r"other files|not a video that can be read|packed header"
+            ):
                 store.add(file)
         for source in (path, data):
             with pytest.raises(BadMedia):
@@ -118,7 +120,9 @@ def test_what_is_not_read_is_named(tmp_path: Path, begins: bytes, what: str):
 
 def test_a_codec_that_nobody_uses_is_refused_by_name(tmp_path: Path):
     path = put(tmp_path / "screen.flv", clip(Form("flashsv", "flv", "bgr24")))
-    with pytest.raises(BadMedia, match=r"screen\.flv: its codec, flashsv, is none that is read; convert it"):
+    with pytest.raises(
+        BadMedia, match=r"screen\.flv: its codec, flashsv, is none that is read; convert it"
+    ):
         survey(path)
 
 
@@ -129,7 +133,9 @@ def test_the_cover_of_a_song_is_no_video(tmp_path: Path):
         cover = container.add_stream("mjpeg", rate=1)
         cover.width, cover.height, cover.pix_fmt = *SIZE, "yuvj420p"
         cover.disposition = Disposition.attached_pic
-        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        silence = av.AudioFrame.from_ndarray(
+            np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
+        )
         silence.sample_rate = 8000
         for packet in [*sound.encode(silence), *sound.encode(None)]:
             container.mux(packet)
@@ -167,7 +173,9 @@ def test_what_was_appended_to_a_whole_video_does_not_matter(tmp_path: Path, name
 
 def test_what_was_found_of_a_cut_file_is_said(tmp_path: Path):
     mkv, flv = clip(FORMS["mkv"]), clip(FORMS["flv"])
-    with pytest.raises(BadMedia, match=rf"half\.mkv: cut off: its segment ends at byte {len(mkv):,}, the file at"):
+    with pytest.raises(
+        BadMedia, match=rf"half\.mkv: cut off: its segment ends at byte {len(mkv):,}, the file at"
+    ):
         survey(put(tmp_path / "half.mkv", mkv[: len(mkv) // 2]))
     with pytest.raises(BadMedia, match=r"half\.flv: cut off, 0\.\d of 1\.0 seconds are there"):
         survey(put(tmp_path / "half.flv", flv[: len(flv) // 2]))
@@ -206,7 +214,9 @@ def rotten(rng: random.Random, data: bytes) -> bytes:
     reach = rng.choice([len(data), min(len(data), 1500)])  # the header matters most
     for _ in range(rng.choice([1, 3, 30])):
         place = rng.randrange(reach)
-        rotten[place : place + 4] = rng.choice([rng.randbytes(1), bytes(8), b"\xff" * 4, rng.randbytes(4)])
+        rotten[place : place + 4] = rng.choice(
+            [rng.randbytes(1), bytes(8), b"\xff" * 4, rng.randbytes(4)]
+        )
     return bytes(rotten)
 
 
@@ -243,7 +253,9 @@ def test_of_several_tracks_the_best_is_read(tmp_path: Path):
             stream.disposition = Disposition.default
         for stream in streams:
             for index in range(12):
-                container.mux(stream.encode(frame(index, (stream.width, stream.height), form.pixels)))
+                container.mux(
+                    stream.encode(frame(index, (stream.width, stream.height), form.pixels))
+                )
             container.mux(stream.encode(None))
     assert read_frames_of(path, every(6))[0].size == SIZE
 
@@ -253,10 +265,19 @@ LONG = {
     "open-gop.mp4": (Form("libx264", "mp4"), {"g": "50", "x264-params": "open-gop=1"}),
     "intra-refresh.mp4": (Form("libx264", "mp4"), {"g": "50", "x264-params": "intra-refresh=1"}),
     "h264.mkv": (Form("libx264", "matroska"), {"g": "40"}),
-    "hevc.mp4": (Form("libx265", "mp4"), {"g": "50", "x265-params": "log-level=none:pools=1:open-gop=1"}),
+    "hevc.mp4": (
+        Form("libx265", "mp4"),
+        {"g": "50", "x265-params": "log-level=none:pools=1:open-gop=1"},
+    ),
     "interlaced.mp4": (Form("libx264", "mp4"), {"g": "50", "flags": "+ildct+ilme"}),
-    "vp8.webm": (Form("libvpx", "webm"), {"g": "50", "auto-alt-ref": "1", "lag-in-frames": "16", "cpu-used": "8"}),
-    "vp9.webm": (Form("libvpx-vp9", "webm"), {"g": "50", "lag-in-frames": "16", "cpu-used": "8", "row-mt": "0"}),
+    "vp8.webm": (
+        Form("libvpx", "webm"),
+        {"g": "50", "auto-alt-ref": "1", "lag-in-frames": "16", "cpu-used": "8"},
+    ),
+    "vp9.webm": (
+        Form("libvpx-vp9", "webm"),
+        {"g": "50", "lag-in-frames": "16", "cpu-used": "8", "row-mt": "0"},
+    ),
     "mpeg4.mp4": (Form("mpeg4", "mp4"), {"g": "50", "bf": "2"}),
     "h264.ts": (Form("libx264", "mpegts"), {"g": "50"}),
     "h264.flv": (Form("libx264", "flv"), {"g": "50"}),
@@ -265,7 +286,9 @@ LONG = {
 
 
 @pytest.mark.parametrize("name", LONG)
-def test_frames_that_are_sought_are_those_that_are_counted(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch):
+def test_frames_that_are_sought_are_those_that_are_counted(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+):
     form, options = LONG[name]
     path = put(tmp_path / name, clip(form, 400, (96, 64), **options))
     wanted = [0, 1, 120, 151, 333]
@@ -291,7 +314,9 @@ def test_a_long_video_is_not_decoded_whole(tmp_path: Path, monkeypatch: pytest.M
 def test_both_decoders_read_the_same_frames(tmp_path: Path, name: str):
     pytest.importorskip("decord")
     path = put(tmp_path / name, clip(FORMS[name], 60))
-    by_pyav, by_decord = (read_video(path, 4, False, "white", MAX_PIXELS, decoder) for decoder in ("pyav", "decord"))
+    by_pyav, by_decord = (
+        read_video(path, 4, False, "white", MAX_PIXELS, decoder) for decoder in ("pyav", "decord")
+    )
     assert len(by_pyav) == len(by_decord) == 3
     assert pixels(by_pyav) == pixels(by_decord)
 
@@ -316,29 +341,43 @@ def test_what_decord_reads_wrong_is_refused_by_name(tmp_path: Path):
         turned(tmp_path / "turned.mp4"): "turned by 90 degrees",
     }
     for path, what in cases.items():
-        with pytest.raises(BadMedia, match=rf"{path.name}: {what}, which decord cannot read; set video_decoder: pyav"):
+        with pytest.raises(
+            BadMedia,
+            match=rf"{path.name}: {what}, which decord cannot read; set video_decoder: pyav",
+        ):
             read_frames_of(path, every(10), decoder="decord")
         assert read_frames_of(path, every(10))
     with pytest.raises(BadMedia, match="cut off"):  # what PyAV refuses, decord is not asked
         read_frames_of(put(tmp_path / "cut.mp4", deep[:2000]), every(10), decoder="decord")
 
 
-def test_a_processor_reads_with_the_decoder_that_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_processor_reads_with_the_decoder_that_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     seen = []
-    monkeypatch.setattr(videos, "read_with_decord", lambda path, *_: seen.append(path) or [Image.new("RGB", SIZE)])
+    monkeypatch.setattr(
+        videos, "read_with_decord", lambda path, *_: seen.append(path) or [Image.new("RGB", SIZE)]
+    )
     monkeypatch.setattr("ixc.models.ixc25.options.find_spec", lambda name: name)
     path = put(tmp_path / "a.mp4", clip(FORMS["mp4"]))
-    chat = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "A square."}]
+    chat = [
+        {"role": "user", "content": "What is it?"},
+        {"role": "assistant", "content": "A square."},
+    ]
     for decoder, times in (("pyav", 0), ("decord", 1)):
         options = {"tile_size": tiny.TILE, "patch_size": tiny.PATCH, "video_decoder": decoder}
         IXCProcessor(tiny.processor().tokenizer, **options)(chat, videos=[path])
         assert len(seen) == times
-    assert "video_decoder" in GEOMETRY  # what one decoder read is not taken for what the other reads
+    assert (
+        "video_decoder" in GEOMETRY
+    )  # what one decoder read is not taken for what the other reads
 
 
 def test_a_decoder_that_is_not_installed_is_refused_at_once(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("ixc.models.ixc25.options.find_spec", lambda _: None)
-    with pytest.raises(BadProcessor, match=r"video_decoder: 'decord': not installed; pip install 'ixc\[video\]'"):
+    with pytest.raises(
+        BadProcessor, match=r"video_decoder: 'decord': not installed; pip install 'ixc\[video\]'"
+    ):
         checked_options({"video_decoder": "decord"})
     assert checked_options({}).video_decoder == "pyav"
 

@@ -23,11 +23,14 @@ def test_all_implementations_give_the_same_patches():
 
 
 def test_every_patch_attends_to_every_other_by_the_plain_kernel():
-    attention: Any = tiny.reward().get_submodule("vit.vision_tower.vision_model.encoder.layers.0.self_attn")
+    attention: Any = tiny.reward().get_submodule(
+        "vit.vision_tower.vision_model.encoder.layers.0.self_attn"
+    )
     attention.config._attn_implementation = "sdpa"
     x = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1))
     q, k, v = (
-        p(x).unflatten(-1, (2, 4)).transpose(1, 2) for p in (attention.q_proj, attention.k_proj, attention.v_proj)
+        p(x).unflatten(-1, (2, 4)).transpose(1, 2)
+        for p in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
     wanted = attention.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
     assert torch.equal(attention(x), wanted)  # bit by bit
@@ -36,7 +39,9 @@ def test_every_patch_attends_to_every_other_by_the_plain_kernel():
 def test_another_implementation_is_asked_by_its_name(monkeypatch: pytest.MonkeyPatch):
     asked: list[bool] = []
 
-    def silent(module: Any, q: torch.Tensor, k: Any, v: Any, mask: Any, is_causal: bool, **kwargs: Any) -> Any:
+    def silent(
+        module: Any, q: torch.Tensor, k: Any, v: Any, mask: Any, is_causal: bool, **kwargs: Any
+    ) -> Any:
         asked.append(is_causal)
         return torch.zeros_like(q).transpose(1, 2), None
 

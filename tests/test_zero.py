@@ -34,16 +34,27 @@ def third_step_is_bad(root: Path, zero: Any) -> None:
         return tiny.BadGradient.apply(chosen) if len(steps) == 3 else chosen, rejected
 
     with pytest.MonkeyPatch.context() as patch, distributed.joined(alone=True):
-        patch.setattr(train_rm, "optimizer_of", lambda *given: optimizers.append(optimizer_of(*given)) or optimizers[0])
+        patch.setattr(
+            train_rm,
+            "optimizer_of",
+            lambda *given: optimizers.append(optimizer_of(*given)) or optimizers[0],
+        )
         patch.setattr(train_rm, "learn", look)
         patch.setattr(train_rm, "compare", spoil)
         model = tiny.reward()
         model.freeze_vision()
         params = TrainRMParams(epochs=4, batch_size=4, learning_rate=5e-3, zero=zero)
         pairs = [tiny.pair(f"{i}?", "good", "bad") for i in range(4)]
-        with pytest.raises(Diverged, match=r"\d\?, \d\?, \d\?, \d\?: the gradient's norm is (nan|inf)"):
+        with pytest.raises(
+            Diverged, match=r"\d\?, \d\?, \d\?, \d\?: the gradient's norm is (nan|inf)"
+        ):
             train_rm.train(
-                params, model, tiny.vision_cache(model, root), pairs, ignore, Checkpoints(root / "state", {})
+                params,
+                model,
+                tiny.vision_cache(model, root),
+                pairs,
+                ignore,
+                Checkpoints(root / "state", {}),
             )
         assert isinstance(optimizers[0], ShardedOptimizer)
         after = optimizers[0].weights(model)
@@ -53,9 +64,13 @@ def third_step_is_bad(root: Path, zero: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("zero", [2, 3])
-def test_a_gradient_that_is_no_number_changes_no_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zero: int):
+def test_a_gradient_that_is_no_number_changes_no_weight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zero: int
+):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    process = multiprocessing.get_context("spawn").Process(target=third_step_is_bad, args=(tmp_path, zero))
+    process = multiprocessing.get_context("spawn").Process(
+        target=third_step_is_bad, args=(tmp_path, zero)
+    )
     process.start()
     process.join()
     assert process.exitcode == 0

@@ -12,7 +12,13 @@ from PIL import Image
 
 from ixc.data.samples import Gold, Media, Sample, Turn, answer
 from ixc.engine.vision_cache import VisionCache
-from ixc.models.ixc25 import IXCConfig, IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor
+from ixc.models.ixc25 import (
+    IXCConfig,
+    IXCForCausalLM,
+    IXCForRewardModel,
+    IXCPreTrainedModel,
+    IXCProcessor,
+)
 from ixc.models.ixc25.processing import train_tokenizer
 
 torch.set_num_threads(1)
@@ -89,7 +95,9 @@ def image(root: Path, colour: str, size: tuple[int, int] = (28, 28)) -> Media:
     name = f"{colour}-{size[0]}x{size[1]}.png"
     root.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, colour).save(root / name)
-    return Media(kind="image", path=name, sha256=hashlib.sha256((root / name).read_bytes()).hexdigest())
+    return Media(
+        kind="image", path=name, sha256=hashlib.sha256((root / name).read_bytes()).hexdigest()
+    )
 
 
 def sample(text: str, media: Sequence[Media] = (), **known: Any) -> Sample:

@@ -47,7 +47,9 @@ def as_rank(rank: int, processes: int, port: int, *run: Any) -> None:
     train(*run)
 
 
-def together(processes: int, root: Path, name: str, options: dict[str, Any], kill: list[int]) -> None:
+def together(
+    processes: int, root: Path, name: str, options: dict[str, Any], kill: list[int]
+) -> None:
     """Start the processes; when one of them dies, end the others, as torchrun would."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -12,7 +12,12 @@ from typing import Any
 import torch
 from datasets import load_dataset
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLProcessor,
+)
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from trl.trainer.dpo_config import DPOConfig  # pyright: ignore[reportMissingImports]
 from trl.trainer.dpo_trainer import DPOTrainer  # pyright: ignore[reportMissingImports]
@@ -29,8 +34,14 @@ TEMPLATE = """{%- for message in messages %}<|im_start|>{{ message['role'] }}
 class Processor(Qwen2VLProcessor):
     """Of pictures alone: the films' part needs torchvision."""
 
-    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None) -> None:
-        self.image_processor, self.tokenizer, self.chat_template = image_processor, tokenizer, chat_template
+    def __init__(
+        self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None
+    ) -> None:
+        self.image_processor, self.tokenizer, self.chat_template = (
+            image_processor,
+            tokenizer,
+            chat_template,
+        )
         self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
         self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
@@ -41,9 +52,14 @@ def tiny() -> tuple[Qwen2VLForConditionalGeneration, Processor]:
     words = Tokenizer(models.BPE())
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    words.train_from_iterator([], trainers.BpeTrainer(special_tokens=SPECIAL, initial_alphabet=alphabet))
+    words.train_from_iterator(
+        [], trainers.BpeTrainer(special_tokens=SPECIAL, initial_alphabet=alphabet)
+    )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, eos_token="<|im_end|>", pad_token="<|endoftext|>", additional_special_tokens=SPECIAL[1:]
+        tokenizer_object=words,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=SPECIAL[1:],
     )
     tokenizer.chat_template = TEMPLATE
     ids = {name: number for number, name in enumerate(SPECIAL)}  # the first of the vocabulary
@@ -55,9 +71,19 @@ def tiny() -> tuple[Qwen2VLForConditionalGeneration, Processor]:
             "num_hidden_layers": 2,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]},
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e4,
+                "mrope_section": [1, 1, 2],
+            },
         },
-        vision_config={"depth": 1, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "mlp_ratio": 1},
+        vision_config={
+            "depth": 1,
+            "embed_dim": 32,
+            "hidden_size": 32,
+            "num_heads": 4,
+            "mlp_ratio": 1,
+        },
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],
@@ -91,7 +117,9 @@ def main(table: str, folder: str) -> None:
         gradient_checkpointing=False,
     )
     reference = copy.deepcopy(model)
-    trainer = DPOTrainer(model, reference, args=settings, train_dataset=data, processing_class=processor)
+    trainer = DPOTrainer(
+        model, reference, args=settings, train_dataset=data, processing_class=processor
+    )
     model.register_forward_pre_hook(look, with_kwargs=True)
     trainer.train()
     # each picture is read with the better answer and with the worse one

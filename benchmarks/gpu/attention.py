@@ -20,7 +20,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from benchmarks.gpu.models import Found, attempt, device_name, forget_memory, memory_gib, parser, share_of_peak, tell
+from benchmarks.gpu.models import (
+    Found,
+    attempt,
+    device_name,
+    forget_memory,
+    memory_gib,
+    parser,
+    share_of_peak,
+    tell,
+)
 from ixc.packing.attention import (
     KernelCall,
     PackedLayout,
@@ -65,9 +74,13 @@ def calls(layout: PackedLayout, device: torch.device) -> list[Call]:
 
 def _call(calls: Sequence[KernelCall], device: torch.device) -> Call:
     queries, keys = [each.queries for each in calls], [each.keys for each in calls]
-    ends = [to_device(torch.tensor(_ends(spans), dtype=torch.int32), device) for spans in (queries, keys)]
+    ends = [
+        to_device(torch.tensor(_ends(spans), dtype=torch.int32), device)
+        for spans in (queries, keys)
+    ]
     columns = [
-        to_device(torch.cat([torch.arange(x.start, x.stop) for x in spans]), device) for spans in (queries, keys)
+        to_device(torch.cat([torch.arange(x.start, x.stop) for x in spans]), device)
+        for spans in (queries, keys)
     ]
     longest = [max(span.stop - span.start for span in spans) for spans in (queries, keys)]
     return Call(columns[0], columns[1], ends[0], ends[1], (longest[0], longest[1]), calls[0].causal)
@@ -78,17 +91,27 @@ def _ends(spans: Sequence[slice]) -> list[int]:
 
 
 def forward_kernel(
-    q: Float[Tensor, "Q H E"], k: Float[Tensor, "K G E"], v: Float[Tensor, "K G E"], call: Call, scaling: float
+    q: Float[Tensor, "Q H E"],
+    k: Float[Tensor, "K G E"],
+    v: Float[Tensor, "K G E"],
+    call: Call,
+    scaling: float,
 ) -> tuple[Tensor, ...]:
     """Output [Q H E] and log-sum-exp [H Q], and two tensors that the backward kernel asks for."""
     ends, longest = (call.query_ends, call.key_ends), call.longest
-    return torch.ops.aten._flash_attention_forward(q, k, v, *ends, *longest, 0.0, call.causal, False, scale=scaling)[:4]
+    return torch.ops.aten._flash_attention_forward(
+        q, k, v, *ends, *longest, 0.0, call.causal, False, scale=scaling
+    )[:4]
 
 
-def backward_kernel(given: Sequence[Tensor], call: Call, scaling: float, asked: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def backward_kernel(
+    given: Sequence[Tensor], call: Call, scaling: float, asked: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
     """Gradients of q, k and v; `given`: those of the output, q, k, v, output, log-sum-exp."""
     ends, longest = (call.query_ends, call.key_ends), call.longest
-    return torch.ops.aten._flash_attention_backward(*given, *ends, *longest, 0.0, call.causal, *asked, scale=scaling)
+    return torch.ops.aten._flash_attention_backward(
+        *given, *ends, *longest, 0.0, call.causal, *asked, scale=scaling
+    )
 
 
 class Flash(torch.autograd.Function):
@@ -108,7 +131,9 @@ class Flash(torch.autograd.Function):
         out, lse, *asked = forward_kernel(q, k, v, runs, scaling)
         ctx.asked = [asked]
         for call in looks:
-            new, new_lse, *asked = forward_kernel(q[call.queries], k[call.keys], v[call.keys], call, scaling)
+            new, new_lse, *asked = forward_kernel(
+                q[call.queries], k[call.keys], v[call.keys], call, scaling
+            )
             merged, merged_lse = merge(out[call.queries], lse[:, call.queries].T, new, new_lse.T)
             out.index_copy_(0, call.queries, merged)
             lse.index_copy_(1, call.queries, merged_lse.T)
@@ -133,7 +158,9 @@ class Flash(torch.autograd.Function):
         return *totals, None, None
 
 
-def flash_attention(q: Tensor, k: Tensor, v: Tensor, layout: PackedLayout, scaling: float) -> Tensor:
+def flash_attention(
+    q: Tensor, k: Tensor, v: Tensor, layout: PackedLayout, scaling: float
+) -> Tensor:
     """For CUDA and half precision; arguments and result as of `ixc.packing.attention.flex_attention`."""
     rows = (x[0].transpose(0, 1) for x in (q, k, v))
     return Flash.apply(*rows, calls(layout, q.device), scaling)[None]  # pyright: ignore[reportOptionalSubscript]
@@ -151,8 +178,16 @@ WAYS: dict[str, dict[str, Way]] = {
 
 def operations(layout: PackedLayout, heads: int, channels: int) -> int:
     """Of the forward pass: two products, 2 operations per channel, head, and token that another one looks at."""
-    sizes = [(p.queries.stop - p.queries.start, p.keys.stop - p.keys.start, p.causal) for p in layout.calls]
-    return 4 * heads * channels * sum(n * (n + 1) // 2 if causal else n * seen for n, seen, causal in sizes)
+    sizes = [
+        (p.queries.stop - p.queries.start, p.keys.stop - p.keys.start, p.causal)
+        for p in layout.calls
+    ]
+    return (
+        4
+        * heads
+        * channels
+        * sum(n * (n + 1) // 2 if causal else n * seen for n, seen, causal in sizes)
+    )
 
 
 def seconds_of(compute: Callable[[], object], device: torch.device, repeats: int) -> float:
@@ -170,7 +205,11 @@ def seconds_of(compute: Callable[[], object], device: torch.device, repeats: int
 
 
 def measure(
-    way: Way, layout: PackedLayout, device: torch.device, heads: tuple[int, int, int], repeats: int = 20
+    way: Way,
+    layout: PackedLayout,
+    device: torch.device,
+    heads: tuple[int, int, int],
+    repeats: int = 20,
 ) -> Found:
     """`heads`: query heads, key heads, channels."""
     generator, (many, few, channels) = torch.Generator(device).manual_seed(0), heads
@@ -181,7 +220,10 @@ def measure(
         return drawn.to(torch.bfloat16).requires_grad_()
 
     q, k, v = draw(many), draw(few), draw(few)
-    scaling, weights = channels**-0.5, torch.randn(1, length, many, channels, device=device, dtype=torch.bfloat16)
+    scaling, weights = (
+        channels**-0.5,
+        torch.randn(1, length, many, channels, device=device, dtype=torch.bfloat16),
+    )
 
     def learn() -> None:
         torch.autograd.grad(way(q, k, v, layout, scaling), (q, k, v), weights)
@@ -211,7 +253,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device, shapes = torch.device(given.device), TINY if given.tiny else SHAPES
     heads = (4, 2, 16) if given.tiny else (32, 8, 128)
     for (shape, groups), (name, way) in product(shapes.items(), WAYS[device.type].items()):
-        found = attempt(lambda way=way, groups=groups: measure(way, PackedLayout(groups), device, heads))
+        found = attempt(
+            lambda way=way, groups=groups: measure(way, PackedLayout(groups), device, heads)
+        )
         tell(shape=shape, way=name, **found)
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -63,7 +64,9 @@ class Weights(NamedTuple):
 
 def weights_used(model: IXCForRewardModel) -> Weights:
     """Counted; the embeddings, which are looked up, are not."""
-    named = [(name, w.numel()) for name, w in model.model.named_parameters() if "tok_emb" not in name]
+    named = [
+        (name, w.numel()) for name, w in model.model.named_parameters() if "tok_emb" not in name
+    ]
     partial = sum(size for name, size in named if "Plora" in name)
     tower = sum(w.numel() for w in model.vit.parameters())
     return Weights(sum(size for _, size in named) - partial, partial, tower)
@@ -73,7 +76,9 @@ def weights_of_read(model: IXCForRewardModel) -> Weights:
     """Those among them that only the tokens pass that a score is read from: the last layer, after its attention."""
     last = model.model.layers[-1]
     named = [*last.named_parameters(), *model.model.norm.named_parameters()]
-    sizes = {name: w.numel() for name, w in named if "wqkv" not in name and "attention_norm" not in name}
+    sizes = {
+        name: w.numel() for name, w in named if "wqkv" not in name and "attention_norm" not in name
+    }
     partial = sum(size for name, size in sizes.items() if "Plora" in name)
     return Weights(sum(sizes.values()) - partial, partial, 0)
 
@@ -96,7 +101,9 @@ def share_of_peak(operations: float, seconds: float, device: torch.device) -> fl
 
 def memory_gib(device: torch.device) -> float:
     """The most that tensors have taken since `forget_memory`; not a number on a CPU."""
-    return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else float("nan")
+    return (
+        torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else float("nan")
+    )
 
 
 def forget_memory(device: torch.device) -> None:
@@ -121,12 +128,22 @@ def attempt(measure: Callable[[], Found]) -> Found:
 
 def tell(**found: Any) -> None:
     """A line of JSON, as soon as it is known; what is not a number is null."""
-    print(json.dumps({key: None if value != value else value for key, value in found.items()}), flush=True)  # noqa: PLR0124
+    print(
+        json.dumps(
+            {
+                key: None if isinstance(value, float) and math.isnan(value) else value
+                for key, value in found.items()
+            }
+        ),
+        flush=True,
+    )
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """Where, and how large."""
-    options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options.add_argument("--tiny", action="store_true", help="a tiny model: does everything work?")
     return options

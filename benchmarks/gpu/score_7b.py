@@ -38,14 +38,21 @@ def measure(model: IXCForRewardModel, path: str, answers: int, repeats: int = 5)
     image, size, device = Image.open(path).convert("RGB"), model.config.tile_size, model.device
     place = partition(*image.size, 9, size)
     shown = (to_tiles(image, place, size).to(device, model.dtype), place.rows)
-    prefix = [1, *[model.config.image_token_id] * num_tokens(place.rows, place.columns, model.config.side)]
+    prefix = [
+        1,
+        *[model.config.image_token_id] * num_tokens(place.rows, place.columns, model.config.side),
+    ]
     words = range(20, 220)  # no special token is among them
     prefix += [words[i % 200] for i in range(PROMPT)]
-    group = PrefixGroup(prefix, [[words[(n + i) % 200] for i in range(ANSWER)] for n in range(answers)])
+    group = PrefixGroup(
+        prefix, [[words[(n + i) % 200] for i in range(ANSWER)] for n in range(answers)]
+    )
     batch = collate([group]).to(device)
 
     def once() -> None:
-        model.response_scores(batch, torch.cat(model.encode_images([shown]))).tolist()  # waits for the GPU
+        model.response_scores(
+            batch, torch.cat(model.encode_images([shown]))
+        ).tolist()  # waits for the GPU
 
     once()
     forget_memory(device)
@@ -76,7 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = options.parse_args(arguments)
     model = build(config_of(TINY if given.tiny else {}), given.device)
     for path, answers in product(given.images, ANSWERS):
-        tell(image=path, **attempt(lambda path=path, answers=answers: measure(model, path, answers)))
+        tell(
+            image=path, **attempt(lambda path=path, answers=answers: measure(model, path, answers))
+        )
 
 
 if __name__ == "__main__":

@@ -92,15 +92,25 @@ class Need(NamedTuple):
 def samples_of(path: Path, pairs: int) -> list[Sample]:
     """Pairs about one picture; random digits, a token each."""
     rng = random.Random(0)
-    media = Media(kind="image", path=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    media = Media(
+        kind="image", path=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest()
+    )
 
     def words(count: int) -> str:
         return "".join(rng.choices("0123456789", k=count))
 
     def pair(number: int) -> Sample:
-        prompt, told = (Turn(role="user", content=words(PROMPT)),), {"source": "random", "domain": "general"}
-        answers: dict[str, Any] = {"chosen": answer(words(ANSWER)), "rejected": answer(words(ANSWER))}
-        return Sample(id=str(number), **told, modality="image", prompt=prompt, media=(media,), **answers)
+        prompt, told = (
+            (Turn(role="user", content=words(PROMPT)),),
+            {"source": "random", "domain": "general"},
+        )
+        answers: dict[str, Any] = {
+            "chosen": answer(words(ANSWER)),
+            "rejected": answer(words(ANSWER)),
+        }
+        return Sample(
+            id=str(number), **told, modality="image", prompt=prompt, media=(media,), **answers
+        )
 
     return [pair(number) for number in range(pairs)]
 
@@ -133,13 +143,20 @@ def operations(model: IXCForRewardModel, need: Need) -> float:
     """Of a training step, as the module's text says."""
     weights, last, config = weights_used(model), weights_of_read(model), model.config
     linear = 6 * (weights.language * need.tokens + weights.partial * need.images)
-    linear -= 6 * (last.language * (need.tokens - need.read) + last.partial * (need.images - need.read_images))
+    linear -= 6 * (
+        last.language * (need.tokens - need.read) + last.partial * (need.images - need.read_images)
+    )
     attention = 12 * config.num_hidden_layers * config.hidden_size * need.image_refs
     return linear + attention + 2 * weights.tower * need.patches
 
 
 def stepper(
-    case: Case, model: IXCForRewardModel, vision_cache: VisionCache, batch: MicroBatch, tiles: Tensor, rows: int
+    case: Case,
+    model: IXCForRewardModel,
+    vision_cache: VisionCache,
+    batch: MicroBatch,
+    tiles: Tensor,
+    rows: int,
 ) -> Callable[[], float]:
     """A training step, which returns its loss; `tiles` of the picture, in so many `rows`."""
     params = TrainRMParams(batch_size=case.pairs, learning_rate=1e-6)
@@ -148,7 +165,10 @@ def stepper(
         return lambda: learn(params, model, vision_cache, optimizer, [batch], case.pairs, 1)["loss"]
     columns, times = (len(tiles) - 1) // rows, 2 * case.pairs
     given = padded_ids(rows_of(batch))
-    given |= {"pixel_values": torch.cat([tiles] * times), "tile_grids": torch.tensor([[rows, columns]] * times)}
+    given |= {
+        "pixel_values": torch.cat([tiles] * times),
+        "tile_grids": torch.tensor([[rows, columns]] * times),
+    }
 
     def step() -> float:
         moved = {name: x.to(model.device) for name, x in given.items()}
@@ -205,14 +225,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(__doc__)
     options.add_argument("pictures", nargs="+", type=Path)
     options.add_argument("--weights", nargs="+", choices=DTYPES, default=list(DTYPES))
-    options.add_argument("--ways", nargs="+", choices=["ours", "padded"], default=["ours", "padded"])
+    options.add_argument(
+        "--ways", nargs="+", choices=["ours", "padded"], default=["ours", "padded"]
+    )
     options.add_argument("--pairs", type=int, default=2, help="per step")
     options.add_argument("--steps", type=int, default=5, help="after two that are not measured")
-    options.add_argument("--keep", action="store_true", help="keep activations, rather than compute them again")
+    options.add_argument(
+        "--keep", action="store_true", help="keep activations, rather than compute them again"
+    )
     given = options.parse_args(arguments)
     for path, weights, way in product(given.images, given.weights, given.ways):
         case = Case(way, weights, given.keep, given.pairs, given.steps)
-        found = attempt(lambda path=path, case=case: measure(case, TINY if given.tiny else {}, given.device, path))
+        found = attempt(
+            lambda path=path, case=case: measure(
+                case, TINY if given.tiny else {}, given.device, path
+            )
+        )
         tell(image=path.name, **case._asdict(), **found)
         gc.collect()
         if torch.cuda.is_available():

@@ -28,7 +28,10 @@ def image_parts(medium: Media, root: Path, params: ServerParams) -> list[Part]:
         images = [load_image(root, medium)]
     else:
         images = spaced(read_frames(root / medium.path), params.video_frames)
-    return [{"type": "image_url", "image_url": {"url": data_url(image, params.max_side)}} for image in images]
+    return [
+        {"type": "image_url", "image_url": {"url": data_url(image, params.max_side)}}
+        for image in images
+    ]
 
 
 def spaced(items: Sequence[T], count: int) -> list[T]:
@@ -45,7 +48,9 @@ def data_url(image: Image.Image, max_side: int) -> str:
     """A picture of at most `max_side` pixels as text."""
     image = image.convert("RGB")
     image.thumbnail((max_side, max_side))
-    form = "png" if max(image.size) <= 256 else "jpeg"  # a small drawing is smaller as PNG, and exact
+    form = (
+        "png" if max(image.size) <= 256 else "jpeg"
+    )  # a small drawing is smaller as PNG, and exact
     buffer = io.BytesIO()
     image.save(buffer, format=form)
     return f"data:image/{form};base64,{base64.b64encode(buffer.getvalue()).decode()}"

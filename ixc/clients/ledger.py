@@ -31,12 +31,23 @@ class Paid(NamedTuple):
     def plus(self, params: ServerParams, tokens_in: int, tokens_out: int) -> "Paid":
         """With another reply."""
         cost = (tokens_in * params.input_price + tokens_out * params.output_price) / 1e6
-        return Paid(self.input_tokens + tokens_in, self.output_tokens + tokens_out, self.cost + cost, self.attempts + 1)
+        return Paid(
+            self.input_tokens + tokens_in,
+            self.output_tokens + tokens_out,
+            self.cost + cost,
+            self.attempts + 1,
+        )
 
     @classmethod
     def stored(cls, line: Mapping[str, Any]) -> "Paid":
         """As a line of a file has it; what is less than nothing lowers no sum."""
-        return cls(**{name: max(line[name], cls._field_defaults[name]) for name in cls._fields if name in line})
+        return cls(
+            **{
+                name: max(line[name], cls._field_defaults[name])
+                for name in cls._fields
+                if name in line
+            }
+        )
 
     @property
     def given_up(self) -> bool:
@@ -75,7 +86,15 @@ class Usage:
 
     def metrics(self) -> dict[str, float | int]:
         """Its numbers by name."""
-        names = ("requests", "cost", "unreadable", "refused", "unreachable", "unusable_media", "left")
+        names = (
+            "requests",
+            "cost",
+            "unreadable",
+            "refused",
+            "unreachable",
+            "unusable_media",
+            "left",
+        )
         return {name: getattr(self, name) for name in names}
 
     def tell_media(self, where: str) -> None:
@@ -83,7 +102,10 @@ class Usage:
         for reason, count in self.media.most_common(MAX_TOLD):
             print(f"{where}: {count} not asked: {reason}", file=sys.stderr)
         if len(self.media) > MAX_TOLD:
-            print(f"{where}: and {len(self.media) - MAX_TOLD:,} other pictures or films", file=sys.stderr)
+            print(
+                f"{where}: and {len(self.media) - MAX_TOLD:,} other pictures or films",
+                file=sys.stderr,
+            )
 
     def tell_vain(self, where: str, path: Path, empty: str) -> None:
         """Say what got no answer, and how it is asked again: `empty` is what its lines of a file have."""
@@ -93,9 +115,13 @@ class Usage:
         ):
             if count:
                 remedy = f"to ask them again, remove the lines of {path} with {mark}"
-                print(f"{where}: {count} {said}; they are not asked again; {remedy}", file=sys.stderr)
+                print(
+                    f"{where}: {count} {said}; they are not asked again; {remedy}", file=sys.stderr
+                )
         if self.unreachable:
-            said = f"{self.unreachable} got no reply ({self.last_error}); the next run asks them again"
+            said = (
+                f"{self.unreachable} got no reply ({self.last_error}); the next run asks them again"
+            )
             print(f"{where}: {said}", file=sys.stderr)
 
 
@@ -169,4 +195,6 @@ def due(jobs: Iterable[T], ledger: Ledger[T]) -> Due[T]:
             counts["given_up"] += 1
         else:
             found.append(job)
-    return Due(found, spent, dearest, *(counts[name] for name in ("answered", "refused", "given_up")))
+    return Due(
+        found, spent, dearest, *(counts[name] for name in ("answered", "refused", "given_up"))
+    )

@@ -96,7 +96,9 @@ def async_http_client(max_bytes: int) -> Any:
     async def bound(response: Any) -> None:
         _bound(response, max_bytes)
 
-    return openai.DefaultAsyncHttpxClient(event_hooks={"response": [bound]}, headers={"Accept-Encoding": "identity"})
+    return openai.DefaultAsyncHttpxClient(
+        event_hooks={"response": [bound]}, headers={"Accept-Encoding": "identity"}
+    )
 
 
 def http_client(max_bytes: Callable[[], int]) -> Any:
@@ -105,7 +107,9 @@ def http_client(max_bytes: Callable[[], int]) -> Any:
     def bound(response: Any) -> None:
         _bound(response, max_bytes())
 
-    return openai.DefaultHttpxClient(event_hooks={"response": [bound]}, headers={"Accept-Encoding": "identity"})
+    return openai.DefaultHttpxClient(
+        event_hooks={"response": [bound]}, headers={"Accept-Encoding": "identity"}
+    )
 
 
 def too_long(error: BaseException) -> TooLong | None:
@@ -125,7 +129,9 @@ def read_completion(reply: ChatCompletion, max_bytes: int) -> Said:
     There is none where the model or a filter refused, and where it has more than `max_bytes`.
     """
     used = reply.usage
-    tokens_in, tokens_out = (_tokens(getattr(used, name, None)) for name in ("prompt_tokens", "completion_tokens"))
+    tokens_in, tokens_out = (
+        _tokens(getattr(used, name, None)) for name in ("prompt_tokens", "completion_tokens")
+    )
     choice = reply.choices[0] if isinstance(reply.choices, list) and reply.choices else None
     message = getattr(choice, "message", None)
     text, refusal = getattr(message, "content", None), getattr(message, "refusal", None)
@@ -138,7 +144,9 @@ def read_completion(reply: ChatCompletion, max_bytes: int) -> Said:
         refused = f"refused by the model: {one_line(refusal)}"
     elif isinstance(text, str) and len(text.encode()) > max_bytes:
         refused = f"a text of more than {max_bytes:,} bytes, which is more than was asked for"
-    return Said(text if isinstance(text, str) and refused is None else None, refused, tokens_in, tokens_out)
+    return Said(
+        text if isinstance(text, str) and refused is None else None, refused, tokens_in, tokens_out
+    )
 
 
 def completion_of(body: dict[str, Any]) -> ChatCompletion:
@@ -148,7 +156,9 @@ def completion_of(body: dict[str, Any]) -> ChatCompletion:
     []
     """
     try:
-        return ChatCompletion.construct(**{name: body[name] for name in ChatCompletion.model_fields if name in body})
+        return ChatCompletion.construct(
+            **{name: body[name] for name in ChatCompletion.model_fields if name in body}
+        )
     except Exception:  # a body may be anything, and the client raises whatever it stumbles over
         return ChatCompletion.construct(choices=[])
 
@@ -189,7 +199,12 @@ def refusal_of(status: int, body: object) -> Refusal | None:
         told = told["error"]
     code, kind, message = (_words(told.get(name)) for name in ("code", "type", "message"))
     about_content = _ABOUT_CONTENT.search(" ".join((code, kind, message))) is not None
-    if not 400 <= status < 500 or status in _FAULTS or {code, kind} & _ACCOUNT or (status == 403 and not about_content):
+    if (
+        not 400 <= status < 500
+        or status in _FAULTS
+        or {code, kind} & _ACCOUNT
+        or (status == 403 and not about_content)
+    ):
         return None
     return Refusal(": ".join(filter(None, (str(status), code, message or kind))), about_content)
 

@@ -71,9 +71,21 @@ def ask_all(section: str, params: ServerParams, jobs: Iterable[T], ledger: Ledge
     usage = asyncio.run(asking.all())
     usage.tell_media(where)
     refused = usage.refused - todo.refused
-    if usage.unreachable and not usage.done and not refused and not (asking.reached and todo.answered):
+    if (
+        usage.unreachable
+        and not usage.done
+        and not refused
+        and not (asking.reached and todo.answered)
+    ):
         raise ServerFailed(f"{where}: no request came through ({usage.last_error}); is it up?")
-    settled = usage.done + usage.unreadable - todo.given_up + refused + usage.unreachable + usage.unusable_media
+    settled = (
+        usage.done
+        + usage.unreadable
+        - todo.given_up
+        + refused
+        + usage.unreachable
+        + usage.unusable_media
+    )
     usage.left = len(todo.jobs) - settled
     return usage
 
@@ -87,7 +99,9 @@ def api_key(section: str, params: ServerParams) -> str:
     key = os.environ.get(params.api_key_env)
     if not key:
         remedy = "export it (any text, if the server asks for none)"
-        raise ServerRefused(f"{section}.api_key_env: {params.api_key_env!r}: no such variable; {remedy}")
+        raise ServerRefused(
+            f"{section}.api_key_env: {params.api_key_env!r}: no such variable; {remedy}"
+        )
     return key
 
 
@@ -120,7 +134,12 @@ def words(key: str, text: str) -> str:
 
 def hopeless(error: Exception) -> bool:
     """Whether every other request would fail like this one: key, credit, address or model is wrong."""
-    if not isinstance(error, openai.APIStatusError) or error.status_code not in (401, 402, 403, 404):
+    if not isinstance(error, openai.APIStatusError) or error.status_code not in (
+        401,
+        402,
+        403,
+        404,
+    ):
         return False
     return refusal_of(error.status_code, error.body) is None
 
@@ -137,12 +156,18 @@ def refused(error: Exception) -> Refusal | None:
     cut = too_long(error)
     if cut is not None:
         return Refusal(str(cut), about_content=False)
-    return refusal_of(error.status_code, error.body) if isinstance(error, openai.APIStatusError) else None
+    return (
+        refusal_of(error.status_code, error.body)
+        if isinstance(error, openai.APIStatusError)
+        else None
+    )
 
 
 def reached(error: Exception) -> bool:
     """Whether a server was there, be it that it failed."""
-    lost = isinstance(error, openai.APIConnectionError) and not isinstance(error.__cause__, httpx.ReadTimeout)
+    lost = isinstance(error, openai.APIConnectionError) and not isinstance(
+        error.__cause__, httpx.ReadTimeout
+    )
     return not lost
 
 
@@ -153,7 +178,11 @@ def passing(error: Exception) -> bool:
     if not isinstance(error, openai.APIStatusError):
         return True  # time-outs, lost connections, garbled bodies
     told = error.response.headers.get("x-should-retry")
-    return told == "true" if told in ("true", "false") else error.status_code in (408, 409, 429, *range(500, 600))
+    return (
+        told == "true"
+        if told in ("true", "false")
+        else error.status_code in (408, 409, 429, *range(500, 600))
+    )
 
 
 def pause_s(error: Exception, retry: int) -> float:
@@ -175,13 +204,20 @@ def refusal(section: str, params: ServerParams, error: Exception) -> ServerRefus
 
 def client_options(params: ServerParams, key: str, max_retries: int) -> dict[str, Any]:
     """How the client is set up, be it asynchronous or not."""
-    return {"api_key": key, "base_url": params.base_url, "timeout": params.timeout_s, "max_retries": max_retries}
+    return {
+        "api_key": key,
+        "base_url": params.base_url,
+        "timeout": params.timeout_s,
+        "max_retries": max_retries,
+    }
 
 
 class _Asking(Generic[T]):
     """The requests of one run."""
 
-    def __init__(self, section: str, params: ServerParams, key: str, ledger: Ledger[T], todo: Due[T]) -> None:
+    def __init__(
+        self, section: str, params: ServerParams, key: str, ledger: Ledger[T], todo: Due[T]
+    ) -> None:
         self.section, self.params, self.key, self.ledger = section, params, key, ledger
         self.jobs, self.dearest, self.usage = todo.jobs, todo.dearest, todo.usage()
         self.in_flight = self.failed_in_a_row = 0
@@ -198,7 +234,9 @@ class _Asking(Generic[T]):
         http = async_http_client(wire_bytes(self.ledger.max_bytes))
         options = client_options(self.params, self.key, 0)  # we try again: each try counts
         async with AsyncOpenAI(**options, http_client=http) as client:
-            workers = [asyncio.create_task(self.work(client, left)) for _ in range(self.params.concurrency)]
+            workers = [
+                asyncio.create_task(self.work(client, left)) for _ in range(self.params.concurrency)
+            ]
             try:
                 await asyncio.gather(*workers)
             finally:
@@ -258,7 +296,9 @@ class _Asking(Generic[T]):
 
     def all_refused(self) -> ServerFailed:
         """Nothing but refusals that name no content, at the very first: they are not stored."""
-        return all_refused(address(self.section, self.params), len(self.held), self.usage.last_refusal)
+        return all_refused(
+            address(self.section, self.params), len(self.held), self.usage.last_refusal
+        )
 
     def release(self) -> None:
         """Store the refusals that were held back."""
@@ -304,7 +344,11 @@ class _Asking(Generic[T]):
             try:
                 return await _completion(client, self.params, arguments)
             except (openai.APIError, Garbled, TooLong) as error:
-                if retry == MAX_RETRIES or not passing(error) or not self.affordable(self.in_flight):
+                if (
+                    retry == MAX_RETRIES
+                    or not passing(error)
+                    or not self.affordable(self.in_flight)
+                ):
                     raise
                 pause = pause_s(error, retry)
             retry += 1
@@ -324,8 +368,12 @@ class _Asking(Generic[T]):
         return said, paid
 
 
-async def _completion(client: AsyncOpenAI, params: ServerParams, arguments: dict[str, Any]) -> ChatCompletion:
-    whole_s = 2 * params.timeout_s  # `timeout_s` bounds each wait, and a server may send byte after byte for ever
+async def _completion(
+    client: AsyncOpenAI, params: ServerParams, arguments: dict[str, Any]
+) -> ChatCompletion:
+    whole_s = (
+        2 * params.timeout_s
+    )  # `timeout_s` bounds each wait, and a server may send byte after byte for ever
     try:
         async with asyncio.timeout(whole_s):
             reply: object = await client.chat.completions.create(model=params.model, **arguments)
@@ -333,14 +381,18 @@ async def _completion(client: AsyncOpenAI, params: ServerParams, arguments: dict
         raise Garbled(f"no whole reply within {whole_s:g} s") from None
     except (openai.APIStatusError, openai.APIConnectionError, TooLong):
         raise
-    except Exception as error:  # a body may be anything, and the client raises whatever it stumbles over
+    except (
+        Exception
+    ) as error:  # a body may be anything, and the client raises whatever it stumbles over
         raise Garbled(f"a body that is no JSON ({type(error).__name__})") from None
     if not isinstance(reply, ChatCompletion):  # a body that is not JSON comes as text
         raise Garbled("a body that is no chat completion")
     return reply
 
 
-def read(params: ServerParams, key: str, reply: ChatCompletion, paid: Paid, max_bytes: int) -> tuple[Said, Paid]:
+def read(
+    params: ServerParams, key: str, reply: ChatCompletion, paid: Paid, max_bytes: int
+) -> tuple[Said, Paid]:
     """What a reply says, and what the job has cost with it; one that tells the key says nothing: it is never stored."""
     said = read_completion(reply, max_bytes)
     if said.text is not None and secret(key) and key in said.text:

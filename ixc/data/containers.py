@@ -92,7 +92,9 @@ def sniff(head: bytes) -> Container | None:
     for container, length, start in ((_MPEG_TS, 188, 0), (_M2TS, 192, 4)):
         if len(head) >= length and set(head[start::length]) == {SYNC}:
             return container
-    return next((container for magic, container in _BY_MAGIC.items() if head.startswith(magic)), None)
+    return next(
+        (container for magic, container in _BY_MAGIC.items() if head.startswith(magic)), None
+    )
 
 
 def describe(head: bytes) -> str:
@@ -102,9 +104,15 @@ def describe(head: bytes) -> str:
     'an HLS playlist, which names other files; join them to one file: ffmpeg -i IN -c copy OUT.mp4'
     """
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
-    lists = (name for mark, name in _PLAYLISTS.items() if text.startswith(mark) or (mark[:1] == b"<" and mark in text))
+    lists = (
+        name
+        for mark, name in _PLAYLISTS.items()
+        if text.startswith(mark) or (mark[:1] == b"<" and mark in text)
+    )
     if name := next(lists, None):
-        return f"{name}, which names other files; join them to one file: ffmpeg -i IN -c copy OUT.mp4"
+        return (
+            f"{name}, which names other files; join them to one file: ffmpeg -i IN -c copy OUT.mp4"
+        )
     if head[4:8] == b"ftyp":
         return "an HEIC or AVIF image; give it as an image, after converting it to PNG or JPEG"
     for mark, name in _IMAGES.items():
@@ -168,21 +176,40 @@ _STILL_BRANDS = (b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis", b"crx ")
 _MP4 = Container(name="MP4", demuxer="mp4", suffix=".mp4", has_index=True, check=check_mp4)
 _MOV = Container(name="QuickTime", demuxer="mov", suffix=".mov", has_index=True, check=check_mp4)
 _MATROSKA = Container(
-    name="Matroska", demuxer="matroska", suffix=".mkv", has_index=True, declares_duration=True, check=check_matroska
+    name="Matroska",
+    demuxer="matroska",
+    suffix=".mkv",
+    has_index=True,
+    declares_duration=True,
+    check=check_matroska,
 )
 _WEBM = Container(
-    name="WebM", demuxer="webm", suffix=".webm", has_index=True, declares_duration=True, check=check_matroska
+    name="WebM",
+    demuxer="webm",
+    suffix=".webm",
+    has_index=True,
+    declares_duration=True,
+    check=check_matroska,
 )
 _AVI = Container(name="AVI", demuxer="avi", suffix=".avi", declares_duration=True, check=check_avi)
-_MPEG_TS = Container(name="MPEG-TS", demuxer="mpegts", suffix=".ts", check=partial(check_transport_stream, 188))
+_MPEG_TS = Container(
+    name="MPEG-TS", demuxer="mpegts", suffix=".ts", check=partial(check_transport_stream, 188)
+)
 _M2TS = replace(_MPEG_TS, suffix=".m2ts", check=partial(check_transport_stream, 192))
 _BY_MAGIC = {
     b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": Container(
         name="WMV", demuxer="asf", suffix=".wmv", declares_duration=True, check=check_asf
     ),
-    b"\x00\x00\x01\xba": Container(name="MPEG", demuxer="mpeg", suffix=".mpg", check=check_program_stream),
+    b"\x00\x00\x01\xba": Container(
+        name="MPEG", demuxer="mpeg", suffix=".mpg", check=check_program_stream
+    ),
     b"FLV\x01": Container(
-        name="FLV", demuxer="flv", suffix=".flv", has_index=True, declares_duration=True, check=no_check
+        name="FLV",
+        demuxer="flv",
+        suffix=".flv",
+        has_index=True,
+        declares_duration=True,
+        check=no_check,
     ),
     b"OggS": Container(name="Ogg", demuxer="ogg", suffix=".ogv", check=check_ogg),
     b"GIF8": Container(name="GIF", demuxer="gif", suffix=".gif", check=check_gif),

@@ -94,7 +94,9 @@ class Planting:
         if wrong:
             ways["hallucination"] = lambda: replace(sample, chosen=answer(rng.choice(wrong)))
         if others:
-            ways["mismatch"] = lambda: replace(sample, media=pool.other(sample.media, rng.randrange(others)))
+            ways["mismatch"] = lambda: replace(
+                sample, media=pool.other(sample.media, rng.randrange(others))
+            )
         kind = rng.choice(sorted(ways))
         return Defect(row, kind, ways[kind]())
 

@@ -74,7 +74,9 @@ def export(pairs: Path, form: Form, out: Path, media: Path) -> dict[str, int]:
         folder = stack.enter_context(replacing_folder(out))
         writer = _Writer(form, folder, media, _is_marked(pairs))
         stack.callback(writer.close)
-        refused = csv.writer(stack.enter_context((folder / REFUSED).open("w", encoding="utf-8", newline="")))
+        refused = csv.writer(
+            stack.enter_context((folder / REFUSED).open("w", encoding="utf-8", newline=""))
+        )
         refused.writerow(("id", "reason"))
         for sample in track(read_samples(pairs), f"export to {form}", total):
             try:
@@ -97,12 +99,17 @@ def _refuse_foreign(out: Path) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not about.is_file() or not about.read_text(encoding="utf-8").startswith(_TITLE):
-        raise FileExistsError(f"{out}: holds something that ixc export did not write; name a new folder")
+        raise FileExistsError(
+            f"{out}: holds something that ixc export did not write; name a new folder"
+        )
 
 
 def _is_marked(pairs: Path) -> bool:
     """Whether a pair has media, or words that look like a mark: then TRL's turns are of parts."""
-    return any(s.media or any(_MARK_LIKE.search(turn.content) for turn in s.prompt) for s in read_samples(pairs))
+    return any(
+        s.media or any(_MARK_LIKE.search(turn.content) for turn in s.prompt)
+        for s in read_samples(pairs)
+    )
 
 
 class _Writer:
@@ -126,7 +133,9 @@ class _Writer:
             self._check(medium)
         told = _FORMS[self._form](sample, self._in_parts)
         if self._form == "trl":
-            told.record.update({name: list(map(self._brought, paths)) for name, paths in _paths(sample).items()})
+            told.record.update(
+                {name: list(map(self._brought, paths)) for name, paths in _paths(sample).items()}
+            )
         else:
             for medium in sample.media:
                 self._place(medium)
@@ -158,7 +167,9 @@ class _Writer:
         names = sorted(self._tables)
         if self._form == "llama-factory":
             info = {f"ixc_{name}": _dataset_info(name) for name in names}
-            (self._folder / "dataset_info.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+            (self._folder / "dataset_info.json").write_text(
+                json.dumps(info, indent=2) + "\n", encoding="utf-8"
+            )
         (self._folder / "README.md").write_text(_about(self._form, names), encoding="utf-8")
 
     def close(self) -> None:
@@ -208,7 +219,11 @@ def _fault(path: Path, medium: Media) -> str:
         return f"{medium.path}: not in {path.parents[1]}; give the right --media-root"
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return "" if digest == medium.sha256 else f"{medium.path}: altered since it was stored; collect it again"
+    return (
+        ""
+        if digest == medium.sha256
+        else f"{medium.path}: altered since it was stored; collect it again"
+    )
 
 
 def _pieces(sample: Sample) -> list[tuple[Turn, Pieces]]:
@@ -243,7 +258,9 @@ def _trl(sample: Sample, in_parts: bool) -> Told:
     record: dict[str, Any] = {"id": sample.id, "domain": sample.domain, "prompt": prompt}
     for name, answer in (("chosen", sample.chosen[0]), ("rejected", sample.rejected[0])):
         record[name] = [_trl_turn(answer.role, [answer.content], in_parts)]
-    return Told(record, f"{sample.split}_with_videos" if sample.modality == "video" else sample.split)
+    return Told(
+        record, f"{sample.split}_with_videos" if sample.modality == "video" else sample.split
+    )
 
 
 def _trl_turn(role: str, pieces: Pieces, in_parts: bool) -> dict[str, Any]:
@@ -251,7 +268,10 @@ def _trl_turn(role: str, pieces: Pieces, in_parts: bool) -> dict[str, Any]:
 
 
 def _parts(pieces: Pieces) -> list[dict[str, Any]]:
-    parts = [{"type": "text", "text": p} if isinstance(p, str) else {"type": p.kind, "text": None} for p in pieces]
+    parts = [
+        {"type": "text", "text": p} if isinstance(p, str) else {"type": p.kind, "text": None}
+        for p in pieces
+    ]
     return [part for part in parts if part["text"] != ""] or [{"type": "text", "text": ""}]
 
 
@@ -261,7 +281,9 @@ def _llama_factory(sample: Sample, in_parts: bool) -> Told:
     turns = _tagged(sample)
     roles = [turn.role for turn in turns]
     spoken = roles[1:] if roles[:1] == ["system"] else roles
-    if len(spoken) % 2 == 0 or any(role != ("user", "assistant")[i % 2] for i, role in enumerate(spoken)):
+    if len(spoken) % 2 == 0 or any(
+        role != ("user", "assistant")[i % 2] for i, role in enumerate(spoken)
+    ):
         raise Unfit(
             "turns that are not user and assistant by turns, ending with the user: LLaMA-Factory skips such a row"
         )
@@ -309,8 +331,12 @@ def _tagged(sample: Sample) -> list[Turn]:
     texts = [p for _, pieces in turns for p in pieces if isinstance(p, str)]
     texts += [turn.content for turn in (*sample.chosen, *sample.rejected)]
     if found := [tag for tag in _TAGS if any(tag in text for text in texts)]:
-        raise Unfit(f"a text says {found[0]!r}, which would be taken for a picture, film or sound; export to trl")
-    unmarked = len(sample.media) == 1 and not any(PLACEHOLDER in turn.content for turn in sample.prompt)
+        raise Unfit(
+            f"a text says {found[0]!r}, which would be taken for a picture, film or sound; export to trl"
+        )
+    unmarked = len(sample.media) == 1 and not any(
+        PLACEHOLDER in turn.content for turn in sample.prompt
+    )
     behind = "\n" if unmarked else ""
     return [replace(turn, content=_joined(pieces, behind)) for turn, pieces in turns]
 
@@ -321,11 +347,15 @@ def _joined(pieces: Pieces, behind: str) -> str:
 
 def _paths(sample: Sample) -> dict[str, list[str]]:
     kinds = {"images": "image", "videos": "video"}
-    return {column: [m.path for m in sample.media if m.kind == kind] for column, kind in kinds.items()}
+    return {
+        column: [m.path for m in sample.media if m.kind == kind] for column, kind in kinds.items()
+    }
 
 
 def _placed(sample: Sample) -> dict[str, list[str]]:
-    return {column: [f"{MEDIA}/{path}" for path in paths] for column, paths in _paths(sample).items()}
+    return {
+        column: [f"{MEDIA}/{path}" for path in paths] for column, paths in _paths(sample).items()
+    }
 
 
 # Their tables
@@ -337,7 +367,11 @@ def _schema(form: Form, in_parts: bool, with_videos: bool) -> pa.Schema:
     text, strings = pa.string(), pa.list_(pa.string())
     if form == "trl":
         return _trl_schema(in_parts, with_videos)
-    turn = pa.struct({"from": text, "value": text} if form == "llama-factory" else {"role": text, "content": text})
+    turn = pa.struct(
+        {"from": text, "value": text}
+        if form == "llama-factory"
+        else {"role": text, "content": text}
+    )
     said = {"conversations": pa.list_(turn), "chosen": turn, "rejected": turn}
     if form == "swift":
         said = {"messages": pa.list_(turn), "rejected_response": text}
@@ -355,21 +389,36 @@ def _trl_schema(in_parts: bool, with_videos: bool) -> pa.Schema:
         pa.list_(pa.struct({"role": text, "content": content})),
         pa.struct({"bytes": pa.binary(), "path": text}),
     )
-    told = [{"role": _STRING, "content": [{"type": _STRING, "text": _STRING}] if in_parts else _STRING}]
+    told = [
+        {"role": _STRING, "content": [{"type": _STRING, "text": _STRING}] if in_parts else _STRING}
+    ]
     columns = {"id": text, "domain": text, "prompt": turns, "chosen": turns, "rejected": turns}
-    features: dict[str, Any] = {"id": _STRING, "domain": _STRING, "prompt": told, "chosen": told, "rejected": told}
+    features: dict[str, Any] = {
+        "id": _STRING,
+        "domain": _STRING,
+        "prompt": told,
+        "chosen": told,
+        "rejected": told,
+    }
     if in_parts:
         columns["images"], features["images"] = pa.list_(file), [{"_type": "Image"}]
     if with_videos:
         columns["videos"] = pa.list_(file)
         features["videos"] = [{"bytes": {"dtype": "binary", "_type": "Value"}, "path": _STRING}]
-    return pa.schema(columns, metadata={"huggingface": json.dumps({"info": {"features": features}})})
+    return pa.schema(
+        columns, metadata={"huggingface": json.dumps({"info": {"features": features}})}
+    )
 
 
 def _dataset_info(name: str) -> dict[str, Any]:
     columns = {"messages": "conversations", "chosen": "chosen", "rejected": "rejected"}
     columns |= {"images": "images", "videos": "videos"}
-    return {"file_name": f"{name}.parquet", "formatting": "sharegpt", "ranking": True, "columns": columns}
+    return {
+        "file_name": f"{name}.parquet",
+        "formatting": "sharegpt",
+        "ranking": True,
+        "columns": columns,
+    }
 
 
 def _about(form: Form, names: list[str]) -> str:

@@ -20,7 +20,20 @@ from ixc.data.containers import HEAD_BYTES, sniff
 Transparency = Literal["white", "official"]
 MAX_PIXELS = 50_000_000
 """About 7000 x 7000. Larger pictures are decompression bombs or scans that belong downscaled."""
-IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000", "DIB", "ICO", "TGA")
+IMAGE_FORMATS = (
+    "JPEG",
+    "PNG",
+    "GIF",
+    "BMP",
+    "PPM",
+    "WEBP",
+    "TIFF",
+    "AVIF",
+    "JPEG2000",
+    "DIB",
+    "ICO",
+    "TGA",
+)
 """By Pillow's names, in the order in which they are tried: TGA has no signature. A JPEG may be an MPO."""
 
 
@@ -66,10 +79,14 @@ def recognised(file: Path | bytes, max_pixels: int) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `max_pixels` decides
         try:
-            image = Image.open(BytesIO(file) if isinstance(file, bytes) else file, formats=IMAGE_FORMATS)
+            image = Image.open(
+                BytesIO(file) if isinstance(file, bytes) else file, formats=IMAGE_FORMATS
+            )
         except Image.DecompressionBombError as error:
             raise BadMedia(f"{name}: {error}; scale it down, or drop it") from error
-        except Exception as error:  # decoders raise what they like: SyntaxError, struct.error, zlib.error ...
+        except (
+            Exception
+        ) as error:  # decoders raise what they like: SyntaxError, struct.error, zlib.error ...
             kind = NotAnImage if isinstance(error, UnidentifiedImageError) else BadMedia
             raise kind(f"{name}: not a picture ({_instead(file, error)}") from error
     check_size(name, image.width, image.height, max_pixels)
@@ -120,7 +137,9 @@ def naming_damage(name: object) -> Iterator[None]:
     except BadMedia:
         raise
     except Exception as error:
-        raise BadMedia(f"{name}: damaged picture ({error}); open or fetch it again, or drop its rows") from error
+        raise BadMedia(
+            f"{name}: damaged picture ({error}); open or fetch it again, or drop its rows"
+        ) from error
 
 
 def image_size(path: Path, max_pixels: int) -> tuple[int, int]:
@@ -187,7 +206,9 @@ def eight_bit(image: Image.Image, name: object = "an image") -> Image.Image:
         return _sixteen_bit(image)
     if image.mode == "I":
         if image.format != "PPM":  # whose values Pillow scales to 16 bits
-            raise BadMedia(f"{name}: 32-bit integers, of which white may be any; convert it to 8 or 16 bits a pixel")
+            raise BadMedia(
+                f"{name}: 32-bit integers, of which white may be any; convert it to 8 or 16 bits a pixel"
+            )
         return _grey(np.asarray(image) >> 8)
     if image.mode == "F":
         return _from_floats(np.asarray(image), name)
@@ -207,7 +228,9 @@ def _sixteen_bit(image: Image.Image) -> Image.Image:
 def _from_floats(values: np.ndarray, name: object) -> Image.Image:
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= 1):  # not a number is in no range
-        raise BadMedia(f"{name}: floats from {low:g} to {high:g}, not from 0 to 1; scale them, or convert it to 8 bits")
+        raise BadMedia(
+            f"{name}: floats from {low:g} to {high:g}, not from 0 to 1; scale them, or convert it to 8 bits"
+        )
     return _grey((values * 255).round())
 
 

@@ -47,7 +47,9 @@ def from_data_url(url: str) -> bytes:
     except ValueError:
         data = b""
     if not data:
-        raise ValueError(f"{url[:40]!r}: a data URL without data, or whose base64 is broken; encode the file again")
+        raise ValueError(
+            f"{url[:40]!r}: a data URL without data, or whose base64 is broken; encode the file again"
+        )
     return data
 
 
@@ -82,7 +84,9 @@ def inline(text: str) -> bytes | None:
 
 
 def _begins_as_image(data: bytes) -> bool:
-    is_bitmap = data.startswith(b"BM") and data[6:10] == bytes(4)  # two letters alone may be anything
+    is_bitmap = data.startswith(b"BM") and data[6:10] == bytes(
+        4
+    )  # two letters alone may be anything
     return is_bitmap or data.startswith(_IMAGES) or data[4:8] == b"ftyp"
 
 
@@ -93,5 +97,7 @@ def begins_as_video(data: bytes) -> bool:
     (True, False, False)
     """
     container = sniff(data[:HEAD_BYTES])
-    is_bare_stream = data.startswith(b"\0\0\x01\xb3")  # which is refused by name where videos are opened
+    is_bare_stream = data.startswith(
+        b"\0\0\x01\xb3"
+    )  # which is refused by name where videos are opened
     return is_bare_stream or (container is not None and container.name != "GIF")

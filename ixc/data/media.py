@@ -69,7 +69,9 @@ class Store:
     def _keep(self, file: File) -> Media:
         if file.path is None:
             return self._keep_bytes(file, file.data or b"")
-        media = _media(file, _digest(existing(file.path)), _suffix(file.path, file, self.max_pixels))
+        media = _media(
+            file, _digest(existing(file.path)), _suffix(file.path, file, self.max_pixels)
+        )
         target = self.root / media.path
         if not target.exists():  # what is there was checked when it came
             verify(file.path, file.kind, self.max_pixels)
@@ -83,7 +85,9 @@ class Store:
             arrived.write_bytes(data)
             return self._keep(replace(file, path=arrived, data=None))
         except BadMedia as error:
-            raise BadMedia(str(error).replace(str(arrived), f"{len(data):,} bytes in the row")) from error
+            raise BadMedia(
+                str(error).replace(str(arrived), f"{len(data):,} bytes in the row")
+            ) from error
         finally:
             arrived.unlink(missing_ok=True)
 
@@ -134,9 +138,13 @@ def check(root: Path, media: Media) -> None:
     """
     path = root / media.path
     if not path.is_file():
-        raise BadMedia(f"{path}: not in the store; run `dvc repro collect`, or `dvc pull data/media`")
+        raise BadMedia(
+            f"{path}: not in the store; run `dvc repro collect`, or `dvc pull data/media`"
+        )
     if _digest(path) != media.sha256:
-        raise BadMedia(f"{path}: altered since it was stored; delete it and run `dvc repro collect`")
+        raise BadMedia(
+            f"{path}: altered since it was stored; delete it and run `dvc repro collect`"
+        )
     if media.kind == "video":
         survey(path)
     else:
@@ -168,7 +176,9 @@ def load_image(root: Path, media: Media) -> Image.Image:
     if media.kind != "image":
         raise BadMedia(f"{path}: a video, not an image; read it with read_frames")
     if not path.is_file():
-        raise BadMedia(f"{path}: not in the store; run `dvc repro collect`, or `dvc pull data/media`")
+        raise BadMedia(
+            f"{path}: not in the store; run `dvc repro collect`, or `dvc pull data/media`"
+        )
     return to_rgb(open_image(path, MAX_PIXELS), path)
 
 

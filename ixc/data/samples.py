@@ -145,7 +145,11 @@ def objection_to_turns(turns: Sequence[Turn]) -> str:
         return "no answer; add it, or remove the row"
     if turns[0].role != "assistant" or turns[-1].role != "assistant":
         roles = ", ".join(turn.role for turn in turns)
-        remedy = "move what comes before into the prompt" if turns[0].role != "assistant" else "remove what follows it"
+        remedy = (
+            "move what comes before into the prompt"
+            if turns[0].role != "assistant"
+            else "remove what follows it"
+        )
         return f"turns of {roles}: an answer begins and ends with the assistant; {remedy}"
     if any(PLACEHOLDER in turn.content for turn in turns if turn.role != "assistant"):
         return f"{PLACEHOLDER} in a turn after the first: media belong to the prompt; remove it, or the row"
@@ -162,7 +166,9 @@ SCHEMA = pa.schema(
         "modality": pa.string(),
         "split": pa.string(),
         "prompt": _TURNS,
-        "media": pa.list_(pa.struct({"kind": pa.string(), "path": pa.string(), "sha256": pa.string()})),
+        "media": pa.list_(
+            pa.struct({"kind": pa.string(), "path": pa.string(), "sha256": pa.string()})
+        ),
         "gold": pa.struct(
             {
                 "check": pa.string(),
@@ -303,10 +309,18 @@ def open_table(path: Path) -> pq.ParquetFile:
 
 def _decode(record: dict[str, Any], path: Path, row: int) -> Sample:
     try:
-        known = {**record, "prompt_id": record.get("prompt_id") or "", "meta": json.loads(record["meta"] or "{}")}
+        known = {
+            **record,
+            "prompt_id": record.get("prompt_id") or "",
+            "meta": json.loads(record["meta"] or "{}"),
+        }
         return _SAMPLE.validate_python(known)
     except (ValidationError, ValueError) as error:
-        detail = error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("meta",), "msg": str(error)}
+        detail = (
+            error.errors()[0]
+            if isinstance(error, ValidationError)
+            else {"loc": ("meta",), "msg": str(error)}
+        )
         where = ".".join(map(str, detail["loc"]))
         raise BadRecord(f"{path}: row {row}: {where}: {detail['msg']}") from error
 
@@ -331,7 +345,9 @@ def writing(path: Path, rows_per_group: int = 4096) -> Iterator[Callable[[Sample
         group.clear()
 
     def put(sample: Sample) -> None:
-        group.append({**_SAMPLE.dump_python(sample), "meta": json.dumps(sample.meta, sort_keys=True)})
+        group.append(
+            {**_SAMPLE.dump_python(sample), "meta": json.dumps(sample.meta, sort_keys=True)}
+        )
         if len(group) == rows_per_group:
             flush()
 
@@ -368,7 +384,9 @@ def _as_ours(rows: pa.RecordBatch) -> pa.Table:
     try:
         return pa.Table.from_batches([rows]).select(SCHEMA.names).cast(SCHEMA)
     except (pa.ArrowInvalid, ValueError) as error:
-        raise BadRecord(f"rows of another schema ({error}); run the stage that writes them again") from error
+        raise BadRecord(
+            f"rows of another schema ({error}); run the stage that writes them again"
+        ) from error
 
 
 def balanced(samples: Iterable[Sample], limit: int | None, seed: int) -> list[Sample]:

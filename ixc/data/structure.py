@@ -21,11 +21,15 @@ class BadContainer(ValueError):
 
 
 def _cut_off(what: str, end: int, size: int) -> BadContainer:
-    return BadContainer(f"cut off: {what} ends at byte {end:,}, the file at {size:,}; fetch it again")
+    return BadContainer(
+        f"cut off: {what} ends at byte {end:,}, the file at {size:,}; fetch it again"
+    )
 
 
 def _points_away(what: str) -> BadContainer:
-    return BadContainer(f"{what}: it needs other files; join them to one file: ffmpeg -i IN -c copy OUT.mp4")
+    return BadContainer(
+        f"{what}: it needs other files; join them to one file: ffmpeg -i IN -c copy OUT.mp4"
+    )
 
 
 def no_check(stream: BinaryIO, size: int) -> None:
@@ -42,7 +46,9 @@ class _Box(NamedTuple):
     end: int
 
 
-_TOP_BOXES = set(b"ftyp styp moov moof mfra mdat free skip wide udta uuid meta sidx ssix prft emsg pdin".split())
+_TOP_BOXES = set(
+    b"ftyp styp moov moof mfra mdat free skip wide udta uuid meta sidx ssix prft emsg pdin".split()
+)
 _BRANCHES = {b"moov", b"trak", b"mdia", b"minf", b"dinf", b"meta", b"moof", b"traf"}
 _REFERENCE_BOXES = {b"rmra": "a QuickTime reference movie", b"rmda": "a QuickTime reference movie"}
 
@@ -54,7 +60,9 @@ def check_mp4(stream: BinaryIO, size: int) -> None:
         if box.type in _REFERENCE_BOXES:
             raise _points_away(_REFERENCE_BOXES[box.type])
         if box.type == b"cmov":
-            raise BadContainer("an MP4 with a packed header; unpack it: ffmpeg -i IN -c copy OUT.mp4")
+            raise BadContainer(
+                "an MP4 with a packed header; unpack it: ffmpeg -i IN -c copy OUT.mp4"
+            )
         if box.type == b"dref":
             _check_data_references(stream, box)
 
@@ -92,7 +100,9 @@ def _check_data_references(stream: BinaryIO, dref: _Box) -> None:
     for entry in _boxes(stream, dref.start + 8, dref.end, [0]):
         stream.seek(entry.start)
         version_and_flags = stream.read(4)
-        if not (len(version_and_flags) == 4 and version_and_flags[3] & 1):  # 1: the frames are in this file
+        if not (
+            len(version_and_flags) == 4 and version_and_flags[3] & 1
+        ):  # 1: the frames are in this file
             raise _points_away("an MP4 whose frames lie in another file")
 
 
@@ -144,7 +154,9 @@ def _walk_matroska(stream: BinaryIO, start: int, end: int, size: int, seen: list
 
 def _damaged_matroska(place: int, size: int) -> BadContainer:
     missing = "cut off" if size - place < 12 else "damaged"
-    return BadContainer(f"{missing}: no part of a Matroska file at byte {place:,} of {size:,}; fetch it again")
+    return BadContainer(
+        f"{missing}: no part of a Matroska file at byte {place:,} of {size:,}; fetch it again"
+    )
 
 
 def _element(head: bytes) -> tuple[int, int | None, int]:
@@ -162,7 +174,11 @@ def _element(head: bytes) -> tuple[int, int | None, int]:
         return 0, 0, 0
     bits = 7 * length_bytes
     length = int.from_bytes(head[id_bytes:header], "big") & ((1 << bits) - 1)
-    return int.from_bytes(head[:id_bytes], "big"), None if length == (1 << bits) - 1 else length, header
+    return (
+        int.from_bytes(head[:id_bytes], "big"),
+        None if length == (1 << bits) - 1 else length,
+        header,
+    )
 
 
 # AVI, ASF, Ogg, MPEG-TS
@@ -221,7 +237,9 @@ class _Reader:
     def take(self, count: int) -> bytes:
         data = self.stream.read(count)
         if len(data) < count:
-            raise BadContainer(f"cut off: its end mark is missing after byte {self.size:,}; fetch it again")
+            raise BadContainer(
+                f"cut off: its end mark is missing after byte {self.size:,}; fetch it again"
+            )
         return data
 
     def skip_palette(self, flags: int) -> None:
@@ -260,7 +278,9 @@ SYNC = 0x47
 def check_transport_stream(length: int, stream: BinaryIO, size: int) -> None:
     """A stream declares no length: only a cut within a packet, or within the last frame, shows."""
     if over := size % length:
-        raise BadContainer(f"cut off: {over} of {length} bytes of its last packet are there; fetch it again")
+        raise BadContainer(
+            f"cut off: {over} of {length} bytes of its last packet are there; fetch it again"
+        )
     stream.seek(size - length)
     last = _Packet(stream.read(length)[-188:])
     payloads, place = [last.payload], size - length
@@ -277,7 +297,9 @@ def check_transport_stream(length: int, stream: BinaryIO, size: int) -> None:
     # A frame of undeclared length ends in a packet that is filled up, unless it happens to fit.
     is_whole = sum(map(len, payloads)) >= declared + 6 if declared else len(last.payload) < 184
     if not is_whole:
-        raise BadContainer("cut off within its last frame; fetch it again, or convert it: ffmpeg -i IN OUT.mp4")
+        raise BadContainer(
+            "cut off within its last frame; fetch it again, or convert it: ffmpeg -i IN OUT.mp4"
+        )
 
 
 class _Packet:

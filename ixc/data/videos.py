@@ -70,7 +70,9 @@ def read_frames_of(
         if count != found.num_frames:  # not every packet is a frame; the rule counts frames
             frames, _ = _decoded(path, choose(count, found.rate), max_pixels)
     if not frames:
-        raise BadMedia(f"{path}: no frame can be decoded; fetch it again, or convert it: ffmpeg -i IN OUT.mp4")
+        raise BadMedia(
+            f"{path}: no frame can be decoded; fetch it again, or convert it: ffmpeg -i IN OUT.mp4"
+        )
     return frames
 
 
@@ -109,10 +111,16 @@ def verify_video(path: Path, max_pixels: int = MAX_PIXELS) -> None:
             is_last_damaged = frame.is_corrupt
             damaged += frame.is_corrupt
     if not count:
-        raise BadMedia(f"{path}: no frame can be decoded; fetch it again, or convert it: ffmpeg -i IN OUT.mp4")
+        raise BadMedia(
+            f"{path}: no frame can be decoded; fetch it again, or convert it: ffmpeg -i IN OUT.mp4"
+        )
     if is_last_damaged or damaged > (1 - _LEAST) * count:
-        found = f"{damaged} of {count} frames are damaged" + (", the last one too" if is_last_damaged else "")
-        raise BadMedia(f"{path}: cut off, or damaged: {found}; fetch it again, or convert it: ffmpeg -i IN OUT.mp4")
+        found = f"{damaged} of {count} frames are damaged" + (
+            ", the last one too" if is_last_damaged else ""
+        )
+        raise BadMedia(
+            f"{path}: cut off, or damaged: {found}; fetch it again, or convert it: ffmpeg -i IN OUT.mp4"
+        )
 
 
 def suffix_of(path: Path) -> str:
@@ -157,7 +165,9 @@ def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[OpenVideo]:
         ) as container:
             track = _best_track(path, container)
             check_size(path, track.codec_context.width, track.codec_context.height, max_pixels)
-            track.codec_context.options = {"max_pixels": str(max_pixels)}  # later frames may be larger
+            track.codec_context.options = {
+                "max_pixels": str(max_pixels)
+            }  # later frames may be larger
             yield OpenVideo(container, track, kind)
 
 
@@ -188,17 +198,23 @@ class _Handle:
 
 
 def _refuse_to_open(url: str, flags: int, options: dict[str, str]) -> NoReturn:
-    raise BadMedia(f"a video that wants to open {url!r}; join its parts to one file: ffmpeg -i IN -c copy OUT.mp4")
+    raise BadMedia(
+        f"a video that wants to open {url!r}; join its parts to one file: ffmpeg -i IN -c copy OUT.mp4"
+    )
 
 
 def _best_track(path: Path, container: InputContainer) -> VideoStream:
     """FFmpeg's choice among several tracks, which decord follows too: the largest, more or less."""
     track = container.streams.best("video")
     if not isinstance(track, VideoStream) or track.disposition & Disposition.attached_pic:
-        raise BadMedia(f"{path}: no picture track: cut off, or sound only; fetch it again, or drop it")
+        raise BadMedia(
+            f"{path}: no picture track: cut off, or sound only; fetch it again, or drop it"
+        )
     codec = track.codec_context.codec.canonical_name if track.codec_context else "unknown"
     if codec not in VIDEO_CODECS:
-        raise BadMedia(f"{path}: its codec, {codec}, is none that is read; convert it: ffmpeg -i IN OUT.mp4")
+        raise BadMedia(
+            f"{path}: its codec, {codec}, is none that is read; convert it: ffmpeg -i IN OUT.mp4"
+        )
     return track
 
 
@@ -235,13 +251,19 @@ def survey(path: Path, max_pixels: int = MAX_PIXELS) -> Survey:
     return Survey(num_frames=len(times), rate=rate, times=tuple(known), keys=tuple(key_ranks))
 
 
-def _check_complete(path: Path, video: OpenVideo, num_packets: int, end: float, is_last_cut: bool) -> None:
+def _check_complete(
+    path: Path, video: OpenVideo, num_packets: int, end: float, is_last_cut: bool
+) -> None:
     container, track, kind = video
     if num_packets < _LEAST * track.frames:
-        raise BadMedia(f"{path}: cut off, {num_packets} of {track.frames} frames are there; fetch it again")
+        raise BadMedia(
+            f"{path}: cut off, {num_packets} of {track.frames} frames are there; fetch it again"
+        )
     declared = (container.duration or 0) / av.time_base
     if kind.declares_duration and end < _LEAST * declared:
-        raise BadMedia(f"{path}: cut off, {end:.1f} of {declared:.1f} seconds are there; fetch it again")
+        raise BadMedia(
+            f"{path}: cut off, {end:.1f} of {declared:.1f} seconds are there; fetch it again"
+        )
     if is_last_cut:
         raise BadMedia(f"{path}: cut off in the last of {num_packets} frames; fetch it again")
 
@@ -294,7 +316,9 @@ def _runs(found: Survey, wanted: Sequence[int]) -> list[_Run]:
     return runs
 
 
-def _sought(path: Path, found: Survey, wanted: Sequence[int], max_pixels: int) -> list[Image.Image] | None:
+def _sought(
+    path: Path, found: Survey, wanted: Sequence[int], max_pixels: int
+) -> list[Image.Image] | None:
     """The wanted frames by way of the key frames before them; None if that saves little or is not exact here.
 
     Every frame that is decoded must be shown when the packets say that the next one is. Where one is not (hidden
@@ -321,7 +345,9 @@ def _decode_run(
 ) -> list[Image.Image] | None:
     images, place = [], run.start
     for frame in container.decode(track):
-        if frame.pts is not None and frame.pts < times[run.start]:  # the key frame that was found lies earlier
+        if (
+            frame.pts is not None and frame.pts < times[run.start]
+        ):  # the key frame that was found lies earlier
             continue
         if frame.pts != times[place]:
             return None
@@ -360,9 +386,17 @@ def _refuse_for_decord(path: Path, max_pixels: int) -> None:
     with opened(path, max_pixels) as (container, track, _):
         codec = track.codec_context.codec.canonical_name
         reasons = [codec] if codec in ("av1", "vvc") else []
-        reasons += [f"{bits} bits a channel" for bits in {part.bits for part in track.format.components} if bits > 8]
+        reasons += [
+            f"{bits} bits a channel"
+            for bits in {part.bits for part in track.format.components}
+            if bits > 8
+        ]
         frame = next(container.decode(track), None)
-        reasons += [f"turned by {frame.rotation} degrees"] if frame is not None and frame.rotation else []
+        reasons += (
+            [f"turned by {frame.rotation} degrees"] if frame is not None and frame.rotation else []
+        )
     if reasons:
         what = f"{reasons[0]}, which decord cannot read"
-        raise BadMedia(f"{path}: {what}; set video_decoder: pyav, or convert it: ffmpeg -i IN -pix_fmt yuv420p OUT.mp4")
+        raise BadMedia(
+            f"{path}: {what}; set video_decoder: pyav, or convert it: ffmpeg -i IN -pix_fmt yuv420p OUT.mp4"
+        )

@@ -40,7 +40,9 @@ def pack_by_budget(order: Iterable[int], sizes: Sequence[int], budget: int) -> I
         yield batch
 
 
-def refuse_larger(sizes: Sequence[int], names: Sequence[str], budget: int, unit: str, key: str) -> None:
+def refuse_larger(
+    sizes: Sequence[int], names: Sequence[str], budget: int, unit: str, key: str
+) -> None:
     """Check that every row fits.
 
     Raises:
@@ -56,7 +58,11 @@ def refuse_larger(sizes: Sequence[int], names: Sequence[str], budget: int, unit:
 
 
 def batched(
-    prompts: Sequence[int], tokens: Sequence[int], names: Sequence[str], size: int, max_tokens_per_microbatch: int
+    prompts: Sequence[int],
+    tokens: Sequence[int],
+    names: Sequence[str],
+    size: int,
+    max_tokens_per_microbatch: int,
 ) -> list[list[int]]:
     """Rows in batches of like prompt length, of `size` rows and `max_tokens_per_microbatch` tokens at most.
 
@@ -71,7 +77,11 @@ def batched(
     refuse_larger(tokens, names, max_tokens_per_microbatch, "tokens", "max_tokens_per_microbatch")
     order = sorted(range(len(prompts)), key=prompts.__getitem__)
     batches = (order[i : i + size] for i in range(0, len(order), size))
-    return [part for batch in batches for part in pack_by_budget(batch, tokens, max_tokens_per_microbatch)]
+    return [
+        part
+        for batch in batches
+        for part in pack_by_budget(batch, tokens, max_tokens_per_microbatch)
+    ]
 
 
 class Plan:
@@ -137,7 +147,9 @@ class Plan:
         rng.shuffle(order)
         window = WINDOW * max(1, self.budget * len(order) // max(1, sum(self.sizes)))
         starts = range(0, len(order), window)
-        alike = [sorted(order[start : start + window], key=self.lengths.__getitem__) for start in starts]
+        alike = [
+            sorted(order[start : start + window], key=self.lengths.__getitem__) for start in starts
+        ]
         steps = [step for rows in alike for step in pack_by_budget(rows, self.sizes, self.budget)]
         rng.shuffle(steps)
         return steps
@@ -151,7 +163,9 @@ def microbatches(
     >>> microbatches(range(4), [4, 1, 3, 2], budget=6), microbatches(range(4), [4, 1, 3, 2], 6, rank=1, world_size=2)
     ([[1, 3, 2], [0]], [[3, 0]])
     """
-    return list(pack_by_budget(sorted(rows, key=lengths.__getitem__)[rank::world_size], lengths, budget))
+    return list(
+        pack_by_budget(sorted(rows, key=lengths.__getitem__)[rank::world_size], lengths, budget)
+    )
 
 
 def shared_out(costs: Sequence[int], world_size: int) -> list[int]:
@@ -175,7 +189,9 @@ def my_share(costs: Sequence[int]) -> list[int]:
     return [place for place, owner in enumerate(owners) if owner == distributed.rank()]
 
 
-def prefetch(items: Iterable[T], make: Callable[[T], U], depth: int = 2, threads: int = 1) -> Iterator[U]:
+def prefetch(
+    items: Iterable[T], make: Callable[[T], U], depth: int = 2, threads: int = 1
+) -> Iterator[U]:
     """`make` of each item, in order; threads make the next `depth` while the caller works on this one."""
     pool = ThreadPoolExecutor(threads, "prefetch")
     waiting: deque[Future[U]] = deque()

@@ -122,7 +122,9 @@ class Checkpoints:
         new = self.folder / f"step-{len(history):08d}"
         self.written = self.writer.submit(self._write, new, weights, kept, json.dumps(told))
 
-    def _write(self, new: Path, weights: dict[str, Tensor], kept: dict[str, Any], told: str) -> None:
+    def _write(
+        self, new: Path, weights: dict[str, Tensor], kept: dict[str, Any], told: str
+    ) -> None:
         older = self.found()
         with self.saving(new), replacing_folder(new) as part:
             save_file(weights, part / WEIGHTS)
@@ -143,7 +145,9 @@ class Checkpoints:
             yield
         except (OSError, RuntimeError, SafetensorError) as error:
             last = str(self.found()[-1]) if self.found() else "the beginning"
-            raise NotSaved(f"{what}: {error}; make room, and start again: it goes on from {last}") from error
+            raise NotSaved(
+                f"{what}: {error}; make room, and start again: it goes on from {last}"
+            ) from error
 
     def load(self, model: nn.Module, optimizer: Optimizer) -> list[dict[str, float]]:
         """Put model, optimizer and random numbers into the newest state, and return the numbers of every step so far.
@@ -164,8 +168,12 @@ class Checkpoints:
         about = json.loads((found / TOLD).read_text())["about"]
         keys = sorted(key for key in {*about, *self.about} if about.get(key) != self.about.get(key))
         if keys:
-            changes = ", ".join(f"{key} was {about.get(key)!r}, is {self.about.get(key)!r}" for key in keys)
-            raise OtherRun(f"{found}: {changes}; set it back to go on, or delete {self.folder} to start anew")
+            changes = ", ".join(
+                f"{key} was {about.get(key)!r}, is {self.about.get(key)!r}" for key in keys
+            )
+            raise OtherRun(
+                f"{found}: {changes}; set it back to go on, or delete {self.folder} to start anew"
+            )
 
     def keep_best(self, model: nn.Module, optimizer: Optimizer) -> None:
         """Remember the weights of now as the best ones; called by all processes.

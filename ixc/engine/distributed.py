@@ -46,9 +46,13 @@ def joined(alone: bool = False) -> Iterator[None]:
     if (own := device()).type == "cuda":
         torch.cuda.set_device(own)
     store = dist.HashStore  # pyright: ignore[reportPrivateImportUsage]
-    here: dict[str, Any] = {"store": store(), "rank": 0, "world_size": 1} if world_size() == 1 else {}
+    here: dict[str, Any] = (
+        {"store": store(), "rank": 0, "world_size": 1} if world_size() == 1 else {}
+    )
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    dist.init_process_group("nccl" if local_world_size <= torch.cuda.device_count() else "gloo", **here)
+    dist.init_process_group(
+        "nccl" if local_world_size <= torch.cuda.device_count() else "gloo", **here
+    )
     try:
         yield
     finally:
@@ -82,7 +86,9 @@ def exchange(tensors: Sequence[Tensor], owners: Sequence[int]) -> None:
         given = [tensor for tensor, by in zip(tensors, owners, strict=True) if by == owner]
         flat = torch.cat([tensor.flatten() for tensor in given])
         dist.broadcast(flat, owner)
-        for tensor, part in zip(given, flat.split([tensor.numel() for tensor in given]), strict=True):
+        for tensor, part in zip(
+            given, flat.split([tensor.numel() for tensor in given]), strict=True
+        ):
             tensor.copy_(part.view_as(tensor))
 
 
@@ -90,7 +96,9 @@ def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Every process gets the sum of all gradients; a process that had nothing to do counts as 0."""
     if not is_distributed():
         return
-    used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.float32, device=parameters[0].device)
+    used = torch.tensor(
+        [p.grad is not None for p in parameters], dtype=torch.float32, device=parameters[0].device
+    )
     bucket: list[Tensor] = []
     for parameter, users in zip(parameters, summed(used).tolist(), strict=True):
         if not users:  # as alone: the optimizer skips what took no part
@@ -107,5 +115,7 @@ def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
 def _sum_bucket(gradients: list[Tensor]) -> None:
     if gradients:
         flat = summed(torch.cat([gradient.flatten() for gradient in gradients]))
-        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        for gradient, part in zip(
+            gradients, flat.split([g.numel() for g in gradients]), strict=True
+        ):
             gradient.copy_(part.view_as(gradient))

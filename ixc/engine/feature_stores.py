@@ -76,7 +76,9 @@ class DiskStore:
 
     def others(self, suffix: str) -> int:
         """Bytes of the entries whose keys end otherwise."""
-        files = [file for file in self.folder.glob("*.safetensors") if not file.stem.endswith(suffix)]
+        files = [
+            file for file in self.folder.glob("*.safetensors") if not file.stem.endswith(suffix)
+        ]
         return sum(file.stat().st_size for file in files)
 
     def length(self, key: str) -> int | None:
@@ -118,4 +120,6 @@ class DiskStore:
 
 
 def _crc32(value: Tensor) -> str:
-    return str(zlib.crc32(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data))
+    return str(
+        zlib.crc32(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    )

@@ -44,7 +44,11 @@ def bradley_terry_loss(
 def _surprise(lead: Float[Tensor, " P"], focal: float) -> Float[Tensor, " P"]:
     """`-log P` with its focal weight: `1 - 2 max(P - 1/2, 0)` is `min(1, 2 (1 - P))`, whose log is never infinite."""
     surprise = -F.logsigmoid(lead)
-    return surprise * (focal * (F.logsigmoid(-lead) + math.log(2)).clamp(max=0)).exp() if focal else surprise
+    return (
+        surprise * (focal * (F.logsigmoid(-lead) + math.log(2)).clamp(max=0)).exp()
+        if focal
+        else surprise
+    )
 
 
 def centering_loss(chosen: Float[Tensor, " P"], rejected: Float[Tensor, " P"]) -> Float[Tensor, ""]:

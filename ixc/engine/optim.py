@@ -56,10 +56,17 @@ class Optimizer:
         self.max_grad_norm = max_grad_norm
         self.losses: list[Tensor] = []
         """Those of the step so far."""
-        given = {"lr": learning_rate, "betas": (0.9, beta2), "weight_decay": weight_decay, "fused": True}
+        given = {
+            "lr": learning_rate,
+            "betas": (0.9, beta2),
+            "weight_decay": weight_decay,
+            "fused": True,
+        }
         self.adamw = self._adamw(self.parameters, shard and distributed.is_distributed(), given)
         rise = max(1, round(warmup * steps))
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adamw, lambda step: rate(step, rise, steps, final_rate))
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.adamw, lambda step: rate(step, rise, steps, final_rate)
+        )
 
     def step(self, loss: Tensor) -> dict[str, float]:
         """One update by one loss; see `backward` and `update`."""
@@ -85,7 +92,9 @@ class Optimizer:
         learning_rate = float(self.schedule.get_last_lr()[0])
         norm = self._update()
         if not math.isfinite(norm):
-            raise Diverged(f"the gradient's norm is {norm!r}: lower the learning rate, or look for a bad batch")
+            raise Diverged(
+                f"the gradient's norm is {norm!r}: lower the learning rate, or look for a bad batch"
+            )
         self.schedule.step()
         return {"grad_norm": norm, "learning_rate": learning_rate}
 
@@ -93,9 +102,14 @@ class Optimizer:
         losses = torch.stack(self.losses).tolist() if self.losses else []
         self.losses.clear()
         if bad := [number for number, loss in enumerate(losses) if not math.isfinite(loss)]:
-            raise Diverged(f"the loss is {losses[bad[0]]!r}: lower the learning rate, or look for a bad batch", bad)
+            raise Diverged(
+                f"the loss is {losses[bad[0]]!r}: lower the learning rate, or look for a bad batch",
+                bad,
+            )
 
-    def _adamw(self, parameters: Sequence[nn.Parameter], shard: bool, options: dict[str, Any]) -> torch.optim.Optimizer:
+    def _adamw(
+        self, parameters: Sequence[nn.Parameter], shard: bool, options: dict[str, Any]
+    ) -> torch.optim.Optimizer:
         if shard:
             from torch.distributed.optim import ZeroRedundancyOptimizer  # here: a second of imports
 
@@ -152,7 +166,11 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, matrices: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.95
+        self,
+        matrices: Iterable[nn.Parameter],
+        lr: float,
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
     ) -> None:
         """`momentum` is Nesterov's; `weight_decay` is decoupled, as AdamW's."""
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
@@ -180,7 +198,9 @@ def orthogonalized_together(matrices: Sequence[Tensor]) -> list[Tensor]:
     """Each of the matrices, which all processes have, made orthogonal by one of them for all."""
     if not distributed.is_distributed():
         return [orthogonalized(matrix) for matrix in matrices]
-    owners = shared_out([matrix.numel() * min(matrix.shape) for matrix in matrices], distributed.world_size())
+    owners = shared_out(
+        [matrix.numel() * min(matrix.shape) for matrix in matrices], distributed.world_size()
+    )
     for matrix, owner in zip(matrices, owners, strict=True):
         if owner == distributed.rank():
             matrix.copy_(orthogonalized(matrix))
@@ -211,9 +231,13 @@ class MuonOptimizer(Optimizer):
         """`schedule` and `options` are those of `Optimizer`."""
         self.matrices = matrices(model)
         super().__init__(model.parameters(), *schedule, **options)  # pyright: ignore[reportArgumentType]
-        self.muon_schedule = torch.optim.lr_scheduler.LambdaLR(self.muon, self.schedule.lr_lambdas[0])
+        self.muon_schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.muon, self.schedule.lr_lambdas[0]
+        )
 
-    def _adamw(self, parameters: Sequence[nn.Parameter], shard: bool, options: dict[str, Any]) -> torch.optim.Optimizer:
+    def _adamw(
+        self, parameters: Sequence[nn.Parameter], shard: bool, options: dict[str, Any]
+    ) -> torch.optim.Optimizer:
         given = options["lr"], options["weight_decay"]
         self.muon = Muon(self.matrices, *given)
         own = set(map(id, self.matrices))
@@ -244,7 +268,11 @@ def matrices(model: nn.Module) -> list[nn.Parameter]:
 
     Not Partial LoRA, which starts from nothing.
     """
-    inside = ((name, p) for name, p in model.named_parameters() if "layers." in name or "vision_proj." in name)
+    inside = (
+        (name, p)
+        for name, p in model.named_parameters()
+        if "layers." in name or "vision_proj." in name
+    )
     return [p for name, p in inside if p.ndim == 2 and p.requires_grad and "Plora_" not in name]
 
 

@@ -52,7 +52,9 @@ def split(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Samp
         parts[random.Random(f"{seed}/{together}").random() < share].append(sample)
     if not parts[0] or (share and not parts[1]):
         counts = f"{len(parts[0])} pairs to train on, {len(parts[1])} held out"
-        raise NoPairs(f"train_rm.held_out: {share!r}: {counts}; change it, or look at what `validate` has left")
+        raise NoPairs(
+            f"train_rm.held_out: {share!r}: {counts}; change it, or look at what `validate` has left"
+        )
     return parts
 
 
@@ -77,7 +79,9 @@ def prefix_group(vision_cache: VisionCache, row: PreferenceGroup) -> PrefixGroup
     return scored_group(vision_cache, row.sample, row.answers)
 
 
-def measured(vision_cache: VisionCache, rows: Sequence[PreferenceGroup], max_tokens_per_microbatch: int) -> list[int]:
+def measured(
+    vision_cache: VisionCache, rows: Sequence[PreferenceGroup], max_tokens_per_microbatch: int
+) -> list[int]:
     """Tokens of each row.
 
     Raises:
@@ -85,7 +89,9 @@ def measured(vision_cache: VisionCache, rows: Sequence[PreferenceGroup], max_tok
     """
     lengths = [len(prefix_group(vision_cache, row)) for row in rows]
     names = [row.sample.id for row in rows]
-    refuse_larger(lengths, names, max_tokens_per_microbatch, "tokens", "train_rm.max_tokens_per_microbatch")
+    refuse_larger(
+        lengths, names, max_tokens_per_microbatch, "tokens", "train_rm.max_tokens_per_microbatch"
+    )
     return lengths
 
 
@@ -104,9 +110,15 @@ def compare(
     model: IXCForRewardModel, vision_cache: VisionCache, batch: MicroBatch
 ) -> tuple[Float[Tensor, " P"], Float[Tensor, " P"]]:
     """Rewards of the better and of the other answer of each pair; every answer is read once, however many its pairs."""
-    rewards = rewards_of(model, vision_cache, [c.sample for c in batch.preference_groups], batch.layout)
+    rewards = rewards_of(
+        model, vision_cache, [c.sample for c in batch.preference_groups], batch.layout
+    )
     starts = list(accumulate((len(c.answers) for c in batch.preference_groups), initial=0))
     rows = list(zip(batch.preference_groups, starts[:-1], strict=True))
-    chosen = torch.tensor([start + i for preference_group, start in rows for i in preference_group.chosen])
-    rejected = torch.tensor([start + i for preference_group, start in rows for i in preference_group.rejected])
+    chosen = torch.tensor(
+        [start + i for preference_group, start in rows for i in preference_group.chosen]
+    )
+    rejected = torch.tensor(
+        [start + i for preference_group, start in rows for i in preference_group.rejected]
+    )
     return rewards[to_device(chosen, rewards.device)], rewards[to_device(rejected, rewards.device)]

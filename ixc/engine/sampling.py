@@ -44,7 +44,9 @@ def by_length(
     """Indices of samples in batches, as in `batched`; `answer_tokens`: what all answers to one may come to."""
     prompts = [len(vision_cache.prompt(sample)) for sample in samples]
     tokens = [prompt + answer_tokens for prompt in prompts]
-    return batched(prompts, tokens, [sample.id for sample in samples], size, max_tokens_per_microbatch)
+    return batched(
+        prompts, tokens, [sample.id for sample in samples], size, max_tokens_per_microbatch
+    )
 
 
 @torch.no_grad()
@@ -79,13 +81,18 @@ def generate(
     batches = by_length(samples, vision_cache, batch_size, answer_tokens, max_tokens_per_microbatch)
     sampled = dict(done or {})
     rest = [number for number in range(len(batches)) if number not in sampled]
-    costs = [sum(len(vision_cache.prompt(samples[i])) + answer_tokens for i in batches[number]) for number in rest]
+    costs = [
+        sum(len(vision_cache.prompt(samples[i])) + answer_tokens for i in batches[number])
+        for number in rest
+    ]
 
     mine = [rest[place] for place in my_share(costs)]
     for number in track(mine, "generate"):
         chosen = [samples[i] for i in batches[number]]
         random_numbers = sampler(model, seed, number)
-        ids = sample_ids(model, vision_cache, chosen, num_answers, temperature, max_new_tokens, random_numbers)
+        ids = sample_ids(
+            model, vision_cache, chosen, num_answers, temperature, max_new_tokens, random_numbers
+        )
         sampled[number] = ids
         if keep is not None:
             keep(number, ids)
@@ -145,7 +152,9 @@ def sample_tokens(
     batch = collate([PrefixGroup(prompt, []) for prompt in prompts]).to(model.device)
     lengths = to_device(torch.tensor([len(p) for p in prompts]), model.device)
     kept, ends = DynamicCache(), lengths.cumsum(0) - 1
-    hidden = model.model(**batch.inputs(), image_features=image_features, past_key_values=kept, columns=ends)
+    hidden = model.model(
+        **batch.inputs(), image_features=image_features, past_key_values=kept, columns=ends
+    )
     last, start = (x.repeat_interleave(num_answers, 0) for x in (hidden[0], lengths))
     said = (
         ResponseCache(kept, batch.layout, num_answers) if len(last) > 1 else kept
@@ -181,7 +190,9 @@ def _decode(
     return torch.cat(tokens, 1)
 
 
-def answer_logits(model: IXCForCausalLM, hidden: Float[Tensor, "R D"], temperature: float) -> Float[Tensor, "R V"]:
+def answer_logits(
+    model: IXCForCausalLM, hidden: Float[Tensor, "R D"], temperature: float
+) -> Float[Tensor, "R V"]:
     """Logits of an answer's next token, fp32, as answers are sampled: at a temperature, no token that is no text.
 
     Sampling, ratio, KL and entropy read this one distribution. Temperature 1 is the model's own.

@@ -68,17 +68,23 @@ def score(
     rows = rows_of(vision_cache, samples, answers, max_tokens_per_microbatch)
     names = [samples[row.sample].id for row in rows]
     tokens = [row.tokens for row in rows]
-    batches = batched([row.prompt for row in rows], tokens, names, batch_size, max_tokens_per_microbatch)
+    batches = batched(
+        [row.prompt for row in rows], tokens, names, batch_size, max_tokens_per_microbatch
+    )
     mine = [batches[i] for i in my_share([sum(tokens[row] for row in batch) for batch in batches])]
 
     def read(batch: list[int]) -> tuple[list[Row], PackedBatch]:
         chosen = [rows[i] for i in batch]
         vision_cache.load_ahead(samples[row.sample] for row in chosen)
-        return chosen, collate([PrefixGroup(vision_cache.prompt(samples[row.sample]), row.responses) for row in chosen])
+        return chosen, collate(
+            [PrefixGroup(vision_cache.prompt(samples[row.sample]), row.responses) for row in chosen]
+        )
 
     scored: list[tuple[list[Asked], float]] = []
     for batch, layout in track(prefetch(mine, read), "score", len(mine)):
-        values = rewards_of(model, vision_cache, [samples[row.sample] for row in batch], layout).tolist()
+        values = rewards_of(
+            model, vision_cache, [samples[row.sample] for row in batch], layout
+        ).tolist()
         places = [equal for row in batch for equal in row.places]
         scored += zip(places, values, strict=True)
 
@@ -102,7 +108,11 @@ def rows_of(
         group = groups.setdefault((sample.prompt, sample.media), {})
         for k, reply in enumerate(replies):
             group.setdefault(tuple(scored_ids(vision_cache, reply)), []).append(Asked(i, k))
-    return [row for group in groups.values() for row in _rows(vision_cache, samples, group, max_tokens_per_microbatch)]
+    return [
+        row
+        for group in groups.values()
+        for row in _rows(vision_cache, samples, group, max_tokens_per_microbatch)
+    ]
 
 
 def _rows(
@@ -122,9 +132,13 @@ def _rows(
         yield Row(sample, [responses[k] for k in part], [places[k] for k in part], prompt, tokens)
 
 
-def scored_group(vision_cache: VisionCache, sample: Sample, answers: Sequence[Reply]) -> PrefixGroup:
+def scored_group(
+    vision_cache: VisionCache, sample: Sample, answers: Sequence[Reply]
+) -> PrefixGroup:
     """A prompt with its answers, each with the tail that the score is read from."""
-    return PrefixGroup(vision_cache.prompt(sample), [scored_ids(vision_cache, reply) for reply in answers])
+    return PrefixGroup(
+        vision_cache.prompt(sample), [scored_ids(vision_cache, reply) for reply in answers]
+    )
 
 
 def scored_ids(vision_cache: VisionCache, reply: Reply) -> list[int]:
@@ -133,7 +147,10 @@ def scored_ids(vision_cache: VisionCache, reply: Reply) -> list[int]:
 
 
 def rewards_of(
-    model: IXCForRewardModel, vision_cache: VisionCache, samples: Sequence[Sample], batch: PackedBatch
+    model: IXCForRewardModel,
+    vision_cache: VisionCache,
+    samples: Sequence[Sample],
+    batch: PackedBatch,
 ) -> Float[Tensor, " R"]:
     """One reward per response, group by group; `samples`: what the groups show. Gradients flow if they are on."""
     return model.response_scores(batch.to(model.device), vision_cache.concat_features(samples))

@@ -38,14 +38,21 @@ def refuse_unequal(first: Reader, second: Reader) -> None:
         UnequalModels: a weight of the tower, a size that no weight shows, an option of the processor or the tokenizer
             differs. The rounding of a model that is stored in half precision is no difference.
     """
-    found = _weights(first, second) or _sizes(first, second) or _options(first, second) or _tokenizers(first, second)
+    found = (
+        _weights(first, second)
+        or _sizes(first, second)
+        or _options(first, second)
+        or _tokenizers(first, second)
+    )
     if found is not None:
         raise UnequalModels(f"{second.folder}: {found}")
 
 
 def _weights(first: Reader, second: Reader) -> str | None:
     ours, theirs = tower_of(first.model), tower_of(second.model)
-    differing = [name for name in sorted(ours | theirs) if not _same(ours.get(name), theirs.get(name))]
+    differing = [
+        name for name in sorted(ours | theirs) if not _same(ours.get(name), theirs.get(name))
+    ]
     if not differing:
         return None
     form = "features of one tower serve both models; train the one from the other, which leaves the tower as it is"
@@ -60,7 +67,9 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
     if torch.equal(one, other):
         return True
     rounded = ((one.to(half).float(), other.to(half).float()) for half in HALVES)
-    return any(torch.equal(x, y) and (torch.equal(x, one) or torch.equal(y, other)) for x, y in rounded)
+    return any(
+        torch.equal(x, y) and (torch.equal(x, one) or torch.equal(y, other)) for x, y in rounded
+    )
 
 
 def _sizes(first: Reader, second: Reader) -> str | None:
@@ -74,7 +83,10 @@ def _sizes(first: Reader, second: Reader) -> str | None:
 
 def _options(first: Reader, second: Reader) -> str | None:
     for name in READ_ALIKE:
-        ours, theirs = getattr(first.processor.options, name), getattr(second.processor.options, name)
+        ours, theirs = (
+            getattr(first.processor.options, name),
+            getattr(second.processor.options, name),
+        )
         if ours != theirs:
             form = f"{name}: {theirs!r}, but {first.folder} has {ours!r}: both read the same prompts; make them equal"
             return f"processor_config.json: {form}"

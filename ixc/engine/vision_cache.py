@@ -70,7 +70,9 @@ class VisionCache:
     ) -> None:
         self.model, self.processor, self.root = model, processor, root
         self.memory = MemoryStore(round(params.memory_gb * GB))
-        self.disk = DiskStore(Path(params.disk), round(params.disk_gb * GB)) if params.disk else None
+        self.disk = (
+            DiskStore(Path(params.disk), round(params.disk_gb * GB)) if params.disk else None
+        )
         self.counts: dict[str, int] = {}
         """Tokens of every picture met so far."""
         self.num_encoded = 0
@@ -98,7 +100,11 @@ class VisionCache:
 
     def image_refs(self, samples: Iterable[Sample]) -> list[ImageRef]:
         """What the samples show, in reading order."""
-        found = [(media, self.processor.hd_num_of(len(sample.media))) for sample in samples for media in sample.media]
+        found = [
+            (media, self.processor.hd_num_of(len(sample.media)))
+            for sample in samples
+            for media in sample.media
+        ]
         return [ImageRef(*ref) for ref in found]
 
     def key(self, ref: ImageRef) -> str:
@@ -112,7 +118,11 @@ class VisionCache:
         """
         wanted = {self.key(ref): ref for ref in self.image_refs(samples)}
         new = [(key, ref) for key, ref in wanted.items() if not self._counted_as_kept(key)]
-        new = new[distributed.rank() :: distributed.world_size()] if distributed.is_distributed() else new
+        new = (
+            new[distributed.rank() :: distributed.world_size()]
+            if distributed.is_distributed()
+            else new
+        )
         self._announce(len(new))
         self._encode_some(new, self._room(wanted))
         for counts in distributed.gathered(self.counts):
@@ -131,8 +141,14 @@ class VisionCache:
         with self.lock:
             self.uses += shown
         try:
-            new = {key: ref for ref in self.image_refs(rows) if (key := self.key(ref)) not in self.waiting}
-            for key, value in prefetch(new.items(), lambda item: (item[0], self._fetch(*item)), LOADERS, LOADERS):
+            new = {
+                key: ref
+                for ref in self.image_refs(rows)
+                if (key := self.key(ref)) not in self.waiting
+            }
+            for key, value in prefetch(
+                new.items(), lambda item: (item[0], self._fetch(*item)), LOADERS, LOADERS
+            ):
                 self.waiting[key] = value
         except BaseException:
             self._release(shown)
@@ -151,11 +167,16 @@ class VisionCache:
         rows = list(samples)
         image_refs = self.image_refs(rows)
         with self._stopwatch():
-            at_hand = {key: self._take(key, ref) for key, ref in {self.key(ref): ref for ref in image_refs}.items()}
+            at_hand = {
+                key: self._take(key, ref)
+                for key, ref in {self.key(ref): ref for ref in image_refs}.items()
+            }
             self._release(self._shown(rows))
         found = {key: value for key, value in at_hand.items() if isinstance(value, Tensor)}
         new = [(key, value) for key, value in at_hand.items() if not isinstance(value, Tensor)]
-        for places in pack_by_budget(range(len(new)), [len(image.tiles) for _, image in new], TILES_AT_ONCE):
+        for places in pack_by_budget(
+            range(len(new)), [len(image.tiles) for _, image in new], TILES_AT_ONCE
+        ):
             found |= self._encode(dict(new[i] for i in places))
         return [found[self.key(ref)] for ref in image_refs]
 
@@ -216,7 +237,9 @@ class VisionCache:
 
     def _room(self, wanted: Iterable[str]) -> int:
         """Bytes that can be kept of new pictures, nothing driven out that is wanted too."""
-        held = sum(value.nbytes for key in wanted if (value := self.memory.kept.get(key)) is not None)
+        held = sum(
+            value.nbytes for key in wanted if (value := self.memory.kept.get(key)) is not None
+        )
         room = self.memory.max_bytes - held
         return max(room, self.disk.max_bytes - self.disk.bytes) if self.disk is not None else room
 
@@ -246,14 +269,24 @@ class VisionCache:
     def _counted_as_kept(self, key: str) -> bool:
         """Whether a picture's tokens are kept, as far as can be told without reading them; if so, they are counted."""
         value = self.memory.kept.get(key)
-        count = len(value) if value is not None else self.disk.length(key) if self.disk is not None else None
+        count = (
+            len(value)
+            if value is not None
+            else self.disk.length(key)
+            if self.disk is not None
+            else None
+        )
         if count is not None:
             self.counts[key] = count
         return count is not None
 
     def _shown(self, samples: Iterable[Sample]) -> Counter[str]:
         """How many of the rows show a picture."""
-        return Counter(key for sample in samples for key in {self.key(ref) for ref in self.image_refs([sample])})
+        return Counter(
+            key
+            for sample in samples
+            for key in {self.key(ref) for ref in self.image_refs([sample])}
+        )
 
     def _release(self, shown: Counter[str], uses: bool = True) -> None:
         """Rows are done with what they show; what no other row waits for goes."""
@@ -267,7 +300,9 @@ class VisionCache:
     def _take(self, key: str, ref: ImageRef) -> ImageTiles | Tensor:
         value = self.memory.get(key)
         if value is None:
-            value = waiting if (waiting := self.waiting.get(key)) is not None else self._fetch(key, ref)
+            value = (
+                waiting if (waiting := self.waiting.get(key)) is not None else self._fetch(key, ref)
+            )
         if isinstance(value, Tensor):
             self.memory.put(key, value)
         return value
@@ -326,7 +361,9 @@ def tower_of(model: IXCPreTrainedModel) -> dict[str, Tensor]:
 def encoder_of(model: IXCPreTrainedModel) -> str:
     """A name for what makes tokens of pictures: the weights, and the sizes that they do not show."""
     config = model.config
-    digest = hashlib.sha256(f"{config.vision_num_attention_heads} {config.vision_layer_norm_eps}".encode())
+    digest = hashlib.sha256(
+        f"{config.vision_num_attention_heads} {config.vision_layer_norm_eps}".encode()
+    )
     for name, value in tower_of(model).items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

@@ -27,7 +27,12 @@ class ShardedOptimizer(Optimizer):
     """
 
     def __init__(
-        self, model: IXCForRewardModel, *schedule: int | float, stage: int, offload: str = "none", **options: float
+        self,
+        model: IXCForRewardModel,
+        *schedule: int | float,
+        stage: int,
+        offload: str = "none",
+        **options: float,
     ) -> None:
         """`schedule` and `options` are those of `Optimizer`.
 
@@ -40,7 +45,9 @@ class ShardedOptimizer(Optimizer):
         super().__init__(model.parameters(), *schedule, **options)  # pyright: ignore[reportArgumentType]
         self.deepspeed = import_deepspeed()
         config = self._config(offload, 10 * model.config.hidden_size)
-        self.engine = self.deepspeed.initialize(model=_Trained(model), optimizer=self.adamw, config=config)[0]
+        self.engine = self.deepspeed.initialize(
+            model=_Trained(model), optimizer=self.adamw, config=config
+        )[0]
         self._start()
         self._look(model)
 
@@ -60,8 +67,12 @@ class ShardedOptimizer(Optimizer):
             "zero_optimization": zero,
         }
 
-    def _adamw(self, parameters: Sequence[nn.Parameter], shard: bool, options: dict[str, Any]) -> torch.optim.Optimizer:
-        parts = [[p for p in parameters if (id(p) in self.for_images) is kind] for kind in (False, True)]
+    def _adamw(
+        self, parameters: Sequence[nn.Parameter], shard: bool, options: dict[str, Any]
+    ) -> torch.optim.Optimizer:
+        parts = [
+            [p for p in parameters if (id(p) in self.for_images) is kind] for kind in (False, True)
+        ]
         return RestingAdamW([{"params": part, "rest": False} for part in parts if part], **options)
 
     def _start(self) -> None:
@@ -86,7 +97,11 @@ class ShardedOptimizer(Optimizer):
     def _shards(self) -> list[Tensor]:
         """This process's weights, laid end to end: what AdamW's state is kept by."""
         zero = self.engine.optimizer
-        return zero.fp32_partitioned_groups_flat if self.stage == 3 else zero.single_partition_of_fp32_groups
+        return (
+            zero.fp32_partitioned_groups_flat
+            if self.stage == 3
+            else zero.single_partition_of_fp32_groups
+        )
 
     def _group(self, number: int) -> int:
         """Which of AdamW's groups a shard belongs to."""
@@ -97,7 +112,9 @@ class ShardedOptimizer(Optimizer):
         return self.engine(compute)
 
     def _backward(self, loss: Tensor) -> None:
-        self.engine.backward(loss * distributed.world_size())  # it takes the mean over the processes, we the sum
+        self.engine.backward(
+            loss * distributed.world_size()
+        )  # it takes the mean over the processes, we the sum
 
     def _update(self) -> float:
         """DeepSpeed, too, leaves all weights as they are where the norm is no number, and calls it infinite."""
@@ -109,7 +126,10 @@ class ShardedOptimizer(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """As a plain AdamW's, parameter by parameter; one that was never updated has none."""
-        steps = {self._group(i): self.adamw.state[shard]["step"].cpu() for i, shard in enumerate(self._shards)}
+        steps = {
+            self._group(i): self.adamw.state[shard]["step"].cpu()
+            for i, shard in enumerate(self._shards)
+        }
         state = {
             number: {"step": step.clone(), **{key: self._moment(p, key) for key in MOMENTS}}
             for number, p in enumerate(self.parameters)
@@ -136,7 +156,9 @@ class ShardedOptimizer(Optimizer):
         for number, each in state["adamw"]["state"].items():
             steps[self._group_of(self.parameters[number])] = each["step"]
             for key in MOMENTS:
-                self.deepspeed.utils.safe_set_full_optimizer_state(self.parameters[number], each[key], key)
+                self.deepspeed.utils.safe_set_full_optimizer_state(
+                    self.parameters[number], each[key], key
+                )
         for number, shard in enumerate(self._shards):
             self.adamw.state[shard]["step"].fill_(steps.get(self._group(number), 0))
         for group in self.adamw.param_groups:
@@ -166,7 +188,13 @@ class ShardedOptimizer(Optimizer):
 
     def close(self, model: IXCForRewardModel) -> None:
         """An ordinary model, its language model and head in main memory."""
-        whole = self._whole({name: p for name, p in model.named_parameters() if name.startswith(("model.", "score."))})
+        whole = self._whole(
+            {
+                name: p
+                for name, p in model.named_parameters()
+                if name.startswith(("model.", "score."))
+            }
+        )
         self.engine.destroy()
         del model.model.embed
         for name, value in whole.items():
@@ -189,7 +217,10 @@ class RestingAdamW(torch.optim.AdamW):
 
 def _for_groups(schedule: dict[str, Any], groups: int) -> dict[str, Any]:
     """A schedule's state for another number of groups, which all have the same rate."""
-    return {key: value[:1] * groups if isinstance(value, list) else value for key, value in schedule.items()}
+    return {
+        key: value[:1] * groups if isinstance(value, list) else value
+        for key, value in schedule.items()
+    }
 
 
 class _Trained(nn.Module):
@@ -217,8 +248,12 @@ def import_deepspeed() -> Any:
         import deepspeed
         import deepspeed.ops
     except ImportError as error:
-        raise NoDeepSpeed(f"train_rm.zero: 2 and 3 need DeepSpeed ({error}): pip install 'ixc[deepspeed]'") from error
+        raise NoDeepSpeed(
+            f"train_rm.zero: 2 and 3 need DeepSpeed ({error}): pip install 'ixc[deepspeed]'"
+        ) from error
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    warnings.filterwarnings("ignore", "`torch.distributed.*deprecated", FutureWarning)  # it says so at every call
+    warnings.filterwarnings(
+        "ignore", "`torch.distributed.*deprecated", FutureWarning
+    )  # it says so at every call
     os.environ.setdefault("LOCAL_RANK", "0")
     return deepspeed

@@ -20,7 +20,9 @@ def digest(*parts: Any) -> str:
 def digest_of(path: Path, ends: int = 2**20) -> str:
     """A name for a file, or for the files of a folder: by names, sizes and both ends, which is all of a small one."""
     hashed = sha256()
-    for each in sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]:
+    for each in (
+        sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
+    ):
         with each.open("rb") as file:
             hashed.update(f"{each.name} {each.stat().st_size}".encode() + file.read(ends))
             file.seek(max(0, each.stat().st_size - ends))

@@ -84,13 +84,21 @@ def _to_disk(path: Path) -> None:
 def track(items: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
     """`items` with a progress bar, the first process's; in a log file, a line every few seconds."""
     silent = os.environ.get("RANK", "0") != "0"
-    return tqdm(items, desc=what, total=total, mininterval=0.1 if sys.stderr.isatty() else 5.0, disable=silent)
+    return tqdm(
+        items,
+        desc=what,
+        total=total,
+        mininterval=0.1 if sys.stderr.isatty() else 5.0,
+        disable=silent,
+    )
 
 
 @contextmanager
 def damage(what: str, become: type[ValueError]) -> Iterator[None]:
     """Arrow's errors about a file's bytes become ours; those of the machine, which have a number, stay."""
-    from pyarrow import ArrowException  # a fifth of a second, which a score of one chat need not spend
+    from pyarrow import (
+        ArrowException,
+    )  # a fifth of a second, which a score of one chat need not spend
 
     try:
         yield

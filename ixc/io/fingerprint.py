@@ -63,7 +63,9 @@ class Code:
         """The names of the modules that the digests are of."""
         entry = f"{PACKAGE}.stages.{stage}"
         if entry not in self.paths:
-            raise LookupError(f"{entry}: no such module below {self.root}; a stage is called like its module")
+            raise LookupError(
+                f"{entry}: no such module below {self.root}; a stage is called like its module"
+            )
         found, todo = set[str](), {entry}
         while todo:
             name = todo.pop()
@@ -86,7 +88,10 @@ class Code:
 def _parsed(path: Path, package: str, text: str) -> Module:
     tree = ast.parse(text, str(path))
     for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test).removeprefix("typing.") == "TYPE_CHECKING":
+        if (
+            isinstance(node, ast.If)
+            and ast.unparse(node.test).removeprefix("typing.") == "TYPE_CHECKING"
+        ):
             node.body = []  # it never runs
     found = Module(digest(canonical(tree)), set(), set())
     for node in ast.walk(tree):
@@ -112,11 +117,18 @@ def canonical(node: object) -> str:
     """
     if isinstance(node, list):
         # without texts that stand alone: docstrings, also those under attributes
-        texts = [isinstance(each, ast.Expr) and isinstance(getattr(each.value, "value", None), str) for each in node]
+        texts = [
+            isinstance(each, ast.Expr) and isinstance(getattr(each.value, "value", None), str)
+            for each in node
+        ]
         return f"[{','.join(canonical(each) for each, text in zip(node, texts, strict=True) if not text)}]"
     if not isinstance(node, ast.AST):
         return repr(node)
-    fields = [(name, value) for name, value in ast.iter_fields(node) if name not in ("ctx", "kind", "type_comment")]
+    fields = [
+        (name, value)
+        for name, value in ast.iter_fields(node)
+        if name not in ("ctx", "kind", "type_comment")
+    ]
     # an empty field is left out: Python versions differ in which there are
     shown = [f"{name}={canonical(value)}" for name, value in fields if value not in (None, [])]
     return f"{type(node).__name__}({','.join(shown)})"
@@ -124,5 +136,7 @@ def canonical(node: object) -> str:
 
 def _data(folder: Path) -> list[Path]:
     """The files in a folder, and below it, that are no code."""
-    files = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    files = [
+        path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    ]
     return [path for path in files if path.suffix != ".py" and not path.name.startswith(".")]

@@ -82,13 +82,19 @@ class PackedLayout:
 
     def numbers(self) -> tuple[Int[Tensor, " T"], Int[Tensor, " T"]]:
         """Which group each token belongs to, and which of its responses; -1: the prefix."""
-        at = [(n, b - 1, s.stop - s.start) for n, group in enumerate(self.groups) for b, s in enumerate(group)]
+        at = [
+            (n, b - 1, s.stop - s.start)
+            for n, group in enumerate(self.groups)
+            for b, s in enumerate(group)
+        ]
         group, response, size = torch.tensor(at).reshape(-1, 3).unbind(1)
         return group.repeat_interleave(size), response.repeat_interleave(size)
 
     def lengths(self) -> Int[Tensor, " T"]:
         """Tokens from the root of each token's group to the end of its longest response."""
-        longest = torch.tensor([prefix + max(responses, default=0) for prefix, responses in self.shapes])
+        longest = torch.tensor(
+            [prefix + max(responses, default=0) for prefix, responses in self.shapes]
+        )
         return longest[self.numbers()[0]]
 
 
@@ -108,7 +114,9 @@ class Cascade(torch.autograd.Function):
         out = torch.empty_like(q)
         lse = torch.empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
         for queries, keys, causal in layout.calls:
-            new = _FORWARD(q[:, :, queries], k[:, :, keys], v[:, :, keys], 0.0, causal, scale=scaling)
+            new = _FORWARD(
+                q[:, :, queries], k[:, :, keys], v[:, :, keys], 0.0, causal, scale=scaling
+            )
             seen = out[:, :, queries], lse[:, :, queries]
             out[:, :, queries], lse[:, :, queries] = new if causal else merge(*seen, *new)
         ctx.save_for_backward(q, k, v, out, lse)
@@ -125,14 +133,19 @@ class Cascade(torch.autograd.Function):
             given = (x[:, :, at] for x, at in ((grad, queries), (q, queries), (k, keys), (v, keys)))
             told = out[:, :, queries], lse[:, :, queries]
             shares = _BACKWARD(*given, *told, 0.0, causal, scale=ctx.scaling)
-            for total, at, share in zip((of_q, of_k, of_v), (queries, keys, keys), shares, strict=True):
+            for total, at, share in zip(
+                (of_q, of_k, of_v), (queries, keys, keys), shares, strict=True
+            ):
                 seen = total[:, :, at]  # every column has one causal run, which comes first
                 seen.copy_(share) if causal else seen.add_(share)
         return of_q, of_k, of_v, None, None
 
 
 def merge(
-    out: Float[Tensor, "*n E"], lse: Float[Tensor, "*n"], other: Float[Tensor, "*n E"], other_lse: Float[Tensor, "*n"]
+    out: Float[Tensor, "*n E"],
+    lse: Float[Tensor, "*n"],
+    other: Float[Tensor, "*n E"],
+    other_lse: Float[Tensor, "*n"],
 ) -> tuple[Float[Tensor, "*n E"], Float[Tensor, "*n"]]:
     """Attention over two disjoint sets of keys, from the attention over either and its log-sum-exp of logits."""
     share = torch.sigmoid(other_lse - lse)[..., None].to(out.dtype)
@@ -207,10 +220,14 @@ def block_mask(layout: PackedLayout, device: torch.device) -> BlockMask:
     """The layout for FlexAttention; its tensors serve training too, whoever asks first."""
     length = filled(sum(prefix + sum(responses) for prefix, responses in layout.shapes))
     with torch.inference_mode(False):
-        return compiled(create_block_mask)(visible(layout, device), None, None, length, length, str(device))
+        return compiled(create_block_mask)(
+            visible(layout, device), None, None, length, length, str(device)
+        )
 
 
-def visible(layout: PackedLayout, device: torch.device | str) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+def visible(
+    layout: PackedLayout, device: torch.device | str
+) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
     """Whether a query may look at a key, as FlexAttention asks it: (row, head, query column, key column).
 
     What fills the row up is a group of its own.
@@ -218,7 +235,9 @@ def visible(layout: PackedLayout, device: torch.device | str) -> Callable[[Tenso
     numbers = (F.pad(x, (0, filled(len(x)) - len(x)), value=-1) for x in layout.numbers())
     group, response = (to_device(x, device) for x in numbers)
     return lambda row, head, query, key: (
-        (query >= key) & (group[query] == group[key]) & ((response[key] < 0) | (response[key] == response[query]))
+        (query >= key)
+        & (group[query] == group[key])
+        & ((response[key] < 0) | (response[key] == response[query]))
     )
 
 
@@ -226,7 +245,8 @@ class Varlen(NamedTuple):
     """A layout as FlashAttention takes rows of several lengths.
 
     K keys of all runs, those of a prefix once per response. A run is a prefix with its first response, or a further
-    response, which also attends to the prefix. It sees all its keys up to itself: what FlashAttention (2.1 and later) calls causal where there are more keys than queries.
+    response, which also attends to the prefix. It sees all its keys up to itself: what FlashAttention (2.1 and later)
+    calls causal where there are more keys than queries.
     """
 
     keys: Int[Tensor, " K"]
@@ -251,7 +271,9 @@ def varlen(layout: PackedLayout, device: torch.device) -> Varlen:
     sizes = [sum(span.stop - span.start for span in seen) for _, seen in runs]
     columns = [torch.arange(span.start, span.stop) for _, seen in runs for span in seen]
     with torch.inference_mode(False):
-        ends = [torch.tensor([0, *accumulate(counts)], dtype=torch.int32) for counts in (queries, sizes)]
+        ends = [
+            torch.tensor([0, *accumulate(counts)], dtype=torch.int32) for counts in (queries, sizes)
+        ]
         keys, query_ends, key_ends = (to_device(x, device) for x in (torch.cat(columns), *ends))
     return Varlen(keys, query_ends, key_ends, (max(queries), max(sizes)))
 
@@ -269,7 +291,9 @@ def varlen_attention(
     plan = varlen(layout, q.device)
     q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))
     ends, longest = (plan.query_ends, plan.key_ends), plan.longest
-    out = flash_attn_varlen_func(q, k[plan.keys], v[plan.keys], *ends, *longest, softmax_scale=scaling, causal=True)
+    out = flash_attn_varlen_func(
+        q, k[plan.keys], v[plan.keys], *ends, *longest, softmax_scale=scaling, causal=True
+    )
     return out[None]
 
 
@@ -281,13 +305,19 @@ class ResponseCache(DynamicCache):
         super().__init__()
         self.count = count
         sizes = [prefix for prefix, _ in layout.shapes]
-        self.prompts = [[_rows(x, sizes) for x in (layer.keys, layer.values)] for layer in read.layers]  # pyright: ignore
+        self.prompts = [
+            [_rows(x, sizes) for x in (layer.keys, layer.values)] for layer in read.layers
+        ]  # pyright: ignore
         padding = torch.arange(max(sizes)) >= torch.tensor(sizes)[:, None]
         mask = torch.zeros(padding.shape).masked_fill_(padding, -torch.inf)[:, None, None]
         self.prompt_mask = to_device(mask, self.prompts[0][0].device) if padding.any() else None
 
     def attend(
-        self, layer: int, q: Float[Tensor, "B H 1 E"], k: Float[Tensor, "B G S E"], v: Float[Tensor, "B G S E"]
+        self,
+        layer: int,
+        q: Float[Tensor, "B H 1 E"],
+        k: Float[Tensor, "B G S E"],
+        v: Float[Tensor, "B G S E"],
     ) -> Float[Tensor, "B 1 H E"]:
         """A new token of each answer looks at its own S tokens, and all answers to a prompt look at it together.
 
@@ -295,7 +325,10 @@ class ResponseCache(DynamicCache):
         """
         q = q.squeeze(2).unflatten(1, (k.shape[1], -1)) * q.shape[-1] ** -0.5
         keys, values = self.prompts[layer]
-        of_prompt, of_own = self._together(q) @ keys.transpose(2, 3), self._together(q @ k.transpose(2, 3))
+        of_prompt, of_own = (
+            self._together(q) @ keys.transpose(2, 3),
+            self._together(q @ k.transpose(2, 3)),
+        )
         of_prompt = of_prompt if self.prompt_mask is None else of_prompt + self.prompt_mask
         weights = torch.cat([of_prompt, of_own], -1).softmax(-1, torch.float32).to(v.dtype)
         of_prompt, of_own = weights.split([keys.shape[2], k.shape[2]], -1)
@@ -335,7 +368,9 @@ WAYS = {"sdpa": segment_attention, "flash_attention_2": varlen_attention, "flex"
 """The functions for a packed row, by the names of `ixc.models.ixc25.kernels`."""
 
 
-def way_of(q: Float[Tensor, "B H T E"], kernel: str = "auto") -> Callable[..., Float[Tensor, "1 T H E"]]:
+def way_of(
+    q: Float[Tensor, "B H T E"], kernel: str = "auto"
+) -> Callable[..., Float[Tensor, "1 T H E"]]:
     """The function for a packed row by its name, or of the queries' device; FlexAttention has no heads below 16
     channels."""
     if kernel != "auto":

@@ -49,12 +49,18 @@ class PackedBatch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same on another device."""
-        moved = {name: to_device(x, device) for name, x in vars(self).items() if isinstance(x, Tensor)}
+        moved = {
+            name: to_device(x, device) for name, x in vars(self).items() if isinstance(x, Tensor)
+        }
         return replace(self, **moved)
 
     def inputs(self) -> dict[str, Any]:
         """What `InternLM2.forward` takes of it."""
-        return {"input_ids": self.input_ids, "position_ids": self.position_ids, "layout": self.layout}
+        return {
+            "input_ids": self.input_ids,
+            "position_ids": self.position_ids,
+            "layout": self.layout,
+        }
 
     def mean(self, hidden: Float[Tensor, "1 T D"]) -> Float[Tensor, "R D"]:
         """The mean over prefix and response, fp32."""

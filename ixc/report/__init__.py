@@ -53,8 +53,12 @@ def summary(root: Path) -> dict[str, Any]:
             name = f"{prefix}/{key}" if prefix else key
             if name in metrics:
                 _branch(tree, branch)[key] = metrics[name]
-    with suppress(OSError, ValueError, LookupError, TypeError):  # a summary that cannot be read is simply replaced
-        tree["wall_s"] = json.loads((root / "metrics" / "summary.json").read_text(encoding="utf-8"))["wall_s"]
+    with suppress(
+        OSError, ValueError, LookupError, TypeError
+    ):  # a summary that cannot be read is simply replaced
+        tree["wall_s"] = json.loads(
+            (root / "metrics" / "summary.json").read_text(encoding="utf-8")
+        )["wall_s"]
     return tree
 
 
@@ -71,7 +75,9 @@ def write_report(root: Path, max_pairs: int = 200) -> Path:
     pairs = _block(lambda record: write_pairs(record, max_pairs), record, "The pairs, to browse")
     validation = _block(write_validation, record, "The validation, in full")
     pages = [
-        (page.name, title) for page, title in zip((pairs, validation), PAGES, strict=True) if isinstance(page, Path)
+        (page.name, title)
+        for page, title in zip((pairs, validation), PAGES, strict=True)
+        if isinstance(page, Path)
     ]
     shown = []
     for section in SECTIONS:
@@ -79,7 +85,13 @@ def write_report(root: Path, max_pairs: int = 200) -> Path:
         if blocks := _blocks(section, record):
             shown.append((section, blocks, record.origins(record.read)))
     folder = FileSystemLoader(Path(__file__).parent)
-    page = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page = Environment(
+        loader=folder,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     html = page.get_template("page.html.jinja").render(
         sections=shown,
         stages=STAGES,
@@ -122,7 +134,9 @@ def _as_of(record: Record) -> str:
 def _wall(record: Record) -> str:
     """How long the run took, where the summary knows."""
     with suppress(*DAMAGE):
-        seconds = json.loads((record.root / "metrics" / "summary.json").read_text(encoding="utf-8"))["wall_s"]
+        seconds = json.loads(
+            (record.root / "metrics" / "summary.json").read_text(encoding="utf-8")
+        )["wall_s"]
         if math.isfinite(seconds):
             return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
     return ""

@@ -48,7 +48,12 @@ def accuracy_table(record: Record) -> Block | None:
     table = []
     for group in (*first, *sorted(set(groups) - set(first))):
         values = {name: metrics.get(f"{name}/{group}") for name in shown}
-        table.append([group, *("–" if value is None else shown[name](value) for name, value in values.items())])
+        table.append(
+            [
+                group,
+                *("–" if value is None else shown[name](value) for name, value in values.items()),
+            ]
+        )
     head = ("group", "pairs", "prompts", "accuracy", "longer wins", "calibration error", "ties")
     words = ("words, chosen", "words, rejected", "pairs exchanged", "accuracy exchanged")
     caption = (
@@ -70,7 +75,12 @@ def calibration(record: Record) -> Block | None:
         "right": list(zip(claimed, right, strict=True)),
         "claimed": [(0.5, 0.5), (1.0, 1.0)],
     }
-    svg = lines(series, label="Claimed and true probability", x_label="claimed probability", y_format=whole_percent)
+    svg = lines(
+        series,
+        label="Claimed and true probability",
+        x_label="claimed probability",
+        y_format=whole_percent,
+    )
     caption = (
         f"Pairs in bins of the probability that the model claims, {min(count):,} to {max(count):,} in each. Below the "
         "diagonal it is too sure of itself."
@@ -90,7 +100,9 @@ def reward_histograms(record: Record) -> Block | None:
         if len(rewards):
             caption = f"{percent(float(np.mean(rewards[:, 0] > rewards[:, 1])))} of the pairs in the right order."
             groups = {"chosen": rewards[:, 0], "rejected": rewards[:, 1]}
-            svg = histogram(groups, label=f"Rewards of chosen and rejected answers, {name}", x_label="reward")
+            svg = histogram(
+                groups, label=f"Rewards of chosen and rejected answers, {name}", x_label="reward"
+            )
             figures.append(Figure("Rewards" if name == "all" else f"Rewards, {name}", svg, caption))
     return Figures(figures)
 

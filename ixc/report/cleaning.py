@@ -12,8 +12,12 @@ def planted(record: Record) -> Block | None:
     table = record.table("scored/corpus", ("reward", "planted", "planted_reward"))
     if table is None or not len(table):
         return None
-    groups: dict[str, list[float]] = {NONE_PLANTED: [row for row in table["reward"].to_pylist() if row is not None]}
-    for kind, reward in zip(table["planted"].to_pylist(), table["planted_reward"].to_pylist(), strict=True):
+    groups: dict[str, list[float]] = {
+        NONE_PLANTED: [row for row in table["reward"].to_pylist() if row is not None]
+    }
+    for kind, reward in zip(
+        table["planted"].to_pylist(), table["planted_reward"].to_pylist(), strict=True
+    ):
         if kind and reward is not None:
             groups.setdefault(kind, []).append(reward)
     svg = histogram(
@@ -38,7 +42,9 @@ def cleaned_table(record: Record) -> Block | None:
     names = sorted({domain for domain, _ in counted}, key=str)
     body = [[str(name), *(f"{counted[name, fate]:,}" for fate in fates)] for name in names]
     total = [f"{sum(counted[name, fate] for name in names):,}" for fate in fates]
-    caption = "The corpus as it came: every row is kept as it is, or removed, or could not be scored."
+    caption = (
+        "The corpus as it came: every row is kept as it is, or removed, or could not be scored."
+    )
     return Table(("domain", *fates), [*body, ["all", *total]], caption)
 
 
@@ -59,4 +65,8 @@ def cleaning_table(record: Record) -> Block | None:
     if "auroc/all" in metrics:
         table.append(["all", "", "", percent(metrics["auroc/all"])])
     caption = "Measured in a copy of the corpus, a share of which was spoilt on purpose; no row of the copy is kept."
-    return Table(("planted defect", "copies", "would be removed", "AUROC"), table, caption) if table else None
+    return (
+        Table(("planted defect", "copies", "would be removed", "AUROC"), table, caption)
+        if table
+        else None
+    )

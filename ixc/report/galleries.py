@@ -22,12 +22,22 @@ CARD = ("prompt", "media", "modality")
 
 def right_examples(record: Record) -> Block | None:
     """Pairs the reward model orders with the largest margin."""
-    return _examples(record, "Surest when right", "The largest margins in the right direction, a few per modality.", -1)
+    return _examples(
+        record,
+        "Surest when right",
+        "The largest margins in the right direction, a few per modality.",
+        -1,
+    )
 
 
 def wrong_examples(record: Record) -> Block | None:
     """Pairs it orders wrongly with the largest margin."""
-    return _examples(record, "Surest when wrong", "The largest margins in the wrong direction: look here first.", 1)
+    return _examples(
+        record,
+        "Surest when wrong",
+        "The largest margins in the wrong direction: look here first.",
+        1,
+    )
 
 
 def picks(record: Record) -> Block | None:
@@ -36,9 +46,14 @@ def picks(record: Record) -> Block | None:
     if table is None:
         return None
     known = metas(table)
-    mixed = [i for i, meta in enumerate(known) if 0 < sum(meta.get("correct", ())) < len(meta["correct"])]
+    mixed = [
+        i for i, meta in enumerate(known) if 0 < sum(meta.get("correct", ())) < len(meta["correct"])
+    ]
     shown = _spread(table, mixed, each=2)
-    cards = [_pick_card(record, row, known[i]["correct"]) for i, row in zip(shown, rows(table, shown), strict=True)]
+    cards = [
+        _pick_card(record, row, known[i]["correct"])
+        for i, row in zip(shown, rows(table, shown), strict=True)
+    ]
     caption = "Prompts whose candidates are partly right, highest reward first: the first line is the pick."
     return Gallery("What is picked", cards, caption) if cards else None
 
@@ -53,7 +68,9 @@ def removed_gallery(record: Record) -> Block | None:
     order = sorted(range(len(rewards)), key=rewards.__getitem__)
     chosen = in_turn(order, domains.__getitem__, MAX_REMOVED)
     cards = [_removed_card(record, row) for row in rows(table, chosen)]
-    caption = f"{len(cards)} of {len(table):,} removed samples, lowest reward first, the domains in turn."
+    caption = (
+        f"{len(cards)} of {len(table):,} removed samples, lowest reward first, the domains in turn."
+    )
     return Gallery("Removed samples", cards, caption, sorted({card.group for card in cards}))
 
 
@@ -63,8 +80,14 @@ def _examples(record: Record, title: str, caption: str, sign: int) -> Block | No
     if table is None or not len(table):
         return None
     margins = pair_rewards(table) @ [1.0, -1.0]
-    order = [int(index) for index in np.argsort(sign * margins, kind="stable") if sign * margins[index] < 0]
-    cards = [_pair_card(record, row) for row in rows(table, _spread(table, _once(table, order), each=2))]
+    order = [
+        int(index)
+        for index in np.argsort(sign * margins, kind="stable")
+        if sign * margins[index] < 0
+    ]
+    cards = [
+        _pair_card(record, row) for row in rows(table, _spread(table, _once(table, order), each=2))
+    ]
     return Gallery(title, cards, caption) if cards else None
 
 
@@ -105,7 +128,9 @@ def _pair_card(record: Record, row: dict[str, Any]) -> Card:
 
 
 def _pick_card(record: Record, row: dict[str, Any], correct: Sequence[int]) -> Card:
-    ranked = sorted(zip(row["rewards"], row["candidates"], correct, strict=True), key=lambda one: -one[0])
+    ranked = sorted(
+        zip(row["rewards"], row["candidates"], correct, strict=True), key=lambda one: -one[0]
+    )
     times = Counter(text for _, text, _ in ranked)
     best: dict[str, tuple[float, int]] = {}  # equal answers are one line
     for reward, text, right in ranked:
@@ -113,7 +138,14 @@ def _pick_card(record: Record, row: dict[str, Any], correct: Sequence[int]) -> C
     marks = []
     for text, (reward, right) in list(best.items())[:MAX_ANSWERS]:
         often = f", {times[text]} times" if times[text] > 1 else ""
-        marks.append(Answer(_cut(text), reward, "good" if right else "bad", f"{'right' if right else 'wrong'}{often}"))
+        marks.append(
+            Answer(
+                _cut(text),
+                reward,
+                "good" if right else "bad",
+                f"{'right' if right else 'wrong'}{often}",
+            )
+        )
     return _card(record, row, marks, tag=f"{sum(correct)} of {len(correct)} right")
 
 
@@ -122,7 +154,9 @@ def _removed_card(record: Record, row: dict[str, Any]) -> Card:
     return _card(record, row, answers, tag=row["domain"], group=row["domain"])
 
 
-def _card(record: Record, row: dict[str, Any], answers: Sequence[Answer], tag: str, group: str = "") -> Card:
+def _card(
+    record: Record, row: dict[str, Any], answers: Sequence[Answer], tag: str, group: str = ""
+) -> Card:
     image, missing = image_of(record, row["media"][0]) if row["media"] else (None, "")
     asked = [turn for turn in row["prompt"] if turn["role"] == "user"]
     return Card(said(asked[-1:]), answers, image, missing, tag, group)
@@ -138,7 +172,9 @@ def image_of(record: Record, medium: dict[str, str]) -> tuple[str | None, str]:
 
 def said(turns: Sequence[dict[str, str]], limit: int = MAX_TEXT) -> str:
     """The text of a message, without the marks that say where its pictures belong."""
-    return _cut(" ".join(turn["content"] for turn in turns).replace("<ImageHere>", "").strip(), limit)
+    return _cut(
+        " ".join(turn["content"] for turn in turns).replace("<ImageHere>", "").strip(), limit
+    )
 
 
 def _cut(text: str, limit: int = MAX_TEXT) -> str:

@@ -30,11 +30,15 @@ def _small(image: Image.Image, side: int = SIDE) -> Image.Image:
 
 
 def _strip(path: Path) -> Image.Image:
-    from ixc.data.videos import read_frames_of  # a fifth of a second, and most runs have no video to show
+    from ixc.data.videos import (
+        read_frames_of,
+    )  # a fifth of a second, and most runs have no video to show
 
     first = read_frames_of(path, lambda num_frames, rate: range(0, min(num_frames, 17), 8))
     frames = [_small(frame, SIDE // 2) for frame in first]
-    strip = Image.new("RGB", (sum(frame.width + 3 for frame in frames) - 3, frames[0].height), "white")
+    strip = Image.new(
+        "RGB", (sum(frame.width + 3 for frame in frames) - 3, frames[0].height), "white"
+    )
     for index, frame in enumerate(frames):
         strip.paste(frame, (index * (frame.width + 3), 0))
     return strip

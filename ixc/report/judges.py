@@ -10,9 +10,18 @@ _KAPPAS = {"llm/cohen_kappa": "both: Cohen's kappa", "llm/fleiss_kappa": "all: F
 def judges(record: Record) -> Block | None:
     """How each judge judged, and what it cost."""
     metrics = record.metrics("judge")
-    names = [key.split("/")[1] for key in metrics if key.startswith("llm/") and key.endswith("/pairs")]
+    names = [
+        key.split("/")[1] for key in metrics if key.startswith("llm/") and key.endswith("/pairs")
+    ]
     rows = [_row(metrics, name) for name in names]
-    head = ("judge", "pairs", "same winner in both orders", "position bias", "length bias", "US dollars")
+    head = (
+        "judge",
+        "pairs",
+        "same winner in both orders",
+        "position bias",
+        "length bias",
+        "US dollars",
+    )
     caption = (
         "Biases run from -1 to 1, and 0 is none. Position: the answer shown first wins, less the second. "
         "Length: the longer answer wins, less the shorter, which may be right. Dollars: in all runs, as the prices "
@@ -45,8 +54,9 @@ def judges_agree(record: Record) -> Block | None:
         rows.insert(0, ["one verdict, share of the pairs", percent(metrics["llm/agreement"])])
     for key in metrics:
         if key.startswith("llm/cohen_kappa/"):
-            rows.append([f"{' and '.join(key.split('/')[2:])}: Cohen's kappa", number(metrics[key])])
-    caption = (
-        "Kappa: 1 is agreement on every pair, 0 as much as by chance. The odd one of several judges has low values."
-    )
+            rows.append(
+                [f"{' and '.join(key.split('/')[2:])}: Cohen's kappa", number(metrics[key])]
+            )
+    kappa = "Kappa: 1 is agreement on every pair, 0 as much as by chance."
+    caption = f"{kappa} The odd one of several judges has low values."
     return Table(("agreement of the judges", "value"), rows, caption) if rows else None

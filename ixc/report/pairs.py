@@ -57,12 +57,25 @@ def write_pairs(record: Record, max_pairs: int) -> Path | None:
     if not found:
         return None
     chosen = in_turn(range(len(found)), lambda place: "/".join(found[place].kind), max_pairs)
-    pairs = [_shown(record, row, one) for one, row in _read(record, [found[place] for place in sorted(chosen)])]
+    pairs = [
+        _shown(record, row, one)
+        for one, row in _read(record, [found[place] for place in sorted(chosen)])
+    ]
     folder = FileSystemLoader(Path(__file__).parent)
-    pages = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    pages = Environment(
+        loader=folder,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     groups = {name: sorted({pair.group(name) for pair in pairs}) for name in GROUPS}
-    origins = record.origins(("collect", "judge", "validate"))  # what came in, and what became of it
-    html = pages.get_template("pairs.html.jinja").render(pairs=pairs, total=len(found), groups=groups, origins=origins)
+    origins = record.origins(
+        ("collect", "judge", "validate")
+    )  # what came in, and what became of it
+    html = pages.get_template("pairs.html.jinja").render(
+        pairs=pairs, total=len(found), groups=groups, origins=origins
+    )
     path = record.root / "reports" / "pairs.html"
     with replacing(path) as part:
         part.write_text(html, encoding="utf-8")
@@ -73,7 +86,9 @@ def _kept(record: Record) -> Iterator[Picked]:
     columns = ("id", "source", "domain", "modality")
     for split, name in KEPT.items():
         table = record.table(name, columns)
-        for id, *kind in zip(*(table[column].to_pylist() for column in columns), strict=True) if table else ():
+        for id, *kind in (
+            zip(*(table[column].to_pylist() for column in columns), strict=True) if table else ()
+        ):
             yield Picked(id, "kept", (split, *kind))
 
 

@@ -62,7 +62,9 @@ class Origin:
         """One digest for all data; where there is one file, its md5."""
         if len(self.data) == 1:
             return next(iter(self.data.values()))
-        return hashlib.md5(json.dumps(dict(self.data), sort_keys=True).encode(), usedforsecurity=False).hexdigest()
+        return hashlib.md5(
+            json.dumps(dict(self.data), sort_keys=True).encode(), usedforsecurity=False
+        ).hexdigest()
 
 
 class Record:
@@ -76,14 +78,22 @@ class Record:
     def origins(self, stages: Iterable[str]) -> list[Origin]:
         """Where the numbers of some stages come from, in the order of the graph; those that do not know it, empty."""
         wanted = set(stages)
-        return [self._origin(stage) for stage in (*STAGES, *sorted(wanted - set(STAGES))) if stage in wanted]
+        return [
+            self._origin(stage)
+            for stage in (*STAGES, *sorted(wanted - set(STAGES)))
+            if stage in wanted
+        ]
 
     def _origin(self, stage: str) -> Origin:
         path = self.root / "metrics" / "provenance" / f"{stage}.json"
         try:
-            content = _json_object(path.read_text(encoding="utf-8"), f"metrics/provenance/{stage}.json")
+            content = _json_object(
+                path.read_text(encoding="utf-8"), f"metrics/provenance/{stage}.json"
+            )
             data = {str(name): str(md5) for name, md5 in dict(content["data"]).items()}
-            return Origin(stage, str(content["run"]), str(content["commit"]), data, str(content["command"]))
+            return Origin(
+                stage, str(content["run"]), str(content["commit"]), data, str(content["command"])
+            )
         except (OSError, ValueError, LookupError, TypeError):
             return Origin(stage)
 
@@ -100,7 +110,9 @@ class Record:
         content = _json_object(path.read_text(encoding="utf-8"), f"metrics/{stage}.json")
         for key, value in content.items():
             if not isinstance(value, int | float):
-                raise ValueError(f"metrics/{stage}.json: {key}: {value!r}: not a number; run `dvc repro {stage}`")
+                raise ValueError(
+                    f"metrics/{stage}.json: {key}: {value!r}: not a number; run `dvc repro {stage}`"
+                )
         return {key: float(value) for key, value in content.items()}
 
     def curves(self, stage: str) -> dict[str, Points]:
@@ -138,7 +150,10 @@ def rows(table: pa.Table, indexes: Sequence[int]) -> list[dict[str, Any]]:
 
 def metas(table: pa.Table) -> list[dict[str, Any]]:
     """The column `meta`, decoded."""
-    return [_json_object(text or "{}", f"meta of row {row}") for row, text in enumerate(table["meta"].to_pylist())]
+    return [
+        _json_object(text or "{}", f"meta of row {row}")
+        for row, text in enumerate(table["meta"].to_pylist())
+    ]
 
 
 def named(metrics: Metrics, prefix: str) -> list[str]:
@@ -149,7 +164,9 @@ def named(metrics: Metrics, prefix: str) -> list[str]:
 def kinds(found: Iterable[str]) -> list[str]:
     """Each kind once, sound samples first, then the known defects."""
     known = (NONE_PLANTED, *DEFECTS)
-    return sorted(set(found), key=lambda kind: (known.index(kind) if kind in known else len(known), kind))
+    return sorted(
+        set(found), key=lambda kind: (known.index(kind) if kind in known else len(known), kind)
+    )
 
 
 def pair_rewards(table: pa.Table) -> np.ndarray:
@@ -157,7 +174,9 @@ def pair_rewards(table: pa.Table) -> np.ndarray:
     rewards = table["rewards"].to_pylist()
     odd = next((row for row, pair in enumerate(rewards) if pair is None or len(pair) != 2), None)
     if odd is not None:
-        raise ValueError(f"rewards of row {odd}: {rewards[odd]!r}: two were expected; run its stage again")
+        raise ValueError(
+            f"rewards of row {odd}: {rewards[odd]!r}: two were expected; run its stage again"
+        )
     return np.array(rewards, float).reshape(-1, 2)
 
 
@@ -167,5 +186,7 @@ def _json_object(text: str, where: str) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{where}: no JSON ({error}); run its stage again") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{where}: a JSON object was expected, not {type(content).__name__}; run its stage again")
+        raise ValueError(
+            f"{where}: a JSON object was expected, not {type(content).__name__}; run its stage again"
+        )
     return content

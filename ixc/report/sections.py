@@ -7,7 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from ixc.report.accuracy import accuracy, accuracy_table, calibration, num_swapped, reward_histograms
+from ixc.report.accuracy import (
+    accuracy,
+    accuracy_table,
+    calibration,
+    num_swapped,
+    reward_histograms,
+)
 from ixc.report.blocks import Block, Figure, Figures, Table, Tile, Tiles
 from ixc.report.cleaning import cleaned_table, cleaning_table, planted
 from ixc.report.data import data_counts, data_table, sources_plot, sources_table
@@ -118,7 +124,16 @@ def ppo_gain(record: Record) -> Block | None:
     if not gains:
         return None
     svg = dots(gains, label="Right answers of base and chat by domain")
-    return Figures([Figure("Right answers, base → chat", svg, "Sampled answers to held-out prompts, by domain.", True)])
+    return Figures(
+        [
+            Figure(
+                "Right answers, base → chat",
+                svg,
+                "Sampled answers to held-out prompts, by domain.",
+                True,
+            )
+        ]
+    )
 
 
 def ppo_table(record: Record) -> Block | None:
@@ -146,12 +161,18 @@ def scaling(record: Record) -> Block | None:
     if not sizes:
         return None
     names = {"gold": "picked by the reward model", "oracle": "any of N is right (oracle)"}
-    axis: dict[str, Any] = {"x_label": "N answers per prompt", "x_ticks": {np.log2(n): str(n) for n in sizes}}
+    axis: dict[str, Any] = {
+        "x_label": "N answers per prompt",
+        "x_ticks": {np.log2(n): str(n) for n in sizes},
+    }
     shares = {title: _by_size(metrics, name) for name, title in names.items()}
     svg = lines(shares, label="Right answers against N", y_format=whole_percent, **axis)
     caption = "The gap to the oracle is what a better reward model could still gain."
     figures = [Figure("Right answers against N", svg, caption)]
-    for name, caption in (("reward", "Reward of the picked answer."), ("length", "Its length, tokens.")):
+    for name, caption in (
+        ("reward", "Reward of the picked answer."),
+        ("length", "Its length, tokens."),
+    ):
         if points := _by_size(metrics, name):
             svg = lines({name: points}, label=f"{name} against N", **axis)
             figures.append(Figure(f"{name.capitalize()} against N", svg, caption))
@@ -234,7 +255,9 @@ SECTIONS = (
 )
 
 
-def _tile(label: str, meaning: str, value: float | None, before: float | None = None) -> Tile | None:
+def _tile(
+    label: str, meaning: str, value: float | None, before: float | None = None
+) -> Tile | None:
     if value is None:
         return None
     return Tile(label, percent(value), meaning, "" if before is None else percent(before))
@@ -250,20 +273,33 @@ def _small_multiples(record: Record, stage: str, captions: dict[str, str]) -> Bl
     figures = []
     for name in names:
         title = _TITLES.get(name, name.replace("_", " ").capitalize())
-        svg = lines({title: curves[name]}, label=f"{title} by step", x_label="step", smooth=name != "learning_rate")
+        svg = lines(
+            {title: curves[name]},
+            label=f"{title} by step",
+            x_label="step",
+            smooth=name != "learning_rate",
+        )
         figures.append(Figure(title, svg, captions.get(name, "")))
     return Figures(figures) if figures else None
 
 
 def _interval(metrics: dict[str, float], group: str) -> str:
     low, high = metrics.get(f"accuracy_low/{group}"), metrics.get(f"accuracy_high/{group}")
-    return f" (95\u202f% interval: {percent(low)} to {percent(high)})" if low is not None and high is not None else ""
+    return (
+        f" (95\u202f% interval: {percent(low)} to {percent(high)})"
+        if low is not None and high is not None
+        else ""
+    )
 
 
 def _before_after(metrics: dict[str, float], suffix: str) -> tuple[Mark, ...]:
     """Base and chat, or nothing where one is unknown."""
     models = [model for model in MODELS if f"gold/{model}{suffix}" in metrics]
-    return tuple(Mark(model, metrics[f"gold/{model}{suffix}"]) for model in models) if len(models) == 2 else ()
+    return (
+        tuple(Mark(model, metrics[f"gold/{model}{suffix}"]) for model in models)
+        if len(models) == 2
+        else ()
+    )
 
 
 def _sizes(metrics: dict[str, float], name: str) -> list[int]:

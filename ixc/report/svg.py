@@ -137,7 +137,9 @@ def histogram(
 ) -> Markup:
     """Distributions on top of each other, each as shares of its own group: groups differ in size."""
     arrays = {name: np.asarray(values, float) for name, values in groups.items()}
-    arrays = {name: kept for name, values in arrays.items() if len(kept := values[np.isfinite(values)])}
+    arrays = {
+        name: kept for name, values in arrays.items() if len(kept := values[np.isfinite(values)])
+    }
     if not arrays:
         return Markup()
     every = np.concatenate(list(arrays.values()))
@@ -145,7 +147,9 @@ def histogram(
     edges = np.linspace(*_padded(float(every.min()), float(every.max()), 0.02), num_bins + 1)
     shares = {name: np.histogram(values, edges)[0] / len(values) for name, values in arrays.items()}
     x = Scale(float(edges[0]), float(edges[-1]), LEFT, WIDTH - RIGHT)
-    y = Scale(0.0, 1.08 * max(float(share.max()) for share in shares.values()), HEIGHT - BOTTOM, TOP)
+    y = Scale(
+        0.0, 1.08 * max(float(share.max()) for share in shares.values()), HEIGHT - BOTTOM, TOP
+    )
     parts = [
         _y_axis(y, whole_percent, 3),
         _x_axis(x, {tick: number(tick) for tick in ticks(x.low, x.high)}, x_label),
@@ -160,7 +164,12 @@ def bars(rows: Mapping[str, Mapping[str, Real]], *, label: str) -> Markup:
     """Horizontal bars, one per row, stacked by series, with the total at the end."""
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     left, right, step = _room(rows), 44, 26
-    x = Scale(0.0, max((sum(row.values()) for row in rows.values()), default=0.0) or 1.0, left, WIDTH - right)
+    x = Scale(
+        0.0,
+        max((sum(row.values()) for row in rows.values()), default=0.0) or 1.0,
+        left,
+        WIDTH - right,
+    )
     parts = []
     for line, (row_name, row) in enumerate(rows.items()):
         top, reached = TOP + line * step, 0.0
@@ -181,10 +190,19 @@ def dots(rows: Sequence[Row], *, label: str, reference: Real | None = None) -> M
         return Markup()
     names = list(dict.fromkeys(mark.series for mark in marks))
     left, right, step = 120, 118, 24
-    ends = [end for mark in marks for end in (mark.value, mark.low, mark.high, reference) if end is not None]
+    ends = [
+        end
+        for mark in marks
+        for end in (mark.value, mark.low, mark.high, reference)
+        if end is not None
+    ]
     x = Scale(*_padded(min(ends), max(ends), 0.04), left, WIDE - right)
     bottom = TOP + len(rows) * step
-    parts = [_x_axis(x, {tick: whole_percent(tick) for tick in ticks(x.low, x.high)}, "", bottom, grid=True)]
+    parts = [
+        _x_axis(
+            x, {tick: whole_percent(tick) for tick in ticks(x.low, x.high)}, "", bottom, grid=True
+        )
+    ]
     if reference is not None:
         at = f"{x(reference):.1f}"
         line = f'class="reference" x1="{at}" x2="{at}" y1="{TOP - 4}" y2="{bottom}"'
@@ -199,17 +217,26 @@ def _dot_row(row: Row, names: list[str], x: Scale, y: int, left: int) -> Markup:
         return _text(8, y + 4, row.label, "start", "heading")
     parts = [_name(left - 10, y + 4, row.label)]
     for mark in row.marks:
-        colour, tip = f"c{names.index(mark.series) % 6}", f"{row.label}, {mark.series}: {percent(mark.value)}"
+        colour, tip = (
+            f"c{names.index(mark.series) % 6}",
+            f"{row.label}, {mark.series}: {percent(mark.value)}",
+        )
         if mark.low is not None and mark.high is not None:
             tip += f" ({percent(mark.low)} to {percent(mark.high)})"
             whisker = f'x1="{x(mark.low):.1f}" x2="{x(mark.high):.1f}" y1="{y}" y2="{y}"'
             parts.append(_titled("line", f'class="whisker {colour}" {whisker}', tip))
-        parts.append(_titled("circle", f'class="dot {colour}" cx="{x(mark.value):.1f}" cy="{y}" r="4.5"', tip))
+        parts.append(
+            _titled(
+                "circle", f'class="dot {colour}" cx="{x(mark.value):.1f}" cy="{y}" r="4.5"', tip
+            )
+        )
     values = " → ".join(percent(mark.value) for mark in row.marks)
     return Markup().join([*parts, _text(WIDE - 2, y + 4, values, "end", "value")])
 
 
-def _curve(index: int, name: str, points: Points, x: Scale, y: Scale, y_format: Format, smooth: bool) -> Markup:
+def _curve(
+    index: int, name: str, points: Points, x: Scale, y: Scale, y_format: Format, smooth: bool
+) -> Markup:
     colour, parts = f"c{index % 6}", []
     smoothed = _running_mean(points) if smooth and len(points) > 20 else points
     if smoothed is not points:
@@ -222,7 +249,9 @@ def _curve(index: int, name: str, points: Points, x: Scale, y: Scale, y_format: 
     return Markup().join(parts)
 
 
-def _steps(index: int, name: str, edges: np.ndarray, shares: np.ndarray, x: Scale, y: Scale) -> Markup:
+def _steps(
+    index: int, name: str, edges: np.ndarray, shares: np.ndarray, x: Scale, y: Scale
+) -> Markup:
     corners = [(edges[0], 0.0)]
     for low, high, share in zip(edges[:-1], edges[1:], shares, strict=True):
         corners += [(low, share), (high, share)]
@@ -232,7 +261,9 @@ def _steps(index: int, name: str, edges: np.ndarray, shares: np.ndarray, x: Scal
         if share > 0:
             size = f'width="{x(high) - x(low):.1f}" height="{y(0.0) - y(share):.1f}"'
             tip = f"{name}, {number(low)} to {number(high)}: {percent(share)}"
-            parts.append(_titled("rect", f'class="hover" x="{x(low):.1f}" y="{y(share):.1f}" {size}', tip))
+            parts.append(
+                _titled("rect", f'class="hover" x="{x(low):.1f}" y="{y(share):.1f}" {size}', tip)
+            )
     return Markup().join(parts)
 
 
@@ -240,27 +271,41 @@ def _y_axis(y: Scale, y_format: Format, about: int = 4) -> Markup:
     parts = []
     for tick in ticks(y.low, y.high, about):
         at = f"{y(tick):.1f}"
-        parts.append(Markup(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>'))
+        parts.append(
+            Markup(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
+        )
         parts.append(_text(LEFT - 8, y(tick) + 4, y_format(tick), "end", "tick"))
     return Markup().join(parts)
 
 
 def _x_axis(
-    x: Scale, names: Mapping[Real, str], label: str, bottom: int = HEIGHT - BOTTOM, grid: bool = False
+    x: Scale,
+    names: Mapping[Real, str],
+    label: str,
+    bottom: int = HEIGHT - BOTTOM,
+    grid: bool = False,
 ) -> Markup:
-    parts = [Markup(f'<line class="axis" x1="{x.start:g}" x2="{x.end:g}" y1="{bottom}" y2="{bottom}"/>')]
+    parts = [
+        Markup(f'<line class="axis" x1="{x.start:g}" x2="{x.end:g}" y1="{bottom}" y2="{bottom}"/>')
+    ]
     for tick, name in names.items():
         at, top = f"{x(tick):.1f}", TOP - 4 if grid else bottom
-        parts.append(Markup(f'<line class="grid" x1="{at}" x2="{at}" y1="{top}" y2="{bottom + 4}"/>'))
+        parts.append(
+            Markup(f'<line class="grid" x1="{at}" x2="{at}" y1="{top}" y2="{bottom + 4}"/>')
+        )
         parts.append(_text(x(tick), bottom + 18, name, "middle", "tick"))
-    return Markup().join([*parts, _text((x.start + x.end) / 2, bottom + 36, label, "middle", "axis-label")])
+    return Markup().join(
+        [*parts, _text((x.start + x.end) / 2, bottom + 36, label, "middle", "axis-label")]
+    )
 
 
 def _legend(names: Collection[str]) -> Markup:
     """Names beside their colours, above the plot; a single series needs none, the title names it."""
     if len(names) < 2:
         return Markup()
-    items = (Markup(f'<li class="c{index % 6}">{escape(name)}</li>') for index, name in enumerate(names))
+    items = (
+        Markup(f'<li class="c{index % 6}">{escape(name)}</li>') for index, name in enumerate(names)
+    )
     return Markup('<ul class="legend">') + Markup().join(items) + Markup("</ul>")
 
 
@@ -275,7 +320,9 @@ def _titled(tag: str, attributes: str, title: str) -> Markup:
 
 
 def _text(x: Real, y: Real, text: str, anchor: str, css: str = "label") -> Markup:
-    return Markup(f'<text class="{css}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>')
+    return Markup(
+        f'<text class="{css}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+    )
 
 
 def _name(x: Real, y: Real, text: str) -> Markup:

@@ -40,7 +40,13 @@ def as_page(content: Mapping[str, Any], record: Record) -> str:
         content: as `ixc.stages.validate.summary.write_summary` writes it.
     """
     folder = FileSystemLoader(Path(__file__).parent)
-    pages = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    pages = Environment(
+        loader=folder,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     fates = {fate for counts in content["sources"].values() for fate in counts}
     return pages.get_template("validation.html.jinja").render(
         content,

@@ -15,7 +15,14 @@ from ixc.engine.batching import pack_by_budget
 from ixc.engine.losses import generalized_advantages
 from ixc.engine.sampling import answer_logits, cut, sample_tokens
 from ixc.engine.vision_cache import VisionCache
-from ixc.models.ixc25 import IXCForCausalLM, IXCForRewardModel, IXCProcessor, PackedBatch, PrefixGroup, collate
+from ixc.models.ixc25 import (
+    IXCForCausalLM,
+    IXCForRewardModel,
+    IXCProcessor,
+    PackedBatch,
+    PrefixGroup,
+    collate,
+)
 from ixc.models.ixc25.folder import suppress_control
 from ixc.packing.attention import to_device
 from ixc.params import TrainPPOParams
@@ -63,12 +70,18 @@ class MicroBatch(NamedTuple):
 
 
 def microbatches(
-    params: TrainPPOParams, prompts: Sequence[Prompt], groups: Sequence[PrefixGroup], device: torch.device
+    params: TrainPPOParams,
+    prompts: Sequence[Prompt],
+    groups: Sequence[PrefixGroup],
+    device: torch.device,
 ) -> Iterator[MicroBatch]:
     """The groups, in order, in as few passes as `params.max_tokens_per_microbatch` allows."""
-    for rows in pack_by_budget(range(len(groups)), list(map(len, groups)), params.max_tokens_per_microbatch):
+    for rows in pack_by_budget(
+        range(len(groups)), list(map(len, groups)), params.max_tokens_per_microbatch
+    ):
         yield MicroBatch(
-            collate([groups[i] for i in rows]).to(device), concat_features([prompts[i] for i in rows], device)
+            collate([groups[i] for i in rows]).to(device),
+            concat_features([prompts[i] for i in rows], device),
         )
 
 
@@ -101,7 +114,9 @@ def roll_out(
         suppress_control(model, processor)
     device = models.policy.device
     completions = sample_completions(params, models.policy, prompts, generator)
-    groups = [PrefixGroup(prompt.ids, ids) for prompt, ids in zip(prompts, completions, strict=True)]
+    groups = [
+        PrefixGroup(prompt.ids, ids) for prompt, ids in zip(prompts, completions, strict=True)
+    ]
     read = [
         (
             token_log_probs(models.policy, *each, params.temperature),
@@ -114,28 +129,42 @@ def roll_out(
     rewards = judge(params, models.reward, processor, prompts, completions)
     normalized = normal([prompt.sample.domain for prompt in prompts], rewards)
     lengths = [len(ids) for row in completions for ids in row]
-    advantages, returns = compute_advantages(params, lengths, old - reference, values, normalized.flatten())
+    advantages, returns = compute_advantages(
+        params, lengths, old - reference, values, normalized.flatten()
+    )
     sizes = [sum(map(len, ids)) for ids in completions]
     columns = (old, reference, advantages, returns)
     parts = zip(*(x.split(sizes) for x in columns), strict=True)
-    return [Rollout(p, t, o, r, k, a, g) for p, t, k, (o, r, a, g) in zip(prompts, groups, rewards, parts, strict=True)]
+    return [
+        Rollout(p, t, o, r, k, a, g)
+        for p, t, k, (o, r, a, g) in zip(prompts, groups, rewards, parts, strict=True)
+    ]
 
 
 def sample_completions(
-    params: TrainPPOParams, policy: IXCForCausalLM, prompts: Sequence[Prompt], generator: torch.Generator
+    params: TrainPPOParams,
+    policy: IXCForCausalLM,
+    prompts: Sequence[Prompt],
+    generator: torch.Generator,
 ) -> list[list[list[int]]]:
     """Ids of the policy's answers to each prompt; as many prompts at once as fit into a pass with all their answers."""
-    sizes = [len(prompt.ids) + params.answers_per_prompt * params.max_new_tokens for prompt in prompts]
+    sizes = [
+        len(prompt.ids) + params.answers_per_prompt * params.max_new_tokens for prompt in prompts
+    ]
     given = (params.answers_per_prompt, params.temperature, params.max_new_tokens, generator)
     parts = [
         [prompts[i] for i in rows]
         for rows in pack_by_budget(range(len(prompts)), sizes, params.max_tokens_per_microbatch)
     ]
     sampled = (
-        sample_tokens(policy, [prompt.ids for prompt in part], concat_features(part, policy.device), *given)
+        sample_tokens(
+            policy, [prompt.ids for prompt in part], concat_features(part, policy.device), *given
+        )
         for part in parts
     )
-    return [ids for tokens in sampled for ids in cut(tokens, params.answers_per_prompt, policy.ends)]
+    return [
+        ids for tokens in sampled for ids in cut(tokens, params.answers_per_prompt, policy.ends)
+    ]
 
 
 def judge(
@@ -151,7 +180,9 @@ def judge(
         PrefixGroup(prompt.ids, [processor.scored(ids) for ids in row])
         for prompt, row in zip(prompts, turns, strict=True)
     ]
-    read = [model.response_scores(*each) for each in microbatches(params, prompts, groups, model.device)]
+    read = [
+        model.response_scores(*each) for each in microbatches(params, prompts, groups, model.device)
+    ]
     rewards = torch.cat(read).unflatten(0, (len(prompts), -1))
     ended = torch.tensor([[ids[-1] == processor.ids["turn_end"] for ids in row] for row in turns])
     return torch.where(to_device(ended, rewards.device), rewards, rewards.min())
@@ -176,7 +207,9 @@ def compute_advantages(
         divergence: of the policy from the reference, nats.
         goals: the answers' rewards, standardised.
     """
-    costs, padded = (pad_sequence(list(x.split(lengths)), True) for x in (-params.kl_coef * divergence, values))
+    costs, padded = (
+        pad_sequence(list(x.split(lengths)), True) for x in (-params.kl_coef * divergence, values)
+    )
     sizes = to_device(torch.tensor(lengths), normalized.device)
     rewards = costs.scatter_add(1, sizes[:, None] - 1, normalized[:, None])
     padded = generalized_advantages(rewards, padded, sizes, params.gamma, params.lam)
@@ -185,19 +218,26 @@ def compute_advantages(
 
 
 def token_log_probs(
-    model: IXCForCausalLM, batch: PackedBatch, image_features: Float[Tensor, "P D"] | None, temperature: float = 1.0
+    model: IXCForCausalLM,
+    batch: PackedBatch,
+    image_features: Float[Tensor, "P D"] | None,
+    temperature: float = 1.0,
 ) -> Float[Tensor, " M"]:
     """Log-probability of every answer token, nats; of more than `LOGITS_AT_ONCE`, part by part.
 
     Args:
         temperature: that the answers were sampled at.
     """
-    hidden = model.model(**batch.inputs(), image_features=image_features, columns=batch.target_from)[0]
+    hidden = model.model(
+        **batch.inputs(), image_features=image_features, columns=batch.target_from
+    )[0]
     size = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
     if len(hidden) <= size:
         return log_probs_of(model, hidden, batch.target_ids, temperature)
     parts = zip(hidden.split(size), batch.target_ids.split(size), strict=True)
-    computed = [checkpoint(log_probs_of, model, *part, temperature, use_reentrant=False) for part in parts]
+    computed = [
+        checkpoint(log_probs_of, model, *part, temperature, use_reentrant=False) for part in parts
+    ]
     return torch.cat(computed)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
@@ -213,7 +253,9 @@ def token_values(
     model: IXCForRewardModel, batch: PackedBatch, image_features: Float[Tensor, "P D"] | None
 ) -> Float[Tensor, " M"]:
     """The critic's value of the state before every answer token: its score head, read there."""
-    return model.scores(model.model(**batch.inputs(), image_features=image_features, columns=batch.target_from)[0])
+    return model.scores(
+        model.model(**batch.inputs(), image_features=image_features, columns=batch.target_from)[0]
+    )
 
 
 class DomainNorm:
@@ -223,7 +265,9 @@ class DomainNorm:
         self.clip, self.decay = clip, decay
         self.moments: dict[str, tuple[float, float]] = {}
 
-    def __call__(self, domains: Sequence[str], rewards: Float[Tensor, "S K"]) -> Float[Tensor, "S K"]:
+    def __call__(
+        self, domains: Sequence[str], rewards: Float[Tensor, "S K"]
+    ) -> Float[Tensor, "S K"]:
         """Standardised, clipped rewards; each batch moves the domain's moments a little."""
         out = torch.empty_like(rewards)
         for domain in sorted(set(domains)):
@@ -236,5 +280,7 @@ class DomainNorm:
     def _moments(self, domain: str, rewards: Tensor) -> tuple[float, float]:
         new = (rewards.mean().item(), rewards.square().mean().item())
         old = self.moments.get(domain, new)
-        self.moments[domain] = tuple(self.decay * a + (1 - self.decay) * b for a, b in zip(old, new, strict=True))  # type: ignore[assignment]
+        self.moments[domain] = tuple(
+            self.decay * a + (1 - self.decay) * b for a, b in zip(old, new, strict=True)
+        )  # type: ignore[assignment]
         return self.moments[domain]

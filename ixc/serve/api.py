@@ -23,8 +23,22 @@ from torch.nn.utils.rnn import pad_sequence
 from ixc.data.media import BadMedia
 from ixc.engine.batching import pack_by_budget
 from ixc.metrics import BadScore, non_finite
-from ixc.models.ixc25 import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor, collate
-from ixc.models.ixc25.folder import is_ours, load, one_device, processor_of, save, stored, suppress_control
+from ixc.models.ixc25 import (
+    IXCForCausalLM,
+    IXCForRewardModel,
+    IXCPreTrainedModel,
+    IXCProcessor,
+    collate,
+)
+from ixc.models.ixc25.folder import (
+    is_ours,
+    load,
+    one_device,
+    processor_of,
+    save,
+    stored,
+    suppress_control,
+)
 from ixc.models.ixc25.official import from_official, to_official
 from ixc.models.ixc25.processing import BadConversation, ImageTiles
 from ixc.models.ixc25.tokenizers import is_byte as is_byte_token
@@ -33,7 +47,17 @@ from ixc.serve.chat_media import Video, opened
 from ixc.serve.chats import ChatRecord, read_chat
 from ixc.serve.streaming import FiniteOnly, Streamed
 
-__all__ = ["BadScore", "ChatModel", "Comparison", "Outcome", "Ranking", "RewardModel", "Video", "branched", "convert"]
+__all__ = [
+    "BadScore",
+    "ChatModel",
+    "Comparison",
+    "Outcome",
+    "Ranking",
+    "RewardModel",
+    "Video",
+    "branched",
+    "convert",
+]
 Chat = Sequence[Mapping[str, Any]] | Mapping[str, Any] | ChatRecord
 """Messages `{"role": "system" | "user" | "assistant", "content": text}`; to be scored, the last is the assistant's. Or
 an object that holds them beside images and videos; all forms: `ixc.serve.chats`."""
@@ -93,11 +117,19 @@ class RewardModel:
         max_length: int | None = None,
     ) -> None:
         """`hd_num`: tiles per picture at most, default the processor's; `max_length`: tokens, more is an error."""
-        self.model, self.processor = model.eval(), _changed(processor, hd_num=hd_num, max_length=max_length)
+        self.model, self.processor = (
+            model.eval(),
+            _changed(processor, hd_num=hd_num, max_length=max_length),
+        )
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, *, hd_num: int | None = None, max_length: int | None = None, **options: Any
+        cls,
+        folder: str | Path,
+        *,
+        hd_num: int | None = None,
+        max_length: int | None = None,
+        **options: Any,
     ) -> "RewardModel":
         """A reward model of ours or of the official form.
 
@@ -127,15 +159,22 @@ class RewardModel:
 
         return [score for score in self._scores(chats, media, refuse) if score is not None]
 
-    def score_each(self, chats: Sequence[Chat], media: Sequence[Shown] | None = None) -> list[Outcome]:
+    def score_each(
+        self, chats: Sequence[Chat], media: Sequence[Shown] | None = None
+    ) -> list[Outcome]:
         """Like `score`, but a chat that cannot be scored says why and costs no other its score."""
         reasons: dict[int, str] = {}
-        scores = self._scores(chats, media, lambda number, error: reasons.update({number: str(error)}))
+        scores = self._scores(
+            chats, media, lambda number, error: reasons.update({number: str(error)})
+        )
         return [Outcome(score, reasons.get(number, "")) for number, score in enumerate(scores)]
 
     @torch.no_grad()
     def _scores(
-        self, chats: Sequence[Chat], media: Sequence[Shown] | None, refuse: Callable[[int, ValueError], None]
+        self,
+        chats: Sequence[Chat],
+        media: Sequence[Shown] | None,
+        refuse: Callable[[int, ValueError], None],
     ) -> list[float | None]:
         """Scores; None for the chats that were refused."""
         records = _records(chats, media, refuse)
@@ -144,7 +183,9 @@ class RewardModel:
         encoded: dict[int, tuple[ImageTiles, Tensor]] = {}
         for batch in passes(prompts, TOKENS_AT_ONCE):
             rewards = self._rewards(batch, self._features(batch, encoded)).tolist()
-            for equal, reward in zip((equal for prompt in batch for equal in prompt.chats), rewards, strict=True):
+            for equal, reward in zip(
+                (equal for prompt in batch for equal in prompt.chats), rewards, strict=True
+            ):
                 for number in equal:
                     if objection := non_finite([reward]):
                         refuse(number, BadScore(objection))
@@ -152,9 +193,13 @@ class RewardModel:
                         scores[number] = reward
         return scores
 
-    def compare(self, first: Chat, second: Chat, media: Shown = (), second_media: Shown | None = None) -> Comparison:
+    def compare(
+        self, first: Chat, second: Chat, media: Shown = (), second_media: Shown | None = None
+    ) -> Comparison:
         """Which of two chats is better; they are about the same media unless the second has its own."""
-        one, other = self.score([first, second], [media, media if second_media is None else second_media])
+        one, other = self.score(
+            [first, second], [media, media if second_media is None else second_media]
+        )
         return Comparison((one, other), float(torch.sigmoid(torch.tensor(one - other))))
 
     def rank(self, chats: Sequence[Chat], media: Sequence[Shown] | None = None) -> Ranking:
@@ -169,7 +214,11 @@ class RewardModel:
         config = self.model.config
         if config._attn_implementation == "eager":
             return tuple(ids)
-        return max(len(ids), config.max_position_embeddings) if config.rope["rope_type"] == "dynamic" else None
+        return (
+            max(len(ids), config.max_position_embeddings)
+            if config.rope["rope_type"] == "dynamic"
+            else None
+        )
 
     def _features(
         self, batch: Sequence[SharedPrompt], encoded: dict[int, tuple[ImageTiles, Tensor]]
@@ -189,16 +238,26 @@ class RewardModel:
     ) -> Float[Tensor, " R"]:
         if self.model.config._attn_implementation == "eager":
             return self._plain(
-                [[*one.group.prefix, *response] for one in batch for response in one.group.responses], image_features
+                [
+                    [*one.group.prefix, *response]
+                    for one in batch
+                    for response in one.group.responses
+                ],
+                image_features,
             )
         layout = collate([one.group for one in batch]).to(self.model.device)
         return self.model.response_scores(layout, image_features)
 
-    def _plain(self, rows: Sequence[Sequence[int]], image_features: Float[Tensor, "P D"] | None) -> Float[Tensor, " R"]:
+    def _plain(
+        self, rows: Sequence[Sequence[int]], image_features: Float[Tensor, "P D"] | None
+    ) -> Float[Tensor, " R"]:
         """Scores of whole sequences by the model's own forward pass, as one padded batch."""
         ids, mask = (
             pad_sequence([torch.tensor(row) for row in some], True, fill).to(self.model.device)
-            for some, fill in ((rows, self.model.config.pad_token_id), ([[1] * len(row) for row in rows], 0))
+            for some, fill in (
+                (rows, self.model.config.pad_token_id),
+                ([[1] * len(row) for row in rows], 0),
+            )
         )
         return self.model(ids, mask, image_features=image_features).logits.squeeze(1)
 
@@ -214,12 +273,20 @@ class ChatModel:
         max_length: int | None = None,
     ) -> None:
         """`hd_num`, `max_length`: as of a `RewardModel`; a reply's own tokens are not counted."""
-        self.model, self.processor = model.eval(), _changed(processor, hd_num=hd_num, max_length=max_length)
+        self.model, self.processor = (
+            model.eval(),
+            _changed(processor, hd_num=hd_num, max_length=max_length),
+        )
         suppress_control(model, processor)
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, *, hd_num: int | None = None, max_length: int | None = None, **options: Any
+        cls,
+        folder: str | Path,
+        *,
+        hd_num: int | None = None,
+        max_length: int | None = None,
+        **options: Any,
     ) -> "ChatModel":
         """A chat model of ours or of the official form; arguments as of `RewardModel.from_pretrained`."""
         return cls(*loaded(folder, IXCForCausalLM, **options), hd_num, max_length)
@@ -251,19 +318,29 @@ class ChatModel:
         record = read_chat(chat, media)
         if record.messages[-1]["role"] == "assistant":
             raise BadConversation("ends with 'assistant': already answered; end with a question")
-        images, videos = ([opened(m) for m in record.media if m.kind == kind] for kind in ("image", "video"))
+        images, videos = (
+            [opened(m) for m in record.media if m.kind == kind] for kind in ("image", "video")
+        )
         read = self.processor(list(record.messages), images=images, videos=videos, for_reward=False)
         options = {"do_sample": False, "max_new_tokens": max_new_tokens, **options}
         if 0 < options.get("temperature", 1.0) < LEAST_TEMPERATURE:
             form = f"give {LEAST_TEMPERATURE} or more, or do_sample=False: the likeliest token"
-            raise ValueError(f"temperature: {options['temperature']!r}: logits divided by it are no numbers; {form}")
+            raise ValueError(
+                f"temperature: {options['temperature']!r}: logits divided by it are no numbers; {form}"
+            )
         if options.get("stop_strings"):
             options.setdefault("tokenizer", self.processor.tokenizer)
         checks = [FiniteOnly(), *options.pop("logits_processor", ())]
         is_byte = partial(is_byte_token, self.processor.backend)
-        shown = {} if on_text is None else {"streamer": Streamed(self.processor.decode, on_text, is_byte)}
+        shown = (
+            {}
+            if on_text is None
+            else {"streamer": Streamed(self.processor.decode, on_text, is_byte)}
+        )
         with _seeded(seed, self.model.device):
-            out = self.model.generate(**read.to(self.model.device), logits_processor=checks, **shown, **options)
+            out = self.model.generate(
+                **read.to(self.model.device), logits_processor=checks, **shown, **options
+            )
         return self.processor.decode(out[0, read["input_ids"].shape[1] :].tolist()).strip()
 
 
@@ -296,7 +373,9 @@ def loaded(
         BadProcessor: an unknown option or a bad value.
     """
     if device is not None and device_map is not None:
-        raise ValueError(f"device: {device!r}, device_map: {device_map!r}: two names of one thing; give one")
+        raise ValueError(
+            f"device: {device!r}, device_map: {device_map!r}: two names of one thing; give one"
+        )
     place = one_device(device_map) if device is None else device
     folder = stored(folder, revision, cache_dir)
     model, processor = load(folder, kind, place, dtype, attn_implementation, attention)
@@ -373,8 +452,12 @@ def _objection(source: Path, target: Path) -> str | None:
 
 def encode(model: IXCPreTrainedModel, images: Sequence[ImageTiles]) -> list[Float[Tensor, "_ D"]]:
     """Tokens of each picture; a bounded number of tiles passes the tower at once."""
-    chunks = pack_by_budget(range(len(images)), [len(image.tiles) for image in images], TILES_AT_ONCE)
-    return [tokens for chunk in chunks for tokens in model.encode_images([images[i] for i in chunk])]
+    chunks = pack_by_budget(
+        range(len(images)), [len(image.tiles) for image in images], TILES_AT_ONCE
+    )
+    return [
+        tokens for chunk in chunks for tokens in model.encode_images([images[i] for i in chunk])
+    ]
 
 
 def _records(
@@ -382,13 +465,17 @@ def _records(
 ) -> dict[int, ChatRecord]:
     """The chats by number, without those that were refused."""
     if media is not None and len(media) != len(chats):
-        raise BadConversation(f"{len(chats)} chats but media for {len(media)}; give a list, maybe empty, per chat")
+        raise BadConversation(
+            f"{len(chats)} chats but media for {len(media)}; give a list, maybe empty, per chat"
+        )
     records: dict[int, ChatRecord] = {}
     for number, chat in enumerate(chats):
         try:
             record = read_chat(chat, () if media is None else media[number])
             if (role := record.messages[-1]["role"]) != "assistant":
-                raise BadConversation(f"ends with {role!r}: nothing to score; end with an assistant's answer")
+                raise BadConversation(
+                    f"ends with {role!r}: nothing to score; end with an assistant's answer"
+                )
             records[number] = record
         except (BadConversation, BadMedia) as error:
             refuse(number, error)

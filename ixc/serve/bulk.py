@@ -50,7 +50,7 @@ class Limits:
 
     max_tokens_per_microbatch: int = 16384
     """Tokens of a forward pass at most."""
-    pass_tokens_option: str = "--pass-tokens"
+    budget_option: str = "--max-tokens-per-microbatch"
     """What that is called where the reader can change it."""
     rows_at_once: int = ROWS_AT_ONCE
     """Rows in memory together at most, with their pictures."""
@@ -110,7 +110,9 @@ def score_table(
         "table": digest_of(source),
     }
     shards = Shards(target, [open_table(source).metadata.num_rows], shard_rows, about)
-    scores = score_rows(model, vision_cache, [read_each(source)], shards, Limits(max_tokens_per_microbatch))
+    scores = score_rows(
+        model, vision_cache, [read_each(source)], shards, Limits(max_tokens_per_microbatch)
+    )
     if scores is None:
         return {}
     _write_table(source, target, scores)
@@ -140,7 +142,9 @@ def score_rows(
     coming = (some for rows in parts for some in chunks(rows, shards.size))
     for number, some in enumerate(track(coming, "score", shards.count)):
         if number in todo:
-            shards.write(number, scored(model, vision_cache, some, limits, answers_of or candidates_or_pair))
+            shards.write(
+                number, scored(model, vision_cache, some, limits, answers_of or candidates_or_pair)
+            )
     return shards.joined() if distributed.rank() == 0 else None
 
 
@@ -163,17 +167,27 @@ def scored(
 ) -> Iterator[Scored]:
     """The rewards of each row, or the reason why there are none; equal answers to equal prompts are read once."""
     known: dict[bytes, float] = {}
-    coming = prefetch(rows, lambda item: readable(vision_cache, item, limits, answers_of), limits.rows_at_once, LOADERS)
+    coming = prefetch(
+        rows,
+        lambda item: readable(vision_cache, item, limits, answers_of),
+        limits.rows_at_once,
+        LOADERS,
+    )
     for some in chunks(coming, limits.rows_at_once):
         score_new(model, vision_cache, some, known, limits.max_tokens_per_microbatch)
         for row in some:
             rewards = [known[key] for key in row.keys]
             objection = non_finite(rewards)
-            yield Scored([], [], objection) if objection else Scored(rewards, row.keys, row.objection)
+            yield (
+                Scored([], [], objection) if objection else Scored(rewards, row.keys, row.objection)
+            )
 
 
 def readable(
-    vision_cache: VisionCache, item: Item, limits: Limits, answers_of: Callable[[Sample], Sequence[Reply]]
+    vision_cache: VisionCache,
+    item: Item,
+    limits: Limits,
+    answers_of: Callable[[Sample], Sequence[Reply]],
 ) -> Row:
     """A sample's tokens, its pictures at hand; or what speaks against it."""
     if isinstance(item, BadRecord):
@@ -185,9 +199,12 @@ def readable(
         if longest <= limits.max_tokens_per_microbatch:
             vision_cache.load_ahead([item])
             return Row(item, prompt, responses, keys_of(vision_cache, item, prompt, responses))
-        more = f"more than {limits.max_tokens_per_microbatch:,}; raise {limits.pass_tokens_option}"
+        more = f"more than {limits.max_tokens_per_microbatch:,}; raise {limits.budget_option}"
         objection = f"{longest:,} tokens, {more}"
-    except (ValueError, OSError) as error:  # BadMedia, BadConversation, NoAnswer, a file that may not be read
+    except (
+        ValueError,
+        OSError,
+    ) as error:  # BadMedia, BadConversation, NoAnswer, a file that may not be read
         objection = str(error)
     with suppress(ValueError, OSError):
         vision_cache.forget([item])
@@ -204,7 +221,11 @@ def candidates_or_pair(sample: Sample) -> list[Reply]:
         return list(sample.candidates)
     if not sample.chosen:
         raise NoAnswer("no answer: neither candidates nor chosen")
-    named = {"chosen": sample.chosen, "rejected": sample.rejected} if sample.rejected else {"chosen": sample.chosen}
+    named = (
+        {"chosen": sample.chosen, "rejected": sample.rejected}
+        if sample.rejected
+        else {"chosen": sample.chosen}
+    )
     for name, turns in named.items():
         if objection := objection_to_turns(turns):
             raise NoAnswer(f"{name}: {objection}")
@@ -212,11 +233,16 @@ def candidates_or_pair(sample: Sample) -> list[Reply]:
 
 
 def keys_of(
-    vision_cache: VisionCache, sample: Sample, prompt: Sequence[int], responses: Iterable[Sequence[int]]
+    vision_cache: VisionCache,
+    sample: Sample,
+    prompt: Sequence[int],
+    responses: Iterable[Sequence[int]],
 ) -> list[bytes]:
     """A name, 16 bytes, for all that each answer's reward depends on in the row."""
     shown = "\0".join(vision_cache.key(look) for look in vision_cache.image_refs([sample]))
-    common = blake2b(shown.encode() + b"\0\0" + np.array(prompt, np.int64).tobytes(), digest_size=16)
+    common = blake2b(
+        shown.encode() + b"\0\0" + np.array(prompt, np.int64).tobytes(), digest_size=16
+    )
     keys = []
     for response in responses:
         hashed = common.copy()
@@ -239,25 +265,37 @@ def score_new(
     for row in rows:
         if row.sample is None:
             continue
-        new = {key: ids for key, ids in zip(row.keys, row.responses, strict=True) if key not in asked}
+        new = {
+            key: ids for key, ids in zip(row.keys, row.responses, strict=True) if key not in asked
+        }
         asked.update(new)
         if not new:
             vision_cache.release([row.sample])
         parts += _parts(row.sample, row.prompt, new, max_tokens_per_microbatch)
-    for batch in microbatches(range(len(parts)), [len(part.group) for part in parts], max_tokens_per_microbatch):
+    for batch in microbatches(
+        range(len(parts)), [len(part.group) for part in parts], max_tokens_per_microbatch
+    ):
         some = [parts[i] for i in batch]
         rewards = rewards_of(
-            model, vision_cache, [part.sample for part in some], collate([part.group for part in some])
+            model,
+            vision_cache,
+            [part.sample for part in some],
+            collate([part.group for part in some]),
         )
         keys = [key for part in some for key in part.keys]
         known.update(zip(keys, rewards.tolist(), strict=True))
 
 
 def _parts(
-    sample: Sample, prompt: list[int], responses: dict[bytes, list[int]], max_tokens_per_microbatch: int
+    sample: Sample,
+    prompt: list[int],
+    responses: dict[bytes, list[int]],
+    max_tokens_per_microbatch: int,
 ) -> Iterator[Part]:
     keys, ids = list(responses), list(responses.values())
-    for some in pack_by_budget(range(len(ids)), list(map(len, ids)), max_tokens_per_microbatch - len(prompt)):
+    for some in pack_by_budget(
+        range(len(ids)), list(map(len, ids)), max_tokens_per_microbatch - len(prompt)
+    ):
         yield Part(sample, PrefixGroup(prompt, [ids[k] for k in some]), [keys[k] for k in some])
 
 
@@ -300,7 +338,9 @@ def _meta(text: str | None, reason: str) -> str | None:
         known = json.loads(text or "{}")
     except ValueError:
         known = None
-    known = known if isinstance(known, dict) else {"meta": text}  # what is no JSON is kept as it came
+    known = (
+        known if isinstance(known, dict) else {"meta": text}
+    )  # what is no JSON is kept as it came
     rest = {key: value for key, value in known.items() if key != NOT_SCORED}
     return json.dumps({**rest, NOT_SCORED: reason} if reason else rest, sort_keys=True)
 

@@ -71,25 +71,35 @@ def _groups(chats: Mapping[int, ChatRecord]) -> dict[Any, dict[Any, list[int]]]:
         alone = number if chat.answer_shows() else None  # its images are not the prompt's
         told = hashlib.sha256(repr(prompt).encode("utf-8", "surrogatepass")).digest()
         content = last["content"]
-        answer = content if isinstance(content, str) else (repr(content),)  # a text may look like parts
+        answer = (
+            content if isinstance(content, str) else (repr(content),)
+        )  # a text may look like parts
         groups[told, chat.media_keys(), alone][last["role"], answer].append(number)
     return groups
 
 
 def _readings(
-    chats: Mapping[int, ChatRecord], answers: Sequence[list[int]], processor: IXCProcessor, refuse: Refuse
+    chats: Mapping[int, ChatRecord],
+    answers: Sequence[list[int]],
+    processor: IXCProcessor,
+    refuse: Refuse,
 ) -> Iterator[_Read]:
     """Chats of one group as ids; their media are opened once, and if they cannot be, all are refused."""
     seen: dict[Any, Any] = {}
     try:
-        shown: list[tuple[Kind, Any]] = [(medium.kind, opened(medium)) for medium in chats[answers[0][0]].media]
+        shown: list[tuple[Kind, Any]] = [
+            (medium.kind, opened(medium)) for medium in chats[answers[0][0]].media
+        ]
     except BadMedia as error:
         _refuse_all(answers, error, refuse)
         return
     for place, equal in enumerate(answers):
         try:
             read = _Read(processor.read(chats[equal[0]].messages, shown, seen), equal)
-        except (BadMedia, OSError) as error:  # a name of a thousand letters, a file that may not be read
+        except (
+            BadMedia,
+            OSError,
+        ) as error:  # a name of a thousand letters, a file that may not be read
             _refuse_all(answers[place:], BadMedia(str(error)), refuse)
             return
         except BadConversation as error:
@@ -126,7 +136,9 @@ def _shared(first: Sequence[int], other: Sequence[int], most: int) -> int:
     """How many leading ids two sequences have in common, at most so many."""
     if first[:most] == other[:most]:
         return min(most, len(other))
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, other, strict=False)))
+    return sum(
+        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, other, strict=False))
+    )
 
 
 def _trees(chats: Sequence[_Read], apart: Callable[[Sequence[int]], Any]) -> Iterator[SharedPrompt]:

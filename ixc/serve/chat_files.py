@@ -124,7 +124,9 @@ def _elements(content: bytes, name: str) -> Iterator[tuple[str, Any]]:
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BadFile(f"{name}: not UTF-8 (byte {error.start + 1}); convert it: iconv -t UTF-8") from error
+        raise BadFile(
+            f"{name}: not UTF-8 (byte {error.start + 1}); convert it: iconv -t UTF-8"
+        ) from error
     place, line = text.index("[") + 1, 1 + text.count("\n", 0, text.index("["))
     while True:
         start = place
@@ -133,7 +135,10 @@ def _elements(content: bytes, name: str) -> Iterator[tuple[str, Any]]:
         where = f"{name}:{line}"
         if text[place : place + 1] == "]":
             if rest := text[place + 1 :].strip():
-                yield where, _Unread(f"not JSON: behind the list's end stands {rest:.40}; one list a file")
+                yield (
+                    where,
+                    _Unread(f"not JSON: behind the list's end stands {rest:.40}; one list a file"),
+                )
             return
         try:
             value, end = _element(text, place)
@@ -166,7 +171,11 @@ def _element(text: str, place: int) -> tuple[Any, int]:
 def _next_alike(text: str, place: int) -> int | None:
     """Where the next line begins an object or list as far from the margin as the one at this place."""
     margin = text[text.rfind("\n", 0, place) + 1 : place]
-    found = re.compile(rf"\n{re.escape(margin)}(?=[{{\[])").search(text, place) if not margin.strip() else None
+    found = (
+        re.compile(rf"\n{re.escape(margin)}(?=[{{\[])").search(text, place)
+        if not margin.strip()
+        else None
+    )
     return found.end() if found else None
 
 
@@ -208,7 +217,9 @@ def _parquet(path: Path, base: Path) -> Iterator[Row]:
     except pa.ArrowException as error:
         raise BadFile(f"{path}: damaged Parquet ({error}); fetch it again") from error
     if set(file.schema_arrow.names) >= _SAMPLE:
-        raise BadFile(f"{path}: a table of the pipeline's samples, not of chats; give it as --in, with --out")
+        raise BadFile(
+            f"{path}: a table of the pipeline's samples, not of chats; give it as --in, with --out"
+        )
     number = 0
     try:
         for batch in file.iter_batches(batch_size=256):

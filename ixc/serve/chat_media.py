@@ -55,7 +55,11 @@ def read_medium(given: Any, kind: Kind | None, base: Path | None) -> Medium:
     if isinstance(given, Mapping):
         return read_medium(_held(given), kind, base)
     if isinstance(given, str | PathLike):
-        return _named(str(given), kind, base) if isinstance(given, str) else _of_path(Path(given), kind, base)
+        return (
+            _named(str(given), kind, base)
+            if isinstance(given, str)
+            else _of_path(Path(given), kind, base)
+        )
     return _in_memory(given, kind, base)
 
 
@@ -63,13 +67,17 @@ def _in_memory(given: Any, kind: Kind | None, base: Path | None) -> Medium:
     """Frames, bytes or an image object."""
     if isinstance(given, list | tuple):
         if kind == "image":
-            raise BadMedia(f"{given!r:.80}: a list where one image belongs; give its frames as a video")
+            raise BadMedia(
+                f"{given!r:.80}: a list where one image belongs; give its frames as a video"
+            )
         return Medium("video", [read_medium(frame, "image", base).source for frame in given])
     if isinstance(given, bytes | bytearray | memoryview):
         given = bytes(given)
         return Medium("video" if kind == "video" or begins_as_video(given) else "image", given)
     if given is None or isinstance(given, bool | int | float):
-        raise BadMedia(f"{given!r}: no {kind or 'image or video'}; give a path, a data URL or bytes")
+        raise BadMedia(
+            f"{given!r}: no {kind or 'image or video'}; give a path, a data URL or bytes"
+        )
     return Medium(kind or "image", given)
 
 
@@ -83,7 +91,9 @@ def _named(text: str, kind: Kind | None, base: Path | None) -> Medium:
         return Medium("video" if "video" in (kind, by_type) else "image", text)
     if text[:5].lower() == "file:":
         parts = urlsplit(text)
-        return _of_path(Path(url2pathname(parts.netloc.removeprefix("localhost") + parts.path)), kind, base)
+        return _of_path(
+            Path(url2pathname(parts.netloc.removeprefix("localhost") + parts.path)), kind, base
+        )
     if _ADDRESS.match(text):
         form = "an address; nothing is fetched here: download it, give its path or a data URL"
         raise BadMedia(f"{text[:80]!r}: {form}")
@@ -93,7 +103,10 @@ def _named(text: str, kind: Kind | None, base: Path | None) -> Medium:
 
 
 def _of_path(path: Path, kind: Kind | None, base: Path | None) -> Medium:
-    return Medium("video" if kind == "video" or is_video(path) else "image", path if base is None else base / path)
+    return Medium(
+        "video" if kind == "video" or is_video(path) else "image",
+        path if base is None else base / path,
+    )
 
 
 def _held(given: Mapping[str, Any]) -> Any:
@@ -105,7 +118,11 @@ def _held(given: Mapping[str, Any]) -> Any:
         at_fault = f"unknown key {unknown[0]!r}" if unknown else "neither path, url nor bytes"
         raise BadMedia(f"{dict(given)!r:.80}: {at_fault}; give a path, a data URL or bytes")
     value = known[names[0]]
-    if isinstance(value, str) and (names[0] in ("bytes", "base64", "data")) and not is_data_url(value):
+    if (
+        isinstance(value, str)
+        and (names[0] in ("bytes", "base64", "data"))
+        and not is_data_url(value)
+    ):
         return f"data:{known.get('media_type', '')};base64,{value}"
     return value
 
@@ -150,7 +167,11 @@ def _key(source: Any) -> Any:
         return tuple(map(_key, source))
     try:
         return _content(source)
-    except (TypeError, ValueError, OSError):  # a closed file, a kind that nobody knows: the processor says so
+    except (
+        TypeError,
+        ValueError,
+        OSError,
+    ):  # a closed file, a kind that nobody knows: the processor says so
         return id(source)
 
 
@@ -159,7 +180,13 @@ def _content(source: Any) -> Any:
     if isinstance(source, Image.Image):
         if getattr(source, "n_frames", 1) > 1:
             return id(source)
-        look = source.mode, source.size, source.getpalette(), source.getexif().tobytes(), sorted(source.info.items())
+        look = (
+            source.mode,
+            source.size,
+            source.getpalette(),
+            source.getexif().tobytes(),
+            sorted(source.info.items()),
+        )
         return type(source).__name__, repr(look), sha256(source.tobytes()).digest()
     if isinstance(source, np.ndarray | Tensor):
         pixels = np.asarray(source)

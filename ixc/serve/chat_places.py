@@ -51,10 +51,14 @@ def fill_places(
     if inside and beside:
         raise BadConversation("media in the messages and beside them: give them in one place")
     if inside and len(inside) < len(places):
-        raise BadConversation("a part without its image or video among parts that hold theirs: add it")
+        raise BadConversation(
+            "a part without its image or video among parts that hold theirs: add it"
+        )
     if all(isinstance(content, str) for _, content in messages):
         messages = _marked(messages, list(beside), unmarked_first)
-    return [{"role": role, "content": _written(content)} for role, content in messages], inside or list(beside)
+    return [
+        {"role": role, "content": _written(content)} for role, content in messages
+    ], inside or list(beside)
 
 
 def fill_text(text: str, media: Sequence[Medium]) -> list[str | Place]:
@@ -69,21 +73,32 @@ def _written(content: Pieces) -> str | list[dict[str, str]]:
     """The content as the processor takes it."""
     if isinstance(content, str):
         return content
-    return [{"type": "text", "text": p} if isinstance(p, str) else {"type": p.kind} for p in content]
+    return [
+        {"type": "text", "text": p} if isinstance(p, str) else {"type": p.kind} for p in content
+    ]
 
 
 # Marks in plain strings
 
 
-def _marked(messages: Sequence[Spoken], media: list[Medium], unmarked_first: bool) -> Sequence[Spoken]:
+def _marked(
+    messages: Sequence[Spoken], media: list[Medium], unmarked_first: bool
+) -> Sequence[Spoken]:
     """Messages, all plain strings, with parts at the marks that are places."""
-    texts = [content for role, content in messages if role != "assistant" and isinstance(content, str)]
+    texts = [
+        content for role, content in messages if role != "assistant" and isinstance(content, str)
+    ]
     ours = sum(text.count(PLACEHOLDER) for text in texts)
     others = sum(len(_MARK.findall(text)) for text in texts)
     if not media:
         _refuse_forsaken(texts)
         return messages
-    if len(media) == 1 and ours == 0 and others == 1 and (alone := _without_edge(messages)) is not None:
+    if (
+        len(media) == 1
+        and ours == 0
+        and others == 1
+        and (alone := _without_edge(messages)) is not None
+    ):
         return alone
     for count, mark in ((ours, _OURS), (others, _MARK), (ours + others, _ANY)):
         if count == len(media):
@@ -91,7 +106,9 @@ def _marked(messages: Sequence[Spoken], media: list[Medium], unmarked_first: boo
     if ours == 0 and others <= 1 and unmarked_first and len(media) > 1:
         return _named_first(messages, media)
     if others > 0:
-        raise BadConversation(f"{len(media)} images and videos but {ours + others} marks in the texts; {_AS_TEXT}")
+        raise BadConversation(
+            f"{len(media)} images and videos but {ours + others} marks in the texts; {_AS_TEXT}"
+        )
     return messages  # one alone comes first; of others the processor says what form they need
 
 
@@ -104,7 +121,9 @@ def _refuse_forsaken(texts: Sequence[str]) -> None:
     for text in texts:
         mark = _edge(text)
         if mark is not None:
-            raise BadConversation(f"{mark} marks an image or video, but the chat has none: add it; {_AS_TEXT}")
+            raise BadConversation(
+                f"{mark} marks an image or video, but the chat has none: add it; {_AS_TEXT}"
+            )
 
 
 def _edge(text: str) -> str | None:
@@ -130,7 +149,9 @@ def _without_edge(messages: Sequence[Spoken]) -> list[Spoken] | None:
     return None if bare is None else [*messages[:first], (role, bare), *messages[first + 1 :]]
 
 
-def _at_marks(messages: Sequence[Spoken], mark: re.Pattern[str], media: list[Medium]) -> list[Spoken]:
+def _at_marks(
+    messages: Sequence[Spoken], mark: re.Pattern[str], media: list[Medium]
+) -> list[Spoken]:
     """Messages with places at the marks; `<video>` takes the next video, another mark the next of either kind."""
     left, filled = list(media), []
     for role, text in messages:

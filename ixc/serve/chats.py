@@ -152,7 +152,9 @@ def _beside(record: Mapping[str, Any], media: Any, base: Path | None) -> tuple[l
     images = [read_medium(source, "image", base) for source in several(_either(record, _IMAGES))]
     videos = [read_medium(source, "video", base) for source in several(_either(record, _VIDEOS))]
     if sum(map(bool, (given, own, [*images, *videos]))) > 1:
-        raise BadConversation("media in two places (media, images or videos, the argument): give them in one")
+        raise BadConversation(
+            "media in two places (media, images or videos, the argument): give them in one"
+        )
     return given or own or [*images, *videos], bool(images or videos)
 
 
@@ -184,16 +186,23 @@ def _message(given: Any, where: str, base: Path | None) -> Spoken:
     if not isinstance(given, Mapping):
         raise BadConversation(f'{where}: {given!r:.80}: give {{"role": ..., "content": ...}}')
     message = {key: value for key, value in given.items() if not _is_empty(value)}
-    role, content = message.pop("role", message.pop("from", None)), given.get("content", given.get("value"))
+    role, content = (
+        message.pop("role", message.pop("from", None)),
+        given.get("content", given.get("value")),
+    )
     if role is None or not ("content" in given or "value" in given):
         raise BadConversation(f'{where}: {given!r:.80}: give {{"role": ..., "content": ...}}')
     role = _ALIASES.get(role, role) if isinstance(role, str) else role
     if role not in ROLES:
         raise BadConversation(f"{where}: role {role!r}: one of {', '.join((*ROLES, *_ALIASES))}")
     own = _own_media(message, base)
-    if unknown := [key for key in message if key not in ("content", "value", *_IMAGES, *_VIDEOS, "media")]:
+    if unknown := [
+        key for key in message if key not in ("content", "value", *_IMAGES, *_VIDEOS, "media")
+    ]:
         key = unknown[0]
-        raise BadConversation(f"{where}: unknown key {key!r}: {message[key]!r:.40}; remove it, or put it into the text")
+        raise BadConversation(
+            f"{where}: unknown key {key!r}: {message[key]!r:.40}; remove it, or put it into the text"
+        )
     pieces = _pieces(content, where, base)
     if not own:
         return role, pieces
@@ -206,7 +215,11 @@ def _own_media(message: Mapping[str, Any], base: Path | None) -> list[Medium]:
     """Media that stand in a message beside its text, as Ollama has them."""
     images = [read_medium(source, "image", base) for source in several(_either(message, _IMAGES))]
     videos = [read_medium(source, "video", base) for source in several(_either(message, _VIDEOS))]
-    return [*images, *videos, *(read_medium(source, None, base) for source in several(message.get("media")))]
+    return [
+        *images,
+        *videos,
+        *(read_medium(source, None, base) for source in several(message.get("media"))),
+    ]
 
 
 def _pieces(content: Any, where: str, base: Path | None) -> Pieces:
@@ -215,7 +228,9 @@ def _pieces(content: Any, where: str, base: Path | None) -> Pieces:
     if isinstance(content, Mapping):
         content = [content]
     if not isinstance(content, list | tuple):
-        raise BadConversation(f"{where}: content of type {type(content).__name__}: give a string or a list of parts")
+        raise BadConversation(
+            f"{where}: content of type {type(content).__name__}: give a string or a list of parts"
+        )
     return [_piece(part, f"{where}, part {i}", base) for i, part in enumerate(content)]
 
 
@@ -227,7 +242,9 @@ def _piece(given: Any, where: str, base: Path | None) -> str | Place:
     if not isinstance(given, Mapping):
         raise BadConversation(f"{where}: {given!r:.80}: give {form}")
     part = _without_nulls(given)
-    kind = part.pop("type", None) or next((name for name in ("text", *_MEDIA_PARTS) if name in part), None)
+    kind = part.pop("type", None) or next(
+        (name for name in ("text", *_MEDIA_PARTS) if name in part), None
+    )
     if kind in _TEXT_PARTS:
         return _only_text(part, where)
     if kind not in _MEDIA_PARTS:
@@ -235,7 +252,9 @@ def _piece(given: Any, where: str, base: Path | None) -> str | Place:
     part.pop("detail", None)  # how finely a server shall look; here hd_num says it
     sources = [name for name in _SOURCES if name in part]
     if unknown := [key for key in part if key not in sources]:
-        raise BadConversation(f"{where}: unknown key {unknown[0]!r}: {part[unknown[0]]!r:.40}; remove it")
+        raise BadConversation(
+            f"{where}: unknown key {unknown[0]!r}: {part[unknown[0]]!r:.40}; remove it"
+        )
     if len(sources) > 1:
         raise BadConversation(f"{where}: {' and '.join(sources)}: give one of them")
     if not sources:

@@ -40,7 +40,9 @@ class BadInput(ValueError):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; bad input ends in one line on stderr and exit status 2; see `_STATUS`."""
     options = parser().parse_args(arguments)
-    if isinstance(sys.stdout, TextIOWrapper):  # a sign that the terminal has not must not cost the scores
+    if isinstance(
+        sys.stdout, TextIOWrapper
+    ):  # a sign that the terminal has not must not cost the scores
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = options.run(options) or 0
@@ -48,10 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # `| head` has seen enough; the interpreter must not flush into the closed pipe
+    except (
+        BrokenPipeError
+    ):  # `| head` has seen enough; the interpreter must not flush into the closed pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError, ImportError) as error:  # the last: an attention that is not installed
+    except (
+        ValueError,
+        OSError,
+        ImportError,
+    ) as error:  # the last: an attention that is not installed
         _complain(options, str(error))
         return 2
 
@@ -73,25 +81,43 @@ def parser() -> argparse.ArgumentParser:
         command.epilog = _STATUS
         command.add_argument("chats", nargs="?", help=_CHATS)
         command.add_argument("--question", help="instead of a file: one question ...")
-        command.add_argument("--answer", action="append", default=[], help="... and an answer to it; may be repeated")
-        command.add_argument("--media", action="append", default=[], help="a picture or film; may be repeated")
+        command.add_argument(
+            "--answer", action="append", default=[], help="... and an answer to it; may be repeated"
+        )
+        command.add_argument(
+            "--media", action="append", default=[], help="a picture or film; may be repeated"
+        )
         root = "the folder of pictures and films; default: of a file of chats its own, of a table data/media"
         command.add_argument("--media-root", type=Path, help=root)
     table_options(score_parser)
 
-    chat_parser = _command(commands, "chat", chat, "talk to a chat model; one message, or until end of input")
+    chat_parser = _command(
+        commands, "chat", chat, "talk to a chat model; one message, or until end of input"
+    )
     model_options(chat_parser, REPLYING)
     chat_parser.add_argument("message", nargs="?")
-    chat_parser.add_argument("--media", action="append", default=[], help="a picture or film; may be repeated")
+    chat_parser.add_argument(
+        "--media", action="append", default=[], help="a picture or film; may be repeated"
+    )
     chat_parser.add_argument("--system", help="what the model is told before the conversation")
-    chat_parser.add_argument("--max-new-tokens", type=count, default=1024, help="tokens of a reply at most")
-    chat_parser.add_argument("--sample", action="store_true", help="sample as the official chat does, not greedily")
-    chat_parser.add_argument("--temperature", type=temperature, help="sample at this temperature; 0: greedily")
+    chat_parser.add_argument(
+        "--max-new-tokens", type=count, default=1024, help="tokens of a reply at most"
+    )
+    chat_parser.add_argument(
+        "--sample", action="store_true", help="sample as the official chat does, not greedily"
+    )
+    chat_parser.add_argument(
+        "--temperature", type=temperature, help="sample at this temperature; 0: greedily"
+    )
     chat_parser.add_argument("--seed", type=seed, help="of sampling; equal seeds, equal replies")
 
     show_parser = _command(commands, "show", show, "print the rows of a table of the pipeline")
-    show_parser.add_argument("table", type=Path, help="data/pairs/train.parquet, data/quarantine/validate.parquet, ...")
-    show_parser.add_argument("--limit", type=int, default=10, help="rows at most; 0: all (default: 10)")
+    show_parser.add_argument(
+        "table", type=Path, help="data/pairs/train.parquet, data/quarantine/validate.parquet, ..."
+    )
+    show_parser.add_argument(
+        "--limit", type=int, default=10, help="rows at most; 0: all (default: 10)"
+    )
     for name in FILTERS:
         show_parser.add_argument(f"--{name}", help=f"only rows of this {name}")
 
@@ -120,11 +146,19 @@ def _command(
 
 
 def _export_options(commands: Any) -> None:
-    command = _command(commands, "export", export_pairs, "pairs with their pictures and films, for another trainer")
+    command = _command(
+        commands, "export", export_pairs, "pairs with their pictures and films, for another trainer"
+    )
     command.add_argument("pairs", type=Path, help="data/pairs/train.parquet, ...")
-    command.add_argument("--to", required=True, choices=get_args(Form), help="the trainer that is to read them")
-    command.add_argument("--out", required=True, type=Path, help="a new folder, or an earlier export: it is replaced")
-    command.add_argument("--media-root", type=Path, default=Path("data/media"), help="the folder of their media")
+    command.add_argument(
+        "--to", required=True, choices=get_args(Form), help="the trainer that is to read them"
+    )
+    command.add_argument(
+        "--out", required=True, type=Path, help="a new folder, or an earlier export: it is replaced"
+    )
+    command.add_argument(
+        "--media-root", type=Path, default=Path("data/media"), help="the folder of their media"
+    )
     command.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -147,7 +181,9 @@ def _loading(options: argparse.Namespace) -> dict[str, Any]:
         device = as_device(options.device)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise BadInput(f"--device {options.device}: {str(error).splitlines()[0]}; cpu is always there") from error
+        raise BadInput(
+            f"--device {options.device}: {str(error).splitlines()[0]}; cpu is always there"
+        ) from error
     attention = (REPLYING if options.command == "chat" else SCORING)[options.attention]
     return {"device": device, "dtype": options.dtype, **attention}
 
@@ -160,7 +196,9 @@ def _reading(options: argparse.Namespace) -> dict[str, Any]:
 
 def _loaded(options: argparse.Namespace, kind: str) -> Any:
     """A model of `ixc.serve.api`, by the name of its class."""
-    return getattr(_api(), kind).from_pretrained(options.model, **_loading(options), **_reading(options))
+    return getattr(_api(), kind).from_pretrained(
+        options.model, **_loading(options), **_reading(options)
+    )
 
 
 def score(options: argparse.Namespace) -> int:
@@ -171,7 +209,11 @@ def score(options: argparse.Namespace) -> int:
     outcomes = _outcomes(options, rows)
     scores = [outcome.score for outcome in outcomes]
     shown = ["-" if score is None else f"{score:.4f}" for score in scores]
-    _print(options, scores, [f"{score}  {_shortened(row)}" for score, row in zip(shown, rows, strict=True)])
+    _print(
+        options,
+        scores,
+        [f"{score}  {_shortened(row)}" for score, row in zip(shown, rows, strict=True)],
+    )
     return _status(options, rows, outcomes)
 
 
@@ -205,11 +247,17 @@ def _outcomes(options: argparse.Namespace, rows: Sequence[Any]) -> list[Any]:
 
 def _status(options: argparse.Namespace, rows: Sequence[Any], outcomes: Sequence[Any]) -> int:
     """Name the rows that have no score; the exit status says whether there are any."""
-    failed = [(row.where, outcome.reason) for row, outcome in zip(rows, outcomes, strict=True) if outcome.reason]
+    failed = [
+        (row.where, outcome.reason)
+        for row, outcome in zip(rows, outcomes, strict=True)
+        if outcome.reason
+    ]
     for where, reason in failed:
         _complain(options, f"{where}: {reason}")
     if failed:
-        _complain(options, f"{len(failed):,} of {len(rows):,} chats not scored, for the reasons above")
+        _complain(
+            options, f"{len(failed):,} of {len(rows):,} chats not scored, for the reasons above"
+        )
     return _exit_status(len(failed), len(rows))
 
 
@@ -230,10 +278,8 @@ def score_table(options: argparse.Namespace) -> int:
     if not (options.source and options.target) or options.chats or options.question is not None:
         raise BadInput("--in goes with --out, and without chats or a question")
     if options.media or options.max_length or options.on_overflow:
-        given = (
-            "--media, --max-length and --on-overflow go with chats; a table names its media, --pass-tokens is its bound"
-        )
-        raise BadInput(given)
+        bound = "a table names its media, --max-tokens-per-microbatch is its bound"
+        raise BadInput(f"--media, --max-length and --on-overflow go with chats; {bound}")
     if options.attention == "eager":
         raise BadInput(
             "--attention eager reads every chat whole, and a table's answers share their prompts: leave it out"
@@ -253,7 +299,9 @@ def score_table(options: argparse.Namespace) -> int:
     reading = _reading(options)
     counts = bulk.score_table(
         model,
-        VisionCache(model, processor.with_options(**reading) if reading else processor, _root(options)),
+        VisionCache(
+            model, processor.with_options(**reading) if reading else processor, _root(options)
+        ),
         options.source,
         options.target,
         model_name=digest_of(folder),
@@ -266,7 +314,10 @@ def score_table(options: argparse.Namespace) -> int:
     _print(options, counts, [f"{options.target}: {counts['rows']:,} rows, {unscored:,} not scored"])
     if unscored:
         why = f"most often: {_commonest_reason(options.target)}; all are in {options.target}, meta.{bulk.NOT_SCORED}"
-        _complain(options, f"{unscored:,} of {counts['rows']:,} rows not scored (media from {_root(options)}); {why}")
+        _complain(
+            options,
+            f"{unscored:,} of {counts['rows']:,} rows not scored (media from {_root(options)}); {why}",
+        )
     return _exit_status(int(unscored), int(counts["rows"]))
 
 
@@ -307,29 +358,44 @@ def chat(options: argparse.Namespace) -> None:
             continue
         messages.append({"role": "user", "content": line.strip()})
         seed = None if options.seed is None else options.seed + number
-        messages.append({"role": "assistant", "content": model.reply(messages, options.media, seed=seed, **settings)})
+        messages.append(
+            {
+                "role": "assistant",
+                "content": model.reply(messages, options.media, seed=seed, **settings),
+            }
+        )
         _print(options, messages[-1], [""])
 
 
 def _sampling(options: argparse.Namespace) -> dict[str, Any]:
     """How replies are sampled, if they are."""
-    settings = {"do_sample": True, "top_p": 0.8, "repetition_penalty": 1.005} if options.sample else {}
+    settings = (
+        {"do_sample": True, "top_p": 0.8, "repetition_penalty": 1.005} if options.sample else {}
+    )
     if options.temperature == 0:
         return {}
     return (
-        settings if options.temperature is None else {"do_sample": True, **settings, "temperature": options.temperature}
+        settings
+        if options.temperature is None
+        else {"do_sample": True, **settings, "temperature": options.temperature}
     )
 
 
 def show(options: argparse.Namespace) -> None:
     """Print rows, readable, also into a pipe."""
-    print_rows(options.table, limit=options.limit or None, **{name: getattr(options, name) for name in FILTERS})
+    print_rows(
+        options.table,
+        limit=options.limit or None,
+        **{name: getattr(options, name) for name in FILTERS},
+    )
 
 
 def convert(options: argparse.Namespace) -> None:
     """Official to ours, or ours to official, by what the source is; says which keys were new or ignored."""
     report = _api().convert(options.source, options.target)
-    _print(options, report, [f"{what}: {', '.join(names) or 'none'}" for what, names in report.items()])
+    _print(
+        options, report, [f"{what}: {', '.join(names) or 'none'}" for what, names in report.items()]
+    )
 
 
 def export_pairs(options: argparse.Namespace) -> None:
@@ -364,7 +430,9 @@ def _shortened(row: Any, width: int = 80) -> str:
     if row.chat is None:
         return row.where
     said = row.chat.messages[-1]["content"]
-    said = said if isinstance(said, str) else " ".join(part.get("text", "<picture>") for part in said)
+    said = (
+        said if isinstance(said, str) else " ".join(part.get("text", "<picture>") for part in said)
+    )
     text = " ".join(said.split())
     return text if len(text) <= width else text[: width - 1] + "…"
 

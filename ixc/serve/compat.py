@@ -58,7 +58,9 @@ class AutoModel:
         """
         place = stored(folder, revision, cache_dir)
         kind = dtype if torch_dtype is None else torch_dtype
-        return OfficialRewardModel(*load(place, IXCForRewardModel, one_device(device_map), kind, attn_implementation))
+        return OfficialRewardModel(
+            *load(place, IXCForRewardModel, one_device(device_map), kind, attn_implementation)
+        )
 
 
 class AutoTokenizer:
@@ -162,7 +164,12 @@ class OfficialRewardModel:
         return (order, scores) if return_logits else order
 
     def _scores(
-        self, chats: Sequence[Any], images: Sequence[Shown], max_length: int, hd_num: int, apply_template: bool
+        self,
+        chats: Sequence[Any],
+        images: Sequence[Shown],
+        max_length: int,
+        hd_num: int,
+        apply_template: bool,
     ) -> list[float]:
         """Chats whose pictures may have different numbers of tiles are scored one by one."""
         chats = list(chats) if apply_template else [untemplated(chat) for chat in chats]
@@ -184,7 +191,9 @@ class OfficialRewardModel:
         ready = [sorted(size // side for size in x.shape[2:]) for x in images if is_ready(x)]
         most = max((long * (short + 1) for short, long in ready), default=limit)
         if most > limit and 0 < len(ready) < len(images):
-            raise BadMedia(f"a tensor of more tiles than {limit} among files: give all pictures in the same form")
+            raise BadMedia(
+                f"a tensor of more tiles than {limit} among files: give all pictures in the same form"
+            )
         return max(most, limit)
 
     def _image(self, image: Any) -> Any:
@@ -204,11 +213,16 @@ def is_ready(image: Any) -> bool:
 
 def from_normalised(pixels: Tensor) -> Image.Image:
     """The 8-bit picture whose normalised form, [1, 3, H, W], this is."""
-    ends = [to_tiles(Image.new("RGB", (1, 1), end), Partition(1, 1, 1, 1), 1)[1] for end in ("black", "white")]
+    ends = [
+        to_tiles(Image.new("RGB", (1, 1), end), Partition(1, 1, 1, 1), 1)[1]
+        for end in ("black", "white")
+    ]
     black, white = (end.to(pixels.device) for end in ends)
     values = ((pixels[0].float() - black) / (white - black) * 255).round()
     if not (values.min() >= 0 and values.max() <= 255):
-        raise BadMedia(f"a tensor of shape {tuple(pixels.shape)}: values that no normalised picture has; give the file")
+        raise BadMedia(
+            f"a tensor of shape {tuple(pixels.shape)}: values that no normalised picture has; give the file"
+        )
     return Image.fromarray(values.byte().permute(1, 2, 0).cpu().numpy())
 
 
@@ -219,10 +233,14 @@ def untemplated(prompt: Any) -> list[dict[str, str]]:
         BadConversation: it is of another form.
     """
     if not isinstance(prompt, str):
-        raise BadConversation(f"{prompt!r:.80}: with apply_template=False give the prompt, a string")
+        raise BadConversation(
+            f"{prompt!r:.80}: with apply_template=False give the prompt, a string"
+        )
     body = prompt.removesuffix(_TAIL)
     turns = [{"role": turn[1], "content": turn[2]} for turn in _TURN.finditer(body)]
     if body == prompt or not turns or _TURN.sub("", body):
         form = f"{SPECIAL['turn_start']}role, newline, text, {SPECIAL['turn_end']}, newline; at the end {_TAIL}"
-        raise BadConversation(f"{prompt!r:.80}: not of the official template: for each message {form}")
+        raise BadConversation(
+            f"{prompt!r:.80}: not of the official template: for each message {form}"
+        )
     return turns

@@ -89,11 +89,15 @@ class Shards:
         mine = range(distributed.rank(), self.count, distributed.world_size())
         with distributed.joined():
             # the first process looks and tidies up; the others hear what it found
-            objection = distributed.gathered(self._objection() if distributed.rank() == 0 else "")[0]
+            objection = distributed.gathered(self._objection() if distributed.rank() == 0 else "")[
+                0
+            ]
             if objection:
                 raise OtherRun(objection)
             missing = {number for number in mine if not self.path(number).exists()}
-            distributed.gathered(None)  # or the first process may join and tidy up before another has looked
+            distributed.gathered(
+                None
+            )  # or the first process may join and tidy up before another has looked
         return missing
 
     def _objection(self) -> str:
@@ -102,7 +106,9 @@ class Shards:
         known = json.loads(written.read_text()) if written.exists() else self.about
         keys = [key for key in self.about if known.get(key) != self.about[key]]
         if keys and self.others == "refuse":
-            changes = ", ".join(f"{key} was {known.get(key)!r}, is {self.about[key]!r}" for key in keys)
+            changes = ", ".join(
+                f"{key} was {known.get(key)!r}, is {self.about[key]!r}" for key in keys
+            )
             return f"{self.folder}: {changes}; set it back to go on, or delete the folder to start anew"
         if keys or not written.exists():
             remove_folder(self.folder)  # another's, or nobody knows whose

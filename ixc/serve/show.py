@@ -23,7 +23,13 @@ class BadTable(ValueError):
     """A file that cannot be shown."""
 
 
-def show(path: Path, *, limit: int | None = 10, put: Callable[[str], object] = print, **filters: str | None) -> int:
+def show(
+    path: Path,
+    *,
+    limit: int | None = 10,
+    put: Callable[[str], object] = print,
+    **filters: str | None,
+) -> int:
     """Print the rows of a table; returns how many.
 
     Args:
@@ -41,7 +47,9 @@ def show(path: Path, *, limit: int | None = 10, put: Callable[[str], object] = p
         page.row(row)
         count += 1
     if not count:
-        wanted = ", ".join(f"{name} {value!r}" for name, value in filters.items() if value is not None)
+        wanted = ", ".join(
+            f"{name} {value!r}" for name, value in filters.items() if value is not None
+        )
         put(f"{path}: no row{f' with {wanted}' if wanted else ''}")
     return count
 
@@ -55,11 +63,15 @@ def _rows(path: Path, filters: Mapping[str, str | None]) -> Iterator[dict[str, A
         with pq.ParquetFile(path) as table:
             names = table.schema_arrow.names
             if unknown := [name for name in wanted if name not in names]:
-                raise BadTable(f"{path}: no column {unknown[0]!r} to filter by; it has {', '.join(names)}")
+                raise BadTable(
+                    f"{path}: no column {unknown[0]!r} to filter by; it has {', '.join(names)}"
+                )
             for batch in table.iter_batches(batch_size=256):
                 yield from reduce(_only, wanted.items(), batch).to_pylist()
     except pa.ArrowException as error:
-        raise BadTable(f"{path}: not a Parquet file ({error}); run the stage that writes it again") from error
+        raise BadTable(
+            f"{path}: not a Parquet file ({error}); run the stage that writes it again"
+        ) from error
 
 
 def _only(rows: pa.RecordBatch, wanted: tuple[str, str]) -> pa.RecordBatch:
@@ -107,7 +119,9 @@ class _Page:
         """A text under its name, its own line breaks kept."""
         lead = f"{name:>10}  "
         width = max(self._width - len(lead), 20)
-        lines = [part for line in _clean(text).split("\n") for part in textwrap.wrap(line, width) or [""]]
+        lines = [
+            part for line in _clean(text).split("\n") for part in textwrap.wrap(line, width) or [""]
+        ]
         for place, line in enumerate(lines):
             self._put(((lead if place == 0 else " " * len(lead)) + line).rstrip())
 
@@ -118,7 +132,10 @@ def _clean(text: object) -> str:
     >>> _clean("red\\x1b[31m")
     'red\\ufffd[31m'
     """
-    return "".join(one if one.isprintable() or one == "\n" else "\t" if one == "\t" else "\ufffd" for one in str(text))
+    return "".join(
+        one if one.isprintable() or one == "\n" else "\t" if one == "\t" else "\ufffd"
+        for one in str(text)
+    )
 
 
 def _verdict(verdict: Mapping[str, Any]) -> str:

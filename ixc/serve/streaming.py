@@ -58,7 +58,9 @@ class Streamed(BaseStreamer):
 class FiniteOnly(LogitsProcessor):
     """Ends a reply whose next token would be drawn from numbers that are none."""
 
-    def __call__(self, input_ids: Int[Tensor, "B T"], scores: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
+    def __call__(
+        self, input_ids: Int[Tensor, "B T"], scores: Float[Tensor, "B V"]
+    ) -> Float[Tensor, "B V"]:
         """The logits as they are; -inf is how others forbid a token.
 
         Raises:

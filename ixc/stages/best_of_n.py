@@ -44,7 +44,9 @@ def run(
     if not samples:
         return {"prompts": 0}
     lengths = [[len(answer.ids) for answer in row] for row in answers]
-    known = [row for row in right if row is not None]  # of all prompts, or of none: see `verifiable`
+    known = [
+        row for row in right if row is not None
+    ]  # of all prompts, or of none: see `verifiable`
     return {"prompts": len(samples), **curve(params.n, rewards, known, lengths)}
 
 
@@ -69,10 +71,14 @@ def sample_and_score(
         params.max_tokens_per_microbatch,
     )
     texts = [[answer.text for answer in row] for row in answers]
-    return answers, score(judge, vision_cache, samples, texts, params.batch_size, params.max_tokens_per_microbatch)
+    return answers, score(
+        judge, vision_cache, samples, texts, params.batch_size, params.max_tokens_per_microbatch
+    )
 
 
-def scored_sample(sample: Sample, texts: Sequence[str], rewards: Sequence[float], right: list[int] | None) -> Sample:
+def scored_sample(
+    sample: Sample, texts: Sequence[str], rewards: Sequence[float], right: list[int] | None
+) -> Sample:
     """A prompt with its answers and rewards; `meta.correct` says which the verifier accepts, where it knows."""
     meta = sample.meta if right is None else {**sample.meta, "correct": right}
     return replace(sample, candidates=tuple(texts), rewards=tuple(rewards), meta=meta)
@@ -100,7 +106,9 @@ def curve(
         right: which answers are, prompt by prompt; empty: nobody knows, and there is neither `gold` nor `oracle`.
     """
     r, c, tokens = (np.array(x, dtype=float) for x in (rewards, right, lengths))
-    measured = {"gold": c, "reward": r, "length": tokens} if len(c) else {"reward": r, "length": tokens}
+    measured = (
+        {"gold": c, "reward": r, "length": tokens} if len(c) else {"reward": r, "length": tokens}
+    )
     answers = r.shape[1]
     best, behind = np.argsort(-r, axis=1, kind="stable"), range(answers - 1, -1, -1)
     metrics: Metrics = {}

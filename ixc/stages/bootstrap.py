@@ -20,7 +20,14 @@ from ixc.engine.batching import shared_out
 from ixc.engine.optim import MuonOptimizer, seed_everything
 from ixc.io.files import replacing_folder, track
 from ixc.metrics import Log, Metrics, ignore
-from ixc.models.ixc25 import IXCConfig, IXCForCausalLM, IXCProcessor, PrefixGroup, collate, from_official
+from ixc.models.ixc25 import (
+    IXCConfig,
+    IXCForCausalLM,
+    IXCProcessor,
+    PrefixGroup,
+    collate,
+    from_official,
+)
 from ixc.models.ixc25.folder import processor_of, save
 from ixc.models.ixc25.kernels import refuse_attention, use_attention
 from ixc.models.ixc25.processing import PLACEHOLDER, ImageTiles, train_tokenizer, words_of
@@ -37,7 +44,9 @@ class NoModel(ValueError):
     """Nothing to start from: what is missing, and what to set."""
 
 
-def run(params: BootstrapParams, prompts: Path, media: Path, base: Path, *, log: Log = ignore) -> Metrics:
+def run(
+    params: BootstrapParams, prompts: Path, media: Path, base: Path, *, log: Log = ignore
+) -> Metrics:
     """Write the model that every later stage starts from."""
     if params.pretrained is not None:
         return resolve(Path(params.pretrained), base)
@@ -51,7 +60,9 @@ def learn(params: BootstrapParams, prompts: Path, media: Path, base: Path, log: 
     rng = seed_everything(params.seed)
     samples = [s for s in read_samples(prompts) if s.split == "train" and s.gold and s.gold.answer]
     if not samples:
-        raise NoModel(f"{prompts}: no training prompt has a reference answer; set bootstrap.pretrained instead")
+        raise NoModel(
+            f"{prompts}: no training prompt has a reference answer; set bootstrap.pretrained instead"
+        )
     processor, model = build(params, samples)
     model.to(distributed.device())  # pyright: ignore[reportArgumentType]
     use_attention(model, params.attention)
@@ -69,7 +80,9 @@ def learn(params: BootstrapParams, prompts: Path, media: Path, base: Path, log: 
 def resolve(pretrained: Path, base: Path) -> Metrics:
     """Take a pretrained model's folder as it is, or an official checkpoint in our form; one process is enough."""
     if not (pretrained / "config.json").is_file():
-        raise NoModel(f"bootstrap.pretrained: {str(pretrained)!r}: no config.json there; name a model folder")
+        raise NoModel(
+            f"bootstrap.pretrained: {str(pretrained)!r}: no config.json there; name a model folder"
+        )
     if distributed.rank():
         return {}
     if not (pretrained / "processor_config.json").is_file():
@@ -81,13 +94,18 @@ def resolve(pretrained: Path, base: Path) -> Metrics:
     return {"parameters": 0}
 
 
-def build(params: BootstrapParams, samples: Sequence[Sample]) -> tuple[IXCProcessor, IXCForCausalLM]:
+def build(
+    params: BootstrapParams, samples: Sequence[Sample]
+) -> tuple[IXCProcessor, IXCForCausalLM]:
     """A tokenizer trained on the samples, and an untrained model of the asked size."""
     if params.architecture is None:
         raise NoModel("bootstrap: neither `pretrained` nor `architecture` is set; set one of them")
     tokenizer = train_tokenizer(map(words_of, samples), params.architecture.vocab_size)
     processor = IXCProcessor(
-        tokenizer, params.architecture.tile_size, params.architecture.patch_size, hd_num=params.hd_num
+        tokenizer,
+        params.architecture.tile_size,
+        params.architecture.patch_size,
+        hd_num=params.hd_num,
     )
     special: dict[str, Any] = {
         "bos_token_id": processor.ids["bos"],
@@ -125,7 +143,8 @@ def train(
         mine = [place for place, owner in enumerate(owners) if owner == distributed.rank()]
         shown = [[images[m.sha256] for m in batch[place][0].media] for place in mine]
         groups = [
-            group(processor, batch[place], seen, noise, draws[place]) for place, seen in zip(mine, shown, strict=True)
+            group(processor, batch[place], seen, noise, draws[place])
+            for place, seen in zip(mine, shown, strict=True)
         ]
         image_features = model.encode_images([image for seen in shown for image in seen])
         layout = collate(groups).to(model.device)
@@ -136,16 +155,25 @@ def train(
         yield whole
 
 
-def load_images(processor: IXCProcessor, samples: Sequence[Sample], media: Path) -> dict[str, ImageTiles]:
+def load_images(
+    processor: IXCProcessor, samples: Sequence[Sample], media: Path
+) -> dict[str, ImageTiles]:
     """Tiles of all the samples' media, by content hash."""
     new = {m.sha256: m for sample in samples for m in sample.media}
-    return {sha: processor.load(media, m, processor.hd_num) for sha, m in track(new.items(), "pictures", len(new))}
+    return {
+        sha: processor.load(media, m, processor.hd_num)
+        for sha, m in track(new.items(), "pictures", len(new))
+    }
 
 
 def cost(group: Conversation, images: Mapping[str, ImageTiles]) -> int:
     """About what a group takes to learn from: its words' characters, and its pictures' tiles as so many."""
     tiles = sum(len(images[media.sha256].tiles) for media in group[0].media)
-    texts = (text for s in group for text in (*(turn.content for turn in s.prompt), s.gold.answer if s.gold else ""))
+    texts = (
+        text
+        for s in group
+        for text in (*(turn.content for turn in s.prompt), s.gold.answer if s.gold else "")
+    )
     return TILE_COST * tiles + sum(map(len, texts))
 
 
@@ -157,13 +185,21 @@ def conversations(samples: Sequence[Sample], most: int = 5) -> list[Conversation
     groups: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         alone = len(sample.media) > 1 or PLACEHOLDER in sample.prompt[-1].content
-        groups[sample.id if alone else sample.media[0].sha256 if sample.media else "text"].append(sample)
+        groups[sample.id if alone else sample.media[0].sha256 if sample.media else "text"].append(
+            sample
+        )
     chunks = [(group, 3 if name == "text" else most) for name, group in groups.items()]
-    return [tuple(group[i : i + size]) for group, size in chunks for i in range(0, len(group), size)]
+    return [
+        tuple(group[i : i + size]) for group, size in chunks for i in range(0, len(group), size)
+    ]
 
 
 def group(
-    processor: IXCProcessor, group: Conversation, images: Sequence[ImageTiles], noise: float, rng: random.Random
+    processor: IXCProcessor,
+    group: Conversation,
+    images: Sequence[ImageTiles],
+    noise: float,
+    rng: random.Random,
 ) -> PrefixGroup:
     """`<s>` and the picture as prefix; of every sample its question, given, and its answer, to be learned."""
     counts = [processor.num_tokens(p) for p in images]
@@ -187,6 +223,8 @@ def answer_loss(
     model: IXCForCausalLM, batch: PackedBatch, image_features: Float[Tensor, "P D"] | None
 ) -> Float[Tensor, ""]:
     """Cross-entropy of the answers' tokens, nats per token of all processes' together."""
-    logits = model.output(model.model(**batch.inputs(), image_features=image_features, columns=batch.target_from)[0])
+    logits = model.output(
+        model.model(**batch.inputs(), image_features=image_features, columns=batch.target_from)[0]
+    )
     tokens = distributed.summed(torch.tensor(float(len(batch.target_ids)), device=logits.device))
     return F.cross_entropy(logits.float(), batch.target_ids, reduction="sum") / tokens

@@ -104,14 +104,22 @@ def run(
     model, processor = load(reward, IXCForRewardModel, *place, attention=params.attention)
     vision_cache = VisionCache(model, processor, media, params.vision_cache)
     about = {"model": digest_of(reward), "table": digest_of(corpus), **told(model, vision_cache)}
-    about |= {"max_tokens_per_microbatch": params.max_tokens_per_microbatch, "plant": params.plant, "seed": params.seed}
+    about |= {
+        "max_tokens_per_microbatch": params.max_tokens_per_microbatch,
+        "plant": params.plant,
+        "seed": params.seed,
+    }
     planting = Planting(lambda: read_each(corpus), params.plant, params.seed)
     num_rows = open_table(corpus).metadata.num_rows
 
     # one sweep over the corpus and the spoilt copies behind it: equal texts get equal rewards in both
     parts = read_each(corpus), (defect.sample for defect in planting.defects())
-    shards = Shards(scores, [num_rows, len(planting.rows)], params.shard_rows, about, others="remove")
-    limits = Limits(params.max_tokens_per_microbatch, "clean.max_tokens_per_microbatch", params.batch_size)
+    shards = Shards(
+        scores, [num_rows, len(planting.rows)], params.shard_rows, about, others="remove"
+    )
+    limits = Limits(
+        params.max_tokens_per_microbatch, "clean.max_tokens_per_microbatch", params.batch_size
+    )
     found = score_rows(model, vision_cache, parts, shards, limits, answer_of)
     if found is None:
         return {}
@@ -127,7 +135,11 @@ def run(
             f"{outcome.reasons[first]}; all are in {unscored}, each with its reason",
             file=sys.stderr,
         )
-    return {"rows": num_rows, **{fate: counts[fate] for fate in FATES}, **measured(outcome, params.remove)}
+    return {
+        "rows": num_rows,
+        **{fate: counts[fate] for fate in FATES},
+        **measured(outcome, params.remove),
+    }
 
 
 def _refuse_same(corpus: Path, *written: Path) -> None:
@@ -135,7 +147,9 @@ def _refuse_same(corpus: Path, *written: Path) -> None:
     taken = {corpus.resolve()}
     for path in written:
         if path.resolve() in taken:
-            raise BadRecord(f"{path}: is the corpus, or stands for two tables; name another file to write")
+            raise BadRecord(
+                f"{path}: is the corpus, or stands for two tables; name another file to write"
+            )
         taken.add(path.resolve())
 
 
@@ -150,7 +164,9 @@ def answer_of(sample: Sample) -> list[Reply]:
     return [sample.chosen]
 
 
-def outcome_of(params: CleanParams, corpus: Path, scores: Scores, planting: Planting, num_rows: int) -> Outcome:
+def outcome_of(
+    params: CleanParams, corpus: Path, scores: Scores, planting: Planting, num_rows: int
+) -> Outcome:
     """What becomes of each row by the rewards of all rows, and of the spoilt copies behind them.
 
     Raises:
@@ -163,7 +179,9 @@ def outcome_of(params: CleanParams, corpus: Path, scores: Scores, planting: Plan
             f"{corpus}: none of {num_rows:,} rows could be scored, such as row 0: {reasons[0]}; nothing was written: "
             "see whether the corpus and its media belong together"
         )
-    copies = {row: (scores.of(num_rows + place) or [np.nan])[0] for place, row in enumerate(planting.rows)}
+    copies = {
+        row: (scores.of(num_rows + place) or [np.nan])[0] for place, row in enumerate(planting.rows)
+    }
     domains = _texts(pq.read_table(corpus, columns=["domain"])["domain"])
     low = lowest(domains, rewards, params.remove)
     return Outcome(domains, rewards, low, reasons, planting.kinds, copies)
@@ -223,13 +241,21 @@ def auroc(bad: np.ndarray, good: np.ndarray) -> float:
     return float((above + ties / 2).mean() / len(good))
 
 
-def _write(outcome: Outcome, corpus: Path, cleaned: Path, removed: Path, unscored: Path, scores: Path) -> None:
+def _write(
+    outcome: Outcome, corpus: Path, cleaned: Path, removed: Path, unscored: Path, scores: Path
+) -> None:
     """Part the corpus in three, in its order, and say of every row what became of it; all appear when all are whole."""
     paths = dict(zip(FATES, (cleaned, removed, unscored), strict=True))
     file, fates, row = open_table(corpus), outcome.fates, 0
     with ExitStack() as stack:
-        parts = {name: stack.enter_context(replacing(path)) for name, path in (*paths.items(), ("scores", scores))}
-        schemas = {fate: file.schema_arrow if fate == KEPT else _explained(file.schema_arrow) for fate in FATES}
+        parts = {
+            name: stack.enter_context(replacing(path))
+            for name, path in (*paths.items(), ("scores", scores))
+        }
+        schemas = {
+            fate: file.schema_arrow if fate == KEPT else _explained(file.schema_arrow)
+            for fate in FATES
+        }
         writers = {
             name: stack.enter_context(pq.ParquetWriter(part, schemas.get(name, _SCORES)))
             for name, part in parts.items()
@@ -250,10 +276,14 @@ def _write(outcome: Outcome, corpus: Path, cleaned: Path, removed: Path, unscore
 def _explained(schema: pa.Schema) -> pa.Schema:
     """The columns of rows that are not kept: their own, and why."""
     own = [column for column in schema if column.name not in (REWARD, REASON)]
-    return pa.schema([*own, pa.field(REWARD, pa.float64()), pa.field(REASON, pa.string())], schema.metadata)
+    return pa.schema(
+        [*own, pa.field(REWARD, pa.float64()), pa.field(REASON, pa.string())], schema.metadata
+    )
 
 
-def _explain(rows: pa.RecordBatch, schema: pa.Schema, outcome: Outcome, numbers: np.ndarray) -> pa.RecordBatch:
+def _explain(
+    rows: pa.RecordBatch, schema: pa.Schema, outcome: Outcome, numbers: np.ndarray
+) -> pa.RecordBatch:
     own = [rows[name] for name in schema.names[:-2]]
     reasons = [outcome.reason(number) for number in numbers.tolist()]
     added = [pa.array(outcome.rewards[numbers], from_pandas=True), pa.array(reasons, pa.string())]
@@ -266,7 +296,9 @@ def _texts(column: pa.Array | pa.ChunkedArray) -> list[str | None]:
     return [None if text is None else text.decode(errors="replace") for text in found]
 
 
-def _told(outcome: Outcome, ids: pa.Array, numbers: np.ndarray, fates: np.ndarray) -> pa.RecordBatch:
+def _told(
+    outcome: Outcome, ids: pa.Array, numbers: np.ndarray, fates: np.ndarray
+) -> pa.RecordBatch:
     """What became of some rows."""
     rows = numbers.tolist()
     copies = [outcome.copies.get(row, np.nan) for row in rows]

@@ -26,7 +26,13 @@ Rewards = tuple[float, float]
 
 
 def run(
-    params: EvaluateRMParams, pairs: Path, media: Path, reward: Path, scored: Path, *, log: Log = ignore
+    params: EvaluateRMParams,
+    pairs: Path,
+    media: Path,
+    reward: Path,
+    scored: Path,
+    *,
+    log: Log = ignore,
 ) -> Metrics:
     """Score the pairs as they are, and those that can be with swapped media; a tie counts as wrong.
 
@@ -36,7 +42,9 @@ def run(
     samples = read_pairs(pairs)
     swapped = [
         after
-        for before, after in zip(samples, swap_media(samples, random.Random(params.seed)), strict=True)
+        for before, after in zip(
+            samples, swap_media(samples, random.Random(params.seed)), strict=True
+        )
         if after.media != before.media
     ]
     with distributed.joined():
@@ -57,22 +65,33 @@ def run(
 
 
 def _score(
-    params: EvaluateRMParams, model: IXCForRewardModel, vision_cache: VisionCache, samples: Sequence[Sample]
+    params: EvaluateRMParams,
+    model: IXCForRewardModel,
+    vision_cache: VisionCache,
+    samples: Sequence[Sample],
 ) -> list[Rewards]:
     answers = [(s.chosen, s.rejected) for s in samples]
-    rows = score(model, vision_cache, samples, answers, params.batch_size, params.max_tokens_per_microbatch)
+    rows = score(
+        model, vision_cache, samples, answers, params.batch_size, params.max_tokens_per_microbatch
+    )
     return [(chosen, rejected) for chosen, rejected in rows]
 
 
 def _measured(
-    group: str, samples: Sequence[Sample], rewards: Sequence[Rewards], num_resamples: int, rng: np.random.Generator
+    group: str,
+    samples: Sequence[Sample],
+    rewards: Sequence[Rewards],
+    num_resamples: int,
+    rng: np.random.Generator,
 ) -> Metrics:
     """What is told of a group of pairs; `length_only` beside it is what a look at lengths alone would get right."""
     margins = [chosen - rejected for chosen, rejected in rewards]
     right = [margin > 0 for margin in margins]
     prompts = [(sample.prompt, sample.media) for sample in samples]
     low, high = accuracy_interval(right, prompts, num_resamples, rng)
-    words = np.array([(num_words(sample.chosen), num_words(sample.rejected)) for sample in samples], dtype=float)
+    words = np.array(
+        [(num_words(sample.chosen), num_words(sample.rejected)) for sample in samples], dtype=float
+    )
     numbers = {
         "accuracy": float(np.mean(right)),
         "accuracy_low": low,
@@ -89,12 +108,16 @@ def _measured(
     return {f"{name}/{group}": value for name, value in numbers.items()}
 
 
-def swapped_metrics(samples: Sequence[Sample], swapped: Sequence[Sample], rewards: Sequence[Rewards]) -> Metrics:
+def swapped_metrics(
+    samples: Sequence[Sample], swapped: Sequence[Sample], rewards: Sequence[Rewards]
+) -> Metrics:
     """The accuracy of pairs with swapped media by modality, and how many of its pairs could be swapped at all."""
     metrics: Metrics = {}
     for modality in sorted({sample.modality for sample in samples if sample.media}):
         pairs = zip(swapped, rewards, strict=True)
-        right = [chosen > rejected for sample, (chosen, rejected) in pairs if sample.modality == modality]
+        right = [
+            chosen > rejected for sample, (chosen, rejected) in pairs if sample.modality == modality
+        ]
         metrics[f"pairs_swapped/{modality}"] = len(right)
         if right:
             metrics[f"accuracy_swapped_media/{modality}"] = float(np.mean(right))
@@ -105,7 +128,13 @@ def by_group(samples: Sequence[Sample]) -> dict[str, list[int]]:
     """Which pairs belong to each group: all, and by modality, domain, source and length."""
     groups: dict[str, list[int]] = defaultdict(list)
     for i, sample in enumerate(samples):
-        names = ("all", sample.modality, f"domain:{sample.domain}", f"source:{sample.source}", *lengths(sample))
+        names = (
+            "all",
+            sample.modality,
+            f"domain:{sample.domain}",
+            f"source:{sample.source}",
+            *lengths(sample),
+        )
         for name in names:
             groups[name].append(i)
     return groups
@@ -122,7 +151,10 @@ def lengths(sample: Sample) -> tuple[str, str]:
     chosen, rejected = num_words(sample.chosen), num_words(sample.rejected)
     most = next((limit for limit in LENGTHS if max(chosen, rejected) <= limit), None)
     longer = "chosen" if chosen > rejected else "rejected" if rejected > chosen else "neither"
-    return f"length:to {most} words" if most else f"length:over {LENGTHS[-1]} words", f"longer:{longer}"
+    return (
+        f"length:to {most} words" if most else f"length:over {LENGTHS[-1]} words",
+        f"longer:{longer}",
+    )
 
 
 def num_words(turns: Sequence[Turn]) -> int:

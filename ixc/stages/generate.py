@@ -39,7 +39,13 @@ class Answered(NamedTuple):
 
 
 def run(
-    params: GenerateParams, prompts: Path, media: Path, base: Path, candidates: Path, *, log: Log = ignore
+    params: GenerateParams,
+    prompts: Path,
+    media: Path,
+    base: Path,
+    candidates: Path,
+    *,
+    log: Log = ignore,
 ) -> Metrics:
     """Answer the prompts `num_candidates` times each."""
     everything = list(read_samples(prompts))
@@ -88,7 +94,9 @@ def locally(
     params: GenerateParams, samples: Sequence[Sample], media: Path, base: Path, candidates: Path
 ) -> list[Answered]:
     """The base model's answers, batch by batch; processes share the batches out, each with a journal of its own."""
-    model, processor = load(base, IXCForCausalLM, distributed.device(), params.precision, attention=params.attention)
+    model, processor = load(
+        base, IXCForCausalLM, distributed.device(), params.precision, attention=params.attention
+    )
     vision_cache = VisionCache(model, processor, media, params.vision_cache)
     done = resume(candidates, job(params, samples, base)) if distributed.rank() == 0 else {}
     done = distributed.gathered(done)[0]
@@ -109,7 +117,9 @@ def locally(
     origin = {"generate": {"model": base.as_posix(), "seed": params.seed}}
     return [
         Answered(
-            replace(sample, candidates=tuple(answer.text for answer in row), meta=sample.meta | origin),
+            replace(
+                sample, candidates=tuple(answer.text for answer in row), meta=sample.meta | origin
+            ),
             [len(answer.ids) for answer in row],
         )
         for sample, row in zip(samples, answers, strict=True)
@@ -123,15 +133,23 @@ def journal_of(candidates: Path, rank: int) -> Journal:
 
 def journals(candidates: Path) -> list[Journal]:
     """Those of all processes, of a killed run too."""
-    return [Journal(path) for path in sorted(candidates.parent.glob(f".{candidates.name}.base-*.jsonl"))]
+    return [
+        Journal(path) for path in sorted(candidates.parent.glob(f".{candidates.name}.base-*.jsonl"))
+    ]
 
 
 def job(params: GenerateParams, samples: Sequence[Sample], base: Path) -> str:
     """A digest of all that the base model's answers depend on; its weights count by name, size and time."""
-    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(base.glob("*"))]
+    files = [
+        (path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(base.glob("*"))
+    ]
     digest = hashlib.sha256(json.dumps([asdict(replace(params, processes=1)), files]).encode())
     for sample in samples:
-        digest.update(json.dumps([sample.id, *map(asdict, sample.prompt), *map(asdict, sample.media)]).encode())
+        digest.update(
+            json.dumps(
+                [sample.id, *map(asdict, sample.prompt), *map(asdict, sample.media)]
+            ).encode()
+        )
     return digest.hexdigest()
 
 
@@ -161,15 +179,27 @@ class Wanted(NamedTuple):
 
 
 def remotely(
-    params: GenerateParams, server: ServerParams, samples: Sequence[Sample], media: Path, journal: Journal
+    params: GenerateParams,
+    server: ServerParams,
+    samples: Sequence[Sample],
+    media: Path,
+    journal: Journal,
 ) -> tuple[list[Answered], Metrics]:
     """The server's answers, one request each, and what they took; prompts left without an answer are left out."""
-    wanted = [[one_of(params, server, sample, k) for k in range(params.num_candidates)] for sample in samples]
+    wanted = [
+        [one_of(params, server, sample, k) for k in range(params.num_candidates)]
+        for sample in samples
+    ]
     answers = _Answers(params, server, media, journal)
     usage = ask_all("generate.server", server, chain.from_iterable(wanted), answers)
     usage.tell_vain(address("generate.server", server), journal.path, '"text": null')
-    rows = [answered_remotely(server.model, *each, answers) for each in zip(samples, wanted, strict=True)]
-    return [row for row in rows if row.lengths], {f"server/{name}": n for name, n in usage.metrics().items()}
+    rows = [
+        answered_remotely(server.model, *each, answers)
+        for each in zip(samples, wanted, strict=True)
+    ]
+    return [row for row in rows if row.lengths], {
+        f"server/{name}": n for name, n in usage.metrics().items()
+    }
 
 
 BYTES_PER_TOKEN = 64
@@ -179,15 +209,26 @@ BYTES_PER_TOKEN = 64
 class _Answers:
     """How an answer is asked for, and what is written down about it."""
 
-    def __init__(self, params: GenerateParams, server: ServerParams, media: Path, journal: Journal) -> None:
+    def __init__(
+        self, params: GenerateParams, server: ServerParams, media: Path, journal: Journal
+    ) -> None:
         self.params, self.server, self.media, self.journal = params, server, media, journal
         self.max_bytes = BYTES_PER_TOKEN * (params.max_new_tokens + 4)
-        self.lines: dict[str, dict[str, Any]] = {line["key"]: line for line in map(json.loads, journal)}
+        self.lines: dict[str, dict[str, Any]] = {
+            line["key"]: line for line in map(json.loads, journal)
+        }
 
     def request(self, one: Wanted) -> dict[str, Any]:
         """The conversation, and how to sample."""
-        sampling = {"temperature": self.params.temperature, "max_tokens": self.params.max_new_tokens}
-        return {"messages": messages(one.sample, self.media, self.server), "seed": one.seed, **sampling}
+        sampling = {
+            "temperature": self.params.temperature,
+            "max_tokens": self.params.max_new_tokens,
+        }
+        return {
+            "messages": messages(one.sample, self.media, self.server),
+            "seed": one.seed,
+            **sampling,
+        }
 
     def answered(self, one: Wanted) -> bool:
         """Whether there is a text."""
@@ -220,16 +261,29 @@ def one_of(params: GenerateParams, server: ServerParams, sample: Sample, k: int)
     """The k-th answer to a prompt."""
     seed = random.Random(f"{params.seed}/{sample.id}/{k}").getrandbits(31)
     shown = [*map(asdict, sample.prompt), *(medium.sha256 for medium in sample.media)]
-    settings = [server.model, server.base_url, params.temperature, params.max_new_tokens, sample.id, seed]
-    return Wanted(hashlib.sha256(json.dumps([*settings, *shown]).encode()).hexdigest(), sample, seed)
+    settings = [
+        server.model,
+        server.base_url,
+        params.temperature,
+        params.max_new_tokens,
+        sample.id,
+        seed,
+    ]
+    return Wanted(
+        hashlib.sha256(json.dumps([*settings, *shown]).encode()).hexdigest(), sample, seed
+    )
 
 
-def answered_remotely(model: str, sample: Sample, wanted: Sequence[Wanted], answers: _Answers) -> Answered:
+def answered_remotely(
+    model: str, sample: Sample, wanted: Sequence[Wanted], answers: _Answers
+) -> Answered:
     """A prompt with the answers there are; `meta.generate` says whose they are, and from which seeds."""
     found = [(one.seed, answers.lines[one.key]) for one in wanted if answers.answered(one)]
     meta = sample.meta | {"generate": {"model": model, "seeds": [seed for seed, _ in found]}}
     texts = tuple(line["text"] for _, line in found)
-    return Answered(replace(sample, candidates=texts, meta=meta), [line["tokens"] for _, line in found])
+    return Answered(
+        replace(sample, candidates=texts, meta=meta), [line["tokens"] for _, line in found]
+    )
 
 
 def messages(sample: Sample, root: Path, server: ServerParams) -> list[dict[str, Any]]:
@@ -241,7 +295,9 @@ def messages(sample: Sample, root: Path, server: ServerParams) -> list[dict[str,
         before = list(islice(shown, max(unmarked, 0))) if turn.role == "user" else []
         unmarked -= len(before)
         parts = [*chain(*before), *_content(turn.content, shown)]
-        plain = all(part["type"] == "text" for part in parts)  # some servers know no parts where there is no picture
+        plain = all(
+            part["type"] == "text" for part in parts
+        )  # some servers know no parts where there is no picture
         found.append({"role": turn.role, "content": turn.content if plain else parts})
     return found
 

@@ -27,7 +27,13 @@ from ixc.engine.towers import Reader, refuse_unequal
 from ixc.engine.vision_cache import VisionCache
 from ixc.io.files import track
 from ixc.metrics import Log, Metrics, ignore
-from ixc.models.ixc25 import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor, PrefixGroup
+from ixc.models.ixc25 import (
+    IXCForCausalLM,
+    IXCForRewardModel,
+    IXCPreTrainedModel,
+    IXCProcessor,
+    PrefixGroup,
+)
 from ixc.models.ixc25.folder import load, save
 from ixc.models.ixc25.kernels import refuse_attention, use_attention
 from ixc.params import AttentionName, Precision, TrainPPOParams
@@ -71,7 +77,9 @@ def run(
     return compare(params, models, vision_cache, held_out)
 
 
-def prompts_to_learn(pairs: Iterable[Sample], prompts: Sequence[Sample], pairs_path: Path) -> list[Sample]:
+def prompts_to_learn(
+    pairs: Iterable[Sample], prompts: Sequence[Sample], pairs_path: Path
+) -> list[Sample]:
     """The prompts that pairs were made of, and those of train that nobody knows an answer to, in the prompts' order.
 
     Ready pairs, made of no prompt, name none.
@@ -83,7 +91,11 @@ def prompts_to_learn(pairs: Iterable[Sample], prompts: Sequence[Sample], pairs_p
         BadRecord: there is none, or a prompt that a pair names is not there.
     """
     wanted = {pair.prompt_id for pair in pairs} - {""}
-    found = [prompt for prompt in prompts if prompt.id in wanted or (prompt.gold is None and prompt.split == "train")]
+    found = [
+        prompt
+        for prompt in prompts
+        if prompt.id in wanted or (prompt.gold is None and prompt.split == "train")
+    ]
     if not found:
         raise BadRecord(
             f"{pairs_path}: prompt_id: no pair names the prompt that it was made of; if an earlier version wrote the "
@@ -140,7 +152,9 @@ def keep_in_bf16(model: IXCPreTrainedModel) -> None:
     model.get_input_embeddings().bfloat16()
 
 
-def refuse_long(params: TrainPPOParams, vision_cache: VisionCache, samples: Sequence[Sample], answers: int) -> None:
+def refuse_long(
+    params: TrainPPOParams, vision_cache: VisionCache, samples: Sequence[Sample], answers: int
+) -> None:
     """Check, before anything is computed, that every prompt with its answers, however long, fits into a pass.
 
     Raises:
@@ -149,7 +163,9 @@ def refuse_long(params: TrainPPOParams, vision_cache: VisionCache, samples: Sequ
     longest = answers * (params.max_new_tokens + len(vision_cache.processor.scored([])))
     sizes = [len(vision_cache.prompt(sample)) + longest for sample in samples]
     unit, key = "tokens with its answers", "train_ppo.max_tokens_per_microbatch"
-    refuse_larger(sizes, [sample.id for sample in samples], params.max_tokens_per_microbatch, unit, key)
+    refuse_larger(
+        sizes, [sample.id for sample in samples], params.max_tokens_per_microbatch, unit, key
+    )
 
 
 def train(
@@ -170,7 +186,9 @@ def train(
     own, norm = (params.steps - params.critic_warmup_steps) * updates, params.max_grad_norm
     actor = Optimizer(models.policy.parameters(), params.learning_rate, own, max_grad_norm=norm)
     every = params.steps * updates
-    critic = Optimizer(models.critic.parameters(), params.critic_learning_rate, every, max_grad_norm=norm)
+    critic = Optimizer(
+        models.critic.parameters(), params.critic_learning_rate, every, max_grad_norm=norm
+    )
     normal = DomainNorm(params.reward_clip)
     generator = sampler(models.policy, params.seed)
     groups = params.batch_size // params.answers_per_prompt
@@ -179,9 +197,13 @@ def train(
         rollouts = roll_out(params, models, vision_cache.processor, drawn, normal, generator)
         numbers: dict[str, list[float]] = defaultdict(list)
         for _ in range(params.epochs):
-            for chunk in shuffled(rollouts, params.minibatch_size // params.answers_per_prompt, rng):
+            for chunk in shuffled(
+                rollouts, params.minibatch_size // params.answers_per_prompt, rng
+            ):
                 learn_policy = step >= params.critic_warmup_steps
-                for name, value in update(params, models, actor, critic, chunk, learn_policy).items():
+                for name, value in update(
+                    params, models, actor, critic, chunk, learn_policy
+                ).items():
                     numbers[name].append(value)
         log({**summary(rollouts), **{name: float(np.mean(x)) for name, x in numbers.items()}}, step)
 
@@ -195,7 +217,9 @@ def update(
     learn_policy: bool,
 ) -> dict[str, float]:
     """One minibatch: the policy by eq. 3, the critic by eq. 4; every token weighs the same, in however many passes."""
-    returns, old = (torch.cat(x) for x in zip(*((r.returns, r.log_probs) for r in rollouts), strict=True))
+    returns, old = (
+        torch.cat(x) for x in zip(*((r.returns, r.log_probs) for r in rollouts), strict=True)
+    )
     advantages = whiten(torch.cat([r.advantages for r in rollouts]))
     prompts, groups = [r.prompt for r in rollouts], [r.group for r in rollouts]
     models.policy.train()
@@ -236,7 +260,9 @@ def summary(rollouts: Sequence[Rollout]) -> dict[str, float]:
     }
 
 
-def compare(params: TrainPPOParams, models: Models, vision_cache: VisionCache, samples: Sequence[Sample]) -> Metrics:
+def compare(
+    params: TrainPPOParams, models: Models, vision_cache: VisionCache, samples: Sequence[Sample]
+) -> Metrics:
     """Base against chat on the same held-out prompts: gold accuracy, reward, length; KL of chat from base.
 
     Where no answer to any prompt is known, there is no gold accuracy; without prompts there is nothing to compare.
@@ -257,11 +283,20 @@ def compare(params: TrainPPOParams, models: Models, vision_cache: VisionCache, s
             params.max_tokens_per_microbatch,
         )
         texts = [[a.text for a in row] for row in said]
-        rewards = score(models.reward, vision_cache, samples, texts, COMPARED_AT_ONCE, params.max_tokens_per_microbatch)
+        rewards = score(
+            models.reward,
+            vision_cache,
+            samples,
+            texts,
+            COMPARED_AT_ONCE,
+            params.max_tokens_per_microbatch,
+        )
         metrics |= _gold(name, samples, texts)
         metrics[f"reward/{name}"] = float(np.mean(rewards))
         metrics[f"length/{name}"] = float(np.mean([len(a.ids) for row in said for a in row]))
-    metrics["kl"] = divergence(params, models, vision_cache, samples, [[a.ids for a in row] for row in said])
+    metrics["kl"] = divergence(
+        params, models, vision_cache, samples, [[a.ids for a in row] for row in said]
+    )
     return metrics
 
 
@@ -289,9 +324,15 @@ def divergence(
     for start in range(0, len(samples), COMPARED_AT_ONCE):
         part = slice(start, start + COMPARED_AT_ONCE)
         prompts = with_images(vision_cache, samples[part])
-        groups = [PrefixGroup(prompt.ids, list(ids)) for prompt, ids in zip(prompts, said[part], strict=True)]
+        groups = [
+            PrefixGroup(prompt.ids, list(ids))
+            for prompt, ids in zip(prompts, said[part], strict=True)
+        ]
         for each in microbatches(params, prompts, groups, models.policy.device):
-            read = (token_log_probs(m, *each, params.temperature) for m in (models.policy, models.reference))
+            read = (
+                token_log_probs(m, *each, params.temperature)
+                for m in (models.policy, models.reference)
+            )
             gap = next(read) - next(read)
             total, count = total + gap.sum().item(), count + len(gap)
     return total / max(1, count)

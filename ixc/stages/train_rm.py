@@ -56,13 +56,17 @@ History = list[dict[str, float]]
 """The numbers of every step."""
 
 
-def run(params: TrainRMParams, pairs: Path, media: Path, base: Path, reward: Path, *, log: Log = ignore) -> Metrics:
+def run(
+    params: TrainRMParams, pairs: Path, media: Path, base: Path, reward: Path, *, log: Log = ignore
+) -> Metrics:
     """Train on the pairs, starting from the base model with a new score head, or where a killed run had come to."""
     with distributed.joined(alone=params.zero >= 2):
         seed_everything(params.seed)
         samples = read_pairs(pairs)
         model, processor = ready(params, base), IXCProcessor.from_pretrained(base)
-        checkpoints = Checkpoints(reward.with_name(f".{reward.name}.checkpoints"), about(params, samples, base))
+        checkpoints = Checkpoints(
+            reward.with_name(f".{reward.name}.checkpoints"), about(params, samples, base)
+        )
         vision_cache = VisionCache(model, processor, media, params.vision_cache)
         with checkpoints:
             checkpoints.reserve(sum(value.nbytes for value in model.state_dict().values()))
@@ -86,7 +90,9 @@ def ready(params: TrainRMParams, base: Path) -> IXCForRewardModel:
     model.to(distributed.device())  # pyright: ignore[reportArgumentType]
     if params.precision == "bf16":
         compute_in_bf16(model)
-    use_attention(model, params.attention, torch.bfloat16 if params.precision == "bf16" else torch.float32)
+    use_attention(
+        model, params.attention, torch.bfloat16 if params.precision == "bf16" else torch.float32
+    )
     if params.lora is not None:
         add_lora(model, params.lora.rank, params.lora.alpha)
     if params.gradient_checkpointing:
@@ -114,11 +120,13 @@ def train(
         The numbers of all steps, those of a killed run included; and what was spent in vain.
     """
     training, held_out = (
-        preference_groups(part, params.by_prompt) for part in split(samples, params.held_out, params.seed)
+        preference_groups(part, params.by_prompt)
+        for part in split(samples, params.held_out, params.seed)
     )
     vision_cache.prepare(samples)
     lengths, held_out_lengths = (
-        measured(vision_cache, rows, params.max_tokens_per_microbatch) for rows in (training, held_out)
+        measured(vision_cache, rows, params.max_tokens_per_microbatch)
+        for rows in (training, held_out)
     )
     plan = planned(params, training, lengths)
     optimizer = optimizer_of(params, model, len(plan))
@@ -133,12 +141,22 @@ def train(
         lambda rows: read(vision_cache, [training[i] for i in rows]),
     )
     tally, coming = Tally(vision_cache), vision_cache.timed(coming)
-    for number, step in enumerate(track(plan.steps(start), "train_rm", len(plan) - start), start + 1):
+    for number, step in enumerate(
+        track(plan.steps(start), "train_rm", len(plan) - start), start + 1
+    ):
         if out_of_patience(params, history):
             break
         pairs = num_pairs(training[i] for i in step)
         mine = share(params, step, lengths)
-        numbers = learn(params, model, vision_cache, optimizer, tally.take(coming, mine, lengths), pairs, mine.counted)
+        numbers = learn(
+            params,
+            model,
+            vision_cache,
+            optimizer,
+            tally.take(coming, mine, lengths),
+            pairs,
+            mine.counted,
+        )
         if held_out and (number % params.validate_every == 0 or number == len(plan)):
             numbers |= validate(params, model, vision_cache, optimizer, held_out, held_out_lengths)
             if numbers["held_out_loss"] < min(held_out_losses(history), default=math.inf):
@@ -159,9 +177,15 @@ def train(
 def optimizer_of(params: TrainRMParams, model: IXCForRewardModel, steps: int) -> Optimizer:
     """AdamW, alone or shared out as `params.zero` says, or Muon."""
     schedule = (params.learning_rate, steps, params.warmup, params.weight_decay)
-    options = {"max_grad_norm": params.max_grad_norm, "beta2": params.beta2, "final_rate": params.final_rate}
+    options = {
+        "max_grad_norm": params.max_grad_norm,
+        "beta2": params.beta2,
+        "final_rate": params.final_rate,
+    }
     if params.zero >= 2:
-        return ShardedOptimizer(model, *schedule, stage=params.zero, offload=params.offload, **options)
+        return ShardedOptimizer(
+            model, *schedule, stage=params.zero, offload=params.offload, **options
+        )
     if params.optimizer == "muon":
         return MuonOptimizer(model, *schedule, **options, shard=params.zero == 1)
     return Optimizer(model.parameters(), *schedule, **options, shard=params.zero == 1)
@@ -182,7 +206,10 @@ def share(params: TrainRMParams, rows: Sequence[int], lengths: Sequence[int]) ->
     Under ZeRO-2 and 3 every pass is made by all together; who has nothing left reads the shortest row once more.
     """
     world = range(distributed.world_size())
-    everyones = [microbatches(rows, lengths, params.max_tokens_per_microbatch, rank, len(world)) for rank in world]
+    everyones = [
+        microbatches(rows, lengths, params.max_tokens_per_microbatch, rank, len(world))
+        for rank in world
+    ]
     mine = everyones[distributed.rank()]
     if params.zero < 2:
         return Share(mine, len(mine))
@@ -204,10 +231,16 @@ class Tally:
     """What a loop computes and waits for in vain."""
 
     def __init__(self, vision_cache: VisionCache) -> None:
-        self.vision_cache, self.start, self.waited = vision_cache, perf_counter(), vision_cache.waited
+        self.vision_cache, self.start, self.waited = (
+            vision_cache,
+            perf_counter(),
+            vision_cache.waited,
+        )
         self.computed = self.needed = 0
 
-    def take(self, coming: Iterator[MicroBatch], mine: Share, lengths: Sequence[int]) -> Iterator[MicroBatch]:
+    def take(
+        self, coming: Iterator[MicroBatch], mine: Share, lengths: Sequence[int]
+    ) -> Iterator[MicroBatch]:
         """The passes of a step as they are asked for."""
         for number, rows in enumerate(mine.microbatches):
             each = next(coming)
@@ -217,7 +250,12 @@ class Tally:
 
     def waste(self) -> Waste:
         """So far; all processes call this."""
-        mine = self.vision_cache.waited - self.waited, perf_counter() - self.start, self.needed, self.computed
+        mine = (
+            self.vision_cache.waited - self.waited,
+            perf_counter() - self.start,
+            self.needed,
+            self.computed,
+        )
         waited, seconds, needed, computed = map(sum, zip(*distributed.gathered(mine), strict=True))
         return Waste(1 - needed / max(1, computed), waited / seconds)
 
@@ -238,8 +276,12 @@ def learn(
     totals = torch.zeros(3, device=model.device)
     done: list[MicroBatch] = []
     for number, batch in enumerate(batches):
-        chosen, rejected = optimizer.forward(lambda batch=batch: compare(model, vision_cache, batch))
-        loss = bradley_terry_loss(chosen, rejected, params.margin, params.label_smoothing, params.focal)
+        chosen, rejected = optimizer.forward(
+            lambda batch=batch: compare(model, vision_cache, batch)
+        )
+        loss = bradley_terry_loss(
+            chosen, rejected, params.margin, params.label_smoothing, params.focal
+        )
         weight = len(chosen) / pairs if number < counted else 0.0
         optimizer.backward(weight * (loss + params.centering * centering_loss(chosen, rejected)))
         accuracy = (chosen > rejected).float().mean()
@@ -256,7 +298,11 @@ def learn(
 
 def named(batches: Iterable[MicroBatch]) -> str:
     """The rows of some passes, the first eight, as an error names them."""
-    ids = [preference_group.sample.id for batch in batches for preference_group in batch.preference_groups]
+    ids = [
+        preference_group.sample.id
+        for batch in batches
+        for preference_group in batch.preference_groups
+    ]
     more = [f"and {len(ids) - 8} more"] if len(ids) > 8 else []
     return ", ".join([*ids[:8], *more]) or "rows of another process"
 
@@ -276,13 +322,18 @@ def validate(
     mine = share(params, range(len(rows)), lengths)
     coming = prefetch(mine.microbatches, lambda batch: read(vision_cache, [rows[i] for i in batch]))
     for number, batch in enumerate(vision_cache.timed(coming)):
-        chosen, rejected = optimizer.forward(lambda batch=batch: compare(model, vision_cache, batch))
+        chosen, rejected = optimizer.forward(
+            lambda batch=batch: compare(model, vision_cache, batch)
+        )
         if number < mine.counted:
             margins += (chosen - rejected).tolist()
     model.train()
     everyones = torch.tensor([margin for part in distributed.gathered(margins) for margin in part])
     loss = bradley_terry_loss(everyones, torch.zeros_like(everyones))
-    return {"held_out_loss": loss.item(), "held_out_accuracy": (everyones > 0).float().mean().item()}
+    return {
+        "held_out_loss": loss.item(),
+        "held_out_accuracy": (everyones > 0).float().mean().item(),
+    }
 
 
 def out_of_patience(params: TrainRMParams, history: History) -> bool:

@@ -31,7 +31,8 @@ class Option(NamedTuple):
 
 
 _LETTERED = re.compile(
-    r"\s*(?:[(\[（【]([A-Ja-j])[)\]）】][.:、：．]?|([A-Ja-j])(?:[).:、：．）]|(?=\s*$)))\s*(.*)", re.DOTALL
+    r"\s*(?:[(\[（【]([A-Ja-j])[)\]）】][.:、：．]?|([A-Ja-j])(?:[).:、：．）]|(?=\s*$)))\s*(.*)",
+    re.DOTALL,
 )
 
 
@@ -92,7 +93,9 @@ def read_option(answer: str, letters: str = ALL) -> Reading:
 # Plain text: no mark-up, one form of every character
 
 _THOUGHT = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
-_STYLE = re.compile(r"\\(?:text|mathrm|mathbf|mathsf|mathit|boldsymbol|bm|bf|rm|operatorname|mbox)\w*\s*\{([^{}]*)\}")
+_STYLE = re.compile(
+    r"\\(?:text|mathrm|mathbf|mathsf|mathit|boldsymbol|bm|bf|rm|operatorname|mbox)\w*\s*\{([^{}]*)\}"
+)
 _SPACE = re.compile(r"\\(?:quad|qquad|[,;:! ])|~|\u200b")
 _ANSWER_TAG = re.compile(r"<answer>|<\|begin_of_box\|>", re.IGNORECASE)
 _TAG = re.compile(r"</?[a-z][a-z0-9_|]*\s*/?>|<\|[a-z_]+\|>", re.IGNORECASE)
@@ -180,25 +183,41 @@ def _judged(text: str, letters: str) -> Iterator[_Named]:
     for found in _MENTION.finditer(text):
         names = tuple(dict.fromkeys(re.findall(r"(?<![A-Za-z])[A-Ja-j](?![a-z])", found.group())))
         if re.fullmatch(r"[A-J]{2,4}", found.group()):
-            names = tuple(found.group()) if list(found.group()) == sorted(set(found.group())) else ()
+            names = (
+                tuple(found.group()) if list(found.group()) == sorted(set(found.group())) else ()
+            )
         if not names or not all(name.upper() in letters for name in names):
             continue
-        before, after = text[max(0, found.start() - _WINDOW) : found.start()], text[found.end() :][:_WINDOW]
+        before, after = (
+            text[max(0, found.start() - _WINDOW) : found.start()],
+            text[found.end() :][:_WINDOW],
+        )
         rank = _rank(found.group(), names, before, after, _FIRST.fullmatch(before) is not None)
         if rank:
-            yield _Named(tuple(name.upper() for name in names), rank, found.start(), found.end(), after)
+            yield _Named(
+                tuple(name.upper() for name in names), rank, found.start(), found.end(), after
+            )
 
 
 def _rank(shown: str, names: Sequence[str], before: str, after: str, first: bool) -> int:  # noqa: PLR0911 - one rule a line
     bare = len(shown) == 1
     if _NOT_A_LETTER.match(after) and not phrases.DENIED_AFTER.match(after):
         return 0
-    if bare and shown in "Aa" and _ARTICLE.match(after) and not phrases.ARTICLE_AFTER_MARK.search(before):
+    if (
+        bare
+        and shown in "Aa"
+        and _ARTICLE.match(after)
+        and not phrases.ARTICLE_AFTER_MARK.search(before)
+    ):
         return 0
     if bare and shown in "Ii" and not re.match(r"\s*[.,;:)!。]|\s*$", after):
         return 0
     small = names[0].islower()
-    if small and bare and not re.match(r"\s*(?:[.,;:)!?。、\n]|$|(?:because|since|as|is|项|选项)\b)", after):
+    if (
+        small
+        and bare
+        and not re.match(r"\s*(?:[.,;:)!?。、\n]|$|(?:because|since|as|is|项|选项)\b)", after)
+    ):
         return 0
     if phrases.EXCEPT.search(before):
         return 0
@@ -224,17 +243,27 @@ def _rank(shown: str, names: Sequence[str], before: str, after: str, first: bool
 
 def _affirmed(before: str, after: str, first: bool, single: bool) -> int:  # noqa: PLR0911 - one rule a line
     """The rank of letters that are not denied."""
-    if phrases.ANSWER_BEFORE.search(before) or phrases.CHOSEN_BEFORE.search(before) or phrases.ANSWER_ZH.search(before):
+    if (
+        phrases.ANSWER_BEFORE.search(before)
+        or phrases.CHOSEN_BEFORE.search(before)
+        or phrases.ANSWER_ZH.search(before)
+    ):
         return ANSWER
     if phrases.ANSWER_AFTER.match(after):
         return ANSWER
     if first and single and _leads(after):
         return LEAD
-    if single and re.search(r"(?:^|[.!?。！？\n;→⇒]|[=-]>|:)\s*$", before) and re.match(r"\s*[.。!)]?\s*$", after):
+    if (
+        single
+        and re.search(r"(?:^|[.!?。！？\n;→⇒]|[=-]>|:)\s*$", before)
+        and re.match(r"\s*[.。!)]?\s*$", after)
+    ):
         return LEAD
     if phrases.RIGHT_AFTER.match(after) or phrases.mark_in_line(before, after):
         return VERDICT
-    if (phrases.THEREFORE.search(before) or phrases.THE_ONE_IS.search(before)) and phrases.SENTENCE_OVER.match(after):
+    if (
+        phrases.THEREFORE.search(before) or phrases.THE_ONE_IS.search(before)
+    ) and phrases.SENTENCE_OVER.match(after):
         return VERDICT
     if (
         phrases.SENTENCE_OVER.match(after)
@@ -252,7 +281,9 @@ def _affirmed(before: str, after: str, first: bool, single: bool) -> int:  # noq
 def _is_named_option(shown: str, before: str, after: str) -> bool:
     """Whether a letter is an option's, whatever is said of it: `(C)`, `option C`, C项."""
     return (
-        shown[0] in "([【" or phrases.NAMED_OPTION.search(before) is not None or re.match(r"选?项", after) is not None
+        shown[0] in "([【"
+        or phrases.NAMED_OPTION.search(before) is not None
+        or re.match(r"选?项", after) is not None
     )
 
 
@@ -279,12 +310,18 @@ def _settle(named: Sequence[_Named], letters: str, text: str) -> Reading:
     for rank in (ANSWER, LEAD, VERDICT):
         found = [one for one in named if one.rank == rank]
         if rank == LEAD and labels:  # who repeats the options begins with the first of them
-            found = [one for one in found if one.letters[0] > min(labels) or not one.after.strip(" .。!)\n")]
+            found = [
+                one
+                for one in found
+                if one.letters[0] > min(labels) or not one.after.strip(" .。!)\n")
+            ]
         if found:
             return _reading(found[-1:], rank)
     denied = {name for one in named if one.rank == DENIED for name in one.letters}
     mentions = [
-        one for one in named if one.rank == MENTION and not (len(one.letters) == 1 and one.letters[0] in denied)
+        one
+        for one in named
+        if one.rank == MENTION and not (len(one.letters) == 1 and one.letters[0] in denied)
     ]
     if mentions and not mentions[-1].after.strip(" .。!)"):
         return _reading(mentions[-1:], MENTION)

@@ -38,7 +38,9 @@ def parse_constraints(text: str) -> tuple[Constraint, ...]:
     except (TypeError, ValueError) as error:
         if isinstance(error, BadConstraint):
             raise
-        raise BadConstraint(f'{text!r}: not JSON `[{{"id": ..., "kwargs": {{...}}}}]` ({error})') from error
+        raise BadConstraint(
+            f'{text!r}: not JSON `[{{"id": ..., "kwargs": {{...}}}}]` ({error})'
+        ) from error
 
 
 def _constraint(id: str, kwargs: Mapping[str, Any] | None = None) -> Constraint:
@@ -84,7 +86,9 @@ def frequency(answer: str, keyword: str, frequency: int, relation: str) -> bool:
 
 def forbidden_words(answer: str, forbidden_words: list[str]) -> bool:
     """None of the words occurs as a whole word."""
-    return not any(re.search(rf"\b{re.escape(word)}\b", answer, re.IGNORECASE) for word in forbidden_words)
+    return not any(
+        re.search(rf"\b{re.escape(word)}\b", answer, re.IGNORECASE) for word in forbidden_words
+    )
 
 
 def letter_frequency(answer: str, letter: str, let_frequency: int, let_relation: str) -> bool:
@@ -101,7 +105,11 @@ def response_language(answer: str, language: str) -> bool:
     Which half of an answer in two languages counts is a matter of the detector: hence the official one. It draws
     random numbers, here always the same, and cannot tell about what has no letters, which is let pass.
     """
-    from langdetect import DetectorFactory, LangDetectException, detect  # a second, and few prompts need it
+    from langdetect import (
+        DetectorFactory,
+        LangDetectException,
+        detect,
+    )  # a second, and few prompts need it
 
     DetectorFactory.seed = 0
     try:
@@ -113,12 +121,18 @@ def response_language(answer: str, language: str) -> bool:
 def is_english(text: str, min_letters: int = 20) -> bool:
     """A guess from fewer letters than `min_letters` is worth nothing; then any ASCII text may be English."""
     letters = [character for character in text if character.isalpha()]
-    return "".join(letters).isascii() if len(letters) < min_letters else language_of(text.lower()) == "en"
+    return (
+        "".join(letters).isascii()
+        if len(letters) < min_letters
+        else language_of(text.lower()) == "en"
+    )
 
 
 # Length
 
-_ABBREVIATION = re.compile(r"\b(?:mr|mrs|ms|dr|prof|st|jr|sr|vs|etc|e\.g|i\.e|[a-z])\.$", re.IGNORECASE)
+_ABBREVIATION = re.compile(
+    r"\b(?:mr|mrs|ms|dr|prof|st|jr|sr|vs|etc|e\.g|i\.e|[a-z])\.$", re.IGNORECASE
+)
 _CLOSING = r"\"'”’»›)\]}*"
 _SENTENCE_END = re.compile(
     rf"[.!?]+[{_CLOSING}]*\s+(?=\S)|[.!?]+[\"”»](?=[^\W\d_])"
@@ -133,7 +147,9 @@ def count_sentences(text: str) -> int:
     3
     """
     ends = (match for match in _SENTENCE_END.finditer(text.strip()))
-    return 1 + sum(not _ABBREVIATION.search(match.string[: match.end()].rstrip()[-12:]) for match in ends)
+    return 1 + sum(
+        not _ABBREVIATION.search(match.string[: match.end()].rstrip()[-12:]) for match in ends
+    )
 
 
 def number_sentences(answer: str, num_sentences: int, relation: str) -> bool:
@@ -148,7 +164,11 @@ def number_words(answer: str, num_words: int, relation: str) -> bool:
 
 def inner(parts: list[str]) -> list[str] | None:
     """The parts between separators; empty ones may stand only at the edges, else None."""
-    kept = [part.strip() for index, part in enumerate(parts) if part.strip() or 0 < index < len(parts) - 1]
+    kept = [
+        part.strip()
+        for index, part in enumerate(parts)
+        if part.strip() or 0 < index < len(parts) - 1
+    ]
     return None if "" in kept else kept
 
 
@@ -158,7 +178,9 @@ def number_paragraphs(answer: str, num_paragraphs: int) -> bool:
     return paragraphs is not None and len(paragraphs) == num_paragraphs
 
 
-def nth_paragraph_first_word(answer: str, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
+def nth_paragraph_first_word(
+    answer: str, num_paragraphs: int, nth_paragraph: int, first_word: str
+) -> bool:
     """The n-th of so many paragraphs, parted by blank lines, starts with a word."""
     paragraphs = answer.split("\n\n")
     count = sum(bool(paragraph.strip()) for paragraph in paragraphs)

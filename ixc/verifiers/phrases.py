@@ -71,7 +71,9 @@ RIGHT_AFTER = re.compile(
     r"|接近|相符|吻合|准确|恰当))",
     re.IGNORECASE,
 )
-SENTENCE_OVER = re.compile(r"\s*(?:[.,;:!)。、\n]|$|\(|because|since|as\b|项|选项|[-–—]|吧|了|，|因为)")
+SENTENCE_OVER = re.compile(
+    r"\s*(?:[.,;:!)。、\n]|$|\(|because|since|as\b|项|选项|[-–—]|吧|了|，|因为)"
+)
 THEREFORE = re.compile(
     r"(?:\b(?:so|thus|hence|therefore|then|consequently|accordingly|but|no|yes|ok|okay|actually|wait|rather"
     r"|leaves|leaving"
@@ -127,7 +129,9 @@ NAMED_OPTION = re.compile(
     r"(?:\b(?:option|choice)|\A(?:picture|figure|image|panel|shape|diagram|graph)|选项|\A图形?)\s*[:(\"“]*$",
     re.IGNORECASE,
 )
-ARTICLE_AFTER_MARK = re.compile(r"(?:\boption|\bchoice|\bletter|选项|选|答案[是为:])\s*$", re.IGNORECASE)
+ARTICLE_AFTER_MARK = re.compile(
+    r"(?:\boption|\bchoice|\bletter|选项|选|答案[是为:])\s*$", re.IGNORECASE
+)
 CORRECTION = re.compile(
     r"\b(?:wait|actually|on second thought|scratch that|let me correct|correction|i made a mistake|no wait|oops)\b"
     r"|(?:不对(?=[,，.。!])|等等|更正|纠正一下|哦不|重新(?:考虑|检查|计算|审题))",
@@ -192,7 +196,9 @@ DOUBT_AFTER = re.compile(
 )
 
 
-CLAUSE_END = re.compile(r"[.;!?。\n,](?!\d)|\b(?:because|since|as|while|whereas|but|and|so)\b|因为|所以|而|[A-J]\b")
+CLAUSE_END = re.compile(
+    r"[.;!?。\n,](?!\d)|\b(?:because|since|as|while|whereas|but|and|so)\b|因为|所以|而|[A-J]\b"
+)
 DENIED_IN = re.compile(
     r"\b(?:is|are|was|looks|seems|would be) (?:clearly |also |simply |just |definitely )?(?:wrong|incorrect|false"
     r"|invalid|too|not|out)\b"
@@ -201,7 +207,9 @@ DENIED_IN = re.compile(
     re.IGNORECASE,
 )
 
-_LINE_BEGINS = re.compile(r"(?:^|\n)[ \t]*(?:[-*•+]|\d+[.)]|\||#+)?[ \t]*(?:option |选项)?[(\[【]?$", re.IGNORECASE)
+_LINE_BEGINS = re.compile(
+    r"(?:^|\n)[ \t]*(?:[-*•+]|\d+[.)]|\||#+)?[ \t]*(?:option |选项)?[(\[【]?$", re.IGNORECASE
+)
 _LABELLED = re.compile(r"[)\]】]?[ \t]*[.):、|][^\n]*?([✓✔✅☑✗✘❌✖])(?![^\n]*[✓✔✅☑✗✘❌✖])")
 
 

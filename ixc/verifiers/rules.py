@@ -14,7 +14,16 @@ from functools import lru_cache
 from typing import Any
 
 from ixc.data.samples import Gold
-from ixc.verifiers.choices import ALL, MENTION, Option, Reading, as_option, plain, read_option, repeated
+from ixc.verifiers.choices import (
+    ALL,
+    MENTION,
+    Option,
+    Reading,
+    as_option,
+    plain,
+    read_option,
+    repeated,
+)
 from ixc.verifiers.ifeval import holds, parse_constraints
 from ixc.verifiers.vqa import soft_accuracy
 
@@ -37,7 +46,9 @@ def matches(gold: Gold, answer: str) -> bool:
         return all(matches(replace(gold, value=item), answer) for item in items)
     if not gold.value.strip():
         return False
-    named = {" ".join(text.split()) for text in _words(gold.value, gold.others).findall(answer.lower())}
+    named = {
+        " ".join(text.split()) for text in _words(gold.value, gold.others).findall(answer.lower())
+    }
     return named == {_plain(gold.value)}
 
 
@@ -200,7 +211,9 @@ def same_option(gold: Gold, answer: str) -> float | None:
         return None
     if known.letter and reading.letter and reading.rank >= MENTION:
         named = [
-            each for each in (known, *others) if _names(each, [one for one in (known, *others) if one != each], answer)
+            each
+            for each in (known, *others)
+            if _names(each, [one for one in (known, *others) if one != each], answer)
         ]
         if named and named[0].letter != reading.letter:
             return None  # says one thing and mentions another
@@ -217,7 +230,9 @@ def _letters(known: Option, others: Sequence[Option]) -> str:
     return "".join(sorted(found)) if others and len(found) == 1 + len(others) else ALL
 
 
-_SAYS_VALUE = re.compile(r"(?:\banswer\s*(?:is\s*:?|:)|答案(?:应该|应|就)?(?:是|为|:))([^\n。]*)", re.IGNORECASE)
+_SAYS_VALUE = re.compile(
+    r"(?:\banswer\s*(?:is\s*:?|:)|答案(?:应该|应|就)?(?:是|为|:))([^\n。]*)", re.IGNORECASE
+)
 
 
 def _superseded(known: Option, others: Sequence[Option], answer: str, reading: Reading) -> bool:
@@ -228,8 +243,12 @@ def _superseded(known: Option, others: Sequence[Option], answer: str, reading: R
         return False
     stated = said[-1].group()
     if reading.rank > 1:
-        return not any(each.letter == reading.letter and _names(each, [], stated) for each in (known, *others))
-    return any(each.letter != reading.letter and _names(each, [], stated) for each in (known, *others))
+        return not any(
+            each.letter == reading.letter and _names(each, [], stated) for each in (known, *others)
+        )
+    return any(
+        each.letter != reading.letter and _names(each, [], stated) for each in (known, *others)
+    )
 
 
 def _names(known: Option, others: Sequence[Option], answer: str) -> bool:
@@ -250,11 +269,17 @@ _A = r"\s*(?:be\s+|equal to\s+|the\s+|an?\s+)?"
 
 def _affirmed(answer: str, texts: Sequence[str]) -> str:
     """An answer without the options, and the numbers, that it denies."""
-    some = "|".join(re.escape(text) for text in sorted({*texts}, key=len, reverse=True) if text) or r"(?!)"
+    some = (
+        "|".join(re.escape(text) for text in sorted({*texts}, key=len, reverse=True) if text)
+        or r"(?!)"
+    )
     value = rf"(?:{some}|\$?{_NUMBER.pattern})(?![\w.]*\d)"
     several = rf"{value}(?:\s*(?:,|、|\bor\b|\band\b|\bnor\b|或|和|也不是){_A}{value})*"
     return re.sub(
-        rf"{_NOT}{_A}{several}|(?:{_NOT}\s*(?:\w+\s+){{1,2}}?|{_NO}\s*)(?:{some})", " ", answer, flags=re.IGNORECASE
+        rf"{_NOT}{_A}{several}|(?:{_NOT}\s*(?:\w+\s+){{1,2}}?|{_NO}\s*)(?:{some})",
+        " ",
+        answer,
+        flags=re.IGNORECASE,
     )
 
 

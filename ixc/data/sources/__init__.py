@@ -70,8 +70,12 @@ class Reader:
         except ValidationError as error:
             detail = error.errors()[0]
             if detail["loc"][0] == 0:
-                raise BadOption("hub: this reader reads files only; download the data set and set `path`") from error
-            raise BadOption(f"options.{'.'.join(map(str, detail['loc']))}: {detail['msg']}") from error
+                raise BadOption(
+                    "hub: this reader reads files only; download the data set and set `path`"
+                ) from error
+            raise BadOption(
+                f"options.{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
+            ) from error
 
     @property
     def licence(self) -> Licence:

@@ -22,7 +22,9 @@ LICENCE = Licence(name="CC BY-SA", commercial=True, note="the pictures were coll
 
 def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
     """A choice per question."""
-    return each(origin, _rows, "**/questions/*.json", "**/*.parquet", unfold=_questions, single=True)
+    return each(
+        origin, _rows, "**/questions/*.json", "**/*.parquet", unfold=_questions, single=True
+    )
 
 
 def _questions(record: Record) -> Iterator[tuple[str, Any]]:

@@ -33,8 +33,12 @@ def lettered(question: str, options: Sequence[str]) -> tuple[Turn, ...]:
     >>> lettered("What is it?", ["a cat", "a dog"])[0].content
     'What is it?\\n(A) a cat\\n(B) a dog\\nAnswer with the letter of the right option.'
     """
-    listed = [f"({letter}) {option}" for letter, option in zip(ascii_uppercase, options, strict=False)]
-    return asked("\n".join([question.strip(), *listed, "Answer with the letter of the right option."]))
+    listed = [
+        f"({letter}) {option}" for letter, option in zip(ascii_uppercase, options, strict=False)
+    ]
+    return asked(
+        "\n".join([question.strip(), *listed, "Answer with the letter of the right option."])
+    )
 
 
 def choice(options: Sequence[str], right: int, reason: str = "") -> Answer:
@@ -66,7 +70,9 @@ def _check_options(options: Sequence[str], right: int) -> None:
     if not 2 <= len(options) <= MAX_OPTIONS:
         raise Unusable(f"{len(options)} options; expected 2 to {MAX_OPTIONS}")
     if isinstance(right, bool) or not 0 <= right < len(options):
-        raise Unusable(f"answer: {right!r}: not the index of one of the {len(options)} options; correct it")
+        raise Unusable(
+            f"answer: {right!r}: not the index of one of the {len(options)} options; correct it"
+        )
     if options[right] and options.count(options[right]) > 1:
         raise Unusable(f"the right option, {options[right]!r}, stands twice; remove one")
 
@@ -95,10 +101,18 @@ def short(value: object, reason: str = "") -> Answer:
     Raises:
         Unusable: `value` is neither text nor number, or blank.
     """
-    if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
-        raise Unusable(f"answer: {value!r}: expected a text or a number; correct it or remove the row")
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, str | int | float)
+        or not str(value).strip()
+    ):
+        raise Unusable(
+            f"answer: {value!r}: expected a text or a number; correct it or remove the row"
+        )
     text = str(value).strip()
-    answer = f"{sentence(reason)}\nThe answer is {sentence(text)}" if reason.strip() else sentence(text)
+    answer = (
+        f"{sentence(reason)}\nThe answer is {sentence(text)}" if reason.strip() else sentence(text)
+    )
     if _NUMBER.fullmatch(text):
         plain = re.sub(r"[,$\s]", "", text)
         return Answer(gold=Gold(check="number", value=plain, answer=answer), wrong=())

@@ -21,7 +21,9 @@ from ixc.data.sources.native import Origin, Record, Unusable, media, take
 from ixc.data.sources.phrases import sentence
 from ixc.data.sources.tables import Entry, each, texts
 
-LICENCE = Licence(name="Apache-2.0", commercial=True, note="the pictures, COCO's, keep their Flickr licences")
+LICENCE = Licence(
+    name="Apache-2.0", commercial=True, note="the pictures, COCO's, keep their Flickr licences"
+)
 SHORT = "Answer in a word or a short phrase."
 
 

@@ -17,7 +17,9 @@ from ixc.data.sources.licences import Licence
 from ixc.data.sources.native import Origin, Unusable, media, take
 from ixc.data.sources.tables import Entry, each
 
-LICENCE = Licence(name="GPL-3.0", commercial=True, note="copyleft; the charts were collected from the web")
+LICENCE = Licence(
+    name="GPL-3.0", commercial=True, note="copyleft; the charts were collected from the web"
+)
 
 
 def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:

@@ -17,7 +17,12 @@ IMAGE_PART, VIDEO_PART, _OF_PARTS = "\ufdd0", "\ufdd1", "\ufdd2"
 """Until `place`: where a turn of parts has a picture or film, and that a turn is of parts. No text holds such a code
 point, and in a turn of parts `<image>` is a word like any other."""
 _PART_MARK = re.compile(f"[{IMAGE_PART}{VIDEO_PART}]")
-_PARTS = {"image": IMAGE_PART, "image_url": IMAGE_PART, "video": VIDEO_PART, "video_url": VIDEO_PART}
+_PARTS = {
+    "image": IMAGE_PART,
+    "image_url": IMAGE_PART,
+    "video": VIDEO_PART,
+    "video_url": VIDEO_PART,
+}
 _OF_A_TURN = ("role", "from", "content", "value")
 _SOURCES = ("url", "path", "base64", "bytes", "source")
 """Where a part has its picture or film, if not under the kind's own name."""
@@ -60,14 +65,20 @@ def pair(prompt: Any, chosen: Any, rejected: Any) -> Pair:
     if not first.strip() and not second.strip():
         raise Unusable("two empty answers; fill them in or remove the row")
     if before != other and ((before and other) or _goes_on(before) or _goes_on(other)):
-        raise Unusable("the dialogues part before their last turn: two prompts, no pair; remove the row")
+        raise Unusable(
+            "the dialogues part before their last turn: two prompts, no pair; remove the row"
+        )
     before = before or other
     if before and not _goes_on(before):
         if prompt is not None and not _within(turns(prompt), before):
-            raise Unusable("prompt: says something else than the dialogue that ends with the answer; keep one of them")
+            raise Unusable(
+                "prompt: says something else than the dialogue that ends with the answer; keep one of them"
+            )
         return Pair(before, first, second)
     if prompt is None:
-        raise Unusable("no prompt: neither a field for it nor a beginning that the answers share; add it")
+        raise Unusable(
+            "no prompt: neither a field for it nor a beginning that the answers share; add it"
+        )
     return Pair((*turns(prompt), *before), first, second)
 
 
@@ -89,7 +100,9 @@ def dialogues(chosen: str, rejected: str) -> Pair:
     """
     one, other = dialogue(chosen), dialogue(rejected)
     if one[:-1] != other[:-1]:
-        raise Unusable("the dialogues part before their last turn: two prompts, no pair; remove the row")
+        raise Unusable(
+            "the dialogues part before their last turn: two prompts, no pair; remove the row"
+        )
     return Pair(one[:-1], one[-1].content, other[-1].content)
 
 
@@ -99,7 +112,9 @@ def _texts(chosen: str, rejected: str) -> Pair:
     length = next((i for i in range(shorter) if chosen[i] != rejected[i]), shorter)
     length -= chosen[length - 1 : length] == " "
     if not chosen[:length].strip():
-        raise Unusable("no prompt: neither a field for it nor a beginning that the answers share; add it")
+        raise Unusable(
+            "no prompt: neither a field for it nor a beginning that the answers share; add it"
+        )
     return Pair(turns(chosen[:length]), chosen[length:], rejected[length:])
 
 
@@ -130,9 +145,13 @@ def dialogue(text: str) -> tuple[Turn, ...]:
     """
     _, *parts = _SPEAKER.split(text)
     if len(parts) < 4 or parts[-2] != "Assistant":
-        raise Unusable("no dialogue of Human and Assistant that ends with the Assistant; correct the row")
+        raise Unusable(
+            "no dialogue of Human and Assistant that ends with the Assistant; correct the row"
+        )
     spoken = zip(parts[::2], parts[1::2], strict=True)
-    return tuple(_turn({"role": speaker.lower(), "content": said.strip()}) for speaker, said in spoken)
+    return tuple(
+        _turn({"role": speaker.lower(), "content": said.strip()}) for speaker, said in spoken
+    )
 
 
 def turns(value: Any) -> tuple[Turn, ...]:
@@ -148,7 +167,9 @@ def turns(value: Any) -> tuple[Turn, ...]:
         return (Turn(role="user", content=value),)
     value = [value] if isinstance(value, dict) else value
     if not isinstance(value, list) or not value:
-        raise Unusable(f"{reprlib.repr(value)}: neither a text nor a list of turns; correct the row")
+        raise Unusable(
+            f"{reprlib.repr(value)}: neither a text nor a list of turns; correct the row"
+        )
     return tuple(_turn(turn) for turn in value)
 
 
@@ -156,7 +177,9 @@ def _turn(turn: Any) -> Turn:
     said = (turn.get("role") or turn.get("from")) if isinstance(turn, dict) else None
     role = _ROLES.get(said) if isinstance(said, str) else None
     if role is None:
-        raise Unusable(f"{reprlib.repr(turn)}: no turn whose role is one of {', '.join(_ROLES)}; correct it")
+        raise Unusable(
+            f"{reprlib.repr(turn)}: no turn whose role is one of {', '.join(_ROLES)}; correct it"
+        )
     refuse_strangers(turn, _OF_A_TURN, remedy="put it into the turn's content, or remove it")
     content = turn.get("content", turn.get("value"))
     if isinstance(content, list):
@@ -172,7 +195,9 @@ def _part(part: Any) -> str:
     if kind == "text" and isinstance(part.get("text"), str):
         return part["text"]
     if kind not in _PARTS:
-        raise Unusable(f"{reprlib.repr(part)}: no part of type text, image or video; correct it or remove the row")
+        raise Unusable(
+            f"{reprlib.repr(part)}: no part of type text, image or video; correct it or remove the row"
+        )
     return _PARTS[kind]
 
 
@@ -188,7 +213,13 @@ def carried(*conversations: Any) -> list[tuple[Literal["image", "video"], Any]]:
         for turn in (conversation if isinstance(conversation, list) else [conversation])
         if isinstance(turn, dict)
     ]
-    parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, dict)]
+    parts = [
+        part
+        for content in contents
+        if isinstance(content, list)
+        for part in content
+        if isinstance(part, dict)
+    ]
     return [found for part in parts if (found := _brought(part))]
 
 
@@ -208,11 +239,15 @@ def ordered(prompt: Sequence[Turn], files: Sequence[File]) -> tuple[File, ...]:
     `<image> <video>` with a film and a picture. Where they do not (`<image>` stands for a film, too), as they are.
     """
     kinds = [
-        "video" if mark in ("<video>", VIDEO_PART) else "image" for turn in prompt for mark in _marks(prompt, turn)
+        "video" if mark in ("<video>", VIDEO_PART) else "image"
+        for turn in prompt
+        for mark in _marks(prompt, turn)
     ]
     if sorted(kinds) != sorted(file.kind for file in files):
         return tuple(files)
-    left = {kind: iter([file for file in files if file.kind == kind]) for kind in ("image", "video")}
+    left = {
+        kind: iter([file for file in files if file.kind == kind]) for kind in ("image", "video")
+    }
     return tuple(next(left[kind]) for kind in kinds)
 
 
@@ -244,13 +279,18 @@ def place(prompt: Sequence[Turn], files: Sequence[File]) -> tuple[Turn, ...]:
     prompt = [replace(turn, content=turn.content.removeprefix(_OF_PARTS)) for turn in prompt]
     if len(files) > 1 and marks <= 1:
         listed = "".join(f"Image{number} {PLACEHOLDER}; " for number in range(1, len(files) + 1))
-        return _opened_by(listed, [replace(turn, content=pattern.sub("", turn.content).strip()) for turn in prompt])
+        return _opened_by(
+            listed,
+            [replace(turn, content=pattern.sub("", turn.content).strip()) for turn in prompt],
+        )
     placed = [replace(turn, content=pattern.sub(PLACEHOLDER, turn.content)) for turn in prompt]
     if len(files) == 1:
         first = _first_question(placed)
         turn = placed[first]
         alone = (
-            turn.content.removeprefix(PLACEHOLDER) if pattern is _PART_MARK else without_edge(turn.content, PLACEHOLDER)
+            turn.content.removeprefix(PLACEHOLDER)
+            if pattern is _PART_MARK
+            else without_edge(turn.content, PLACEHOLDER)
         )
         placed[first] = turn if alone is None else replace(turn, content=alone)
     return tuple(placed)
@@ -263,7 +303,9 @@ def unshown(prompt: Sequence[Turn]) -> tuple[Turn, ...]:
         Unusable: one of its parts is a picture or film.
     """
     if any(_PART_MARK.search(turn.content) for turn in prompt):
-        raise Unusable("a turn shows a picture or film, and the row has none; map its column or remove the row")
+        raise Unusable(
+            "a turn shows a picture or film, and the row has none; map its column or remove the row"
+        )
     return tuple(replace(turn, content=turn.content.removeprefix(_OF_PARTS)) for turn in prompt)
 
 
@@ -273,4 +315,7 @@ def _first_question(prompt: Sequence[Turn]) -> int:
 
 def _opened_by(text: str, prompt: Sequence[Turn]) -> tuple[Turn, ...]:
     first = _first_question(prompt)
-    return tuple(replace(turn, content=text + turn.content) if i == first else turn for i, turn in enumerate(prompt))
+    return tuple(
+        replace(turn, content=text + turn.content) if i == first else turn
+        for i, turn in enumerate(prompt)
+    )

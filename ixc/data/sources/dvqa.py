@@ -22,7 +22,9 @@ HINT = "Write a value in digits and a count in words."
 
 def read(path: Path, seed: int) -> Iterator[Row | Refused]:
     """A prompt per question."""
-    yield from each(path, partial(_rows, locate=locator(home(path), "image", ".png")), "**/*_qa.json")
+    yield from each(
+        path, partial(_rows, locate=locator(home(path), "image", ".png")), "**/*_qa.json"
+    )
 
 
 def _rows(entry: Entry, locate: Locate) -> list[Row]:

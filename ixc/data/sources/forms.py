@@ -50,7 +50,9 @@ def unrepeated(pairs: list[tuple[str, Any]]) -> Record:
     record = dict(pairs)
     if len(record) < len(pairs):
         names = [name for name, _ in pairs]
-        raise RepeatedKey(f"the key {next(name for name in names if names.count(name) > 1)!r} twice")
+        raise RepeatedKey(
+            f"the key {next(name for name in names if names.count(name) > 1)!r} twice"
+        )
     return record
 
 
@@ -60,7 +62,9 @@ def records(path: Path, name: str) -> Numbered:
         return _parquet(path, name)
     if path.suffix == ".arrow":
         return _arrow(path, name)
-    return _elements(path, name) if opens_with_a_list(path) or _is_spread(path) else lines(path, name)
+    return (
+        _elements(path, name) if opens_with_a_list(path) or _is_spread(path) else lines(path, name)
+    )
 
 
 def _missing(count: int, total: int | None = None) -> str:
@@ -84,7 +88,9 @@ def lines(path: Path, name: str = "") -> Numbered:
                     count += 1
                     yield _parsed(line, f"{name}:{number}", number)
     except _CUT as error:
-        yield Refused(where=f"{name}:{number + 1}", reason=f"cut off, or damaged ({error}); {_missing(count)}")
+        yield Refused(
+            where=f"{name}:{number + 1}", reason=f"cut off, or damaged ({error}); {_missing(count)}"
+        )
     else:
         if number == 0:
             yield Refused(where=name, reason="empty file; fetch it again, or remove it")
@@ -110,11 +116,18 @@ def _parsed(line: bytes, where: str, number: int) -> tuple[int, Record] | Refuse
     try:
         value = json.loads(line.decode("utf-8-sig"), object_pairs_hook=unrepeated)
     except UnicodeDecodeError as error:
-        reason = f"not UTF-8 ({error.reason} at byte {error.start}); convert the file: iconv -t UTF-8"
+        reason = (
+            f"not UTF-8 ({error.reason} at byte {error.start}); convert the file: iconv -t UTF-8"
+        )
         return Refused(where=where, reason=reason)
     except json.JSONDecodeError as error:
-        return Refused(where=where, reason=f"not JSON ({error.msg}, column {error.colno}); correct the line")
-    except (ValueError, RecursionError) as error:  # a key twice, a number of a million digits, lists a thousand deep
+        return Refused(
+            where=where, reason=f"not JSON ({error.msg}, column {error.colno}); correct the line"
+        )
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # a key twice, a number of a million digits, lists a thousand deep
         return Refused(where=where, reason=f"not JSON ({error}); correct the line")
     return as_record(value, where, number)
 
@@ -123,7 +136,10 @@ def as_record(value: Any, where: str, number: int) -> tuple[int, Record] | Refus
     """A value that must be an object."""
     if isinstance(value, dict):
         return number, value
-    return Refused(where=where, reason=f"{type(value).__name__}, not an object; one JSON object for each record")
+    return Refused(
+        where=where,
+        reason=f"{type(value).__name__}, not an object; one JSON object for each record",
+    )
 
 
 # JSON lists
@@ -160,7 +176,9 @@ def _elements(path: Path, name: str) -> Numbered:
         with _opened(path) as file:
             for number, value in enumerate(_Lists(_texts(file)), start=1):
                 if isinstance(value, ValueError):
-                    yield Refused(where=f"{name}:{number}", reason=f"not JSON ({value}); correct the record")
+                    yield Refused(
+                        where=f"{name}:{number}", reason=f"not JSON ({value}); correct the record"
+                    )
                 else:
                     yield as_record(value, f"{name}:{number}", number)
     except (*_CUT, ValueError, RecursionError) as error:
@@ -224,7 +242,9 @@ class _Lists:
     def _next(self, skipped: str) -> str:
         """The next character that is not one of these; empty at the end."""
         while True:
-            while (character := self._buffer[self._place : self._place + 1]) and character in skipped:
+            while (
+                character := self._buffer[self._place : self._place + 1]
+            ) and character in skipped:
                 self._place += 1
             if character or not self._more():
                 return character
@@ -265,14 +285,18 @@ def _parquet(path: Path, name: str) -> Numbered:
     try:
         with pq.ParquetFile(path) as file:
             _refuse_repeated(file.schema_arrow.names)
-            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            sizes = [
+                file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)
+            ]
             start = 0
             for group, size in enumerate(sizes):
                 batches = file.iter_batches(batch_size=_ROWS, row_groups=[group])
                 yield from _numbered(batches, name, start, size)
                 start += size
     except _DAMAGED as error:
-        yield Refused(where=f"{name}:1", reason=f"damaged, or cut off ({_told(error)}); {_missing(0)}")
+        yield Refused(
+            where=f"{name}:1", reason=f"damaged, or cut off ({_told(error)}); {_missing(0)}"
+        )
     else:
         if sum(sizes) == 0:
             yield _no_rows(name)
@@ -286,13 +310,17 @@ def _arrow(path: Path, name: str) -> Numbered:
                 count += 1
                 yield item
     except _DAMAGED as error:  # it cannot even be opened
-        yield Refused(where=f"{name}:1", reason=f"damaged, or cut off ({_told(error)}); {_missing(0)}")
+        yield Refused(
+            where=f"{name}:1", reason=f"damaged, or cut off ({_told(error)}); {_missing(0)}"
+        )
     else:
         if count == 0:
             yield _no_rows(name)
 
 
-def _numbered(batches: Iterator[pa.RecordBatch], name: str, start: int, total: int | None = None) -> Numbered:
+def _numbered(
+    batches: Iterator[pa.RecordBatch], name: str, start: int, total: int | None = None
+) -> Numbered:
     """The records of batches, numbered from `start` + 1; `total`: how many there should be."""
     count = 0
     try:
@@ -305,7 +333,10 @@ def _numbered(batches: Iterator[pa.RecordBatch], name: str, start: int, total: i
                 else:
                     yield number, record
     except _DAMAGED as error:
-        first, rows = start + count + 1, f" of rows {start + 1:,} to {start + total:,}" if total is not None else ""
+        first, rows = (
+            start + count + 1,
+            f" of rows {start + 1:,} to {start + total:,}" if total is not None else "",
+        )
         reason = f"damaged, or cut off ({_told(error)});{rows} {_missing(count, total)}"
         yield Refused(where=f"{name}:{first}", reason=reason)
 
@@ -319,7 +350,9 @@ def _unread(error: Exception) -> str:
     """Why a row has a value that Python does not."""
     if isinstance(error, UnicodeDecodeError):
         return "not UTF-8; write the file again from UTF-8 texts"
-    return f"a value that cannot be read ({_told(error)}); write it as another type, or remove the row"
+    return (
+        f"a value that cannot be read ({_told(error)}); write it as another type, or remove the row"
+    )
 
 
 def _told(error: Exception) -> str:
@@ -362,7 +395,11 @@ def _decoded(batch: pa.RecordBatch) -> Iterator[Record | Exception]:
 def oversized(path: Path) -> str:
     """Why a file cannot be read whole; empty if it can."""
     size = path.stat().st_size
-    return f"{size:,} bytes in one JSON object, more than {MAX_DOCUMENT:,}; split it" if size > MAX_DOCUMENT else ""
+    return (
+        f"{size:,} bytes in one JSON object, more than {MAX_DOCUMENT:,}; split it"
+        if size > MAX_DOCUMENT
+        else ""
+    )
 
 
 def document(path: Path) -> Record | Refused:
@@ -372,10 +409,22 @@ def document(path: Path) -> Record | Refused:
     try:
         content = json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=unrepeated)
     except UnicodeDecodeError as error:
-        return Refused(where=path.name, reason=f"not UTF-8 (byte {error.start}); convert it: iconv -t UTF-8")
+        return Refused(
+            where=path.name, reason=f"not UTF-8 (byte {error.start}); convert it: iconv -t UTF-8"
+        )
     except json.JSONDecodeError as error:
-        reason = "empty file" if not path.stat().st_size else f"not JSON ({error.msg}, line {error.lineno})"
-        return Refused(where=f"{path.name}:{error.lineno}", reason=f"{reason}; fetch the file again")
+        reason = (
+            "empty file"
+            if not path.stat().st_size
+            else f"not JSON ({error.msg}, line {error.lineno})"
+        )
+        return Refused(
+            where=f"{path.name}:{error.lineno}", reason=f"{reason}; fetch the file again"
+        )
     except (ValueError, RecursionError) as error:
         return Refused(where=path.name, reason=f"not JSON ({error}); fetch the file again")
-    return content if isinstance(content, dict) else Refused(where=path.name, reason="not a JSON object")
+    return (
+        content
+        if isinstance(content, dict)
+        else Refused(where=path.name, reason="not a JSON object")
+    )

@@ -36,7 +36,9 @@ def read(path: Path, seed: int) -> Iterator[Row | Refused]:
             yield problems
             continue
         for number, record in enumerate(problems, start=1):
-            yield from attempt(lambda record, n, name=name: [_row(record, name, n)], record, number, name)
+            yield from attempt(
+                lambda record, n, name=name: [_row(record, name, n)], record, number, name
+            )
 
 
 class _Plain(pickle.Unpickler):
@@ -62,7 +64,9 @@ def _problems(file: Path) -> list[Any] | Refused:
         with file.open("rb") as stream:
             problems = _Plain(stream).load()
     except Exception as error:  # a damaged pickle can raise anything
-        return Refused(where=file.name, reason=f"not a pickle of plain values ({error}); fetch the file again")
+        return Refused(
+            where=file.name, reason=f"not a pickle of plain values ({error}); fetch the file again"
+        )
     if not isinstance(problems, list) or not problems:
         return Refused(where=file.name, reason="not a list of problems; is it GeoQA's file?")
     return problems
@@ -113,7 +117,9 @@ def _question(record: Record) -> str:
 
 def _png(array: np.ndarray) -> bytes:
     if array.dtype != np.uint8 or array.size == 0:
-        raise Unusable(f"image: {array.dtype}, {array.shape}: expected pixels of 8 bits; remove the row")
+        raise Unusable(
+            f"image: {array.dtype}, {array.shape}: expected pixels of 8 bits; remove the row"
+        )
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, format="PNG")
     return buffer.getvalue()

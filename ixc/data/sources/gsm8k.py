@@ -28,13 +28,19 @@ def read(path: Path, seed: int) -> Iterator[Row | Refused]:
     In turn, for `limit` is to leave some of each.
     """
     solved = matching(home(path), "example_model_solutions*.jsonl")
-    for each in zip_longest(_all(find(path, "test*.jsonl", "train*.jsonl"), _problem), _all(solved, _pair)):
+    for each in zip_longest(
+        _all(find(path, "test*.jsonl", "train*.jsonl"), _problem), _all(solved, _pair)
+    ):
         yield from (item for item in each if item is not None)
 
 
-def _all(files: Iterable[Path], make: Callable[[Record, str], list[Row]]) -> Iterator[Row | Refused]:
+def _all(
+    files: Iterable[Path], make: Callable[[Record, str], list[Row]]
+) -> Iterator[Row | Refused]:
     for file in files:
-        yield from rows(file, lambda record, number, name=file.stem: make(record, f"{name}/{number}"))
+        yield from rows(
+            file, lambda record, number, name=file.stem: make(record, f"{name}/{number}")
+        )
 
 
 def _problem(record: Record, id: str) -> list[Row]:
@@ -50,7 +56,9 @@ def _problem(record: Record, id: str) -> list[Row]:
 
 def _pair(record: Record, id: str) -> list[Row]:
     question = take(record, "question", str)
-    marked = [value for value in record.values() if isinstance(value, dict) and "is_correct" in value]
+    marked = [
+        value for value in record.values() if isinstance(value, dict) and "is_correct" in value
+    ]
     if not marked:
         raise Unusable("no model's solution with is_correct; add one or remove the row")
     right = [plain(take(value, "solution", str)) for value in marked if value["is_correct"]]

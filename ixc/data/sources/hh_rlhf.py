@@ -26,9 +26,13 @@ def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
 
 def _pair(entry: Entry) -> Row:
     refuse_strangers(entry.record, COLUMNS)
-    prompt, chosen, rejected = dialogues(take(entry.record, "chosen", str), take(entry.record, "rejected", str))
+    prompt, chosen, rejected = dialogues(
+        take(entry.record, "chosen", str), take(entry.record, "rejected", str)
+    )
     if not chosen or not rejected:
         raise Unusable("an empty response; remove the row")
     # Many pairs open with the same question: held out together, or validation is half known.
     group = prompt[0].content
-    return Row(id=entry.id, domain="safety", prompt=prompt, chosen=chosen, rejected=rejected, group=group)
+    return Row(
+        id=entry.id, domain="safety", prompt=prompt, chosen=chosen, rejected=rejected, group=group
+    )

@@ -13,7 +13,18 @@ from pathlib import Path
 from ixc.data.samples import Turn
 from ixc.data.sources import Refused, Row
 from ixc.data.sources.licences import Licence
-from ixc.data.sources.native import Entry, Origin, Record, Unusable, attempt, document, each, home, matching, take
+from ixc.data.sources.native import (
+    Entry,
+    Origin,
+    Record,
+    Unusable,
+    attempt,
+    document,
+    each,
+    home,
+    matching,
+    take,
+)
 
 LICENCE = Licence(name="Apache-2.0", commercial=True, note="a public benchmark")
 
@@ -37,7 +48,10 @@ def _task(file: Path, name: str) -> Iterator[Row | Refused]:
         return
     for number, example in enumerate(examples, start=1):
         yield from attempt(
-            lambda record, number: [_row(Entry(record, f"{name}/{number}", None))], example, number, file.name
+            lambda record, number: [_row(Entry(record, f"{name}/{number}", None))],
+            example,
+            number,
+            file.name,
         )
 
 
@@ -45,7 +59,13 @@ def _row(entry: Entry) -> Row:
     prompt, (chosen, rejected) = take(entry.record, "input", str), _answers(entry.record)
     turn = Turn(role="user", content=prompt)
     return Row(
-        id=entry.id, domain="safety", prompt=(turn,), chosen=chosen, rejected=rejected, group=prompt, split="val"
+        id=entry.id,
+        domain="safety",
+        prompt=(turn,),
+        chosen=chosen,
+        rejected=rejected,
+        group=prompt,
+        split="val",
     )
 
 
@@ -55,8 +75,12 @@ def _answers(record: Record) -> tuple[str, str]:
         scores = take(record, "target_scores", dict)
     else:
         targets = take(record, "targets", dict)
-        scores = dict(zip(take(targets, "choices", list), take(targets, "labels", list), strict=True))
+        scores = dict(
+            zip(take(targets, "choices", list), take(targets, "labels", list), strict=True)
+        )
     if sorted(scores.values()) != [0, 1]:
-        raise Unusable(f"labels {list(scores.values())}: expected a 1 for one of two answers and a 0 for the other")
+        raise Unusable(
+            f"labels {list(scores.values())}: expected a 1 for one of two answers and a 0 for the other"
+        )
     rejected, chosen = sorted(scores, key=lambda text: scores[text])
     return chosen, rejected

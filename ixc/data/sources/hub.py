@@ -32,10 +32,16 @@ def stream(hub: Hub) -> Iterator[dict[str, Any]]:
     try:
         from datasets import load_dataset
     except ImportError as error:
-        raise BadSource(f"hub {hub.name}: needs `datasets`: pip install 'ixc[hub]'; or set `path`") from error
+        raise BadSource(
+            f"hub {hub.name}: needs `datasets`: pip install 'ixc[hub]'; or set `path`"
+        ) from error
     try:
-        data = load_dataset(hub.name, hub.config, split=hub.split, revision=hub.revision, streaming=True)
-    except Exception as error:  # offline, not found, gated, a bad config: each library raises its own
+        data = load_dataset(
+            hub.name, hub.config, split=hub.split, revision=hub.revision, streaming=True
+        )
+    except (
+        Exception
+    ) as error:  # offline, not found, gated, a bad config: each library raises its own
         advice = "check name, config, split and network; or download it and set `path`"
         raise BadSource(f"hub {hub.name}: {type(error).__name__}: {error}; {advice}") from error
     count, tries = 0, 0

@@ -38,7 +38,10 @@ def _rows(entry: Entry) -> list[Row]:
     if kind == "fill_in_blank":
         prompt, answer = asked(question), short(take(record, "answer", object))
     elif kind == "choose_txt":
-        prompt, answer = lettered(question, options), choice(options, _right(record, options, stored))
+        prompt, answer = (
+            lettered(question, options),
+            choice(options, _right(record, options, stored)),
+        )
     else:
         prompt = lettered(f"{PLACEHOLDER}\n{question}", [PLACEHOLDER] * len(options))
         answer = choice([""] * len(options), _right(record, options, stored))
@@ -72,6 +75,8 @@ def _native(entry: Entry, kind: str, names: list[str]) -> tuple[File, ...]:
 
 def _stored(entry: Entry, num_options: int) -> tuple[File, ...]:
     if num_options > MAX_PICTURES:
-        raise Unusable(f"{num_options} options that are pictures; there are columns for {MAX_PICTURES}")
+        raise Unusable(
+            f"{num_options} options that are pictures; there are columns for {MAX_PICTURES}"
+        )
     columns = ("query_image", *(f"choice_image_{k}" for k in range(num_options)))
     return tuple(media(entry.folder, entry.record.get(column), "image") for column in columns)

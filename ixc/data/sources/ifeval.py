@@ -28,8 +28,12 @@ def read(path: Path, seed: int) -> Iterator[Row | Refused]:
 def _row(record: Record) -> Row:
     ids, kwargs = take(record, "instruction_id_list", list), take(record, "kwargs", list)
     if not ids or len(ids) != len(kwargs):
-        raise Unusable(f"{len(ids)} instructions, {len(kwargs)} kwargs; one kwargs object for each, at least one")
-    constraints = [{"id": id, "kwargs": _given(given)} for id, given in zip(ids, kwargs, strict=True)]
+        raise Unusable(
+            f"{len(ids)} instructions, {len(kwargs)} kwargs; one kwargs object for each, at least one"
+        )
+    constraints = [
+        {"id": id, "kwargs": _given(given)} for id, given in zip(ids, kwargs, strict=True)
+    ]
     return Row(
         id=str(take(record, "key", int)),
         domain="instruction",

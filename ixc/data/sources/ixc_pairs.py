@@ -29,7 +29,9 @@ def read(origin: Origin, seed: int, domain: Domain = "general") -> Iterator[Row 
 def _row(entry: Entry, domain: Domain) -> Row:
     record = entry.record
     refuse_strangers(record, COLUMNS)
-    prompt, chosen, rejected = pair(None, take(record, "conversations_a", list), take(record, "conversations_b", list))
+    prompt, chosen, rejected = pair(
+        None, take(record, "conversations_a", list), take(record, "conversations_b", list)
+    )
     files = tuple(_file(entry, value) for value in several(record.get("image")))
     return Row(
         id=entry.id,

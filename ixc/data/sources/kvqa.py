@@ -30,8 +30,14 @@ def _questions(record: Record) -> Iterator[tuple[str, Any]]:
         raise Unusable(f"{len(questions)} questions, {len(answers)} answers; one answer for each")
     kinds = record.get("Type of Question")
     for i, (question, answer) in enumerate(zip(questions, answers, strict=True)):
-        part = {name: record.get(name) for name in ("imgPath", "split")} | {"question": question, "answer": answer}
-        yield str(i + 1), {**part, "kinds": kinds[i] if isinstance(kinds, list) and i < len(kinds) else None}
+        part = {name: record.get(name) for name in ("imgPath", "split")} | {
+            "question": question,
+            "answer": answer,
+        }
+        yield (
+            str(i + 1),
+            {**part, "kinds": kinds[i] if isinstance(kinds, list) and i < len(kinds) else None},
+        )
 
 
 def _row(entry: Entry) -> list[Row]:

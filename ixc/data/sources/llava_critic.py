@@ -34,10 +34,15 @@ _WORTH = "accurate|helpful|correct|relevant|informative|comprehensive|complete|a
 _STATED = rf"{_WHICH}{_IS}(?:(?P<better>better|superior|preferable|preferred|stronger)|worse|inferior|weaker)\b{_WHOLE}"
 _TURNED = rf"\b(?:(?P<better>better|superior|preferred)|worse|inferior|weaker) {_NOUN} is {_WHICH}"
 _WEIGHED = rf"{_WHICH}{_IS}(?:(?P<better>more)|less) (?:\w+ and )?(?:{_WORTH})\b{_WHOLE}"
-_VERDICTS = [[re.compile(form, re.IGNORECASE) for form in forms] for forms in ((_STATED, _TURNED), (_WEIGHED,))]
+_VERDICTS = [
+    [re.compile(form, re.IGNORECASE) for form in forms]
+    for forms in ((_STATED, _TURNED), (_WEIGHED,))
+]
 """In plain words, and, where there are none, by what makes an answer worth more."""
 _HEDGED = re.compile(r"\b(?:neither|nor|equally|not|no|if|whether)\b|n't\b", re.IGNORECASE)
-_CLAUSE = re.compile(r"[;,:]|\b(?:because|since|as|but|while|whereas|although|though|so)\b", re.IGNORECASE)
+_CLAUSE = re.compile(
+    r"[;,:]|\b(?:because|since|as|but|while|whereas|although|though|so)\b", re.IGNORECASE
+)
 COLUMNS = ("conversations", "image")
 
 
@@ -50,7 +55,9 @@ def _row(entry: Entry) -> Row:
     refuse_strangers(entry.record, COLUMNS)
     asked, *_, judged = turns(take(entry.record, "conversations", list))
     if not (task := _TASK.search(asked.content)):
-        raise Unusable("no question and two responses in brackets: a pointwise row, or another wording; remove it")
+        raise Unusable(
+            "no question and two responses in brackets: a pointwise row, or another wording; remove it"
+        )
     question, *responses = (text.strip() for text in task.groups())
     chosen, rejected = responses if better(judged.content) == "first" else reversed(responses)
     files = (media(entry.folder, entry.record.get("image"), "image"),)
@@ -78,14 +85,20 @@ def better(judgement: str) -> str:
     found = (_preferred(sentence, forms) for forms in _VERDICTS for sentence in sentences)
     named = next(filter(None, found), set())
     if len(named) != 1:
-        raise Unusable(f"a judgement that prefers {'both' if named else 'neither'}: {judgement[:60]!r}; remove the row")
+        raise Unusable(
+            f"a judgement that prefers {'both' if named else 'neither'}: {judgement[:60]!r}; remove the row"
+        )
     return named.pop()
 
 
 def _preferred(sentence: str, forms: list[re.Pattern[str]]) -> set[str]:
     """What the clauses of a sentence prefer; a hedge counts in its own clause, before the verdict."""
     verdicts = [verdict for form in forms for verdict in form.finditer(sentence)]
-    return {_winner(verdict) for verdict in verdicts if not _HEDGED.search(_so_far(sentence, verdict.end()))}
+    return {
+        _winner(verdict)
+        for verdict in verdicts
+        if not _HEDGED.search(_so_far(sentence, verdict.end()))
+    }
 
 
 def _so_far(sentence: str, end: int) -> str:

@@ -35,7 +35,9 @@ def read(path: Path, seed: int) -> Iterator[Row | Refused]:
             else:
                 answers[str(item[1].get("id"))].append(item[1])
     for file in find(path, "test*.jsonl"):
-        yield from rows(file, lambda record, number: _rows(record, folder, answers[str(record.get("id"))], seed))
+        yield from rows(
+            file, lambda record, number: _rows(record, folder, answers[str(record.get("id"))], seed)
+        )
 
 
 def _rows(record: Record, folder: Path, outputs: list[Record], seed: int) -> Iterator[Row]:
@@ -46,8 +48,20 @@ def _rows(record: Record, folder: Path, outputs: list[Record], seed: int) -> Ite
     rng = random.Random(f"{seed}/{id}")
     image = media(folder, take(record, "image", str), "image")
     prompt = (Turn(role="user", content=_question(take(record, "question", str), options)),)
-    right = sorted({text for output in outputs if output.get("correct") is True and (text := _response(output))})
-    wrong = sorted({text for output in outputs if output.get("correct") is False and (text := _response(output))})
+    right = sorted(
+        {
+            text
+            for output in outputs
+            if output.get("correct") is True and (text := _response(output))
+        }
+    )
+    wrong = sorted(
+        {
+            text
+            for output in outputs
+            if output.get("correct") is False and (text := _response(output))
+        }
+    )
     gold, known_wrong = _gold(answer, options, outputs, rng)
     meta = {"subject": record.get("subject"), "level": record.get("level")}
 
@@ -62,7 +76,9 @@ def _question(question: str, options: list[str]) -> str:
     text = re.sub(r"\s+\n|\n{2,}", "\n", _MARK.sub("", question)).strip()
     if not options:
         return f"{text}\nAnswer with a number or a short expression."
-    listed = "\n".join(_option(letter, option) for letter, option in zip(ascii_uppercase, options, strict=False))
+    listed = "\n".join(
+        _option(letter, option) for letter, option in zip(ascii_uppercase, options, strict=False)
+    )
     return f"{text}\n{listed}\nAnswer with the letter of the right option."
 
 
@@ -76,11 +92,21 @@ def _option(letter: str, option: str) -> str:
     return f"({letter})" if text == letter else f"({letter}) {text}"
 
 
-def _gold(answer: str, options: list[str], outputs: list[Record], rng: random.Random) -> tuple[Gold, tuple[str, ...]]:
+def _gold(
+    answer: str, options: list[str], outputs: list[Record], rng: random.Random
+) -> tuple[Gold, tuple[str, ...]]:
     if options:
-        other = rng.choice([letter for letter in ascii_uppercase[: len(options)] if letter != answer])
-        return Gold(check="choice", value=answer, answer=f"The answer is ({answer})."), (f"The answer is ({other}).",)
-    missed = {str(output.get("model_answer") or "") for output in outputs if output.get("correct") is False}
+        other = rng.choice(
+            [letter for letter in ascii_uppercase[: len(options)] if letter != answer]
+        )
+        return Gold(check="choice", value=answer, answer=f"The answer is ({answer})."), (
+            f"The answer is ({other}).",
+        )
+    missed = {
+        str(output.get("model_answer") or "")
+        for output in outputs
+        if output.get("correct") is False
+    }
     wrong = tuple(f"The answer is {value}." for value in sorted(missed - {"", answer}))
     return Gold(check="number", value=answer, answer=f"The answer is {answer}."), wrong[:1]
 

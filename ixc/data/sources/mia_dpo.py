@@ -14,7 +14,9 @@ from ixc.data.sources.native import Origin, each
 from ixc.data.sources.preferences import Columns, row
 
 LICENCE = Licence(
-    name="CC-BY-NC-4.0", commercial=False, note="the hub's tag says Apache-2.0, its authors' text does not"
+    name="CC-BY-NC-4.0",
+    commercial=False,
+    note="the hub's tag says Apache-2.0, its authors' text does not",
 )
 COLUMNS = Columns(images="image", id="")  # nothing says that its ids are unique
 

@@ -18,7 +18,9 @@ from ixc.data.sources.licences import Licence
 from ixc.data.sources.native import Record, Unusable, home, take
 from ixc.data.sources.tables import Entry, Locate, each, locator
 
-LICENCE = Licence(name="none granted", commercial=False, note="for information only, says the LICENSE file")
+LICENCE = Licence(
+    name="none granted", commercial=False, note="for information only, says the LICENSE file"
+)
 QUESTION = "Describe the film in detail."
 
 

@@ -14,7 +14,19 @@ from ixc.data.sources.hub import Hub, stream
 from ixc.data.sources.phrases import blank
 from ixc.data.sources.splits import held_out
 
-__all__ = ["Entry", "Make", "Numbered", "Origin", "Record", "Unusable", "attempt", "document", "each", "find", "home"]
+__all__ = [
+    "Entry",
+    "Make",
+    "Numbered",
+    "Origin",
+    "Record",
+    "Unusable",
+    "attempt",
+    "document",
+    "each",
+    "find",
+    "home",
+]
 __all__ += ["lines", "matching", "media", "records", "rows", "several", "take"]
 
 T = TypeVar("T")
@@ -22,7 +34,9 @@ Origin = Path | Hub
 Make = Callable[[Record, int], Iterable[Row]]
 """(record, its number from 1) -> the rows it yields."""
 
-FORMS = tuple(f"**/*{suffix}" for suffix in (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".arrow"))
+FORMS = tuple(
+    f"**/*{suffix}" for suffix in (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".arrow")
+)
 """What `each` can read."""
 _ABOUT = {"dataset_info.json", "dataset_infos.json", "state.json"}
 """What `datasets` writes beside its files."""
@@ -52,12 +66,16 @@ def find(path: Origin, *patterns: str) -> list[Path]:
         BadSource: there is none, or one is a link out of the folder.
     """
     if isinstance(path, Hub):
-        raise BadSource(f"hub {path.name}: this reader reads files only; download the data set and set `path`")
+        raise BadSource(
+            f"hub {path.name}: this reader reads files only; download the data set and set `path`"
+        )
     if path.is_file():
         return [path]
     found = matching(path, *patterns)
     if not found:
-        raise BadSource(f"{path}: no file {' or '.join(patterns)}; set `path` to the data set's own folder")
+        raise BadSource(
+            f"{path}: no file {' or '.join(patterns)}; set `path` to the data set's own folder"
+        )
     return found
 
 
@@ -67,7 +85,9 @@ def matching(folder: Path, *patterns: str) -> list[Path]:
     Raises:
         BadSource: one is a link out of the folder.
     """
-    found = sorted({file for pattern in patterns for file in folder.glob(pattern) if _is_data(file, folder)})
+    found = sorted(
+        {file for pattern in patterns for file in folder.glob(pattern) if _is_data(file, folder)}
+    )
     if astray := [file for file in found if not _inside(file, folder)]:
         remedy = "copy the file, or set `path` to its folder"
         raise BadSource(f"{astray[0]}: a link that leaves the source's folder; {remedy}")
@@ -83,7 +103,9 @@ def _inside(path: Path, folder: Path) -> bool:
     """Whether a file is below a folder, links followed; the hub's cache keeps what its snapshots link to in `blobs`."""
     real, top = path.resolve(), folder.resolve()
     snapshots = next((place for place in top.parents if place.name == "snapshots"), None)
-    return real.is_relative_to(top) or (snapshots is not None and real.is_relative_to(snapshots.parent / "blobs"))
+    return real.is_relative_to(top) or (
+        snapshots is not None and real.is_relative_to(snapshots.parent / "blobs")
+    )
 
 
 def home(path: Path) -> Path:
@@ -91,7 +113,9 @@ def home(path: Path) -> Path:
     return path.parent if path.is_file() else path
 
 
-def each(origin: Origin, make: Callable[[Entry], Iterable[Row]], *patterns: str) -> Iterator[Row | Refused]:
+def each(
+    origin: Origin, make: Callable[[Entry], Iterable[Row]], *patterns: str
+) -> Iterator[Row | Refused]:
     """What `make` turns the records into: of the hub, or of every file that matches (default: `FORMS`)."""
     folder = None if isinstance(origin, Hub) else home(origin)
     for name, numbered in _parts(origin, patterns or FORMS):
@@ -116,7 +140,9 @@ def _parts(origin: Origin, patterns: Iterable[str]) -> Iterator[tuple[str, Numbe
 def rows(path: Path, make: Make) -> Iterator[Row | Refused]:
     """What `make` turns the records of a JSON-lines file into."""
     for item in lines(path):
-        yield from [item] if isinstance(item, Refused) else attempt(make, item[1], item[0], path.name)
+        yield from (
+            [item] if isinstance(item, Refused) else attempt(make, item[1], item[0], path.name)
+        )
 
 
 def attempt(make: Make, record: Any, number: int, name: str) -> list[Row | Refused]:
@@ -135,7 +161,12 @@ def _attempt(make: Callable[[], Iterable[Row]], where: str, name: str) -> list[R
         return [row if row.split else replace(row, split=held_out(name)) for row in make()]
     except Unusable as error:
         return [Refused(where=where, reason=str(error))]
-    except (TypeError, AttributeError, ValueError, LookupError) as error:  # a value that `make` did not expect
+    except (
+        TypeError,
+        AttributeError,
+        ValueError,
+        LookupError,
+    ) as error:  # a value that `make` did not expect
         detail = " ".join(str(error).split())[:200]
         reason = f"not of the expected form ({detail}); compare it with the reader's description"
         return [Refused(where=where, reason=reason)]
@@ -173,11 +204,17 @@ def media(folder: Path | None, value: Any, kind: Literal["image", "video"]) -> F
     if data := _data((value.get("bytes") or named) if isinstance(value, dict) else value, folder):
         return File(kind=kind, data=data)
     if not isinstance(named, str) or not named:
-        raise Unusable(f"{kind}: {reprlib.repr(named)}: neither bytes nor a file's name; add it or remove the row")
+        raise Unusable(
+            f"{kind}: {reprlib.repr(named)}: neither bytes nor a file's name; add it or remove the row"
+        )
     if re.match("https?://", named):
-        raise Unusable(f"{reprlib.repr(named)}: an address on the web; download it and give its name below the folder")
+        raise Unusable(
+            f"{reprlib.repr(named)}: an address on the web; download it and give its name below the folder"
+        )
     if folder is None:
-        raise Unusable(f"{reprlib.repr(named)}: the hub gives only this name; download the data set and set `path`")
+        raise Unusable(
+            f"{reprlib.repr(named)}: the hub gives only this name; download the data set and set `path`"
+        )
     return File(kind=kind, path=_below(folder, named))
 
 
@@ -189,7 +226,9 @@ def _data(value: Any, folder: Path | None) -> bytes | None:
         data = inline(value)
     except ValueError as error:
         raise Unusable(str(error)) from error
-    is_name = data and folder and len(value) < 256 and ":" not in value and (folder / value).is_file()
+    is_name = (
+        data and folder and len(value) < 256 and ":" not in value and (folder / value).is_file()
+    )
     return None if is_name else data
 
 
@@ -198,7 +237,9 @@ def _below(folder: Path, name: str) -> Path:
     try:
         inside, there = _inside(path, folder), path.is_file()
     except (OSError, RuntimeError) as error:  # a name of a thousand letters, a link to itself
-        raise Unusable(f"{shown}: cannot be a file's name ({type(error).__name__}); correct it") from error
+        raise Unusable(
+            f"{shown}: cannot be a file's name ({type(error).__name__}); correct it"
+        ) from error
     if not inside:
         raise Unusable(f"{shown} leaves the source's folder; use a path below it")
     if not there:

@@ -30,7 +30,9 @@ def _row(record: Record, folder: Path, split: str) -> Row:
     if label not in ("true", "false"):
         raise Unusable(f"label: {label!r}: neither 'true' nor 'false'; correct it")
     claim = sentence(take(record, "sentence", str))
-    image = media(folder, f"images/{take(record, 'directory', str)}/{split}-{identifier}-0.png", "image")
+    image = media(
+        folder, f"images/{take(record, 'directory', str)}/{split}-{identifier}-0.png", "image"
+    )
     other = opposite(label)
     return Row(
         id=f"{split}-{identifier}",

@@ -28,8 +28,15 @@ def read(path: Path, seed: int) -> Iterator[Row | Refused]:
 def _rows(record: Record, folder: Path) -> Iterator[Row]:
     name, caption = take(record, "image", str), sentence(take(record, "caption", str))
     meta = {"licence": record.get("licence")}
-    common = {"domain": "general", "media": (media(folder, name, "image"),), "group": name, "meta": meta}
-    seen = [f"{caption} There is also {with_article(noun)}." for noun in take(record, "absent", list)]
+    common = {
+        "domain": "general",
+        "media": (media(folder, name, "image"),),
+        "group": name,
+        "meta": meta,
+    }
+    seen = [
+        f"{caption} There is also {with_article(noun)}." for noun in take(record, "absent", list)
+    ]
 
     gold = Gold(check="open", value=caption, answer=caption)
     yield Row(id=f"{name}/caption", prompt=DESCRIBE, gold=gold, wrong=tuple(seen), **common)
@@ -37,13 +44,21 @@ def _rows(record: Record, folder: Path) -> Iterator[Row]:
         # As long as the false one: the better caption must not be known by its length.
         true = f"{caption} There is no {noun} here."
         yield Row(id=f"{name}/pair/{noun}", prompt=DESCRIBE, chosen=true, rejected=false, **common)
-        yield _question(f"Is there {with_article(noun)} in the picture?", "no", f"{name}/absent/{noun}", common)
+        yield _question(
+            f"Is there {with_article(noun)} in the picture?", "no", f"{name}/absent/{noun}", common
+        )
     for number, qa in enumerate(take(record, "qa", list), start=1):
-        yield _question(take(qa, "question", str), take(qa, "answer", str), f"{name}/qa/{number}", common)
+        yield _question(
+            take(qa, "question", str), take(qa, "answer", str), f"{name}/qa/{number}", common
+        )
 
 
 def _question(question: str, answer: str, id: str, common: Record) -> Row:
     value, other = bare(answer), opposite(answer)
-    gold = Gold(check="match", value=value, others=(other,) if other else (), answer=sentence(answer))
+    gold = Gold(
+        check="match", value=value, others=(other,) if other else (), answer=sentence(answer)
+    )
     wrong = (sentence(other),) if other else ()
-    return Row(id=id, prompt=(Turn(role="user", content=question),), gold=gold, wrong=wrong, **common)
+    return Row(
+        id=id, prompt=(Turn(role="user", content=question),), gold=gold, wrong=wrong, **common
+    )

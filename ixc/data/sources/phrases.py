@@ -43,7 +43,9 @@ def opposite(word: str) -> str:
     >>> opposite("Yes"), opposite("purple")
     ('no', '')
     """
-    return {"yes": "no", "no": "yes", "true": "false", "false": "true"}.get(word.strip().lower(), "")
+    return {"yes": "no", "no": "yes", "true": "false", "false": "true"}.get(
+        word.strip().lower(), ""
+    )
 
 
 def blank(text: str) -> bool:

@@ -18,7 +18,9 @@ from ixc.data.sources.native import Entry, Origin, Unusable, each, take
 LICENCE = Licence(name="CC-BY-NC-4.0", commercial=False)
 
 
-def read(origin: Origin, seed: int, label: Literal["safer", "better"] = "safer") -> Iterator[Row | Refused]:
+def read(
+    origin: Origin, seed: int, label: Literal["safer", "better"] = "safer"
+) -> Iterator[Row | Refused]:
     """Ready pairs; `label` decides: the safer answer, which the paper's category implies, or the more helpful one."""
     yield from each(origin, lambda entry: [_row(entry, f"{label}_response_id")])
 

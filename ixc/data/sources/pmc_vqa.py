@@ -17,18 +17,27 @@ from ixc.data.sources.licences import Licence
 from ixc.data.sources.native import Origin, Record, home, media, take
 from ixc.data.sources.tables import Entry, each, locator
 
-LICENCE = Licence(name="CC BY-SA", commercial=False, note="each figure keeps the licence of its article")
+LICENCE = Licence(
+    name="CC BY-SA", commercial=False, note="each figure keeps the licence of its article"
+)
 _LETTERS = "ABCD"
 
 
 def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
     """A choice per question."""
     if isinstance(origin, Hub):
-        yield from each(origin, lambda entry: _rows(entry, media(None, entry.record.get("image"), "image")))
+        yield from each(
+            origin, lambda entry: _rows(entry, media(None, entry.record.get("image"), "image"))
+        )
         return
-    locate, whole = locator(home(origin), "image", ".jpg", ".jpeg", ".png"), (home(origin) / "test.csv").is_file()
+    locate, whole = (
+        locator(home(origin), "image", ".jpg", ".jpeg", ".png"),
+        (home(origin) / "test.csv").is_file(),
+    )
     tests = ("test.csv", "test_[!c]*.csv") if whole else ("test*.csv",)
-    yield from each(origin, lambda entry: _rows(entry, locate(_figure(entry))), "train*.csv", *tests)
+    yield from each(
+        origin, lambda entry: _rows(entry, locate(_figure(entry))), "train*.csv", *tests
+    )
 
 
 def _figure(entry: Entry) -> str:

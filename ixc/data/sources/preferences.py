@@ -80,7 +80,11 @@ class _Parts(NamedTuple):
 
 
 def read(
-    origin: Origin, seed: int, columns: Columns = PLAIN, domain: Domain = "general", ignore: tuple[str, ...] = ()
+    origin: Origin,
+    seed: int,
+    columns: Columns = PLAIN,
+    domain: Domain = "general",
+    ignore: tuple[str, ...] = (),
 ) -> Iterator[Row | Refused]:
     """Pairs, prompts and answers, as each record has it.
 
@@ -98,7 +102,9 @@ def row(entry: Entry, columns: Columns, domain: Domain, ignore: Collection[str] 
         Unusable: a field is missing, not of a form that is known, or could carry something and is not read.
     """
     record, found = entry.record, _parts(entry.record, columns)
-    shown: list[tuple[Kind, str]] = [(kind, name) for kind in KINDS if (name := _media_column(record, columns, kind))]
+    shown: list[tuple[Kind, str]] = [
+        (kind, name) for kind in KINDS if (name := _media_column(record, columns, kind))
+    ]
     read = (*found.read, columns.id, columns.domain, columns.system, *(name for _, name in shown))
     refuse_unmapped(record, read, ignore)
 
@@ -131,12 +137,21 @@ def _reference(found: _Parts, columns: Columns) -> Gold | None:
 
 
 def _parts(record: Record, columns: Columns) -> _Parts:
-    prompt, chosen, rejected = (record.get(name) for name in (columns.prompt, columns.chosen, columns.rejected))
+    prompt, chosen, rejected = (
+        record.get(name) for name in (columns.prompt, columns.chosen, columns.rejected)
+    )
     said = [name for name in _CONVERSATIONS if record.get(name) is not None]
     read: tuple[str, ...] = (columns.prompt, columns.chosen, columns.rejected)
-    if prompt is None and said and columns.prompt == PLAIN.prompt and not (chosen is not None and rejected is None):
+    if (
+        prompt is None
+        and said
+        and columns.prompt == PLAIN.prompt
+        and not (chosen is not None and rejected is None)
+    ):
         if len(said) > 1:
-            raise Unusable("two conversations, `conversations` and `messages`; map the right one in `options.columns`")
+            raise Unusable(
+                "two conversations, `conversations` and `messages`; map the right one in `options.columns`"
+            )
         if chosen is None and rejected is None:
             return _conversation(record, said[0])
         prompt, read = record[said[0]], (*read, said[0])
@@ -146,12 +161,18 @@ def _parts(record: Record, columns: Columns) -> _Parts:
             answer=_text(answer, columns.answer) if answer else None, read=(*read, columns.answer)
         )
     if prompt is None:
-        raise Unusable(f"{columns.prompt}: missing; add the field, or map its name in `options.columns`")
+        raise Unusable(
+            f"{columns.prompt}: missing; add the field, or map its name in `options.columns`"
+        )
     if chosen is not None or rejected is not None:
         missing = columns.rejected if rejected is None else columns.chosen
-        raise Unusable(f"{missing}: missing; add the other answer, or map its name in `options.columns`")
+        raise Unusable(
+            f"{missing}: missing; add the other answer, or map its name in `options.columns`"
+        )
     answer = None if answer is None else _text(answer, columns.answer)
-    return _Parts(turns(prompt), answer=answer, read=(*read, columns.answer), carried=tuple(carried(prompt)))
+    return _Parts(
+        turns(prompt), answer=answer, read=(*read, columns.answer), carried=tuple(carried(prompt))
+    )
 
 
 def _conversation(record: Record, name: str) -> _Parts:
@@ -176,7 +197,9 @@ def _pair(prompt: Any, chosen: Any, rejected: Any, read: tuple[str, ...]) -> _Pa
     found = pair(prompt, chosen, rejected)
     shown = list(filter(None, (carried(prompt), carried(chosen), carried(rejected))))
     if any(media != shown[0] for media in shown):
-        raise Unusable("prompt and answers show other pictures; a pair shows the same with both: remove the row")
+        raise Unusable(
+            "prompt and answers show other pictures; a pair shows the same with both: remove the row"
+        )
     return _Parts(*found, read=read, carried=tuple(shown[0]) if shown else ())
 
 
@@ -209,7 +232,11 @@ def _domain(value: Any) -> Domain:
 def _media_column(record: Record, columns: Columns, kind: Kind) -> str:
     """The column of pictures or films: `images`, or, where that is not there, `image`; empty where there is none."""
     name = columns.images if kind == "image" else columns.videos
-    return kind if name == f"{kind}s" and record.get(name) is None and record.get(kind) is not None else name
+    return (
+        kind
+        if name == f"{kind}s" and record.get(name) is None and record.get(kind) is not None
+        else name
+    )
 
 
 def _files(

@@ -27,21 +27,29 @@ def best_and_other(record: Record, rule: Rule, rng: random.Random) -> tuple[Rate
         Unusable: fewer than two answers have all ratings, or all have the same mean.
     """
     rated = [
-        answer for completion in _completions(take(record, "completions", object)) if (answer := _rated(completion))
+        answer
+        for completion in _completions(take(record, "completions", object))
+        if (answer := _rated(completion))
     ]
     if len(rated) < 2:
-        raise Unusable(f"completions: {len(rated)} with a text and all ratings; two are needed: remove the row")
+        raise Unusable(
+            f"completions: {len(rated)} with a text and all ratings; two are needed: remove the row"
+        )
     best = max(rated)
     lower = sorted(answer for answer in rated if answer.score < best.score)
     if not lower:
-        raise Unusable("completions: all have the same ratings, so that none is better; remove the row")
+        raise Unusable(
+            "completions: all have the same ratings, so that none is better; remove the row"
+        )
     return best, lower[0] if rule == "worst" else rng.choice(lower)
 
 
 def _completions(value: Any) -> list[Record]:
     """`datasets` stores a sequence of records as a record of lists."""
     if isinstance(value, dict):
-        return [dict(zip(value, fields, strict=True)) for fields in zip(*value.values(), strict=True)]
+        return [
+            dict(zip(value, fields, strict=True)) for fields in zip(*value.values(), strict=True)
+        ]
     return value
 
 
@@ -51,4 +59,8 @@ def _rated(completion: Record) -> Rated | None:
         score = mean(float(respect["Rating"]) for respect in respects.values())
     except (TypeError, ValueError, LookupError):  # "N/A": not rated in every respect
         return None
-    return Rated(score, text) if isinstance(text, str) and text.strip() and math.isfinite(score) else None
+    return (
+        Rated(score, text)
+        if isinstance(text, str) and text.strip() and math.isfinite(score)
+        else None
+    )

@@ -45,5 +45,7 @@ def _images(entry: Entry, native: bool) -> tuple[File, ...]:
         return ()
     if not native:
         return (media(entry.folder, entry.record["image"], "image"),)
-    name = f"images/{take(entry.record, 'split', str)}/{entry.key}/{take(entry.record, 'image', str)}"
+    name = (
+        f"images/{take(entry.record, 'split', str)}/{entry.key}/{take(entry.record, 'image', str)}"
+    )
     return (media(entry.folder, name, "image"),)

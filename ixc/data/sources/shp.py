@@ -16,10 +16,14 @@ from ixc.data.sources import Refused, Row
 from ixc.data.sources.licences import Licence
 from ixc.data.sources.native import Entry, Origin, Unusable, each, take
 
-LICENCE = Licence(name="unclear", commercial=False, note="the card said MIT, then pointed to Reddit's terms")
+LICENCE = Licence(
+    name="unclear", commercial=False, note="the card said MIT, then pointed to Reddit's terms"
+)
 
 
-def read(origin: Origin, seed: int, min_score_ratio: Annotated[float, Field(ge=1)] = 1.0) -> Iterator[Row | Refused]:
+def read(
+    origin: Origin, seed: int, min_score_ratio: Annotated[float, Field(ge=1)] = 1.0
+) -> Iterator[Row | Refused]:
     """Ready pairs; those with a smaller ratio of votes are refused: the authors advise 2."""
     yield from each(origin, lambda entry: [_row(entry, min_score_ratio)])
 

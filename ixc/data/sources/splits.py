@@ -26,7 +26,17 @@ def held_out(name: str) -> Literal["val"] | None:
         words = set(re.findall("[a-z]+", part.lower()))
         if words & {"train", "trainval", "minitrain"}:
             return None
-        if words & {"val", "valid", "validation", "dev", "test", "testmini", "minival", "minitest", "eval"}:
+        if words & {
+            "val",
+            "valid",
+            "validation",
+            "dev",
+            "test",
+            "testmini",
+            "minival",
+            "minitest",
+            "eval",
+        }:
             return "val"
     return None
 
@@ -49,7 +59,9 @@ def bonds(sample: Sample, group: str) -> list[int]:
     """
     keys = [f"media/{file.sha256}" for file in sample.media]
     if not keys:
-        keys.append("/".join(["prompt", *(f"{turn.role} {_said(turn.content)}" for turn in sample.prompt)]))
+        keys.append(
+            "/".join(["prompt", *(f"{turn.role} {_said(turn.content)}" for turn in sample.prompt)])
+        )
     if group:
         keys.append(f"group/{sample.source}/{group}")
     return [int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) for key in keys]

@@ -20,7 +20,9 @@ from ixc.data.sources.phrases import blank
 _MEDIA = "image img picture photo pixel video film movie audio sound speech voice media attachment screenshot".split()
 _ANSWER = "answer response completion chosen reject accept prefer output reply candidate solution message".split()
 _ANSWER += "conversation dialog assistant generation worse better".split()
-_PROMPT = "prompt system history instruction input query question context tool function object".split()
+_PROMPT = (
+    "prompt system history instruction input query question context tool function object".split()
+)
 _MEDIA_WORDS = set("pic pics clip clips frame frames wav mp3 pdf".split())
 _ABOUT = set(
     "id ids idx index model models score scores rating ratings rank type types source sources count counts num number "
@@ -32,14 +34,22 @@ _ABOUT = set(
 _WHICH = set("a b c d chosen rejected accepted preferred".split())
 """Words that only say which one a column is about: `score_chosen`, `model_b`."""
 _PER_ANSWER = re.compile(r"chosen|reject|positive|negative|response|answer", re.IGNORECASE)
-_SUFFIXES = "png jpg jpeg jfif webp gif bmp dib tif tiff ppm pgm avif heic jp2 ico tga svg pdf".split()
+_SUFFIXES = (
+    "png jpg jpeg jfif webp gif bmp dib tif tiff ppm pgm avif heic jp2 ico tga svg pdf".split()
+)
 _SUFFIXES += "wav mp3 flac ogg m4a aac opus wma".split()
-_FILE = re.compile(rf"[^\n]{{1,400}}\.(?:{'|'.join([*_SUFFIXES, *(s[1:] for s in VIDEO_SUFFIXES)])})", re.IGNORECASE)
+_FILE = re.compile(
+    rf"[^\n]{{1,400}}\.(?:{'|'.join([*_SUFFIXES, *(s[1:] for s in VIDEO_SUFFIXES)])})",
+    re.IGNORECASE,
+)
 _REMEDY = "map it in `options.columns`, or, if it may be lost, list it in `options.ignore`"
 
 
 def refuse_strangers(
-    record: Record, read: Collection[str], ignore: Collection[str] = (), remedy: str = "remove the column"
+    record: Record,
+    read: Collection[str],
+    ignore: Collection[str] = (),
+    remedy: str = "remove the column",
 ) -> None:
     """Make sure that what is not read is neither media nor an answer nor a part of the prompt.
 
@@ -79,8 +89,16 @@ def others(record: Record, read: Collection[str]) -> Record:
     {'my_column': 7}
     """
     known = [record[name] for name in read if name in record]
-    unread = {str(name): value for name, value in record.items() if name not in read and value not in known}
-    return {name: _plain(value) for name, value in unread.items() if value is not None and not _has_bytes(value)}
+    unread = {
+        str(name): value
+        for name, value in record.items()
+        if name not in read and value not in known
+    }
+    return {
+        name: _plain(value)
+        for name, value in unread.items()
+        if value is not None and not _has_bytes(value)
+    }
 
 
 def _carries(name: str, value: Any) -> str:
@@ -116,7 +134,10 @@ def _is_file(value: Any) -> bool:
     if isinstance(value, str):
         if is_data_url(value):
             return True
-        return bool("://" not in value[:12] and _FILE.fullmatch(value.strip())) or inline(value) is not None
+        return (
+            bool("://" not in value[:12] and _FILE.fullmatch(value.strip()))
+            or inline(value) is not None
+        )
     if isinstance(value, list):
         return any(map(_is_file, value))
     return isinstance(value, dict) and any(map(_is_file, value.values()))
@@ -125,7 +146,9 @@ def _is_file(value: Any) -> bool:
 def _has_bytes(value: Any) -> bool:
     if isinstance(value, dict):
         return any(map(_has_bytes, value.values()))
-    return isinstance(value, bytes) or (isinstance(value, list | tuple) and any(map(_has_bytes, value)))
+    return isinstance(value, bytes) or (
+        isinstance(value, list | tuple) and any(map(_has_bytes, value))
+    )
 
 
 def _is_numeric(value: Any) -> bool:
@@ -141,5 +164,7 @@ def _plain(value: Any) -> Any:
         return {str(name): _plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
-    is_json = isinstance(value, str | bool | int | type(None)) or (isinstance(value, float) and isfinite(value))
+    is_json = isinstance(value, str | bool | int | type(None)) or (
+        isinstance(value, float) and isfinite(value)
+    )
     return value if is_json else str(value)

@@ -38,18 +38,30 @@ def read(path: Path, seed: int) -> Iterator[Row | Refused]:
         if isinstance(content, Refused):
             yield content
         elif not isinstance(questions := content.get("questions"), list):
-            yield Refused(where=file.name, reason="no list 'questions'; is it a Super-CLEVR question file?")
+            yield Refused(
+                where=file.name, reason="no list 'questions'; is it a Super-CLEVR question file?"
+            )
         else:
             yield from _rows(questions, file, home(path), seed)
 
 
 def _rows(questions: list[Record], file: Path, folder: Path, seed: int) -> Iterator[Row | Refused]:
     names = {str(question.get("answer")) for question in questions if isinstance(question, dict)}
-    names = {name for name in names if not name.isdigit()} - {"True", "False"} - set().union(*_KINDS)
+    names = (
+        {name for name in names if not name.isdigit()} - {"True", "False"} - set().union(*_KINDS)
+    )
     part = file.stem.removeprefix("superCLEVR_questions")
 
     def make(record: Record, number: int) -> list[Row]:
-        return [_row(record, f"{part.strip('_')}/{number}", folder, names, random.Random(f"{seed}/{part}/{number}"))]
+        return [
+            _row(
+                record,
+                f"{part.strip('_')}/{number}",
+                folder,
+                names,
+                random.Random(f"{seed}/{part}/{number}"),
+            )
+        ]
 
     for number, record in enumerate(questions, start=1):
         yield from attempt(make, record, number, file.name)

@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TextIO
 
 from ixc.data.sources import File, Refused, Row, forms
-from ixc.data.sources.forms import TOO_LONG, Numbered, Record, RepeatedKey, bounded, oversized, unrepeated
+from ixc.data.sources.forms import (
+    TOO_LONG,
+    Numbered,
+    Record,
+    RepeatedKey,
+    bounded,
+    oversized,
+    unrepeated,
+)
 from ixc.data.sources.hub import Hub, stream
 from ixc.data.sources.native import Origin, Unusable, attempt, find, home, media
 from ixc.data.sources.phrases import blank
@@ -93,7 +101,10 @@ def _entries(
 
 def _files(origin: Origin, patterns: tuple[str, ...], single: bool) -> Iterator[tuple[str, Keyed]]:
     if isinstance(origin, Hub):
-        yield f"{origin.split}.parquet", ((str(number), value) for number, value in enumerate(stream(origin), start=1))
+        yield (
+            f"{origin.split}.parquet",
+            ((str(number), value) for number, value in enumerate(stream(origin), start=1)),
+        )
         return
     for file in find(origin, *patterns):
         name = file.relative_to(home(origin)).as_posix()
@@ -148,7 +159,10 @@ def _headed(lists: Iterator[tuple[int, list[Any]] | Refused], name: str) -> Keye
         elif reason := _misfit(item[1], header):
             yield Refused(where=f"{name}:{item[0]}", reason=reason)
         else:
-            yield str(item[0]), {column: cell for column, cell in zip(header, item[1], strict=False) if column}
+            yield (
+                str(item[0]),
+                {column: cell for column, cell in zip(header, item[1], strict=False) if column},
+            )
     if item is None:
         yield _no_rows(name)
 
@@ -193,7 +207,10 @@ def _cells(file: Path, name: str, delimiter: str) -> Iterator[tuple[int, list[st
             except csv.Error as error:
                 last = reader.line_num
                 swallowed = f"; lines {number} to {last} are one row by it" if last > number else ""
-                yield Refused(where=f"{name}:{number}", reason=f"not a row ({error}){swallowed}; correct its quotes")
+                yield Refused(
+                    where=f"{name}:{number}",
+                    reason=f"not a row ({error}){swallowed}; correct its quotes",
+                )
                 continue
             if any(_STRAY.search(cell) for cell in cells):
                 yield _not_utf8(f"{name}:{number}")
@@ -234,7 +251,9 @@ def _list(line: bytes | None, where: str) -> list[Any] | Refused | None:
 def _json(file: Path, name: str, single: bool) -> Keyed:
     """The values of a JSON object, or the object itself."""
     reason = oversized(file)
-    content = Refused(where=name, reason=reason) if reason else _parsed(file.read_bytes(), name, _marked)
+    content = (
+        Refused(where=name, reason=reason) if reason else _parsed(file.read_bytes(), name, _marked)
+    )
     if isinstance(content, _Repeated):
         content = Refused(where=name, reason=f"not JSON ({content.fault}); correct it")
     if isinstance(content, Refused):
@@ -242,7 +261,11 @@ def _json(file: Path, name: str, single: bool) -> Keyed:
     elif isinstance(content, dict):
         for key, value in [("", content)] if single else content.items():
             fault = _repeated(value)
-            yield Refused(where=f"{name}:{key}", reason=f"not JSON ({fault}); correct it") if fault else (key, value)
+            yield (
+                Refused(where=f"{name}:{key}", reason=f"not JSON ({fault}); correct it")
+                if fault
+                else (key, value)
+            )
     else:
         yield Refused(where=name, reason="neither a list nor an object; is it the data set's file?")
     if content == {}:
@@ -272,12 +295,16 @@ def _repeated(value: Any) -> str:
     return next(filter(None, map(_repeated, inner)), "")
 
 
-def _parsed(text: bytes, where: str, hook: Callable[[list[tuple[str, Any]]], Record] = unrepeated) -> Any:
+def _parsed(
+    text: bytes, where: str, hook: Callable[[list[tuple[str, Any]]], Record] = unrepeated
+) -> Any:
     """A JSON text, or why it is none."""
     try:
         value = json.loads(text.decode("utf-8-sig"), object_pairs_hook=hook)
         if rb"\ud" in text.lower():
-            json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair is no text
+            json.dumps(value, ensure_ascii=False).encode(
+                "utf-8"
+            )  # half a surrogate pair is no text
     except UnicodeError:
         return _not_utf8(where)
     except (ValueError, RecursionError) as error:
@@ -320,8 +347,12 @@ def texts(record: Record, name: str) -> list[str]:
     """
     values = record.get(name)
     if not isinstance(values, list) or not values:
-        raise Unusable(f"{name}: {reprlib.repr(values)}: expected a list of texts; add it or remove the row")
+        raise Unusable(
+            f"{name}: {reprlib.repr(values)}: expected a list of texts; add it or remove the row"
+        )
     found = [str(value).strip() for value in values if isinstance(value, str | int | float)]
     if len(found) < len(values) or any(map(blank, found)):
-        raise Unusable(f"{name}: {reprlib.repr(values)}: expected texts, none of them empty; correct it")
+        raise Unusable(
+            f"{name}: {reprlib.repr(values)}: expected texts, none of them empty; correct it"
+        )
     return found

@@ -30,7 +30,10 @@ def _rows(entry: Entry) -> list[Row]:
     reason = str(record.get("solution") or "")
     if record.get("choices"):
         options = texts(record, "choices")
-        prompt, answer = lettered(question, options), choice(options, position(options, value), reason)
+        prompt, answer = (
+            lettered(question, options),
+            choice(options, position(options, value), reason),
+        )
     else:
         unit = f" (unit: {record['unit']})" if record.get("unit") else ""
         prompt, answer = asked(question + unit), short(value, reason)

@@ -13,7 +13,11 @@ from ixc.data.sources.licences import Licence
 from ixc.data.sources.native import Origin, each
 from ixc.data.sources.preferences import TEXTS, row
 
-LICENCE = Licence(name="ODC-BY-1.0", commercial=False, note="parts were written by models with non-commercial terms")
+LICENCE = Licence(
+    name="ODC-BY-1.0",
+    commercial=False,
+    note="parts were written by models with non-commercial terms",
+)
 
 
 def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:

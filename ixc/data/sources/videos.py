@@ -25,9 +25,13 @@ def read(path: Path, seed: int) -> Iterator[Row | Refused]:
         yield from [item for item in items if isinstance(item, Refused)]
         records = [item for item in items if not isinstance(item, Refused)]
         captions = [str(record.get("caption") or "") for _, record in records]
-        following = dict(zip((number for number, _ in records), captions[1:] + captions[:1], strict=True))
+        following = dict(
+            zip((number for number, _ in records), captions[1:] + captions[:1], strict=True)
+        )
         for number, record in records:
-            yield from attempt(lambda r, n, f=following: _rows(r, home(path), f[n]), record, number, file.name)
+            yield from attempt(
+                lambda r, n, f=following: _rows(r, home(path), f[n]), record, number, file.name
+            )
 
 
 def _rows(record: Record, folder: Path, other: str) -> Iterator[Row]:

@@ -28,7 +28,11 @@ def _row(entry: Entry) -> Row:
     refuse_strangers(record, COLUMNS)
     if winner not in ("model_a", "model_b"):
         raise Unusable(f"winner: {winner!r:.40}: a tie is no pair; remove the row")
-    sides = ("conversation_a", "conversation_b") if winner == "model_a" else ("conversation_b", "conversation_a")
+    sides = (
+        ("conversation_a", "conversation_b")
+        if winner == "model_a"
+        else ("conversation_b", "conversation_a")
+    )
     prompt, chosen, rejected = pair(None, *(take(record, side, list) for side in sides))
     files = (media(entry.folder, record.get("image"), "image"),)
     return Row(

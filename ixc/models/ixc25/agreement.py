@@ -58,11 +58,15 @@ def size_objection(config: IXCConfig, shapes: Mapping[str, tuple[int, ...]]) -> 
         return None
     for name, size in sizes.items():
         if getattr(config, name) != size:
-            return f"{name}: {getattr(config, name)}, but the weights say {size}; correct one of them"
+            return (
+                f"{name}: {getattr(config, name)}, but the weights say {size}; correct one of them"
+            )
     return None
 
 
-def objection(model: Mapping[str, Any], processor: Mapping[str, Any], tokenizer: Tokenizer | None) -> str | None:
+def objection(
+    model: Mapping[str, Any], processor: Mapping[str, Any], tokenizer: Tokenizer | None
+) -> str | None:
     """Why a processor cannot serve a model; None: it can.
 
     Args:
@@ -72,7 +76,9 @@ def objection(model: Mapping[str, Any], processor: Mapping[str, Any], tokenizer:
     for name in ("tile_size", "patch_size"):
         own, other = processor.get(name), model.get(name)
         if None not in (own, other) and own != other:
-            form = f"the model's is {other} (config.json); correct one of them, or save both together"
+            form = (
+                f"the model's is {other} (config.json); correct one of them, or save both together"
+            )
             return f"{name}: the processor's is {own}, but {form}"
     size, known = tokenizer.get_vocab_size() if tokenizer else 0, model.get("vocab_size")
     if isinstance(known, int) and size > known:

@@ -19,12 +19,24 @@ from ixc.models.ixc25.prompts import BadConversation, Layout, Template, parse
 from ixc.models.ixc25.tokenizers import SPECIAL, special_ids
 
 _TOKENS = {"unk_token": SPECIAL["unk"], "bos_token": SPECIAL["bos"], "eos_token": SPECIAL["eos"]}
-_DEFAULTS = {**_TOKENS, "pad_token": SPECIAL["eos"], "split_special_tokens": True, "padding_side": "left"}
+_DEFAULTS = {
+    **_TOKENS,
+    "pad_token": SPECIAL["eos"],
+    "split_special_tokens": True,
+    "padding_side": "left",
+}
 _FROM_PROCESSOR = ("strip_turns", "tail_newline")
 """Options of the processor that decide which ids a chat has."""
 CONFIG = {"tokenizer_class": "IXCTokenizer", **_DEFAULTS}
 """`tokenizer_config.json`: from which `AutoTokenizer` knows the class; what decides chats is the processor's."""
-_OF_CHATS = ("padding", "max_length", "pad_to_multiple_of", "padding_side", "return_tensors", "return_attention_mask")
+_OF_CHATS = (
+    "padding",
+    "max_length",
+    "pad_to_multiple_of",
+    "padding_side",
+    "return_tensors",
+    "return_attention_mask",
+)
 """What a chat can be encoded with; each as in `PreTrainedTokenizerBase.pad`."""
 
 
@@ -62,12 +74,16 @@ class IXCTokenizer(PreTrainedTokenizerFast):
             BadConversation: a chat of another form, or with pictures; or an option that it has not.
         """
         if text_pair is not None:
-            return self.apply_chat_template(_exchanges(text, text_pair), **{"return_attention_mask": True, **options})
+            return self.apply_chat_template(
+                _exchanges(text, text_pair), **{"return_attention_mask": True, **options}
+            )
         if _is_chat(text) or (isinstance(text, Sequence) and text and _is_chat(text[0])):
             return self.apply_chat_template(text, **{"return_attention_mask": True, **options})
         first = text[0] if isinstance(text, list | tuple) and text else text
         if options.get("split_special_tokens", self.split_special_tokens) and _is_templated(first):
-            warnings.warn(f"{first:.40}...: its control strings are read as text; {_REMEDY}", stacklevel=2)
+            warnings.warn(
+                f"{first:.40}...: its control strings are read as text; {_REMEDY}", stacklevel=2
+            )
         texts: Any = text
         return super().__call__(texts, **options)
 
@@ -93,12 +109,20 @@ class IXCTokenizer(PreTrainedTokenizerFast):
         """
         _refuse_unknown(options)
         several = not _is_chat(conversation)
-        layouts = [self._layout(chat, add_generation_prompt) for chat in (conversation if several else [conversation])]
-        rows = [[i for piece in layout.pieces() if isinstance(piece, list) for i in piece] for layout in layouts]
+        layouts = [
+            self._layout(chat, add_generation_prompt)
+            for chat in (conversation if several else [conversation])
+        ]
+        rows = [
+            [i for piece in layout.pieces() if isinstance(piece, list) for i in piece]
+            for layout in layouts
+        ]
         if not tokenize:
             texts = [self.decode(row, skip_special_tokens=False) for row in rows]
             return texts if several else texts[0]
-        encoded = self._padded(rows if several or options.get("return_tensors") else rows[0], options)
+        encoded = self._padded(
+            rows if several or options.get("return_tensors") else rows[0], options
+        )
         return encoded if return_dict else encoded["input_ids"]
 
     def _layout(self, messages: Sequence[Any], add_generation_prompt: bool) -> Layout:
@@ -106,9 +130,17 @@ class IXCTokenizer(PreTrainedTokenizerFast):
         layout = template.layout(parse(messages, self._option("strip_turns")), [])
         role = layout.blocks[-1].role
         if (role == "assistant") == add_generation_prompt:
-            form = "add_generation_prompt=True" if role != "assistant" else "add_generation_prompt=False"
-            raise BadConversation(f"the chat ends with {role!r}: give {form}, or another last message")
-        return template.to_answer(layout) if add_generation_prompt else self._scored(template, layout)
+            form = (
+                "add_generation_prompt=True"
+                if role != "assistant"
+                else "add_generation_prompt=False"
+            )
+            raise BadConversation(
+                f"the chat ends with {role!r}: give {form}, or another last message"
+            )
+        return (
+            template.to_answer(layout) if add_generation_prompt else self._scored(template, layout)
+        )
 
     def _scored(self, template: Template, layout: Layout) -> Layout:
         return template.to_score(layout, self._option("tail_newline"))
@@ -117,7 +149,9 @@ class IXCTokenizer(PreTrainedTokenizerFast):
         return bool(self.init_kwargs.get(name, False))
 
     def _plain_ids(self, text: str) -> list[int]:
-        return super().__call__(text, split_special_tokens=True, add_special_tokens=False)["input_ids"]
+        return super().__call__(text, split_special_tokens=True, add_special_tokens=False)[
+            "input_ids"
+        ]
 
     def _padded(self, rows: Any, options: Mapping[str, Any]) -> BatchEncoding:
         given = {name: value for name, value in options.items() if name in _OF_CHATS}
@@ -139,7 +173,12 @@ _REMEDY = "give the chat itself (a list of messages), or split_special_tokens=Fa
 
 
 def _is_chat(told: Any) -> bool:
-    return isinstance(told, Sequence) and bool(told) and not isinstance(told, str) and isinstance(told[0], Mapping)
+    return (
+        isinstance(told, Sequence)
+        and bool(told)
+        and not isinstance(told, str)
+        and isinstance(told[0], Mapping)
+    )
 
 
 def _is_templated(text: Any) -> bool:
@@ -150,11 +189,13 @@ def _exchanges(questions: Any, answers: Any) -> list[Any]:
     """Chats of one question and one answer each; one chat if they are strings."""
     if isinstance(questions, str) and isinstance(answers, str):
         return _exchange(questions, answers)
-    if not (isinstance(questions, list | tuple) and isinstance(answers, list | tuple)) or len(questions) != len(
-        answers
-    ):
+    if not (isinstance(questions, list | tuple) and isinstance(answers, list | tuple)) or len(
+        questions
+    ) != len(answers):
         raise BadConversation(f"text_pair: {answers!r:.80}: give as many answers as texts")
-    return [_exchange(question, answer) for question, answer in zip(questions, answers, strict=True)]
+    return [
+        _exchange(question, answer) for question, answer in zip(questions, answers, strict=True)
+    ]
 
 
 def _exchange(question: str, answer: str) -> list[dict[str, Any]]:
@@ -165,10 +206,18 @@ def _exchange(question: str, answer: str) -> list[dict[str, Any]]:
 
 def _refuse_unknown(options: Mapping[str, Any]) -> None:
     for name, value in options.items():
-        idle = value is None or value is False or (name == "truncation" and value == "do_not_truncate")
-        if name == "add_special_tokens" or name in _OF_CHATS or idle:  # the template is made of them, always
+        idle = (
+            value is None or value is False or (name == "truncation" and value == "do_not_truncate")
+        )
+        if (
+            name == "add_special_tokens" or name in _OF_CHATS or idle
+        ):  # the template is made of them, always
             continue
-        form = "nothing of a chat is ever cut off: drop its oldest messages" if name == "truncation" else "leave it out"
+        form = (
+            "nothing of a chat is ever cut off: drop its oldest messages"
+            if name == "truncation"
+            else "leave it out"
+        )
         raise BadConversation(f"{name}: {value!r:.80}: not done for a chat; {form}")
 
 

@@ -99,13 +99,20 @@ class IXCConfig(PreTrainedConfig):
     default_theta = 1e6
 
     def __post_init__(self, **kwargs: Any) -> None:
-        for name, value in (("rope_scaling", kwargs.get("rope_scaling")), ("rope_parameters", self.rope_parameters)):
+        for name, value in (
+            ("rope_scaling", kwargs.get("rope_scaling")),
+            ("rope_parameters", self.rope_parameters),
+        ):
             if not isinstance(value, dict | None):
                 raise ValueError(f'{name}: {value!r}: give {{"type": ..., "factor": ...}}, or null')
             if value and "factor" in value and not (value.get("type") or value.get("rope_type")):
-                raise ValueError(f"{name}: {value!r}: no type; add it, one of {', '.join(ROPE_TYPES)}")
+                raise ValueError(
+                    f"{name}: {value!r}: no type; add it, one of {', '.join(ROPE_TYPES)}"
+                )
         if kwargs.get("num_labels") not in (1, None):
-            raise ValueError(_labels(kwargs["num_labels"]))  # the base class would make so many names
+            raise ValueError(
+                _labels(kwargs["num_labels"])
+            )  # the base class would make so many names
         if self.id2label is None:
             kwargs["num_labels"] = 1
         super().__post_init__(**kwargs)
@@ -152,7 +159,9 @@ class IXCConfig(PreTrainedConfig):
     def _num_weights(self) -> int:
         """Weights, but for norms, Partial LoRA and what else is small."""
         layer = self.hidden_size * (3 * self.intermediate_size + 2 * self.hidden_size)
-        tower = self.vision_hidden_size * (2 * self.vision_intermediate_size + 4 * self.vision_hidden_size)
+        tower = self.vision_hidden_size * (
+            2 * self.vision_intermediate_size + 4 * self.vision_hidden_size
+        )
         patches = self.vision_hidden_size * (self.tile_size // self.patch_size) ** 2
         layers = self.num_hidden_layers * layer + self.vision_num_hidden_layers * tower
         return layers + patches + 2 * self.vocab_size * self.hidden_size
@@ -211,7 +220,11 @@ def _rope_objections(rope: dict[str, Any]) -> Iterator[str]:
 
 def _is_number(value: object) -> bool:
     """Whether it is one that a float can hold: JSON's whole numbers have no end."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST <= value <= _LARGEST
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and -_LARGEST <= value <= _LARGEST
+    )
 
 
 def _is_whole(value: object) -> bool:

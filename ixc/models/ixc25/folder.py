@@ -86,7 +86,9 @@ def suppress_control(model: IXCPreTrainedModel, processor: IXCProcessor) -> None
         model.generation_config.suppress_tokens = unsampled
 
 
-def stored(name: str | Path, revision: str | None = None, cache_dir: str | Path | None = None) -> Path:
+def stored(
+    name: str | Path, revision: str | None = None, cache_dir: str | Path | None = None
+) -> Path:
     """The folder of a model: itself, or a snapshot in the local cache of Hugging Face; nothing is fetched.
 
     Raises:
@@ -98,10 +100,16 @@ def stored(name: str | Path, revision: str | None = None, cache_dir: str | Path 
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(str(name), revision=revision, cache_dir=cache_dir, local_files_only=True))
+        return Path(
+            snapshot_download(
+                str(name), revision=revision, cache_dir=cache_dir, local_files_only=True
+            )
+        )
     except (LocalEntryNotFoundError, HFValidationError) as error:
         form = "no such folder, and none of this name in the local cache of Hugging Face"
-        raise BadCheckpoint(f"{name}: {form}; nothing is fetched here: `hf download {name}`") from error
+        raise BadCheckpoint(
+            f"{name}: {form}; nothing is fetched here: `hf download {name}`"
+        ) from error
 
 
 def one_device(told: str | int | torch.device | Mapping[str, Any] | None) -> str | torch.device:
@@ -126,7 +134,9 @@ def processor_of(folder: Path, model: IXCPreTrainedModel) -> IXCProcessor:
     if (folder / "processor_config.json").is_file():
         return agreeing(IXCProcessor.from_pretrained(folder), model, folder)
     sizes = {"tile_size": model.config.tile_size, "patch_size": model.config.patch_size}
-    return agreeing(IXCProcessor.from_official(folder, **(sizes | kept_options(folder))), model, folder)
+    return agreeing(
+        IXCProcessor.from_official(folder, **(sizes | kept_options(folder))), model, folder
+    )
 
 
 def agreeing(processor: IXCProcessor, model: IXCPreTrainedModel, folder: Path) -> IXCProcessor:
@@ -145,7 +155,8 @@ def is_ours(folder: Path) -> bool:
     told = object_in(folder / "config.json")
     ours = told.get("model_type") == IXCConfig.model_type or OPTIONS in told
     return ours and all(
-        path.name in _FILES or path.suffix == ".safetensors" or is_card(path) for path in folder.iterdir()
+        path.name in _FILES or path.suffix == ".safetensors" or is_card(path)
+        for path in folder.iterdir()
     )
 
 
@@ -153,5 +164,7 @@ def kept_options(folder: Path) -> dict[str, Any]:
     """The options of the processor that `to_official` was given; of another official checkpoint, none."""
     kept = object_in(folder / "config.json").get(OPTIONS, {})
     if not isinstance(kept, dict):
-        raise BadCheckpoint(f"{folder / 'config.json'}: {OPTIONS}: {kept!r:.80}: not an object; convert again")
+        raise BadCheckpoint(
+            f"{folder / 'config.json'}: {OPTIONS}: {kept!r:.80}: not an object; convert again"
+        )
     return kept

@@ -138,7 +138,9 @@ class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin):
         """
         shift_labels = kwargs.pop("shift_labels", None)
         if (labels is not None or shift_labels is not None) and not _keeps_all(logits_to_keep):
-            raise ValueError(f"logits_to_keep: {logits_to_keep!r:.80}: the loss needs all columns; leave it out")
+            raise ValueError(
+                f"logits_to_keep: {logits_to_keep!r:.80}: the loss needs all columns; leave it out"
+            )
         out = self.states(
             input_ids,
             attention_mask,
@@ -183,16 +185,24 @@ class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin):
         return inputs
 
     def _expand_inputs_for_generation(
-        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **kwargs: Any
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: Tensor | None = None,
+        **kwargs: Any,
     ) -> tuple[Tensor | None, dict[str, Any]]:
         """Several answers to a prompt: its pictures pass the tower once, their tokens are repeated."""
         pixels, grids = kwargs.pop("pixel_values", None), kwargs.pop("tile_grids", None)
         image_features = (
-            kwargs.pop("image_features", None) if pixels is None else self.get_image_features(pixels, grids)
+            kwargs.pop("image_features", None)
+            if pixels is None
+            else self.get_image_features(pixels, grids)
         )
         if image_features is not None and input_ids is not None:
             counts = (input_ids == self.config.image_token_id).sum(1).tolist()
-            image_features = torch.cat([row for row in image_features.split(counts) for _ in range(expand_size)])
+            image_features = torch.cat(
+                [row for row in image_features.split(counts) for _ in range(expand_size)]
+            )
         given = (expand_size, is_encoder_decoder, input_ids)
         ids, kwargs = super()._expand_inputs_for_generation(*given, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         return ids, kwargs | ({} if image_features is None else {"image_features": image_features})
@@ -281,7 +291,10 @@ class IXCForRewardModel(IXCPreTrainedModel):
             errors = F.mse_loss(scores, labels.reshape(scores.shape).to(scores), reduction="sum")
             loss = errors / (len(scores) if num_items_in_batch is None else num_items_in_batch)
         return RewardOutput(
-            loss=loss, logits=scores[:, None], last_hidden_state=hidden, past_key_values=out.past_key_values
+            loss=loss,
+            logits=scores[:, None],
+            last_hidden_state=hidden,
+            past_key_values=out.past_key_values,
         )
 
     def response_scores(
@@ -303,7 +316,9 @@ class IXCForRewardModel(IXCPreTrainedModel):
             return self.score(pooled.float()).float().squeeze(-1)
 
 
-def pool(hidden: Float[Tensor, "B T D"], attention_mask: Int[Tensor, "B T"], pooling: str) -> Float[Tensor, "B D"]:
+def pool(
+    hidden: Float[Tensor, "B T D"], attention_mask: Int[Tensor, "B T"], pooling: str
+) -> Float[Tensor, "B D"]:
     """The state of the last real token (official checkpoint), or the mean over all real ones (paper, section 3), which
     is fp32: half precision has no 1/n whose sum is 1."""
     if pooling == "last_token":

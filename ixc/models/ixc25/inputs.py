@@ -54,10 +54,14 @@ def read_image(source: object, transparency: Transparency, max_pixels: int) -> I
         with _as_file(source) as path:
             image = open_image(path, max_pixels)
     else:
-        raise BadMedia(f"{type(source).__name__}: no picture; give a path, bytes, a PIL picture, an array or a tensor")
+        raise BadMedia(
+            f"{type(source).__name__}: no picture; give a path, bytes, a PIL picture, an array or a tensor"
+        )
     if not 0 < image.width * image.height <= max_pixels:
         size = f"{image.width} x {image.height}"
-        raise BadMedia(f"a picture of {size} pixels: must have 1 to {max_pixels:,}; scale it, or raise max_pixels")
+        raise BadMedia(
+            f"a picture of {size} pixels: must have 1 to {max_pixels:,}; scale it, or raise max_pixels"
+        )
     return to_rgb(image, _named(source), transparency)
 
 
@@ -70,12 +74,22 @@ def _named(source: object) -> str:
 def _from_array(array: np.ndarray | Tensor) -> Image.Image:
     form = f"a {type(array).__name__} of shape {tuple(array.shape)} and {array.dtype}"
     if isinstance(array, Tensor):
-        array = array.detach().cpu().float().numpy() if array.is_floating_point() else array.detach().cpu().numpy()
+        array = (
+            array.detach().cpu().float().numpy()
+            if array.is_floating_point()
+            else array.detach().cpu().numpy()
+        )
         array = array.transpose(1, 2, 0) if array.ndim == 3 else array
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
-    if array.size == 0 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        raise BadMedia(f"{form}: no picture; give [H, W, C] (a tensor: [C, H, W]) with 1, 3 or 4 channels")
+    if (
+        array.size == 0
+        or array.ndim not in (2, 3)
+        or (array.ndim == 3 and array.shape[2] not in (3, 4))
+    ):
+        raise BadMedia(
+            f"{form}: no picture; give [H, W, C] (a tensor: [C, H, W]) with 1, 3 or 4 channels"
+        )
     if np.issubdtype(array.dtype, np.floating):
         if not (array.min() >= 0 and array.max() <= 1):  # not a number is in no range
             raise BadMedia(f"{form}: values outside 0 to 1; scale them, before any normalisation")
@@ -119,7 +133,9 @@ def read_video(
     return [read_image(source[i], transparency, max_pixels) for i in choose(len(source), 1.0)]
 
 
-def frames_seen(num_frames: int, rate: Fraction | float, max_frames: int, include_last: bool = False) -> list[int]:
+def frames_seen(
+    num_frames: int, rate: Fraction | float, max_frames: int, include_last: bool = False
+) -> list[int]:
     """Which frames of a video are seen.
 
     By the official rule (`ixc.data.videos.sampled`) one a second, and of a long video never the last 6 %. With
@@ -137,7 +153,11 @@ def frames_seen(num_frames: int, rate: Fraction | float, max_frames: int, includ
     every = sorted({*sampled(num_frames, rate, num_frames), last})
     if len(every) <= max_frames:
         return every
-    return [every[(len(every) - 1) * i // (max_frames - 1)] for i in range(max_frames)] if max_frames > 1 else [last]
+    return (
+        [every[(len(every) - 1) * i // (max_frames - 1)] for i in range(max_frames)]
+        if max_frames > 1
+        else [last]
+    )
 
 
 @contextmanager
@@ -159,7 +179,9 @@ def _as_file(source: str | PathLike[str] | bytes) -> Iterator[Path]:
 
 def _path(source: str | PathLike[str]) -> Path:
     if isinstance(source, str) and re.match(r"data:|[A-Za-z][A-Za-z0-9+.-]+://", source):
-        raise BadMedia(f"{source[:80]!r}: an address; nothing is fetched here: download it, give the path or the bytes")
+        raise BadMedia(
+            f"{source[:80]!r}: an address; nothing is fetched here: download it, give the path or the bytes"
+        )
     path = Path(source)
     if not path.is_file():
         raise BadMedia(f"{path}: no such file; correct the name or add the file")

@@ -27,7 +27,9 @@ def refuse_attention(name: str, device: torch.device) -> None:
         NoAttention: there is no such kernel, or not here.
     """
     if name not in get_args(AttentionName):
-        raise NoAttention(f"attention: {name!r}: unknown; one of {', '.join(get_args(AttentionName))}")
+        raise NoAttention(
+            f"attention: {name!r}: unknown; one of {', '.join(get_args(AttentionName))}"
+        )
     _refuse(name, list(_of_machine(name, device)))
 
 
@@ -49,7 +51,10 @@ def use_attention(model: IXCPreTrainedModel, name: str, dtype: torch.dtype | Non
 
 def attention_of(model: IXCPreTrainedModel) -> str:
     """The name of the kernel that the model's packed rows are computed with."""
-    return next((module.kernel for module in model.modules() if isinstance(module, Attention)), Attention.kernel)
+    return next(
+        (module.kernel for module in model.modules() if isinstance(module, Attention)),
+        Attention.kernel,
+    )
 
 
 def _refuse(name: str, objections: list[str]) -> None:

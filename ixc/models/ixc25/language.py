@@ -59,7 +59,9 @@ class PLoRALinear(nn.Linear):
         self.Plora_B = LowRank(rank, out_features)
         self.scale = scale
 
-    def forward(self, input: Float[Tensor, "B T i"], places: Places | None) -> Float[Tensor, "B T o"]:
+    def forward(
+        self, input: Float[Tensor, "B T i"], places: Places | None
+    ) -> Float[Tensor, "B T o"]:
         """`places`: the picture tokens among the B x T; None when there is no picture."""
         rows = input.flatten(0, 1)
         out = F.linear(rows, self.weight)
@@ -104,7 +106,9 @@ def rope_tables(
     if rope["rope_type"] == "linear":
         positions = positions / rope["factor"]
     if rope["rope_type"] == "dynamic":
-        length = positions.amax(2, keepdim=True) + 1 if lengths is None else lengths[:, None, :, None]
+        length = (
+            positions.amax(2, keepdim=True) + 1 if lengths is None else lengths[:, None, :, None]
+        )
         growth = rope["factor"] * length / config.max_position_embeddings - (rope["factor"] - 1)
         base = base * growth.clamp(min=1) ** (size / (size - 2))
     exponents = torch.arange(0, size, 2, dtype=torch.float32, device=positions.device) / size
@@ -139,7 +143,9 @@ def eager_attention(
     k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
     logits = q @ k.transpose(2, 3) * scaling
     if attention_mask is None:
-        attention_mask = torch.ones_like(logits[:1, :1], dtype=torch.bool).tril(k.shape[2] - q.shape[2])
+        attention_mask = torch.ones_like(logits[:1, :1], dtype=torch.bool).tril(
+            k.shape[2] - q.shape[2]
+        )
     if attention_mask.dtype == torch.bool:
         logits = logits.masked_fill(~attention_mask, torch.finfo(logits.dtype).min)
     else:
@@ -186,7 +192,9 @@ class Attention(nn.Module):
             layout: x is a packed row of groups; the attention is then `ixc.packing.attention`'s.
             read: the only columns whose output is asked for; None: all.
         """
-        groups = self.wqkv(x, places).unflatten(-1, (-1, self.num_key_value_groups + 2, self.head_dim))
+        groups = self.wqkv(x, places).unflatten(
+            -1, (-1, self.num_key_value_groups + 2, self.head_dim)
+        )
         q = groups[..., :-2, :].flatten(2, 3).transpose(1, 2)
         k, v = groups[..., -2, :].transpose(1, 2), groups[..., -1, :].transpose(1, 2)
         q, k = (rotate(x, *rope).to(v.dtype) for x in (q, k))  # under autocast the angles are wider
@@ -252,8 +260,12 @@ class InternLM2(nn.Module):
     def __init__(self, config: IXCConfig) -> None:
         super().__init__()
         self.config = config
-        self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
-        self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.num_hidden_layers))
+        self.tok_embeddings = nn.Embedding(
+            config.vocab_size, config.hidden_size, config.pad_token_id
+        )
+        self.layers = nn.ModuleList(
+            DecoderLayer(config, i) for i in range(config.num_hidden_layers)
+        )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(
@@ -290,7 +302,11 @@ class InternLM2(nn.Module):
         refuse_unknown(kwargs)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give input_ids or inputs_embeds, one of them")
-        x, places = self.embed(input_ids, image_features) if input_ids is not None else (inputs_embeds, None)
+        x, places = (
+            self.embed(input_ids, image_features)
+            if input_ids is not None
+            else (inputs_embeds, None)
+        )
         assert x is not None
         if position_ids is None:
             position_ids = default_positions(x, attention_mask, past_key_values)
@@ -307,12 +323,22 @@ class InternLM2(nn.Module):
         return self.norm(last(x, rope, mask, places, read=_read(x, columns, places), **kwargs))
 
     def mask(
-        self, x: Tensor, attention_mask: Tensor | None, past_key_values: Cache | None, position_ids: Tensor
+        self,
+        x: Tensor,
+        attention_mask: Tensor | None,
+        past_key_values: Cache | None,
+        position_ids: Tensor,
     ) -> Any:
         """The mask of padded rows, in the form that the configured implementation takes."""
         mask = create_causal_mask(self.config, x, attention_mask, past_key_values, position_ids)
-        if isinstance(mask, Tensor) and mask.dtype == torch.bool and self.config._attn_implementation == "sdpa":
-            return torch.zeros_like(mask, dtype=x.dtype).masked_fill_(~mask, torch.finfo(x.dtype).min)
+        if (
+            isinstance(mask, Tensor)
+            and mask.dtype == torch.bool
+            and self.config._attn_implementation == "sdpa"
+        ):
+            return torch.zeros_like(mask, dtype=x.dtype).masked_fill_(
+                ~mask, torch.finfo(x.dtype).min
+            )
         return mask
 
     def embed(
@@ -346,7 +372,9 @@ def _read(
 ) -> Read | None:
     if columns is None or places is None:
         return None if columns is None else Read(columns, None)
-    images = torch.zeros(x.shape[1], dtype=torch.bool, device=places.device).index_fill_(0, places, True)
+    images = torch.zeros(x.shape[1], dtype=torch.bool, device=places.device).index_fill_(
+        0, places, True
+    )
     return Read(columns, images[columns])
 
 
@@ -360,10 +388,14 @@ def _check_count(image: Bool[Tensor, " tokens"], given: int) -> None:
     if image.device.type == "cuda":
         torch.ops.aten._assert_async.msg(image.sum() == given, form)
     elif not image.is_meta and int(image.sum()) != given:
-        raise WrongImages(f"{form}: {int(image.sum())}; build ids and pictures with one processor call")
+        raise WrongImages(
+            f"{form}: {int(image.sum())}; build ids and pictures with one processor call"
+        )
 
 
-def default_positions(x: Tensor, attention_mask: Tensor | None, past: Cache | None) -> Int[Tensor, "#B T"]:
+def default_positions(
+    x: Tensor, attention_mask: Tensor | None, past: Cache | None
+) -> Int[Tensor, "#B T"]:
     """0, 1, 2, ... over the real tokens of a row, after what the cache holds."""
     seen, new = past.get_seq_length() if past is not None else 0, x.shape[1]
     if attention_mask is not None and attention_mask.ndim == 2:

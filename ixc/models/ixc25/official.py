@@ -56,7 +56,11 @@ _TOLD = (
     "vision_layer_norm_eps",
 )
 """What `config.json` says and no shape shows; four from `image_token_id` on are ours, with the official defaults."""
-_CALLED = {"tile_size": "vision_image_size", "patch_size": "vision_patch_size", "plora_rank": "plora_r"}
+_CALLED = {
+    "tile_size": "vision_image_size",
+    "patch_size": "vision_patch_size",
+    "plora_rank": "plora_r",
+}
 """Our names, and what `config.json` calls them."""
 _FIXED = {
     "hidden_act": "silu",
@@ -118,10 +122,14 @@ def from_official(
     report = account(model, checkpoint)
     used = set(model.state_dict()) - set(report.new)
     dtype = dtype or stored_type(checkpoint, used)
-    weights = {name: tensor.to(device=device, dtype=dtype) for name, tensor in checkpoint.tensors(used)}
+    weights = {
+        name: tensor.to(device=device, dtype=dtype) for name, tensor in checkpoint.tensors(used)
+    }
     for name in report.new:
         shape = model.get_parameter(name).shape
-        weights[name] = torch.empty(shape, dtype=dtype, device=device).normal_(std=config.initializer_range)
+        weights[name] = torch.empty(shape, dtype=dtype, device=device).normal_(
+            std=config.initializer_range
+        )
     model.load_state_dict(weights, assign=True)
     model.load_report = report  # pyright: ignore[reportArgumentType]
     return model.eval()
@@ -138,7 +146,9 @@ def as_dtype(told: torch.dtype | str | None) -> torch.dtype | None:
     name = _SHORT.get(told, told.removeprefix("torch.")) if isinstance(told, str) else told
     found = getattr(torch, name, None) if isinstance(name, str) else name
     if found not in FLOATS.values():
-        raise ValueError(f'dtype: {told!r}: give "auto", "float32", "bfloat16" or "float16" ({", ".join(_SHORT)})')
+        raise ValueError(
+            f'dtype: {told!r}: give "auto", "float32", "bfloat16" or "float16" ({", ".join(_SHORT)})'
+        )
     return found
 
 
@@ -154,7 +164,9 @@ def as_device(told: torch.device | str) -> torch.device:
     if device.type == "meta":  # which computes nothing
         raise ValueError(form)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f'device: {told!r}: no GPU that this torch can use; give "cpu", or install torch for CUDA')
+        raise ValueError(
+            f'device: {told!r}: no GPU that this torch can use; give "cpu", or install torch for CUDA'
+        )
     return device
 
 
@@ -162,7 +174,9 @@ def _kind(checkpoint: Checkpoint) -> type[IXCPreTrainedModel]:
     for head, kind in (("score.weight", IXCForRewardModel), ("output.weight", IXCForCausalLM)):
         if head in checkpoint.shapes:
             return kind
-    raise BadCheckpoint(f"{checkpoint.folder}: neither {' nor '.join(HEADS)}; name the model_class to get a new head")
+    raise BadCheckpoint(
+        f"{checkpoint.folder}: neither {' nor '.join(HEADS)}; name the model_class to get a new head"
+    )
 
 
 def read_config(checkpoint: Checkpoint) -> IXCConfig:
@@ -180,7 +194,9 @@ def read_config(checkpoint: Checkpoint) -> IXCConfig:
         raise BadCheckpoint(f"{path}: {error}; a checkpoint needs its config.json") from error
     try:
         settings = told if ours else official_settings(told, checkpoint.shapes)
-        settings |= token_ids(checkpoint.folder, checkpoint.shapes["model.tok_embeddings.weight"][0])
+        settings |= token_ids(
+            checkpoint.folder, checkpoint.shapes["model.tok_embeddings.weight"][0]
+        )
         config = IXCConfig.from_dict(settings) if ours else IXCConfig(**settings)
         if why := size_objection(config, checkpoint.shapes):
             raise ValueError(why)
@@ -188,7 +204,9 @@ def read_config(checkpoint: Checkpoint) -> IXCConfig:
     except BadCheckpoint:  # the tokenizer's
         raise
     except LookupError as error:
-        raise BadCheckpoint(f"{checkpoint.folder}: no weight {error}; not a whole IXC-2.5 checkpoint") from error
+        raise BadCheckpoint(
+            f"{checkpoint.folder}: no weight {error}; not a whole IXC-2.5 checkpoint"
+        ) from error
     except (ValueError, TypeError, ArithmeticError) as error:
         raise BadCheckpoint(f"{path}: {error}") from error
 
@@ -209,7 +227,9 @@ def token_ids(folder: Path, vocab_size: int) -> dict[str, int]:
     ids = _ids_in(path)
     for token in SPECIAL.values():
         if token not in ids:
-            raise BadCheckpoint(f"{path}: no token {token!r}; it is not the tokenizer of an IXC-2.5 model")
+            raise BadCheckpoint(
+                f"{path}: no token {token!r}; it is not the tokenizer of an IXC-2.5 model"
+            )
         if ids[token] >= vocab_size:
             form = f"{token!r} is {ids[token]}, but the model knows {vocab_size} tokens"
             raise BadCheckpoint(f"{path}: {form}; fetch the tokenizer of this checkpoint")
@@ -236,7 +256,9 @@ def _flat(told: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in (flat | known).items() if value is not None}
 
 
-def official_settings(told: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+def official_settings(
+    told: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
     """What `IXCConfig` takes: sizes from the shapes, the rest as told.
 
     Raises:
@@ -250,14 +272,20 @@ def official_settings(told: Mapping[str, Any], shapes: Mapping[str, tuple[int, .
     sizes = sizes_of(shapes)
     heads = _heads(told, sizes, shapes)
     head_dim = sizes["hidden_size"] // heads["num_attention_heads"]
-    for name, value in (sizes | {"mm_hidden_size": 4 * sizes["vision_hidden_size"], "head_dim": head_dim}).items():
+    for name, value in (
+        sizes | {"mm_hidden_size": 4 * sizes["vision_hidden_size"], "head_dim": head_dim}
+    ).items():
         if told.get(name, value) != value:
-            raise ValueError(f"{name}: {told[name]!r}, but the weights say {value}; correct one of them")
+            raise ValueError(
+                f"{name}: {told[name]!r}, but the weights say {value}; correct one of them"
+            )
     settings = {name: told[name] for name in _TOLD if name in told}
     return sizes | heads | _partial(told, shapes) | settings
 
 
-def _heads(told: Mapping[str, Any], sizes: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+def _heads(
+    told: Mapping[str, Any], sizes: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, int]:
     """Numbers of heads: no shape shows how many queries there are; how many keys follows from it.
 
     Source of the tower's: every CLIP's heads have 64 channels.
@@ -268,7 +296,11 @@ def _heads(told: Mapping[str, Any], sizes: Mapping[str, int], shapes: Mapping[st
         raise ValueError("num_attention_heads: missing, and no shape shows it; add it")
     keys = (shapes[f"{LAYER}attention.wqkv.weight"][0] * heads // width - heads) // 2
     tower = max(sizes["vision_hidden_size"] // 64, 1)
-    return {"num_attention_heads": heads, "num_key_value_heads": keys, "vision_num_attention_heads": tower}
+    return {
+        "num_attention_heads": heads,
+        "num_key_value_heads": keys,
+        "vision_num_attention_heads": tower,
+    }
 
 
 def _partial(told: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -277,17 +309,26 @@ def _partial(told: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> 
     Where no alpha is told, it is the rank; but the official class's default is rank 8 with alpha 16, so a layer of rank
     8 among others has that. Source: IXC-2.5 (alpha = rank = 256), and the 4KHD model, whose `wqkv` keeps the default.
     """
-    ranks = {name: shapes[f"{LAYER}{part}.{name}.Plora_A.weight"][0] for name, part in _LINEARS.items()}
+    ranks = {
+        name: shapes[f"{LAYER}{part}.{name}.Plora_A.weight"][0] for name, part in _LINEARS.items()
+    }
     rank = told.get("plora_rank", mode(ranks.values()))
     if rank not in ranks.values():
-        raise ValueError(f"plora_rank: {rank!r}, but the weights say {mode(ranks.values())}; correct one of them")
+        raise ValueError(
+            f"plora_rank: {rank!r}, but the weights say {mode(ranks.values())}; correct one of them"
+        )
     others = {name: own for name, own in ranks.items() if own != rank}
     settings = {"plora_rank": rank, "plora_ranks": others or None}
     if "plora_scaling" in told:
         scaling = told["plora_scaling"]
         return settings | {"plora_scales" if isinstance(scaling, dict) else "plora_scale": scaling}
-    scales = {name: told.get("plora_alpha", 16 if own == 8 else own) / own for name, own in others.items()}
-    return settings | {"plora_scale": told.get("plora_alpha", rank) / rank, "plora_scales": scales or None}
+    scales = {
+        name: told.get("plora_alpha", 16 if own == 8 else own) / own for name, own in others.items()
+    }
+    return settings | {
+        "plora_scale": told.get("plora_alpha", rank) / rank,
+        "plora_scales": scales or None,
+    }
 
 
 def account(model: IXCPreTrainedModel, checkpoint: Checkpoint) -> LoadReport:
@@ -299,11 +340,17 @@ def account(model: IXCPreTrainedModel, checkpoint: Checkpoint) -> LoadReport:
     wanted = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
     new = [name for name in wanted if name not in checkpoint.shapes]
     beside = [name for name in checkpoint.shapes if name not in wanted]
-    unknown = [name for name in beside if name not in HEADS and not re.search("|".join(UNUSED_KEYS), name)]
+    unknown = [
+        name for name in beside if name not in HEADS and not re.search("|".join(UNUSED_KEYS), name)
+    ]
     if missing := [name for name in new if name not in HEADS]:
-        raise BadCheckpoint(f"{checkpoint.folder}: {some(missing)} missing; fetch all files of the checkpoint")
+        raise BadCheckpoint(
+            f"{checkpoint.folder}: {some(missing)} missing; fetch all files of the checkpoint"
+        )
     if unknown:
-        raise BadCheckpoint(f"{checkpoint.folder}: {some(unknown)} not of this architecture; is it an IXC-2.5?")
+        raise BadCheckpoint(
+            f"{checkpoint.folder}: {some(unknown)} not of this architecture; is it an IXC-2.5?"
+        )
     for name, shape in wanted.items():
         if checkpoint.shapes.get(name, shape) != shape:
             found = list(checkpoint.shapes[name])
@@ -313,7 +360,9 @@ def account(model: IXCPreTrainedModel, checkpoint: Checkpoint) -> LoadReport:
     return LoadReport(tuple(new), tuple(beside))
 
 
-def to_official(model: IXCPreTrainedModel, folder: str | Path, options: Mapping[str, Any] | None = None) -> None:
+def to_official(
+    model: IXCPreTrainedModel, folder: str | Path, options: Mapping[str, Any] | None = None
+) -> None:
     """Write `config.json` and `model.safetensors` as the official code reads them; the folder appears whole.
 
     Args:
@@ -330,10 +379,22 @@ def to_official(model: IXCPreTrainedModel, folder: str | Path, options: Mapping[
 def _told(config: IXCConfig) -> dict[str, Any]:
     """The official `config.json`, and beside its keys ours."""
     sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", *_TOLD)
-    told = {name: getattr(config, name) for name in sizes if not name.startswith(("rope_", "vision_"))}
-    parts = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "layer_norm_eps")
+    told = {
+        name: getattr(config, name) for name in sizes if not name.startswith(("rope_", "vision_"))
+    }
+    parts = (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "layer_norm_eps",
+    )
     rope = config.rope
-    scaling = None if rope["rope_type"] == "default" else {"type": rope["rope_type"], "factor": rope["factor"]}
+    scaling = (
+        None
+        if rope["rope_type"] == "default"
+        else {"type": rope["rope_type"], "factor": rope["factor"]}
+    )
     return told | {
         "model_type": "internlm2",
         "architectures": ["InternLMXComposer2ForCausalLM"],
@@ -348,5 +409,9 @@ def _told(config: IXCConfig) -> dict[str, Any]:
         if config.plora_scales
         else config.plora_scale,
         "vision": {name: getattr(config, f"vision_{name}") for name in parts}
-        | {"image_size": config.tile_size, "patch_size": config.patch_size, "hidden_act": "quick_gelu"},
+        | {
+            "image_size": config.tile_size,
+            "patch_size": config.patch_size,
+            "hidden_act": "quick_gelu",
+        },
     }

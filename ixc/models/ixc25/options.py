@@ -69,7 +69,9 @@ class ProcessorOptions:
             form = f"tile_size: {self.tile_size}: not a multiple of two patches ({2 * self.patch_size} pixels)"
             raise ValueError(form)
         if self.video_decoder == "decord" and find_spec("decord") is None:
-            raise ValueError("video_decoder: 'decord': not installed; pip install 'ixc[video]', or set it to pyav")
+            raise ValueError(
+                "video_decoder: 'decord': not installed; pip install 'ixc[video]', or set it to pyav"
+            )
 
     def hd_num_of(self, images: int) -> int:
         """Tiles per picture at most, in a conversation that shows so many."""
@@ -86,7 +88,13 @@ def checked_options(told: Mapping[str, Any]) -> ProcessorOptions:
         return ProcessorOptions(**told)
     except ValidationError as error:
         bad = [
-            (".".join(map(str, detail["loc"])), detail["input"], detail["msg"].removeprefix("Value error, "))
+            (
+                ".".join(map(str, detail["loc"])),
+                detail["input"],
+                detail["msg"].removeprefix("Value error, "),
+            )
             for detail in error.errors()
         ]
-        raise BadProcessor("; ".join(f"{key}: {value!r}: {why}" if key else why for key, value, why in bad)) from error
+        raise BadProcessor(
+            "; ".join(f"{key}: {value!r}: {why}" if key else why for key, value, why in bad)
+        ) from error

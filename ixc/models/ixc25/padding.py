@@ -22,21 +22,29 @@ class Padding(NamedTuple):
     multiple: int
 
     @classmethod
-    def of(cls, padding: Any, multiple: int | None, truncation: Any, return_tensors: Any) -> "Padding":
+    def of(
+        cls, padding: Any, multiple: int | None, truncation: Any, return_tensors: Any
+    ) -> "Padding":
         """From a processor's arguments.
 
         Raises:
             BadConversation: one of them cannot be done.
         """
         if return_tensors not in ("pt", None):
-            raise BadConversation(f'return_tensors: {return_tensors!r}: give "pt", or None for lists')
+            raise BadConversation(
+                f'return_tensors: {return_tensors!r}: give "pt", or None for lists'
+            )
         if truncation not in _NO_TRUNCATION:
-            form = 'nothing is cut off here; give on_overflow="drop_oldest_turns" or "shrink_images"'
+            form = (
+                'nothing is cut off here; give on_overflow="drop_oldest_turns" or "shrink_images"'
+            )
             raise BadConversation(f"truncation: {truncation!r}: {form}")
         if padding in _NO_PADDING and padding is not None:
             return cls(None, multiple or 1)
         if padding not in _PADDING:
-            raise BadConversation(f'padding: {padding!r}: give True, "longest", "max_length" or False')
+            raise BadConversation(
+                f'padding: {padding!r}: give True, "longest", "max_length" or False'
+            )
         if multiple is not None and multiple < 1:
             raise BadConversation(f"pad_to_multiple_of: {multiple!r}: give 1 at least")
         return cls(_PADDING[padding], multiple or 1)
@@ -56,12 +64,16 @@ class Padding(NamedTuple):
         lengths = {len(row) for row in rows}
         if self.to is None and len(lengths) > 1:
             form = f"rows of {min(lengths)} to {max(lengths)} tokens make no tensor"
-            raise BadConversation(f"padding: False: {form}; give padding=True, or return_tensors=None for lists")
+            raise BadConversation(
+                f"padding: False: {form}; give padding=True, or return_tensors=None for lists"
+            )
         wanted = max_length if self.to == "max_length" else max(lengths)
         width = wanted if self.to is None else -(-wanted // self.multiple) * self.multiple
         pads = [[0] * (width - len(row)) for row in rows]
         ones = [[1] * len(row) for row in rows]
-        mask = torch.tensor([o + p if side == "right" else p + o for o, p in zip(ones, pads, strict=True)])
+        mask = torch.tensor(
+            [o + p if side == "right" else p + o for o, p in zip(ones, pads, strict=True)]
+        )
         ids = torch.full(mask.shape, fill)
         ids[mask.bool()] = torch.tensor([i for row in rows for i in row])
         return {"input_ids": ids, "attention_mask": mask}

@@ -15,7 +15,14 @@ from ixc.io.files import share_files
 from ixc.models.ixc25.agreement import refuse_mismatch
 from ixc.models.ixc25.card import write_card
 from ixc.models.ixc25.configuration import IXCConfig
-from ixc.models.ixc25.language import Attention, DecoderLayer, InternLM2, LowRank, PLoRALinear, WrongImages
+from ixc.models.ixc25.language import (
+    Attention,
+    DecoderLayer,
+    InternLM2,
+    LowRank,
+    PLoRALinear,
+    WrongImages,
+)
 from ixc.models.ixc25.vision import VisionEmbeddings, VisionTower, image_sequence, merge_patches
 from ixc.models.ixc25.weights import BadCheckpoint, some
 
@@ -69,7 +76,9 @@ class IXCPreTrainedModel(PreTrainedModel):
         if isinstance(module, PLoRALinear):  # B = 0: an untrained Partial LoRA changes nothing
             nn.init.kaiming_uniform_(module.Plora_A.weight, a=5**0.5)
             nn.init.zeros_(module.Plora_B.weight)
-        if isinstance(module, VisionEmbeddings):  # patches of unit size, and positions as loud as a white ground
+        if isinstance(
+            module, VisionEmbeddings
+        ):  # patches of unit size, and positions as loud as a white ground
             nn.init.kaiming_normal_(module.patch_embedding.weight, nonlinearity="linear")
             nn.init.normal_(module.position_embedding.weight, std=2.0)
 
@@ -114,7 +123,9 @@ class IXCPreTrainedModel(PreTrainedModel):
         """Replace the token embeddings."""
         self.model.tok_embeddings = value  # pyright: ignore[reportAttributeAccessIssue]
 
-    def encode_images(self, images: Sequence[tuple[Float[Tensor, "_ 3 S S"], int]]) -> list[Float[Tensor, "_ D"]]:
+    def encode_images(
+        self, images: Sequence[tuple[Float[Tensor, "_ 3 S S"], int]]
+    ) -> list[Float[Tensor, "_ D"]]:
         """Projected tokens of each picture; all tiles pass the tower together.
 
         Args:
@@ -123,7 +134,9 @@ class IXCPreTrainedModel(PreTrainedModel):
         if not images:
             return []
         counts = [len(tiles) for tiles, _ in images]
-        grids = merge_patches(self.vit(torch.cat([tiles for tiles, _ in images]).to(self.plora_glb_GN)))
+        grids = merge_patches(
+            self.vit(torch.cat([tiles for tiles, _ in images]).to(self.plora_glb_GN))
+        )
         sequences = [
             image_sequence(grid, rows, self.plora_sub_GN, self.plora_glb_GN)
             for grid, (_, rows) in zip(grids.split(counts), images, strict=True)
@@ -146,7 +159,9 @@ class IXCPreTrainedModel(PreTrainedModel):
         grids = tile_grids.tolist()
         self._check_tiles(pixel_values, sum(rows * columns + 1 for rows, columns in grids))
         tiles = pixel_values.split([rows * columns + 1 for rows, columns in grids])
-        return torch.cat(self.encode_images([(t, rows) for t, (rows, _) in zip(tiles, grids, strict=True)]))
+        return torch.cat(
+            self.encode_images([(t, rows) for t, (rows, _) in zip(tiles, grids, strict=True)])
+        )
 
     def _check_tiles(self, tiles: Tensor, wanted: int) -> None:
         side = self.config.tile_size
@@ -193,8 +208,12 @@ class IXCPreTrainedModel(PreTrainedModel):
         """
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        if (pixel_values is None) != (tile_grids is None) or (pixel_values is not None and image_features is not None):
-            raise WrongImages("give pixel_values with tile_grids, or image_features instead of both")
+        if (pixel_values is None) != (tile_grids is None) or (
+            pixel_values is not None and image_features is not None
+        ):
+            raise WrongImages(
+                "give pixel_values with tile_grids, or image_features instead of both"
+            )
         if pixel_values is not None and tile_grids is not None:
             image_features = self.get_image_features(pixel_values, tile_grids)
         hidden = self.model(

@@ -37,7 +37,15 @@ from ixc.models.ixc25.prompts import (
     media_apart,
     parse,
 )
-from ixc.models.ixc25.tiles import ImageTiles, Partition, num_tokens, partition, strip, to_tiles, video_strip
+from ixc.models.ixc25.tiles import (
+    ImageTiles,
+    Partition,
+    num_tokens,
+    partition,
+    strip,
+    to_tiles,
+    video_strip,
+)
 from ixc.models.ixc25.tokenizers import (
     SPECIAL,
     BadTokenizer,
@@ -68,9 +76,23 @@ __all__ = [
 ]
 Conversation = Sequence[Message]
 _FROM_AUTO = (
-    *("_from_auto", "_from_pipeline", "_commit_hash", "revision", "code_revision", "trust_remote_code", "token"),
+    *(
+        "_from_auto",
+        "_from_pipeline",
+        "_commit_hash",
+        "revision",
+        "code_revision",
+        "trust_remote_code",
+        "token",
+    ),
     *("local_files_only", "cache_dir", "force_download", "proxies", "use_fast", "backend"),
-    *("dtype", "torch_dtype", "device_map", "attn_implementation", "low_cpu_mem_usage"),  # the model's, in a pipeline
+    *(
+        "dtype",
+        "torch_dtype",
+        "device_map",
+        "attn_implementation",
+        "low_cpu_mem_usage",
+    ),  # the model's, in a pipeline
 )
 """What `AutoProcessor` and pipelines pass on; it means nothing for a folder."""
 
@@ -171,8 +193,12 @@ class IXCProcessor(ProcessorMixin):
             BadProcessor: an unknown option or a bad value.
             BadTokenizer: the tokenizer lacks a special token.
         """
-        self.options = checked_options({"tile_size": tile_size, "patch_size": patch_size, "hd_num": hd_num, **options})
-        self.backend = tokenizer.backend_tokenizer if isinstance(tokenizer, IXCTokenizer) else tokenizer
+        self.options = checked_options(
+            {"tile_size": tile_size, "patch_size": patch_size, "hd_num": hd_num, **options}
+        )
+        self.backend = (
+            tokenizer.backend_tokenizer if isinstance(tokenizer, IXCTokenizer) else tokenizer
+        )
         """What encodes and decodes, without Transformers around it."""
         self.ids = special_ids(self.backend)
         self.backend.encode_special_tokens = True
@@ -186,7 +212,10 @@ class IXCProcessor(ProcessorMixin):
     @cached_property
     def tokenizer(self) -> IXCTokenizer:
         """The tokenizer as Transformers' users hold it, with the processor's ids; made when asked for."""
-        chosen = {"strip_turns": self.options.strip_turns, "tail_newline": self.options.tail_newline}
+        chosen = {
+            "strip_turns": self.options.strip_turns,
+            "tail_newline": self.options.tail_newline,
+        }
         return IXCTokenizer.of(self.backend, **chosen)
 
     def __repr__(self) -> str:
@@ -265,10 +294,19 @@ class IXCProcessor(ProcessorMixin):
         told = _read_json(Path(folder) / "config.json")
         vision = told.get("vision", told.get("vision_config", {}))
         if not isinstance(vision, dict):
-            raise BadProcessor(f"{Path(folder) / 'config.json'}: vision: {vision!r:.80}: not an object; fetch it again")
-        sizes = {"tile_size": vision.get("image_size", 560), "patch_size": vision.get("patch_size", 14)}
+            raise BadProcessor(
+                f"{Path(folder) / 'config.json'}: vision: {vision!r:.80}: not an object; fetch it again"
+            )
+        sizes = {
+            "tile_size": vision.get("image_size", 560),
+            "patch_size": vision.get("patch_size", 14),
+        }
         several = 6 if options.get("geometry", "official") == "official" else None
-        official = {"transparency": "official", "hd_num_several": several, "video_lengths": "official"}
+        official = {
+            "transparency": "official",
+            "hd_num_several": several,
+            "video_lengths": "official",
+        }
         return cls(_official_tokenizer(Path(folder)), **(sizes | official | options))
 
     # A batch of conversations
@@ -318,7 +356,12 @@ class IXCProcessor(ProcessorMixin):
         """
         conversations, for_reward = _spoken(conversations, text, for_reward)
         pad = Padding.of(padding, pad_to_multiple_of, truncation, return_tensors)
-        given = {"hd_num": hd_num, "max_length": max_length, "on_overflow": on_overflow, "padding_side": padding_side}
+        given = {
+            "hd_num": hd_num,
+            "max_length": max_length,
+            "on_overflow": on_overflow,
+            "padding_side": padding_side,
+        }
         changes = {name: value for name, value in given.items() if value is not None}
         if hd_num is not None:
             changes["hd_num_several"] = None
@@ -330,14 +373,26 @@ class IXCProcessor(ProcessorMixin):
             try:
                 drafts.append(self._draft(messages, media, for_reward, options, seen))
             except (BadConversation, BadMedia) as error:
-                raise type(error)(f"conversation {number}: {error}" if len(chats) > 1 else str(error)) from error
+                raise type(error)(
+                    f"conversation {number}: {error}" if len(chats) > 1 else str(error)
+                ) from error
         rows = [draft.layout.ids(draft.counts, self.ids["image"]) for draft in drafts]
         side = padding_side or (options.padding_side if for_reward else "left")
-        data = pad.tensors(rows, side, self.ids["eos"], options.max_length) if return_tensors else _unpadded(rows)
-        images = [self._tiles(draft.shown[n], draft.hd_num) for draft in drafts for n in draft.layout.images()]
+        data = (
+            pad.tensors(rows, side, self.ids["eos"], options.max_length)
+            if return_tensors
+            else _unpadded(rows)
+        )
+        images = [
+            self._tiles(draft.shown[n], draft.hd_num)
+            for draft in drafts
+            for n in draft.layout.images()
+        ]
         if images:
             data["pixel_values"] = torch.cat([image.tiles for image in images])
-            data["tile_grids"] = torch.tensor([[p.rows, (len(p.tiles) - 1) // p.rows] for p in images])
+            data["tile_grids"] = torch.tensor(
+                [[p.rows, (len(p.tiles) - 1) // p.rows] for p in images]
+            )
         return IXCBatch(data, [draft.dropped for draft in drafts])
 
     def with_options(self, **changes: Any) -> "IXCProcessor":
@@ -352,7 +407,11 @@ class IXCProcessor(ProcessorMixin):
         return type(self)(self.tokenizer, **{**options, **changes})
 
     def read(
-        self, messages: Conversation, media: Sequence[tuple[Kind, Any]], seen: dict[Any, Any], for_reward: bool = True
+        self,
+        messages: Conversation,
+        media: Sequence[tuple[Kind, Any]],
+        seen: dict[Any, Any],
+        for_reward: bool = True,
     ) -> "Reading":
         """One conversation of many that share their images and videos, which are decoded and cut into tiles once.
 
@@ -376,7 +435,9 @@ class IXCProcessor(ProcessorMixin):
         options: ProcessorOptions,
         seen: dict[Any, _Shown],
     ) -> _Draft:
-        layout = self._layout(parse(messages, options.strip_turns), [kind for kind, _ in media], for_reward)
+        layout = self._layout(
+            parse(messages, options.strip_turns), [kind for kind, _ in media], for_reward
+        )
         shown = [self._show(kind, source, seen) for kind, source in media]
         return self._fit(layout, shown, options.hd_num_of(len(media)), options)
 
@@ -384,15 +445,21 @@ class IXCProcessor(ProcessorMixin):
         _check_end(said[-1].role, for_reward)
         plain = self.template.layout(said, kinds)
         return (
-            self.template.to_score(plain, self.options.tail_newline) if for_reward else self.template.to_answer(plain)
+            self.template.to_score(plain, self.options.tail_newline)
+            if for_reward
+            else self.template.to_answer(plain)
         )
 
-    def _fit(self, layout: Layout, shown: list[_Shown], hd_num: int, options: ProcessorOptions) -> _Draft:
+    def _fit(
+        self, layout: Layout, shown: list[_Shown], hd_num: int, options: ProcessorOptions
+    ) -> _Draft:
         """Shorten as the policy says until the conversation fits; the last exchange and the tail always stay."""
         limit, counts = options.max_length, self._counts(shown, hd_num)
         whole, tokens = layout, layout.length(counts)
         if options.on_overflow == "drop_oldest_turns":
-            while layout.length(counts) > limit and (shorter := layout.without_oldest()) is not None:
+            while (
+                layout.length(counts) > limit and (shorter := layout.without_oldest()) is not None
+            ):
                 layout = shorter
         least = hd_num
         if options.on_overflow == "shrink_images":
@@ -403,7 +470,9 @@ class IXCProcessor(ProcessorMixin):
             raise TooLong(_too_long(tokens, layout, [one.kind for one in shown], counts, options))
         gone = tuple(sorted(set(whole.images()) - set(layout.images())))
         turns = len(whole.blocks) - len(layout.blocks)
-        return _Draft(layout, shown, least, counts, Dropped(turns, gone, least if least < hd_num else None))
+        return _Draft(
+            layout, shown, least, counts, Dropped(turns, gone, least if least < hd_num else None)
+        )
 
     def apply_chat_template(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -436,30 +505,46 @@ class IXCProcessor(ProcessorMixin):
             form = "not done here; leave them out, and end with a user's message"
             raise BadConversation(f"chat_template, continue_final_message: {form}")
         if tools or documents:
-            raise BadConversation("tools, documents: the template has no place for them; write them into a message")
+            raise BadConversation(
+                "tools, documents: the template has no place for them; write them into a message"
+            )
         _check_list(conversation)
         several = isinstance(conversation[0], list | tuple)
         apart = [media_apart(chat) for chat in (conversation if several else [conversation])]
-        chats, options = [messages for messages, _ in apart], {**options, **(processor_kwargs or {})}
+        chats, options = (
+            [messages for messages, _ in apart],
+            {**options, **(processor_kwargs or {})},
+        )
         for name, kind in (("images", "image"), ("videos", "video")):
             if any(media[kind] for _, media in apart):
                 if options.get(name) is not None:
-                    raise BadConversation(f"{name}: in the parts and beside them; give them in one place")
+                    raise BadConversation(
+                        f"{name}: in the parts and beside them; give them in one place"
+                    )
                 options[name] = [media[kind] for _, media in apart]
             elif not several:
                 options[name] = [options.get(name)]
         if not tokenize:
             media = (options.get("images"), options.get("videos"))
-            texts = [self._readable(*chat, not add_generation_prompt) for chat in _chats(chats, *media)]
+            texts = [
+                self._readable(*chat, not add_generation_prompt) for chat in _chats(chats, *media)
+            ]
             return texts if several else texts[0]
         batch = self(chats, for_reward=not add_generation_prompt, **options)
         return batch if return_dict else batch["input_ids"]
 
-    def _readable(self, messages: Conversation, media: Sequence[tuple[Kind, Any]], for_reward: bool) -> str:
+    def _readable(
+        self, messages: Conversation, media: Sequence[tuple[Kind, Any]], for_reward: bool
+    ) -> str:
         said = parse(messages, self.options.strip_turns)
-        kinds = [kind for kind, _ in media] or [p.kind for one in said for p in one.parts if isinstance(p, Slot)]
+        kinds = [kind for kind, _ in media] or [
+            p.kind for one in said for p in one.parts if isinstance(p, Slot)
+        ]
         pieces = self._layout(said, kinds, for_reward).pieces()
-        return "".join(PLACEHOLDER if isinstance(p, int) else self.decode(p, skip_special_tokens=False) for p in pieces)
+        return "".join(
+            PLACEHOLDER if isinstance(p, int) else self.decode(p, skip_special_tokens=False)
+            for p in pieces
+        )
 
     # Pictures
 
@@ -513,7 +598,9 @@ class IXCProcessor(ProcessorMixin):
     def _tiles(self, shown: _Shown, hd_num: int) -> ImageTiles:
         if hd_num not in shown.tiles:
             place = self._place(shown, hd_num)
-            shown.tiles[hd_num] = ImageTiles(to_tiles(shown.canvas, place, self.tile_size), place.rows)
+            shown.tiles[hd_num] = ImageTiles(
+                to_tiles(shown.canvas, place, self.tile_size), place.rows
+            )
         return shown.tiles[hd_num]
 
     # Ids
@@ -550,7 +637,9 @@ class IXCProcessor(ProcessorMixin):
         Raises:
             BadConversation: pictures and placeholders do not match.
         """
-        layout = self.template.layout(parse(turns, self.options.strip_turns), ["any"] * len(num_tokens))
+        layout = self.template.layout(
+            parse(turns, self.options.strip_turns), ["any"] * len(num_tokens)
+        )
         return self.template.to_answer(layout).ids(num_tokens, self.ids["image"])
 
     def opening(self) -> list[int]:
@@ -567,12 +656,17 @@ class IXCProcessor(ProcessorMixin):
             BadConversation: turns that are no answer, see `samples.objection_to_turns`.
         """
         if isinstance(reply, str):
-            return [*self.encode(reply.strip() if self.options.strip_turns else reply), self.ids["turn_end"]]
+            return [
+                *self.encode(reply.strip() if self.options.strip_turns else reply),
+                self.ids["turn_end"],
+            ]
         if objection := objection_to_turns(reply):
             raise BadConversation(objection)
         first, *later = reply
         ids = self.answer(first.content)
-        return ids + self.template.continued(parse(later, self.options.strip_turns)) if later else ids
+        return (
+            ids + self.template.continued(parse(later, self.options.strip_turns)) if later else ids
+        )
 
     def scored(self, answer_ids: Sequence[int]) -> list[int]:
         """An answer with the tail that the score is read from: `</s>` and the reward token; see `tail_newline`."""
@@ -616,18 +710,29 @@ def _spoken(conversations: Any, text: Any, for_reward: bool | None) -> tuple[Any
     return conversations if text is None else text, for_reward is not False
 
 
-def _chats(conversations: Any, images: Any, videos: Any) -> list[tuple[Conversation, list[tuple[Kind, Any]]]]:
+def _chats(
+    conversations: Any, images: Any, videos: Any
+) -> list[tuple[Conversation, list[tuple[Kind, Any]]]]:
     """Every conversation with its media."""
     _check_list(conversations)
     if isinstance(conversations[0], Mapping | Turn):
         conversations, images, videos = [conversations], [images], [videos]
-    shown = [_spread(media, len(conversations), name) for media, name in ((images, "images"), (videos, "videos"))]
+    shown = [
+        _spread(media, len(conversations), name)
+        for media, name in ((images, "images"), (videos, "videos"))
+    ]
     return [(chat, _media(*media)) for chat, *media in zip(conversations, *shown, strict=True)]
 
 
 def _check_list(conversations: Any) -> None:
-    if not isinstance(conversations, Sequence) or isinstance(conversations, str | bytes) or not conversations:
-        raise BadConversation(f"{conversations!r:.80}: give a list of messages, or a list of such lists")
+    if (
+        not isinstance(conversations, Sequence)
+        or isinstance(conversations, str | bytes)
+        or not conversations
+    ):
+        raise BadConversation(
+            f"{conversations!r:.80}: give a list of messages, or a list of such lists"
+        )
 
 
 def _spread(media: Any, count: int, name: str) -> Sequence[Any]:
@@ -643,8 +748,14 @@ def _spread(media: Any, count: int, name: str) -> Sequence[Any]:
 
 def _media(images: Any, videos: Any) -> list[tuple[Kind, Any]]:
     """Kind and source of each, images first; a single one needs no list."""
-    images, videos = ([] if m is None else list(m) if isinstance(m, list | tuple) else [m] for m in (images, videos))
-    return [*(("video" if is_video(p) else "image", p) for p in images), *(("video", video) for video in videos)]
+    images, videos = (
+        [] if m is None else list(m) if isinstance(m, list | tuple) else [m]
+        for m in (images, videos)
+    )
+    return [
+        *(("video" if is_video(p) else "image", p) for p in images),
+        *(("video", video) for video in videos),
+    ]
 
 
 def _check_end(role: str, for_reward: bool) -> None:
@@ -653,7 +764,9 @@ def _check_end(role: str, for_reward: bool) -> None:
             f"ends with {role!r}: nothing to score; end with an assistant's answer, or for_reward=False"
         )
     if not for_reward and role == "assistant":
-        raise BadConversation("ends with 'assistant': already answered; end with a question, or for_reward=True")
+        raise BadConversation(
+            "ends with 'assistant': already answered; end with a question, or for_reward=True"
+        )
 
 
 def _unpadded(rows: Sequence[list[int]]) -> dict[str, Any]:
@@ -661,7 +774,11 @@ def _unpadded(rows: Sequence[list[int]]) -> dict[str, Any]:
 
 
 def _too_long(
-    tokens: int, layout: Layout, kinds: Sequence[Kind], counts: Sequence[int], options: ProcessorOptions
+    tokens: int,
+    layout: Layout,
+    kinds: Sequence[Kind],
+    counts: Sequence[int],
+    options: ProcessorOptions,
 ) -> str:
     """`layout` and `counts`: after the policy has done what it can."""
     shown, least = layout.images(), layout.length(counts)
@@ -670,7 +787,9 @@ def _too_long(
     if any(kinds[i] == "image" for i in shown) and options.on_overflow != "shrink_images":
         ways.append("lower hd_num or set on_overflow to shrink_images")
     if any(kinds[i] == "video" for i in shown):
-        ways.append("lower max_frames (a film has as many tokens as its frames need, whatever hd_num is)")
+        ways.append(
+            "lower max_frames (a film has as many tokens as its frames need, whatever hd_num is)"
+        )
     if layout.without_oldest() is not None:
         ways.append("set on_overflow to drop_oldest_turns")
     images = sum(counts[i] for i in shown)

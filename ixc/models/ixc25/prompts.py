@@ -50,7 +50,9 @@ def parse(messages: Sequence[Message], strip: bool = False) -> list[Said]:
     """
     if not messages:
         raise BadConversation('no message; give at least {"role": "user", "content": "..."}')
-    places = not any(isinstance(m, Mapping) and isinstance(m.get("content"), list | tuple) for m in messages)
+    places = not any(
+        isinstance(m, Mapping) and isinstance(m.get("content"), list | tuple) for m in messages
+    )
     said = [_parse(message, f"message {i}", places) for i, message in enumerate(messages)]
     return [_stripped(one) for one in said] if strip else said
 
@@ -60,7 +62,9 @@ def _parse(message: Message, where: str, places: bool) -> Said:
         message = {"role": message.role, "content": message.content}
     if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
         raise BadConversation(f'{where}: {message!r:.80}: give {{"role": ..., "content": ...}}')
-    if unknown := [key for key, value in message.items() if key not in ("role", "content") and value]:
+    if unknown := [
+        key for key, value in message.items() if key not in ("role", "content") and value
+    ]:
         form = "it would not be read; images and videos go beside the messages, or into the content as parts"
         raise BadConversation(f"{where}: unknown key {unknown[0]!r}: {form}")
     role, content = message["role"], message["content"]
@@ -69,8 +73,12 @@ def _parse(message: Message, where: str, places: bool) -> Said:
     if isinstance(content, str):
         return Said(role, _split(content) if places and role != "assistant" else (content,))
     if isinstance(content, list | tuple):
-        return Said(role, tuple(_part(part, f"{where}, part {i}") for i, part in enumerate(content)))
-    raise BadConversation(f"{where}: content of type {type(content).__name__}: give a string or a list of parts")
+        return Said(
+            role, tuple(_part(part, f"{where}, part {i}") for i, part in enumerate(content))
+        )
+    raise BadConversation(
+        f"{where}: content of type {type(content).__name__}: give a string or a list of parts"
+    )
 
 
 def media_apart(messages: Sequence[Message]) -> tuple[list[Message], dict[str, list[Any]]]:
@@ -80,7 +88,11 @@ def media_apart(messages: Sequence[Message]) -> tuple[list[Message], dict[str, l
 
     def place(part: Any) -> Any:
         kind = str(part.get("type")) if isinstance(part, Mapping) else ""
-        named = [name for name in (kind, "path", "url") if name in part] if kind in ("image", "video") else []
+        named = (
+            [name for name in (kind, "path", "url") if name in part]
+            if kind in ("image", "video")
+            else []
+        )
         if len(named) != 1 or len(part) != 2:
             return part
         found[kind].append(part[named[0]])
@@ -139,13 +151,21 @@ def assign(messages: Sequence[Said], kinds: Sequence[str]) -> list[int] | None:
         chosen += fitting[:1]
         left = [i for i in left if i not in chosen]
     if len(kinds) != len(slots):
-        form = "; ".join(f"Image{i + 1} {PLACEHOLDER}" for i in range(len(kinds))) or "no placeholder"
-        literal = f"; to write {PLACEHOLDER} as text, give the content as parts" if len(slots) > len(kinds) else ""
+        form = (
+            "; ".join(f"Image{i + 1} {PLACEHOLDER}" for i in range(len(kinds))) or "no placeholder"
+        )
+        literal = (
+            f"; to write {PLACEHOLDER} as text, give the content as parts"
+            if len(slots) > len(kinds)
+            else ""
+        )
         found = f"{len(kinds)} pictures but {len(slots)} placeholders"
         raise BadConversation(f"{found}; the prompt needs: {form}{literal}")
     if left:
         found = f"{', '.join(slot.kind for slot in slots)} for {', '.join(kinds)}"
-        raise BadConversation(f"placeholders of other kinds than the pictures: {found}; name the kinds alike")
+        raise BadConversation(
+            f"placeholders of other kinds than the pictures: {found}; name the kinds alike"
+        )
     return chosen
 
 
@@ -186,7 +206,9 @@ class Layout:
 
     def ids(self, counts: Sequence[int], image_id: int) -> list[int]:
         """All ids, the image token in every place of a picture token."""
-        return [i for p in self.pieces() for i in ([image_id] * counts[p] if isinstance(p, int) else p)]
+        return [
+            i for p in self.pieces() for i in ([image_id] * counts[p] if isinstance(p, int) else p)
+        ]
 
     def without_oldest(self) -> "Layout | None":
         """The same without its oldest exchange; None when only the last one is left.
@@ -226,7 +248,9 @@ class Template:
             else:
                 pieces += [self.encode(text), next(numbers)]
                 text = ""
-        return Block(message.role, (*pieces, self.encode(text), [self.ids["turn_end"]], self.encode("\n")))
+        return Block(
+            message.role, (*pieces, self.encode(text), [self.ids["turn_end"]], self.encode("\n"))
+        )
 
     def opening(self) -> list[int]:
         """What stands before an assistant's answer."""

@@ -47,7 +47,9 @@ class ImageTiles(NamedTuple):
     rows: int
 
 
-def partition(width: int, height: int, hd_num: int, tile: int, geometry: Geometry = "official") -> Partition:
+def partition(
+    width: int, height: int, hd_num: int, tile: int, geometry: Geometry = "official"
+) -> Partition:
     """The official dynamic partition: as many tiles as the picture fills, `hd_num` at most.
 
     `official` is that of inference: padding at the end. `official_train`, of the released reward training, takes
@@ -67,7 +69,10 @@ def partition(width: int, height: int, hd_num: int, tile: int, geometry: Geometr
     ratio = width / height
     asked = width * 1.5 if geometry == "official_train" else width
     wanted = math.ceil(asked / tile)
-    columns = max((s for s in range(1, min(wanted, hd_num) + 1) if s * math.ceil(s / ratio) <= hd_num), default=1)
+    columns = max(
+        (s for s in range(1, min(wanted, hd_num) + 1) if s * math.ceil(s / ratio) <= hd_num),
+        default=1,
+    )
     new_height = max(int(columns * tile / ratio), 1)
     rows = math.ceil(new_height / tile)
     top = (rows * tile - new_height) // 2 if geometry == "official_train" else 0
@@ -88,7 +93,9 @@ def to_tiles(image: Image.Image, place: Partition, tile: int) -> Float[Tensor, "
     canvas.paste(_resized(image, place.width, place.height), (place.left, place.top))
     planes = np.asarray(canvas).transpose(2, 0, 1)
     pixels = np.stack([table[plane] for table, plane in zip(_NORMALISED, planes, strict=True)])
-    whole = F.interpolate(torch.from_numpy(pixels)[None], (tile, tile), mode="bicubic", align_corners=False)
+    whole = F.interpolate(
+        torch.from_numpy(pixels)[None], (tile, tile), mode="bicubic", align_corners=False
+    )
     tiles = pixels.reshape(3, place.rows, tile, place.columns, tile).transpose(1, 3, 0, 2, 4)
     return torch.from_numpy(np.concatenate([whole.numpy(), tiles.reshape(-1, 3, tile, tile)]))
 
@@ -108,7 +115,9 @@ def _resized(image: Image.Image, width: int, height: int) -> Image.Image:
     if image.width >= image.height:
         return image.resize((width, height), Image.Resampling.BILINEAR)
     turned = image.transpose(Image.Transpose.TRANSPOSE)
-    return turned.resize((height, width), Image.Resampling.BILINEAR).transpose(Image.Transpose.TRANSPOSE)
+    return turned.resize((height, width), Image.Resampling.BILINEAR).transpose(
+        Image.Transpose.TRANSPOSE
+    )
 
 
 def video_strip(frames: Sequence[Image.Image], tile: int) -> Image.Image:
@@ -124,14 +133,20 @@ def video_strip(frames: Sequence[Image.Image], tile: int) -> Image.Image:
     font = ImageFont.load_default(max(band, 1))
     below = frames[-1].width > frames[-1].height
     width = long if below else sum(f.width + gap for f in sized)
-    height = sum(f.height + band + gap for f in sized) if below else max(f.height for f in sized) + band
+    height = (
+        sum(f.height + band + gap for f in sized) if below else max(f.height for f in sized) + band
+    )
     canvas = Image.new("RGB", (width, height), "white")
     draw, x, y = ImageDraw.Draw(canvas), 0, 0
     for number, frame in enumerate(sized):
         draw.text((x, y), f"<IMAGE {number}>", fill="black", font=font)
         canvas.paste(frame, (x, y + band))
         x, y = (x, y + frame.height + band + gap) if below else (x + frame.width + gap, y)
-        line = (0, y - gap // 2, long, y - gap // 2) if below else (x - gap // 2, 0, x - gap // 2, height)
+        line = (
+            (0, y - gap // 2, long, y - gap // 2)
+            if below
+            else (x - gap // 2, 0, x - gap // 2, height)
+        )
         if number + 1 < len(sized):
             draw.line(line, fill="black", width=max(round(2 * unit), 1))
     return canvas
@@ -139,5 +154,9 @@ def video_strip(frames: Sequence[Image.Image], tile: int) -> Image.Image:
 
 def _long_side(frame: Image.Image, long: int) -> Image.Image:
     ratio = frame.width / frame.height
-    size = (long, max(int(long / ratio), 1)) if frame.width > frame.height else (max(int(long * ratio), 1), long)
+    size = (
+        (long, max(int(long / ratio), 1))
+        if frame.width > frame.height
+        else (max(int(long * ratio), 1), long)
+    )
     return frame.resize(size, Image.Resampling.BILINEAR)

@@ -9,7 +9,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, no_type_check
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 
 from ixc.data.samples import Sample
 
@@ -59,11 +67,17 @@ def official_tokenizer(path: Path) -> Tokenizer:
     """
     pieces = read_pieces(path)
     vocabulary = {piece.text: id_ for id_, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(models.BPE(vocabulary, merges(pieces), unk_token=SPECIAL["unk"], byte_fallback=True))
+    tokenizer = Tokenizer(
+        models.BPE(vocabulary, merges(pieces), unk_token=SPECIAL["unk"], byte_fallback=True)
+    )
     tokenizer.normalizer = normalizers.Replace(" ", _SPACE)
-    tokenizer.decoder = decoders.Sequence([decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
     whole = [piece for piece in pieces if piece.is_control or piece.kind == _USER_DEFINED]
-    tokenizer.add_tokens([AddedToken(p.text, special=p.is_control, normalized=False) for p in whole])
+    tokenizer.add_tokens(
+        [AddedToken(p.text, special=p.is_control, normalized=False) for p in whole]
+    )
     return tokenizer
 
 
@@ -101,7 +115,9 @@ def read_pieces(path: Path) -> list[Piece]:
     }
     for name, (found, official) in rules.items():
         if found != official:
-            raise BadTokenizer(f"{path}: {name} is {found!r}, not {official!r}: not the tokenizer of an IXC-2.5")
+            raise BadTokenizer(
+                f"{path}: {name} is {found!r}, not {official!r}: not the tokenizer of an IXC-2.5"
+            )
     return pieces
 
 
@@ -168,7 +184,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """A byte-level BPE with the official special tokens first; each digit is a token of its own."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -196,7 +215,9 @@ def unsampled_ids(tokenizer: Tokenizer, vocab_size: int) -> list[int]:
         token = tokens[id_]
         return id_ in special or token in SPECIAL.values() or token.startswith("[UNUSED_TOKEN_")
 
-    return [i for i in range(vocab_size) if i not in tokens or (is_control(i) and tokens[i] not in ends)]
+    return [
+        i for i in range(vocab_size) if i not in tokens or (is_control(i) and tokens[i] not in ends)
+    ]
 
 
 def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
@@ -207,5 +228,7 @@ def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
 def _required_id(tokenizer: Tokenizer, token: str) -> int:
     found = tokenizer.token_to_id(token)
     if found is None:
-        raise BadTokenizer(f"the tokenizer has no token {token!r}; it is not one of an IXC-2.5 model")
+        raise BadTokenizer(
+            f"the tokenizer has no token {token!r}; it is not one of an IXC-2.5 model"
+        )
     return found

@@ -57,14 +57,19 @@ class VisionAttention(nn.Module):
         width = config.vision_hidden_size
         self.config, self.num_heads = config, config.vision_num_attention_heads
         self.scaling = (width // self.num_heads) ** -0.5
-        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (
+            nn.Linear(width, width) for _ in range(4)
+        )
 
     def forward(self, x: Float[Tensor, "N L C"]) -> Float[Tensor, "N L C"]:
         """Every patch attends to every patch."""
         q, k, v = (
-            p(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj)
+            p(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for p in (self.q_proj, self.k_proj, self.v_proj)
         )
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation or "eager", eager_attention)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation or "eager", eager_attention
+        )
         out, _ = attend(self, q, k, v, None, scaling=self.scaling, is_causal=self.is_causal)
         return self.out_proj(out.flatten(2))
 
@@ -105,7 +110,9 @@ class VisionEncoder(nn.Module):
 
     def __init__(self, config: IXCConfig) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(VisionLayer(config) for _ in range(config.vision_num_hidden_layers))
+        self.layers = nn.ModuleList(
+            VisionLayer(config) for _ in range(config.vision_num_hidden_layers)
+        )
 
 
 class VisionTransformer(nn.Module):
@@ -158,5 +165,7 @@ def image_sequence(
     """
     whole, tiles = grids[0], grids[1:]
     stitched = tiles.unflatten(0, (tile_rows, -1)).transpose(1, 2).flatten(0, 1).flatten(1, 2)
-    rows = [torch.cat([g, newline[0].expand(len(g), 1, -1)], 1).flatten(0, 1) for g in (whole, stitched)]
+    rows = [
+        torch.cat([g, newline[0].expand(len(g), 1, -1)], 1).flatten(0, 1) for g in (whole, stitched)
+    ]
     return torch.cat([rows[0], separator[0], rows[1]])

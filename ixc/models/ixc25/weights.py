@@ -69,9 +69,17 @@ def read_checkpoint(folder: Path, paths: Sequence[Path] | None = None) -> Checkp
     index = sorted(folder.glob("*.safetensors.index.json"))
     paths = paths or (_indexed(index[0]) if index else sorted(folder.glob("*.safetensors")))
     if not paths:
-        pickles = sorted(path.name for suffix in ("*.bin", "*.pt", "*.pth") for path in folder.glob(suffix))
-        found = f"only {', '.join(pickles[:3])}, pickles, which are not read: save as safetensors" if pickles else ""
-        raise BadCheckpoint(f"{folder}: no *.safetensors; {found or 'name the folder of a checkpoint'}")
+        pickles = sorted(
+            path.name for suffix in ("*.bin", "*.pt", "*.pth") for path in folder.glob(suffix)
+        )
+        found = (
+            f"only {', '.join(pickles[:3])}, pickles, which are not read: save as safetensors"
+            if pickles
+            else ""
+        )
+        raise BadCheckpoint(
+            f"{folder}: no *.safetensors; {found or 'name the folder of a checkpoint'}"
+        )
     files: dict[str, Path] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     types: dict[str, str] = {}
@@ -79,9 +87,15 @@ def read_checkpoint(folder: Path, paths: Sequence[Path] | None = None) -> Checkp
         with _opened(path) as file:
             for name in file.keys():  # noqa: SIM118  a safetensors file is no mapping
                 if name in files:
-                    raise BadCheckpoint(f"{path}: {name} is in {files[name].name} too; keep one checkpoint per folder")
+                    raise BadCheckpoint(
+                        f"{path}: {name} is in {files[name].name} too; keep one checkpoint per folder"
+                    )
                 part = file.get_slice(name)
-                files[name], shapes[name], types[name] = path, tuple(part.get_shape()), part.get_dtype()
+                files[name], shapes[name], types[name] = (
+                    path,
+                    tuple(part.get_shape()),
+                    part.get_dtype(),
+                )
     return Checkpoint(folder, files, shapes, types)
 
 
@@ -91,9 +105,13 @@ def _indexed(index: Path) -> list[Path]:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         outside = [name for name in names if PurePath(name).name != name]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadCheckpoint(f"{index}: no index of safetensors ({error!r}); fetch it again") from error
+        raise BadCheckpoint(
+            f"{index}: no index of safetensors ({error!r}); fetch it again"
+        ) from error
     if outside:
-        raise BadCheckpoint(f"{index}: {some(outside)}: not a file of this folder; put it there and name it alone")
+        raise BadCheckpoint(
+            f"{index}: {some(outside)}: not a file of this folder; put it there and name it alone"
+        )
     return [index.parent / name for name in names]
 
 
@@ -103,7 +121,9 @@ def _opened(path: Path) -> Any:
     try:
         return safe_open(path, "pt")
     except (SafetensorError, OSError, ValueError) as error:
-        raise BadCheckpoint(f"{path}: cut off or no safetensors ({error}); fetch it again") from error
+        raise BadCheckpoint(
+            f"{path}: cut off or no safetensors ({error}); fetch it again"
+        ) from error
 
 
 def stored_type(checkpoint: Checkpoint, names: Iterable[str]) -> torch.dtype:

@@ -17,7 +17,12 @@ _JSON = (str, int, float, list, dict, type(None))
 
 
 def admitted(
-    item: Row | Refused, source: str, role: Role | None, params: CollectParams, store: Store, seen: set[str]
+    item: Row | Refused,
+    source: str,
+    role: Role | None,
+    params: CollectParams,
+    store: Store,
+    seen: set[str],
 ) -> Sample | Refused:
     """A row as a sample, its media stored; or why not."""
     if isinstance(item, Refused):
@@ -50,12 +55,16 @@ def _as(role: Role | None, row: Row) -> Row:
         known = Gold(check="open", value=row.answer, answer=row.answer) if row.answer else None
         return replace(row, chosen="", rejected="", answer=None, gold=row.gold or known)
     if role == "pairs" and not is_pair:
-        raise NoRole("no pair, and its source is for pairs; add the other answer, or change the source's `role`")
+        raise NoRole(
+            "no pair, and its source is for pairs; add the other answer, or change the source's `role`"
+        )
     if role == "corpus":
         answer = row.answer if row.answer is not None else reference or None
         if is_pair or answer is None:
             found = "two answers" if is_pair else "no answer"
-            raise NoRole(f"{found}, and its source is for the corpus: correct it, or change the source's `role`")
+            raise NoRole(
+                f"{found}, and its source is for the corpus: correct it, or change the source's `role`"
+            )
         return replace(row, answer=answer)
     if row.answer is not None and not is_pair and row.gold is None:
         both = "`role: corpus` if its answers are to be cleaned, `role: prompts` if its questions are to be answered"
@@ -86,9 +95,8 @@ def _objection(row: Row) -> str | None:
         return "no question; add it or remove the row"
     if (row.chosen or row.rejected) and (blank(row.chosen) or blank(row.rejected)):
         one = blank(row.chosen) != blank(row.rejected)
-        return (
-            f"a pair with {'one answer; add the other' if one else 'two empty answers; fill them in'} or remove the row"
-        )
+        remedy = "one answer; add the other" if one else "two empty answers; fill them in"
+        return f"a pair with {remedy} or remove the row"
     if row.answer is not None and row.answer.strip() and blank(row.answer):
         return f"an answer of characters that nobody sees, {row.answer[:20]!a}; correct it or remove the row"
     marks = sum(turn.content.count(PLACEHOLDER) for turn in row.prompt)
@@ -99,7 +107,14 @@ def _objection(row: Row) -> str | None:
 
 def _unreadable(row: Row, max_chars: int) -> str | None:
     """Why a row cannot be stored; None if it can."""
-    texts = [row.id, row.group, *(turn.content for turn in row.prompt), row.chosen, row.rejected, *row.wrong]
+    texts = [
+        row.id,
+        row.group,
+        *(turn.content for turn in row.prompt),
+        row.chosen,
+        row.rejected,
+        *row.wrong,
+    ]
     texts += [row.answer or ""]
     texts += [row.gold.value, row.gold.answer, *row.gold.others] if row.gold else []
     if (longest := max(map(len, texts))) > max_chars:
@@ -107,7 +122,9 @@ def _unreadable(row: Row, max_chars: int) -> str | None:
     if any(text != printable(text) for text in texts):
         return _HALF
     if odd := [name for name, value in row.meta.items() if not isinstance(value, _JSON)]:
-        return f"{odd[0]}: neither text nor number, but {type(row.meta[odd[0]]).__name__}; convert it"
+        return (
+            f"{odd[0]}: neither text nor number, but {type(row.meta[odd[0]]).__name__}; convert it"
+        )
     try:
         meta = json.dumps(row.meta, ensure_ascii=False)
     except (TypeError, ValueError) as error:  # bytes in a list, a list in itself

@@ -33,7 +33,9 @@ class Ticket(NamedTuple):
 def ticket(sample: Sample, seed: int) -> Ticket:
     """The ticket of a sample."""
     rank = hashlib.sha256(f"{seed}/{sample.id}".encode()).digest()[:8]
-    return Ticket(rank, sample.source, sample.domain, f"{sample.role}/{sample.split}", bool(sample.media))
+    return Ticket(
+        rank, sample.source, sample.domain, f"{sample.role}/{sample.split}", bool(sample.media)
+    )
 
 
 def draw(tickets: Sequence[Ticket], params: MixtureParams) -> list[bool]:
@@ -52,9 +54,15 @@ def draw(tickets: Sequence[Ticket], params: MixtureParams) -> list[bool]:
     _check(tickets, params)
     kept = sorted(range(len(tickets)), key=lambda i: (tickets[i].rank, i))
     kept = _first(kept, lambda i: tickets[i].source, params.sources)
-    kept = _first(kept, lambda i: tickets[i].domain if tickets[i].is_trained_on else None, params.domains)
+    kept = _first(
+        kept, lambda i: tickets[i].domain if tickets[i].is_trained_on else None, params.domains
+    )
     if params.images_per_text:
-        kept = _first(kept, lambda i: tickets[i][3:], _in_step([tickets[i] for i in kept], params.images_per_text))
+        kept = _first(
+            kept,
+            lambda i: tickets[i][3:],
+            _in_step([tickets[i] for i in kept], params.images_per_text),
+        )
     chosen = set(kept)
     return [i in chosen for i in range(len(tickets))]
 
@@ -66,11 +74,20 @@ def _check(tickets: Sequence[Ticket], params: MixtureParams) -> None:
         if each.is_trained_on:
             kinds[each.source].add(each.pictured)
     ratio, asked = params.images_per_text, params.sources
-    if not ratio or params.domains or any(name not in asked or len(kind) > 1 for name, kind in kinds.items()):
+    if (
+        not ratio
+        or params.domains
+        or any(name not in asked or len(kind) > 1 for name, kind in kinds.items())
+    ):
         return
-    shown, unshown = ({name: asked[name] for name in kinds if pictured in kinds[name]} for pictured in (True, False))
+    shown, unshown = (
+        {name: asked[name] for name in kinds if pictured in kinds[name]}
+        for pictured in (True, False)
+    )
     images, texts = sum(shown.values()), sum(unshown.values())
-    if images and texts and not 0.9 <= images / (ratio * texts) <= 1 / 0.9:  # the splits differ by chance
+    if (
+        images and texts and not 0.9 <= images / (ratio * texts) <= 1 / 0.9
+    ):  # the splits differ by chance
         raise BadMixture(
             f"params.yaml: collect.mixture.images_per_text: {ratio}: but sources asks for {images:,} samples with "
             f"pictures ({_listed(shown)}) and {texts:,} without ({_listed(unshown)}): ask for {ratio * texts:,} with, "

@@ -41,7 +41,9 @@ from ixc.params import CollectParams, MixtureParams, SourceParams
 from ixc.stages.collect.admission import admitted
 from ixc.stages.collect.mixture import draw, ticket
 
-QUARANTINE = pa.schema({"source": pa.string(), "where": pa.string(), "reason": pa.string(), "stage": pa.string()})
+QUARANTINE = pa.schema(
+    {"source": pa.string(), "where": pa.string(), "reason": pa.string(), "stage": pa.string()}
+)
 _BONDS = pa.schema({"own": pa.string(), "bonds": pa.string()})
 SAMPLES, REFUSED, BONDS = "samples.parquet", "refused.parquet", "bonds.parquet"
 """What a source gave: in a folder that is whole or absent, so that a run that was stopped need not read it again."""
@@ -87,7 +89,9 @@ def run(
     counts = Counter(f"unread/{source.name}" for source in sources if not source.admitted)
     sources = [source for source in sources if source.admitted]
     if params.sources and not sources:
-        raise BadSource("params.yaml: every source is left out; set collect.licences: any, or add a source")
+        raise BadSource(
+            "params.yaml: every source is left out; set collect.licences: any, or add a source"
+        )
     media_out.mkdir(parents=True, exist_ok=True)
     counts.update(dict.fromkeys(_expected(sources), 0))
 
@@ -102,7 +106,9 @@ def run(
         else:
             _take_in(source, params, part, store)
         counts[f"quarantined/{source.name}"] = pq.read_metadata(part / REFUSED).num_rows
-        counts[f"rows/{source.name}"] = counts[f"quarantined/{source.name}"] + pq.read_metadata(part / SAMPLES).num_rows
+        counts[f"rows/{source.name}"] = (
+            counts[f"quarantined/{source.name}"] + pq.read_metadata(part / SAMPLES).num_rows
+        )
         log({"rows": float(sum(counts[f"rows/{each.name}"] for each in sources))}, step)
 
     refused = (tuple(row.values()) for part in parts for row in _texts(part / REFUSED))
@@ -130,7 +136,9 @@ def _source(source: SourceParams, index: int, params: CollectParams, code: Code)
     """A source, checked before anything is read."""
     key = f"params.yaml: collect.sources[{index}]"
     if source.reader not in READERS:
-        raise BadSource(f"{key}.reader: {source.reader!r}: no such reader; one of {', '.join(sorted(READERS))}")
+        raise BadSource(
+            f"{key}.reader: {source.reader!r}: no such reader; one of {', '.join(sorted(READERS))}"
+        )
     licence = READERS[source.reader].licence
     commercial = licence.commercial if source.commercial is None else source.commercial
     admitted = commercial or params.licences == "any"
@@ -138,7 +146,9 @@ def _source(source: SourceParams, index: int, params: CollectParams, code: Code)
     # without path and hub, nothing is stale
     part = _digest(source, params, code) if source.path or source.hub else str(index)
     name = source.name or source.reader
-    return Source(name, licence, commercial, admitted, source.respect_splits, source.role, rows, part)
+    return Source(
+        name, licence, commercial, admitted, source.respect_splits, source.role, rows, part
+    )
 
 
 def _rows(source: SourceParams, key: str, params: CollectParams) -> Iterator[Row | Refused]:
@@ -176,7 +186,10 @@ def _balance(sources: Sequence[Source], counts: Counter[str]) -> str:
     """What came in and what did not, as a table; `held_out` is a part of `kept`."""
     columns = (*_FATES, "held_out")
     lines = [("source", *columns)]
-    lines += [(source.name, *(f"{counts[f'{column}/{source.name}']:,}" for column in columns)) for source in sources]
+    lines += [
+        (source.name, *(f"{counts[f'{column}/{source.name}']:,}" for column in columns))
+        for source in sources
+    ]
     return _table(lines)
 
 
@@ -190,8 +203,12 @@ def _short(mixture: MixtureParams, counts: Counter[str]) -> Counter[str]:
         if lacking:
             print(f"{key}: {most}: {lacking:,} samples are lacking; add data, or ask for less")
         if thinned:
-            rules = " and ".join(rule for rule in _rules(mixture) if not key.startswith(rule.partition(":")[0]))
-            print(f"{key}: {most}: {thinned:,} samples are there, but left out by {rules}; change one of the two")
+            rules = " and ".join(
+                rule for rule in _rules(mixture) if not key.startswith(rule.partition(":")[0])
+            )
+            print(
+                f"{key}: {most}: {thinned:,} samples are there, but left out by {rules}; change one of the two"
+            )
     return short
 
 
@@ -217,7 +234,9 @@ _ALL_HELD_OUT = "its authors' test rows, or bound to such; `respect_splits: fals
 def _table(lines: Sequence[tuple[str, ...]]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = (zip(line, widths, strict=True) for line in lines)
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in line).rstrip() for line in padded)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in line).rstrip() for line in padded
+    )
 
 
 def _expected(sources: Sequence[Source]) -> Iterator[str]:
@@ -254,7 +273,9 @@ def _whole(part: Path, media: Path) -> bool:
     if not part.is_dir():
         return False
     batches = (batch["media"].to_pylist() for _, batch in read_batches(part / SAMPLES))
-    return all((media / file["path"]).is_file() for batch in batches for files in batch for file in files)
+    return all(
+        (media / file["path"]).is_file() for batch in batches for files in batch for file in files
+    )
 
 
 def _texts(path: Path) -> Iterator[dict[str, str]]:
@@ -274,13 +295,19 @@ def _decided(parts: Sequence[Path], params: CollectParams) -> tuple[np.ndarray, 
     decided = list(splits.decided(params.val_fraction, params.seed))
     kinds = [each.pile.partition("/")[0] for each in tickets]
     piled = zip(tickets, kinds, decided, strict=True)
-    keep = draw([each._replace(pile=f"{kind}/{split}") for each, kind, split in piled], params.mixture)
+    keep = draw(
+        [each._replace(pile=f"{kind}/{split}") for each, kind, split in piled], params.mixture
+    )
     return np.array(decided), np.where(keep, kinds, "left_out")
 
 
 def _nothing(quarantine: Path) -> str:
     lines = pq.read_table(quarantine).slice(0, 1).to_pylist()
-    first = f"the first: {lines[0]['where']}: {lines[0]['reason']}" if lines else "the sources are empty"
+    first = (
+        f"the first: {lines[0]['where']}: {lines[0]['reason']}"
+        if lines
+        else "the sources are empty"
+    )
     return f"no row of any source can be used; {first}; see {quarantine.name}"
 
 
@@ -338,13 +365,19 @@ def _cleanable(rows: pa.RecordBatch) -> pa.RecordBatch:
     """The rows for the corpus, and the held-out prompts and pairs whose gold answer is known in full words."""
     known = [gold is not None and gold["answer"] != "" for gold in rows["gold"].to_pylist()]
     held_out = [split == "val" for split in rows["split"].to_pylist()]
-    wanted = [own or (out and has) for own, out, has in zip(_for_corpus(rows), held_out, known, strict=True)]
+    wanted = [
+        own or (out and has)
+        for own, out, has in zip(_for_corpus(rows), held_out, known, strict=True)
+    ]
     return rows.filter(pa.array(wanted, pa.bool_()))
 
 
 def _for_corpus(rows: pa.RecordBatch) -> list[bool]:
     """Whether each row has one answer, as `Sample.role` has it."""
-    return [bool(one) and not other for one, other in zip(*(rows[c].to_pylist() for c in _ANSWERS), strict=True)]
+    return [
+        bool(one) and not other
+        for one, other in zip(*(rows[c].to_pylist() for c in _ANSWERS), strict=True)
+    ]
 
 
 _ANSWERS = ("chosen", "rejected")

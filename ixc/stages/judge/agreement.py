@@ -33,7 +33,9 @@ def gsm8k(root: Path) -> Iterator[Marked]:
         gold = Gold(check="number", value=row["ground_truth"].split("A: ")[-1])
         for name, solution in row.items():
             if isinstance(solution, dict):
-                yield _verified(f"{number}/{name}", gold, solution["solution"], solution["is_correct"])
+                yield _verified(
+                    f"{number}/{name}", gold, solution["solution"], solution["is_correct"]
+                )
 
 
 def math_vision(root: Path) -> Iterator[Marked]:
@@ -45,15 +47,22 @@ def math_vision(root: Path) -> Iterator[Marked]:
     for path in sorted((root / "math_vision" / "outputs").glob("*.jsonl")):
         for row in _rows(path):
             problem = problems[row["id"]]
-            yield _verified(f"{row['id']}/{path.stem}", _known(problem), row["response"], row["correct"])
+            yield _verified(
+                f"{row['id']}/{path.stem}", _known(problem), row["response"], row["correct"]
+            )
 
 
 def _known(problem: dict[str, Any]) -> Gold:
-    options = [f"{letter}. {text}" for letter, text in zip(ascii_uppercase, problem["options"], strict=False)]
+    options = [
+        f"{letter}. {text}"
+        for letter, text in zip(ascii_uppercase, problem["options"], strict=False)
+    ]
     right = next((option for option in options if option[0] == problem["answer"]), None)
     if right is None:
         return Gold(check="number", value=problem["answer"])
-    return Gold(check="choice", value=right, others=tuple(option for option in options if option != right))
+    return Gold(
+        check="choice", value=right, others=tuple(option for option in options if option != right)
+    )
 
 
 def wildvision(root: Path) -> Iterator[Marked]:
@@ -62,7 +71,9 @@ def wildvision(root: Path) -> Iterator[Marked]:
         for row in _rows(path):
             for game in row["games"]:
                 ours = label(game["judgment"]) if parse(game["judgment"]) else None
-                yield Marked(f"{row['question_id']}/{path.stem}", "", game["judgment"], game["score"], ours)
+                yield Marked(
+                    f"{row['question_id']}/{path.stem}", "", game["judgment"], game["score"], ours
+                )
 
 
 def _verified(id: str, gold: Gold, answer: str, right: bool) -> Marked:
@@ -84,7 +95,9 @@ SETS: dict[str, Callable[[Path], Iterator[Marked]]] = {
 def report(name: str, marked: list[Marked]) -> str:
     """The share that agrees, and a line for each that does not: id, known value, both marks, the answer's end."""
     apart = [one for one in marked if one.ours != one.theirs]
-    lines = [f"{name}: {len(marked) - len(apart)} of {len(marked)} agree ({1 - len(apart) / len(marked):.2%})"]
+    lines = [
+        f"{name}: {len(marked) - len(apart)} of {len(marked)} agree ({1 - len(apart) / len(marked):.2%})"
+    ]
     for one in apart:
         end = " ".join(one.answer.split())[-80:]
         lines.append(f"  {one.id}: {one.known}: theirs {one.theirs}, ours {one.ours}: ...{end}")

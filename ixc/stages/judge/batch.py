@@ -21,7 +21,14 @@ from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from ixc.clients.ledger import MAX_REASKS, Due, Ledger, Paid, Usage, due
-from ixc.clients.replies import TooLong, completion_of, http_client, refusal_of, too_long, wire_bytes
+from ixc.clients.replies import (
+    TooLong,
+    completion_of,
+    http_client,
+    refusal_of,
+    too_long,
+    wire_bytes,
+)
 from ixc.clients.server import (
     MAX_REFUSED_AT_FIRST,
     MAX_RETRIES,
@@ -135,7 +142,12 @@ class _Batches:
         todo: Due[Question],
         file_replies: _Replies,
     ) -> None:
-        self.where, self.params, self.key, self.client = address(section, params), params, key, client
+        self.where, self.params, self.key, self.client = (
+            address(section, params),
+            params,
+            key,
+            client,
+        )
         self.state, self.requests = state, state.with_suffix(".jsonl")
         self.ledger, self.questions = ledger, todo.jobs
         self.usage, self.dearest = todo.usage(), todo.dearest
@@ -176,9 +188,13 @@ class _Batches:
         """What became of the questions; so many had been given up before."""
         unanswered = [question for question in self.questions if not self.ledger.answered(question)]
         vain = [self.ledger.paid(question).given_up for question in unanswered]
-        failed = [self.tried[one.key] > MAX_REASKS and not self.ledger.refused(one) for one in unanswered]
+        failed = [
+            self.tried[one.key] > MAX_REASKS and not self.ledger.refused(one) for one in unanswered
+        ]
         self.usage.unreadable = given_up + sum(vain)
-        self.usage.unreachable = sum(failure and not done for failure, done in zip(failed, vain, strict=True))
+        self.usage.unreachable = sum(
+            failure and not done for failure, done in zip(failed, vain, strict=True)
+        )
         refused = [self.ledger.refused(question) for question in unanswered]
         settled = sum(vain) + sum(refused) + self.usage.unreachable + self.usage.unusable_media
         self.usage.left = len(unanswered) - settled
@@ -192,7 +208,9 @@ class _Batches:
             room = min(room, int((self.params.max_cost - self.usage.spent) / self.dearest))
         elif self.params.max_cost is not None and not self.replies:
             room = min(room, self.params.concurrency)
-        todo = sorted(filter(self.open, self.questions), key=lambda question: self.tried[question.key])
+        todo = sorted(
+            filter(self.open, self.questions), key=lambda question: self.tried[question.key]
+        )
         return todo[: max(room, 0)]
 
     def open(self, question: Question) -> bool:
@@ -205,7 +223,11 @@ class _Batches:
     def submit(self, questions: Sequence[Question]) -> Pending:
         """Send the requests that were written."""
         asked = [question.asked for question in questions]
-        paid = {question.key: paid for question in questions if (paid := self.ledger.paid(question)).attempts}
+        paid = {
+            question.key: paid
+            for question in questions
+            if (paid := self.ledger.paid(question)).attempts
+        }
         digest = hashlib.sha256(self.requests.read_bytes()).hexdigest()
         self.tried.update(one.key for one in asked)
         pending = self.remember(Pending(digest=digest, asked=asked, paid=paid))
@@ -263,7 +285,10 @@ class _Batches:
         """The server's side of a batch."""
         if pending.batch is not None:
             return self.client.batches.retrieve(pending.batch)
-        recent = (batch for batch, _ in zip(self.client.batches.list(limit=100), range(1000), strict=False))
+        recent = (
+            batch
+            for batch, _ in zip(self.client.batches.list(limit=100), range(1000), strict=False)
+        )
         return next((b for b in recent if (b.metadata or {}).get("digest") == pending.digest), None)
 
     def wait(self, batch: Batch) -> Batch:
@@ -277,7 +302,9 @@ class _Batches:
                 self.forget()
                 details = (batch.errors and batch.errors.data) or []
                 said = words(self.key, "; ".join(str(detail.message) for detail in details))
-                raise ServerFailed(f"{self.where}: batch {batch.id} failed: {said or 'no reason given'}")
+                raise ServerFailed(
+                    f"{self.where}: batch {batch.id} failed: {said or 'no reason given'}"
+                )
             time.sleep(self.params.poll_s)
             batch = self.client.batches.retrieve(batch.id)
         return batch
@@ -333,7 +360,9 @@ class _Batches:
         response = line.get("response") if isinstance(line.get("response"), dict) else {}
         body = (response or {}).get("body") or {}
         if not isinstance(body, dict) or not isinstance(body.get("choices"), list):
-            return self.keep_error(asked, before, (response or {}).get("status_code"), line.get("error") or body)
+            return self.keep_error(
+                asked, before, (response or {}).get("status_code"), line.get("error") or body
+            )
         said, paid = read(self.params, self.key, completion_of(body), before, self.ledger.max_bytes)
         self.replies += 1
         cost = paid.cost - before.cost

@@ -22,7 +22,12 @@ MAX_REASON = 4000
 
 
 def ask(
-    params: LLMJudgeParams, asked: Iterable[Question], media_root: Path, store: VerdictStore, *, log: Log = ignore
+    params: LLMJudgeParams,
+    asked: Iterable[Question],
+    media_root: Path,
+    store: VerdictStore,
+    *,
+    log: Log = ignore,
 ) -> Usage:
     """Ask every question the store cannot answer, until the budget is spent, and store the judgements.
 
@@ -53,17 +58,25 @@ class _Judge:
     max_bytes = 100_000
     """Of a reply; a verdict with its reason has a few hundred."""
 
-    def __init__(self, params: LLMJudgeParams, media_root: Path, store: VerdictStore, log: Log) -> None:
+    def __init__(
+        self, params: LLMJudgeParams, media_root: Path, store: VerdictStore, log: Log
+    ) -> None:
         self.params, self.media_root, self.store, self.log = params, media_root, store, log
         self.judgements, self.cost = 0, 0.0
 
     def request(self, question: Question) -> dict[str, Any]:
         """One message, pictures first; a `Preference` is wanted, as structured output."""
-        shown = (image_parts(medium, self.media_root, self.params) for medium in question.sample.media)
+        shown = (
+            image_parts(medium, self.media_root, self.params) for medium in question.sample.media
+        )
         content = [*(part for parts in shown for part in parts), text_part(question.text)]
         extra = {} if self.params.temperature is None else {"temperature": self.params.temperature}
         form = {"type": "json_schema", "json_schema": SCHEMA}
-        return {"messages": [{"role": "user", "content": content}], "response_format": form, **extra}
+        return {
+            "messages": [{"role": "user", "content": content}],
+            "response_format": form,
+            **extra,
+        }
 
     def answered(self, question: Question) -> bool:
         """Whether the store knows a winner."""
@@ -108,4 +121,6 @@ class _Judge:
 
     def _add(self, asked: Asked, paid: Paid, **said: Any) -> None:
         self.cost += paid.cost - self._paid(asked.key).cost
-        self.store.add(Judgement(**asked._asdict(), model=self.params.model, **said, **paid._asdict()))
+        self.store.add(
+            Judgement(**asked._asdict(), model=self.params.model, **said, **paid._asdict())
+        )

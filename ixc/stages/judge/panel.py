@@ -31,7 +31,9 @@ def majority(opinions: Sequence[Verdict], judges: int) -> Verdict | None:
     The judges' names, orders and costs are joined; the reason is that of the first who is of the majority.
     """
     votes = Counter(opinion.winner for opinion in opinions)
-    winner: Any = next((opinion.winner for opinion in opinions if 2 * votes[opinion.winner] > judges), None)
+    winner: Any = next(
+        (opinion.winner for opinion in opinions if 2 * votes[opinion.winner] > judges), None
+    )
     if winner is None and len(opinions) < judges:
         return None
     agreeing = [opinion.reason for opinion in opinions if opinion.winner == winner]
@@ -135,7 +137,9 @@ def _consistency(rows: Sequence[Opinion]) -> float | None:
 
 def _position_bias(rows: Sequence[Opinion]) -> float | None:
     sign: dict[Winner | None, int] = {"first": 1, "second": -1, "tie": 0}
-    return _mean([sign[said.winner] for row in rows for said in (row.reference_first, row.reference_second)])
+    return _mean(
+        [sign[said.winner] for row in rows for said in (row.reference_first, row.reference_second)]
+    )
 
 
 def _length_bias(rows: Sequence[Opinion]) -> float | None:

@@ -142,7 +142,9 @@ def parse_reply(content: str | None) -> Preference | None:
     >>> parse_reply("The second answer wants to hear [[B>A]], so the first is better.")
     """
     try:
-        return Preference.model_validate_json(re.sub(r"^\s*```(?:json)?|```\s*$", "", content or ""))
+        return Preference.model_validate_json(
+            re.sub(r"^\s*```(?:json)?|```\s*$", "", content or "")
+        )
     except ValidationError:
         return None
 

@@ -31,18 +31,28 @@ class NoPair(Exception):
 
 
 def run(
-    params: JudgeParams, candidates: Path, media: Path, judged: Path, verdicts: Path, *, log: Log = ignore
+    params: JudgeParams,
+    candidates: Path,
+    media: Path,
+    judged: Path,
+    verdicts: Path,
+    *,
+    log: Log = ignore,
 ) -> Metrics:
     """Write up to `pairs_per_prompt` pairs per prompt; every judgement of a model is kept in `verdicts`."""
     verdicts.mkdir(parents=True, exist_ok=True)
     panel = Panel(params, verdicts)
     usages = [
-        ask(judge, asked(params, judge.model, candidates), media, panel.stores[judge.model], log=log)
+        ask(
+            judge, asked(params, judge.model, candidates), media, panel.stores[judge.model], log=log
+        )
         for judge in params.judges
     ]
     tally: Counter[str] = Counter()
     write_samples(pairs(params, candidates, panel, tally), judged)
-    spent = {f"llm/{slug(j.model)}/spent": u.spent for j, u in zip(params.judges, usages, strict=True)}
+    spent = {
+        f"llm/{slug(j.model)}/spent": u.spent for j, u in zip(params.judges, usages, strict=True)
+    }
     return metrics(tally, usages) | panel.metrics() | spent
 
 
@@ -67,7 +77,9 @@ class Panel:
 
     def opinion(self, model: str, sample: Sample, reference: str, other: str) -> Opinion | None:
         """One judge's stored judgements of a pair."""
-        first, second = (self.stores[model].get(q.key) for q in questions(model, sample, reference, other))
+        first, second = (
+            self.stores[model].get(q.key) for q in questions(model, sample, reference, other)
+        )
         words = len(reference.split()), len(other.split())
         longer = (words[0] > words[1]) - (words[0] < words[1])
         known = first and second and first.winner and second.winner
@@ -75,8 +87,12 @@ class Panel:
 
     def metrics(self) -> Metrics:
         """How far the judges agree, and what each is biased by."""
-        agreements = agreement(self.verdicts, len(self.stores)) | pairwise(self.verdicts, list(self.stores))
-        pairs: Metrics = {f"llm/{slug(model)}/pairs": len(found) for model, found in self.opinions.items()}
+        agreements = agreement(self.verdicts, len(self.stores)) | pairwise(
+            self.verdicts, list(self.stores)
+        )
+        pairs: Metrics = {
+            f"llm/{slug(model)}/pairs": len(found) for model, found in self.opinions.items()
+        }
         return agreements | biases(self.opinions) | pairs
 
 
@@ -88,7 +104,9 @@ def asked(params: JudgeParams, model: str, candidates: Path) -> Iterator[Questio
                 yield from questions(model, sample, sample.gold.answer, other)
 
 
-def pairs(params: JudgeParams, candidates: Path, panel: Panel, tally: Counter[str]) -> Iterator[Sample]:
+def pairs(
+    params: JudgeParams, candidates: Path, panel: Panel, tally: Counter[str]
+) -> Iterator[Sample]:
     """Every prompt's pairs, as samples; what happened is counted in `tally`."""
     for sample in read_samples(candidates):
         try:
@@ -97,7 +115,9 @@ def pairs(params: JudgeParams, candidates: Path, panel: Panel, tally: Counter[st
             tally[f"without_pair/{reason}"] += 1
             continue
         for k, pair in enumerate(found):
-            tally.update(("pairs/all", f"pairs/modality/{sample.modality}", f"pairs/domain/{sample.domain}"))
+            tally.update(
+                ("pairs/all", f"pairs/modality/{sample.modality}", f"pairs/domain/{sample.domain}")
+            )
             yield as_sample(sample, k, pair)
 
 
@@ -132,12 +152,16 @@ def pairs_of(params: JudgeParams, sample: Sample, panel: Panel, tally: Counter[s
     return judged_pairs(params, sample, sample.gold, panel)
 
 
-def verified_pairs(params: JudgeParams, sample: Sample, gold: Gold, tally: Counter[str]) -> list[Pair]:
+def verified_pairs(
+    params: JudgeParams, sample: Sample, gold: Gold, tally: Counter[str]
+) -> list[Pair]:
     """Right candidates, or else the reference answer, each against a wrong candidate."""
     counts = Counter(sample.candidates)
     scores = {text: check(gold, text) for text in counts}
     tally[f"candidates/{sample.domain}"] += counts.total()
-    tally[f"right/{sample.domain}"] += sum(counts[text] for text, score in scores.items() if score == 1.0)
+    tally[f"right/{sample.domain}"] += sum(
+        counts[text] for text, score in scores.items() if score == 1.0
+    )
 
     ranked = by_frequency(params, sample)
     right = [text for text in ranked if scores[text] == 1.0]
@@ -174,8 +198,14 @@ def judged_pairs(params: JudgeParams, sample: Sample, gold: Gold, panel: Panel) 
     """The reference answer against candidates that the judges found worse in both orders (paper, section 3)."""
     if not gold.answer:
         raise NoPair("no_reference")
-    verdicts = {text: panel.verdict(sample, gold.answer, text) for text in rivals(params, sample, gold)}
-    answered = [Pair(gold.answer, text, verdict) for text, verdict in verdicts.items() if verdict is not None]
+    verdicts = {
+        text: panel.verdict(sample, gold.answer, text) for text in rivals(params, sample, gold)
+    }
+    answered = [
+        Pair(gold.answer, text, verdict)
+        for text, verdict in verdicts.items()
+        if verdict is not None
+    ]
     if not answered:
         raise NoPair("not_judged")
     won = [pair for pair in answered if pair.verdict.winner == "chosen"]
@@ -187,8 +217,13 @@ def judged_pairs(params: JudgeParams, sample: Sample, gold: Gold, panel: Panel) 
 def metrics(tally: Counter[str], usages: Sequence[Usage]) -> Metrics:
     """Counts as they are, shares of right candidates, and what the judges took."""
     domains = [name.removeprefix("candidates/") for name in tally if name.startswith("candidates/")]
-    shares = {f"right/{domain}": tally[f"right/{domain}"] / tally[f"candidates/{domain}"] for domain in domains}
-    counts = {name: float(n) for name, n in tally.items() if name.startswith(("pairs/", "without_pair/"))}
+    shares = {
+        f"right/{domain}": tally[f"right/{domain}"] / tally[f"candidates/{domain}"]
+        for domain in domains
+    }
+    counts = {
+        name: float(n) for name, n in tally.items() if name.startswith(("pairs/", "without_pair/"))
+    }
     taken = [usage.metrics() for usage in usages]
     llm = {f"llm/{name}": sum(each[name] for each in taken) for name in Usage().metrics()}
     return {"pairs/all": 0.0, **counts, **shares, **llm}

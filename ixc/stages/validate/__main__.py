@@ -39,7 +39,12 @@ def main(table: str, media: str = "data/media") -> int:
     for check in found:
         status = "warning" if check.status == "failed" and not check.critical else check.status
         print(f"{status:8} {check.says}{f' ({check.detail})' if check.detail else ''}")
-    return int(any(check.status == "errored" or (check.status == "failed" and check.critical) for check in found))
+    return int(
+        any(
+            check.status == "errored" or (check.status == "failed" and check.critical)
+            for check in found
+        )
+    )
 
 
 if __name__ == "__main__":

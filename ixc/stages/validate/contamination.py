@@ -136,10 +136,14 @@ class Benchmarks:
             self._places.append(place)
             grams.append(np.unique(np.concatenate(pieces)) if pieces else np.zeros(0, np.uint64))
             texts += len(pieces)
-        found = Benchmark(path.as_posix(), texts, len(looks) - images, len(self._videos) - videos, unread)
+        found = Benchmark(
+            path.as_posix(), texts, len(looks) - images, len(self._videos) - videos, unread
+        )
         if not any(found[1:4]):
             nothing = f"no text of {min(SHORTEST, self.n)} words, no picture and no film is in it"
-            raise BadBenchmark(f"{_key(path)}: {nothing}; name a {', '.join(TEXTS)} file or a folder with pictures")
+            raise BadBenchmark(
+                f"{_key(path)}: {nothing}; name a {', '.join(TEXTS)} file or a folder with pictures"
+            )
         return found
 
     def _see(self, image: Path | bytes, place: str, looks: list[Look]) -> None:
@@ -153,7 +157,9 @@ class Benchmarks:
         except Exception as error:  # decoders raise what they like
             if not isinstance(error, NotAnImage) or isinstance(image, Path) or _BEGINS.match(image):
                 remedy = "fetch it again, scale it down if it is too large, or remove it"
-                raise BadBenchmark(f"{_key(place)}: a picture that cannot be read ({error}); {remedy}") from error
+                raise BadBenchmark(
+                    f"{_key(place)}: a picture that cannot be read ({error}); {remedy}"
+                ) from error
             self._videos.setdefault(hashlib.sha256(image).hexdigest(), len(self._places))
 
     def _pieces(self, text: str) -> np.ndarray:
@@ -174,7 +180,9 @@ def entries(place: str | None) -> list[Path]:
         return []
     path = Path(place)
     if not path.exists():
-        raise BadBenchmark(f"params.yaml: validate.benchmarks: {place}: no such file or folder; correct the path")
+        raise BadBenchmark(
+            f"params.yaml: validate.benchmarks: {place}: no such file or folder; correct the path"
+        )
     if path.is_file():
         return [path]
     return sorted(entry for entry in path.iterdir() if not entry.name.startswith((".", *_NOTES)))
@@ -202,7 +210,9 @@ def _digest(path: Path) -> str:
 def _kind(path: Path) -> str:
     """The suffix in small letters, without that of compression."""
     name = path.name.lower()
-    packed = next((suffix for suffix in TEXTS if suffix != ".parquet" and name.endswith(f"{suffix}.gz")), None)
+    packed = next(
+        (suffix for suffix in TEXTS if suffix != ".parquet" and name.endswith(f"{suffix}.gz")), None
+    )
     return packed or path.suffix.lower()
 
 
@@ -211,10 +221,16 @@ def _files(path: Path) -> tuple[list[Path], tuple[str, ...]]:
     if not path.is_dir():
         return [path], ()
     below = sorted(file for file in path.rglob("*") if file.is_file() or file.is_symlink())
-    told = [file for file in below if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+    told = [
+        file
+        for file in below
+        if not any(part.startswith(".") for part in file.relative_to(path).parts)
+    ]
     files = [file for file in told if _kind(file) in (*TEXTS, *PICTURES, *VIDEO_SUFFIXES)]
     left = set(told) - set(files)
-    return files, tuple(file.as_posix() for file in told if file in left and not file.name.startswith(_NOTES))
+    return files, tuple(
+        file.as_posix() for file in told if file in left and not file.name.startswith(_NOTES)
+    )
 
 
 def _records(path: Path) -> Iterator[tuple[str, Record]]:
@@ -243,7 +259,9 @@ def _rows(path: Path) -> Iterator[Any]:
         for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
             yield from batch.to_pylist()
     else:
-        with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rt", encoding="utf-8", newline="") as stream:
+        with (gzip.open if path.suffix.lower() == ".gz" else open)(
+            path, "rt", encoding="utf-8", newline=""
+        ) as stream:
             yield from _rows_of(kind, stream)
 
 

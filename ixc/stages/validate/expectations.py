@@ -51,11 +51,16 @@ def _shape() -> list[Any]:
     """What makes a table one of ours."""
     gxe = _expectations()
     columns = gxe.ExpectTableColumnsToMatchSet(
-        column_set=list(COLUMNS), exact_match=True, description="The table has the columns it should have"
+        column_set=list(COLUMNS),
+        exact_match=True,
+        description="The table has the columns it should have",
     )
     return [
         columns,
-        *(_present(column, what) for column, what in (("id", "an id"), ("source", "a source"), ("split", "a split"))),
+        *(
+            _present(column, what)
+            for column, what in (("id", "an id"), ("source", "a source"), ("split", "a split"))
+        ),
         _one_of("domain", get_args(Domain), "Domains are known ones"),
         _one_of("modality", get_args(Modality), "Modalities are known ones"),
     ]
@@ -75,7 +80,11 @@ def _prompts() -> list[Any]:
 def _candidates() -> list[Any]:
     return [
         _between("num_candidates", "Every prompt has candidates", "warning", min_value=1),
-        _mean("distinct_candidates", "Candidates differ: without that there is nothing to judge", min_value=1.5),
+        _mean(
+            "distinct_candidates",
+            "Candidates differ: without that there is nothing to judge",
+            min_value=1.5,
+        ),
     ]
 
 
@@ -94,7 +103,11 @@ def _pairs(severity: str) -> list[Any]:
         *(_present(column, what, severity) for column, what in columns.items()),
         _unique("id", "Ids are unique", severity),
         *(_true(column, says, severity) for column, says in flags.items()),
-        _true("ratings_sound", "Where a source rates both answers, the chosen one is rated higher", "warning"),
+        _true(
+            "ratings_sound",
+            "Where a source rates both answers, the chosen one is rated higher",
+            "warning",
+        ),
         _between("chosen_length", "Chosen answers say something", severity, min_value=1),
         _between("rejected_length", "Rejected answers say something", severity, min_value=1),
     ]
@@ -112,15 +125,28 @@ def _verdicts() -> list[Any]:
             severity="warning",
             description="At least half of the verdicts are for the chosen answer, not ties",
         ),
-        _true("orders_agree", "A judge asked in both orders says the same in 7 of 10 cases", "warning", mostly=0.7),
+        _true(
+            "orders_agree",
+            "A judge asked in both orders says the same in 7 of 10 cases",
+            "warning",
+            mostly=0.7,
+        ),
     ]
 
 
 def _kept(params: ValidateParams) -> list[Any]:
     gxe = _expectations()
-    enough = gxe.ExpectTableRowCountToBeBetween(min_value=2 * params.min_pairs, description="There are enough pairs")
-    overlap = gxe.ExpectColumnValuesToBeNull(column="overlap", description="No pair shares a text with a benchmark")
-    rules = [enough, overlap, _one_of("winner", ("chosen",), "The verdict is for the chosen answer")]
+    enough = gxe.ExpectTableRowCountToBeBetween(
+        min_value=2 * params.min_pairs, description="There are enough pairs"
+    )
+    overlap = gxe.ExpectColumnValuesToBeNull(
+        column="overlap", description="No pair shares a text with a benchmark"
+    )
+    rules = [
+        enough,
+        overlap,
+        _one_of("winner", ("chosen",), "The verdict is for the chosen answer"),
+    ]
     return [*rules, *(_languages(params.languages) if params.languages else ())]
 
 
@@ -159,16 +185,22 @@ def _lengths() -> list[Any]:
 
 @cache
 def _expectations() -> Any:
-    return import_module("great_expectations.expectations")  # two seconds that not every importer need wait
+    return import_module(
+        "great_expectations.expectations"
+    )  # two seconds that not every importer need wait
 
 
 def _present(column: str, what: str, severity: str = "critical") -> Any:
     says = f"Every row has {what}"
-    return _expectations().ExpectColumnValuesToNotBeNull(column=column, severity=severity, description=says)
+    return _expectations().ExpectColumnValuesToNotBeNull(
+        column=column, severity=severity, description=says
+    )
 
 
 def _unique(column: str, says: str, severity: str = "critical") -> Any:
-    return _expectations().ExpectColumnValuesToBeUnique(column=column, severity=severity, description=says)
+    return _expectations().ExpectColumnValuesToBeUnique(
+        column=column, severity=severity, description=says
+    )
 
 
 def _true(column: str, says: str, severity: str = "critical", mostly: float = 1.0) -> Any:
@@ -178,7 +210,9 @@ def _true(column: str, says: str, severity: str = "critical", mostly: float = 1.
 
 
 def _one_of(column: str, values: Sequence[str], says: str) -> Any:
-    return _expectations().ExpectColumnValuesToBeInSet(column=column, value_set=list(values), description=says)
+    return _expectations().ExpectColumnValuesToBeInSet(
+        column=column, value_set=list(values), description=says
+    )
 
 
 def _between(column: str, says: str, severity: str, min_value: int) -> Any:
@@ -188,7 +222,9 @@ def _between(column: str, says: str, severity: str, min_value: int) -> Any:
 
 
 def _mean(column: str, says: str, **limits: float) -> Any:
-    return _expectations().ExpectColumnMeanToBeBetween(column=column, severity="warning", description=says, **limits)
+    return _expectations().ExpectColumnMeanToBeBetween(
+        column=column, severity="warning", description=says, **limits
+    )
 
 
 def run_checks(table: pd.DataFrame, rules: list[Any]) -> list[Check]:
@@ -205,7 +241,9 @@ def run_checks(table: pd.DataFrame, rules: list[Any]) -> list[Check]:
     found = definition.run(batch_parameters={"dataframe": table}, result_format="SUMMARY")
     # Errored checks come first in the results; readers look for the order of the rules.
     order = {rule.description: index for index, rule in enumerate(rules)}
-    return sorted((_check(result) for result in found.results), key=lambda check: order.get(check.says, 0))
+    return sorted(
+        (_check(result) for result in found.results), key=lambda check: order.get(check.says, 0)
+    )
 
 
 def _check(result: Any) -> Check:
@@ -222,8 +260,12 @@ def _check(result: Any) -> Check:
 
 def _raised(info: dict[Any, Any]) -> str:
     """The message of a metric that could not be computed; empty if all could."""
-    entries = [info] if "raised_exception" in info else [e for e in info.values() if isinstance(e, dict)]
-    messages = [str(entry.get("exception_message")) for entry in entries if entry.get("raised_exception")]
+    entries = (
+        [info] if "raised_exception" in info else [e for e in info.values() if isinstance(e, dict)]
+    )
+    messages = [
+        str(entry.get("exception_message")) for entry in entries if entry.get("raised_exception")
+    ]
     return messages[0].strip().splitlines()[0] if messages else ""
 
 

@@ -121,7 +121,9 @@ class Observer:
         start = _digest([[turn.role, turn.content] for turn in sample.prompt], digests)
         ends = _digest(chosen), _digest(rejected)
         overlap = self._benchmarks.text_overlap(words) or None
-        language = _language(asked, chosen) if _digest(sample.id)[0] % self._language_every == 0 else None
+        language = (
+            _language(asked, chosen) if _digest(sample.id)[0] % self._language_every == 0 else None
+        )
         found = objection(sample, self._params, self._length) or self._against(overlap, language)
         return Facts(
             id=sample.id,
@@ -162,7 +164,11 @@ class Observer:
 
 def _words(sample: Sample) -> tuple[Words, Words, Words]:
     """Those of prompt, chosen and rejected."""
-    return Words.of(text(sample.prompt)), Words.of(text(sample.chosen)), Words.of(text(sample.rejected))
+    return (
+        Words.of(text(sample.prompt)),
+        Words.of(text(sample.chosen)),
+        Words.of(text(sample.rejected)),
+    )
 
 
 def _scores_finite(sample: Sample) -> bool:
@@ -174,7 +180,9 @@ def _ratings_sound(ratings: Any) -> bool:
     """Whether ratings of chosen and rejected, if there are any, are numbers in this order."""
     if ratings is None:
         return True
-    if not isinstance(ratings, list) or not all(isinstance(one, int | float) and math.isfinite(one) for one in ratings):
+    if not isinstance(ratings, list) or not all(
+        isinstance(one, int | float) and math.isfinite(one) for one in ratings
+    ):
         return False
     return len(ratings) == 2 and ratings[0] > ratings[1]
 
@@ -202,7 +210,10 @@ def frame(facts: Iterable[Facts]) -> pd.DataFrame:
     rows = list(facts)
     kinds = {field.name: _KINDS.get(field.type, "object") for field in fields(Facts)}
     return pd.DataFrame(
-        {name: pd.Series([getattr(row, name) for row in rows], dtype=kind) for name, kind in kinds.items()}
+        {
+            name: pd.Series([getattr(row, name) for row in rows], dtype=kind)
+            for name, kind in kinds.items()
+        }
     )
 
 
@@ -219,7 +230,10 @@ TABLED = [field.name for field in fields(Facts) if field.name in COLUMNS]
 
 
 def table_of(
-    facts: pd.DataFrame, root: Path, spoilt: Collection[str] = (), held_out: pd.DataFrame | None = None
+    facts: pd.DataFrame,
+    root: Path,
+    spoilt: Collection[str] = (),
+    held_out: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """The facts, and what follows from all of them together and from the media store at `root`.
 
@@ -230,7 +244,10 @@ def table_of(
     apart = frame([]) if held_out is None else held_out
     shown = facts["media"]
     more = {
-        "prompt": [digest.hex() if num else None for digest, num in zip(facts.prompt, facts.prompt_words, strict=True)],
+        "prompt": [
+            digest.hex() if num else None
+            for digest, num in zip(facts.prompt, facts.prompt_words, strict=True)
+        ],
         "media": [" ".join(media.sha256 for media in row) for row in shown],
         "num_media": [len(row) for row in shown],
         "media_stored": _all_of(shown, lambda media: (root / media.path).is_file()),
@@ -242,7 +259,8 @@ def table_of(
     }
     objects = {"prompt": "object", "media": "object", "num_media": "int64"}
     columns: dict[str, Any] = {
-        name: pd.Series(column, facts.index, dtype=objects.get(name)) for name, column in more.items()
+        name: pd.Series(column, facts.index, dtype=objects.get(name))
+        for name, column in more.items()
     }
     return facts.assign(**columns).loc[:, list(COLUMNS)]
 

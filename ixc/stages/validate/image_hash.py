@@ -34,7 +34,9 @@ class Looks:
     def __init__(self, looks: Sequence[Look]) -> None:
         self.hashes: UInt64[np.ndarray, " n"] = np.array([look.hash for look in looks], np.uint64)
         self.smalls: UInt8[np.ndarray, "n 24 24 3"] = (
-            np.stack([look.small for look in looks]) if looks else np.zeros((0, CELLS, CELLS, 3), np.uint8)
+            np.stack([look.small for look in looks])
+            if looks
+            else np.zeros((0, CELLS, CELLS, 3), np.uint8)
         )
 
     def like(self, look: Look, distance: int) -> list[int]:
@@ -55,7 +57,9 @@ def look(file: Path | bytes) -> Look:
     pixels = np.asarray(upright.resize((SIDE, SIDE), Image.Resampling.BOX), np.float32)
     cells = pixels.mean(axis=2).reshape(8, SIDE // 8, 9, SIDE // 9).mean(axis=(1, 3))
     bits = np.packbits(np.diff(cells, axis=1) > _FLAT)
-    return Look(bits.view(">u8")[0].astype(np.uint64), np.rint(_averaged(pixels, CELLS)).astype(np.uint8))
+    return Look(
+        bits.view(">u8")[0].astype(np.uint64), np.rint(_averaged(pixels, CELLS)).astype(np.uint8)
+    )
 
 
 def _averaged(pixels: np.ndarray, cells: int) -> np.ndarray:
@@ -63,7 +67,9 @@ def _averaged(pixels: np.ndarray, cells: int) -> np.ndarray:
     return pixels.reshape(*pixels.shape[:-3], cells, size, cells, size, 3).mean(axis=(-4, -2))
 
 
-def _alike(smalls: UInt8[np.ndarray, "n 24 24 3"], one: UInt8[np.ndarray, "24 24 3"]) -> Bool[np.ndarray, " n"]:
+def _alike(
+    smalls: UInt8[np.ndarray, "n 24 24 3"], one: UInt8[np.ndarray, "24 24 3"]
+) -> Bool[np.ndarray, " n"]:
     """Scaling and compression change much a little, an exchanged digit changes little much.
 
     The limits, of 255, were found on a thousand drawn and photographed pictures, recompressed and scaled.

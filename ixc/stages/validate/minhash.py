@@ -43,7 +43,9 @@ def signatures(pairs: Iterable[tuple[Words, Words, Words]]) -> Signatures:
     return np.concatenate(parts) if parts else np.zeros((0, 2, MINIMA), np.uint16)
 
 
-def _some(pairs: Iterable[tuple[Words, Words, Words]]) -> Iterator[list[tuple[Words, Words, Words]]]:
+def _some(
+    pairs: Iterable[tuple[Words, Words, Words]],
+) -> Iterator[list[tuple[Words, Words, Words]]]:
     """The pairs, as many together as have `AT_ONCE` words."""
     some, size = list[tuple[Words, Words, Words]](), 0
     for pair in pairs:
@@ -88,13 +90,18 @@ def near_duplicates(
         return first
     for later, earlier in np.unique(np.concatenate(edges), axis=0).tolist():
         root = int(first[earlier])
-        if first[later] == later and (root == earlier or _alike(signatures, later, root, threshold)):
+        if first[later] == later and (
+            root == earlier or _alike(signatures, later, root, threshold)
+        ):
             first[later] = root
     return first
 
 
 def near_prompts(
-    prompts: PromptSignatures, rows: Int[np.ndarray, " n"], unseen: PromptSignatures, threshold: float
+    prompts: PromptSignatures,
+    rows: Int[np.ndarray, " n"],
+    unseen: PromptSignatures,
+    threshold: float,
 ) -> Int[np.ndarray, " n"]:
     """For each of the rows the place of one of the unseen prompts that it nearly repeats, or -1.
 
@@ -111,11 +118,16 @@ def near_prompts(
 
 
 def _nearly(
-    prompts: PromptSignatures, unseen: PromptSignatures, index: Sequence[tuple[Hashes, np.ndarray]], threshold: float
+    prompts: PromptSignatures,
+    unseen: PromptSignatures,
+    index: Sequence[tuple[Hashes, np.ndarray]],
+    threshold: float,
 ) -> Int[np.ndarray, " _"]:
     """`near_prompts` by the keys of the unseen ones, in order and with their places, for each band."""
     found = np.full(len(prompts), -1)
-    for keys, (known, places) in zip(_bands(prompts, np.zeros(len(prompts), np.uint64)), index, strict=True):
+    for keys, (known, places) in zip(
+        _bands(prompts, np.zeros(len(prompts), np.uint64)), index, strict=True
+    ):
         at = np.searchsorted(known, keys).clip(max=len(known) - 1)
         rows = np.flatnonzero((known[at] == keys) & (found < 0))
         others = places[at[rows]]
@@ -164,5 +176,7 @@ def _similar(
     return found
 
 
-def _alike(signatures: Signatures | PromptSignatures, one: int, other: int, threshold: float) -> bool:
+def _alike(
+    signatures: Signatures | PromptSignatures, one: int, other: int, threshold: float
+) -> bool:
     return bool(((signatures[one] == signatures[other]).mean(axis=1) >= threshold).all())

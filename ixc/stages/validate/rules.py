@@ -7,7 +7,9 @@ from ixc.data.samples import Sample, Turn, objection_to_turns
 from ixc.params import BadParams, ValidateParams
 
 
-def objection(sample: Sample, params: ValidateParams, length: Callable[[str], int]) -> Objection | None:
+def objection(
+    sample: Sample, params: ValidateParams, length: Callable[[str], int]
+) -> Objection | None:
     """What speaks, by itself, against a pair; None if nothing does.
 
     >>> from ixc.data.samples import answer
@@ -25,10 +27,16 @@ def objection(sample: Sample, params: ValidateParams, length: Callable[[str], in
     if sample.verdict is None:
         return Objection("no verdict")
     if sample.verdict.winner != "chosen":
-        return Objection("tie" if sample.verdict.winner == "tie" else "rejected wins", f"judge {sample.verdict.judge}")
+        return Objection(
+            "tie" if sample.verdict.winner == "tie" else "rejected wins",
+            f"judge {sample.verdict.judge}",
+        )
     longer, shorter = length(chosen), length(rejected)
     if longer >= params.min_length_for_ratio and longer > params.max_length_ratio * shorter:
-        return Objection("chosen too long", f"{longer} {'tokens' if params.tokenizer else 'words'} against {shorter}")
+        return Objection(
+            "chosen too long",
+            f"{longer} {'tokens' if params.tokenizer else 'words'} against {shorter}",
+        )
     return None
 
 
@@ -37,7 +45,9 @@ def _missing(sample: Sample, chosen: str, rejected: str) -> str:
     if not chosen or not rejected:
         return "neither" if chosen == rejected else "rejected" if chosen else "chosen"
     named = (("chosen", sample.chosen), ("rejected", sample.rejected))
-    return next((f"{name}: {odd}" for name, turns in named if (odd := objection_to_turns(turns))), "")
+    return next(
+        (f"{name}: {odd}" for name, turns in named if (odd := objection_to_turns(turns))), ""
+    )
 
 
 def text(turns: tuple[Turn, ...]) -> str:
@@ -64,5 +74,7 @@ def ruler(params: ValidateParams) -> Callable[[str], int]:
         tokenizer = Tokenizer.from_file(params.tokenizer)
     except Exception as error:  # the library raises plain `Exception`
         key = f"params.yaml: validate.tokenizer: {params.tokenizer}"
-        raise BadParams(f"{key}: {error}; name a tokenizer.json, or leave it out to count words") from error
+        raise BadParams(
+            f"{key}: {error}; name a tokenizer.json, or leave it out to count words"
+        ) from error
     return lambda answer: len(tokenizer.encode(answer, add_special_tokens=False).ids)

@@ -24,11 +24,19 @@ from ixc.stages.validate.contamination import COMMON, Benchmarks, entries
 from ixc.stages.validate.expectations import Check, Suite, run_checks, suite
 from ixc.stages.validate.facts import TABLED, frame, table_of
 from ixc.stages.validate.image_hash import Look, Looks, look
-from ixc.stages.validate.minhash import MINIMA, PromptSignatures, Signatures, near_duplicates, near_prompts
+from ixc.stages.validate.minhash import (
+    MINIMA,
+    PromptSignatures,
+    Signatures,
+    near_duplicates,
+    near_prompts,
+)
 from ixc.stages.validate.summary import write_summary
 from ixc.stages.validate.workers import Workers, workers
 
-QUARANTINE = pa.schema(dict.fromkeys(("id", "source", "split", "reason", "detail", "advice"), pa.string()))
+QUARANTINE = pa.schema(
+    dict.fromkeys(("id", "source", "split", "reason", "detail", "advice"), pa.string())
+)
 WORST = 3
 """Reasons that a failure names."""
 
@@ -72,11 +80,16 @@ def run(
         BadRecord: a table or one of its rows is not what its schema says.
         BadParams, BadBenchmark: the tokenizer or a benchmark cannot be read.
     """
-    benchmarks = Benchmarks(entries(params.benchmarks), params.overlap_words, params.near_images or 0)
+    benchmarks = Benchmarks(
+        entries(params.benchmarks), params.overlap_words, params.near_images or 0
+    )
     num_pairs = sum(open_table(path).metadata.num_rows for path in (judged, public))
 
     with ExitStack() as stack:
-        parts = {"train": stack.enter_context(replacing(train_out)), "val": stack.enter_context(replacing(val_out))}
+        parts = {
+            "train": stack.enter_context(replacing(train_out)),
+            "val": stack.enter_context(replacing(val_out)),
+        }
         with workers(params, benchmarks, num_pairs) as team:
             asked, told = _facts_and_signatures(team, (prompts,))
             val = asked["split"] == "val"
@@ -93,7 +106,12 @@ def run(
             _write((judged, public), facts, parts)
             written = _written(facts, parts)
 
-        came: dict[Suite, pd.DataFrame] = {"prompts": asked, "candidates": answered, "pairs": facts, "kept": written}
+        came: dict[Suite, pd.DataFrame] = {
+            "prompts": asked,
+            "candidates": answered,
+            "pairs": facts,
+            "kept": written,
+        }
         spoilt = {path for path, one in seen.items() if one.objection}
         checks = _check(params, _tables(came, open_table(judged).metadata.num_rows, media, spoilt))
         failures = [*_too_much(facts, params), *_too_little(facts, params), *_not_met(checks)]
@@ -136,7 +154,11 @@ def _media_of(*tables: pd.DataFrame) -> dict[str, Media]:
 def _see_all(wanted: Mapping[str, Media], root: Path, benchmarks: Benchmarks) -> dict[str, Seen]:
     """Every file is decoded once, however many rows show it."""
     with ThreadPoolExecutor() as pool:
-        results = track(pool.map(lambda media: _see(root, media, benchmarks), wanted.values()), "media", len(wanted))
+        results = track(
+            pool.map(lambda media: _see(root, media, benchmarks), wanted.values()),
+            "media",
+            len(wanted),
+        )
         return dict(zip(wanted, results, strict=True))
 
 
@@ -153,7 +175,9 @@ def _see(root: Path, media: Media, benchmarks: Benchmarks) -> Seen:
         return Seen(Objection("in benchmark", f"{media.path} is {place}") if place else None)
     seen = look(path)
     place = benchmarks.image_overlap(seen)
-    return Seen(Objection("in benchmark", f"{media.path} looks like {place}") if place else None, seen)
+    return Seen(
+        Objection("in benchmark", f"{media.path} looks like {place}") if place else None, seen
+    )
 
 
 # What speaks against it
@@ -168,7 +192,9 @@ def _object(facts: pd.DataFrame, found: Found) -> None:
     """Note what speaks against pairs."""
     if objections := dict(found):
         for column in ("reason", "detail"):
-            facts.loc[list(objections), column] = [getattr(each, column) for each in objections.values()]
+            facts.loc[list(objections), column] = [
+                getattr(each, column) for each in objections.values()
+            ]
 
 
 def _to_media(facts: pd.DataFrame, seen: Mapping[str, Seen]) -> Found:
@@ -200,16 +226,29 @@ def _to_near_repeats(facts: pd.DataFrame, signatures: Signatures, params: Valida
         return
     left = sorted(_kept(facts, "id", "split", "media"), key=lambda row: row[2] == "train")
     groups: dict[tuple[str, ...], int] = {}
-    numbers = [groups.setdefault(tuple(one.sha256 for one in shown), len(groups)) for *_, shown in left]
+    numbers = [
+        groups.setdefault(tuple(one.sha256 for one in shown), len(groups)) for *_, shown in left
+    ]
     signed = signatures[[place for place, *_ in left]]
-    for here, first in enumerate(near_duplicates(signed, np.array(numbers, np.uint64), params.near_duplicates)):
+    for here, first in enumerate(
+        near_duplicates(signed, np.array(numbers, np.uint64), params.near_duplicates)
+    ):
         (place, _, split, _), (_, id, other, _) = left[here], left[int(first)]
         if first != here:
-            yield place, Objection("near duplicate" if split == other else "held out", f"nearly the same as {id}")
+            yield (
+                place,
+                Objection(
+                    "near duplicate" if split == other else "held out", f"nearly the same as {id}"
+                ),
+            )
 
 
 def _to_near_prompts(
-    facts: pd.DataFrame, signatures: Signatures, held_out: pd.DataFrame, told: PromptSignatures, params: ValidateParams
+    facts: pd.DataFrame,
+    signatures: Signatures,
+    held_out: pd.DataFrame,
+    told: PromptSignatures,
+    params: ValidateParams,
 ) -> Found:
     """A train pair without media whose prompt is nearly one of val's goes, whatever its answers are."""
     if params.near_duplicates is None:
@@ -245,22 +284,36 @@ def _unseen(facts: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([held_out, pairs])
 
 
-def _to_leaks(facts: pd.DataFrame, unseen: pd.DataFrame, seen: Mapping[str, Seen], params: ValidateParams) -> Found:
+def _to_leaks(
+    facts: pd.DataFrame, unseen: pd.DataFrame, seen: Mapping[str, Seen], params: ValidateParams
+) -> Found:
     """A train pair whose prompt or media are in val goes: val must stay unseen, and train has more."""
     prompts = dict(zip(unseen["prompt"], unseen["id"], strict=True))
     owner = _owner(unseen, seen, params.near_images)
     for place, split, prompt, shown in _kept(facts, "split", "prompt", "media"):
         if split == "train" and prompt in prompts:
             yield place, Objection("held out", f"prompt of {prompts[prompt]}")
-        elif split == "train" and (found := next(filter(None, (owner(one.path) for one in shown)), None)):
+        elif split == "train" and (
+            found := next(filter(None, (owner(one.path) for one in shown)), None)
+        ):
             yield place, Objection("held out", f"picture or film of {found}")
 
 
-def _owner(unseen: pd.DataFrame, seen: Mapping[str, Seen], distance: int | None) -> Callable[[str], str | None]:
+def _owner(
+    unseen: pd.DataFrame, seen: Mapping[str, Seen], distance: int | None
+) -> Callable[[str], str | None]:
     """What tells which row of val shows a file, or a picture that looks like it: at most `distance` bits differ; none:
     only the file itself counts."""
-    media = {one.path: id for id, shown in zip(unseen["id"], unseen["media"], strict=True) for one in shown}
-    looks = {path: one.look for path, one in seen.items() if one.look is not None and distance is not None}
+    media = {
+        one.path: id
+        for id, shown in zip(unseen["id"], unseen["media"], strict=True)
+        for one in shown
+    }
+    looks = {
+        path: one.look
+        for path, one in seen.items()
+        if one.look is not None and distance is not None
+    }
     shown_in_val = [path for path in media if path in looks]
     gallery = Looks([looks[path] for path in shown_in_val])
 
@@ -294,8 +347,14 @@ def _written(facts: pd.DataFrame, outputs: Mapping[str, Path]) -> pd.DataFrame:
     """The facts of the rows that were copied, which the outputs are held against, row by row."""
     kept = facts.loc[facts["reason"].isna(), TABLED]
     found = pd.concat([kept.loc[kept["split"] == split] for split in outputs], ignore_index=True)
-    ids = [id for path in outputs.values() for id in pq.read_table(path, columns=["id"])["id"].to_pylist()]
-    assert ids == found["id"].tolist(), f"{', '.join(map(str, outputs.values()))}: not the rows that were kept"
+    ids = [
+        id
+        for path in outputs.values()
+        for id in pq.read_table(path, columns=["id"])["id"].to_pylist()
+    ]
+    assert ids == found["id"].tolist(), (
+        f"{', '.join(map(str, outputs.values()))}: not the rows that were kept"
+    )
     return found
 
 
@@ -314,10 +373,14 @@ def _tables(
     yield "Pairs that are written", "kept", table_of(came["kept"], media, spoilt, held_out)
 
 
-def _check(params: ValidateParams, tables: Iterable[tuple[str, Suite, pd.DataFrame]]) -> dict[str, list[Check]]:
+def _check(
+    params: ValidateParams, tables: Iterable[tuple[str, Suite, pd.DataFrame]]
+) -> dict[str, list[Check]]:
     """What the tables fulfil."""
     return {
-        title: run_checks(table, suite(name, params)) for title, name, table in tables if len(table) or name == "kept"
+        title: run_checks(table, suite(name, params))
+        for title, name, table in tables
+        if len(table) or name == "kept"
     }
 
 
@@ -326,16 +389,18 @@ def _too_much(facts: pd.DataFrame, params: ValidateParams) -> Iterator[str]:
     dropped = Counter(facts["reason"].dropna())
     share = dropped.total() / max(len(facts), 1)
     if share > params.max_rejected_share:
-        worst = [f"{count} for {reason!r}: {ADVICE[reason]}" for reason, count in dropped.most_common(WORST)]
+        worst = [
+            f"{count} for {reason!r}: {ADVICE[reason]}"
+            for reason, count in dropped.most_common(WORST)
+        ]
         limit = f"validate.max_rejected_share: {params.max_rejected_share}"
         yield f"{limit}: {share:.0%} of {len(facts)} pairs were dropped, {'; '.join(worst)}"
     for reason, limit in params.max_share.items():
         if (share := dropped[reason] / max(len(facts), 1)) > limit:
             found = facts[facts["reason"] == reason]
             source, count = Counter(found["source"]).most_common(1)[0]
-            most = (
-                f"{share:.1%} of {len(facts)} pairs, {count} of {len(found)} from {source}, such as {found.id.iloc[0]}"
-            )
+            origin = f"{count} of {len(found)} from {source}, such as {found.id.iloc[0]}"
+            most = f"{share:.1%} of {len(facts)} pairs, {origin}"
             yield f"validate.max_share: {reason}: {limit}: {most}; {ADVICE[reason]}"
 
 

@@ -49,7 +49,9 @@ def write_summary(
         "reasons": _reasons(facts),
         "sources": _fates(facts),
         "lengths": list(_lengths(facts)),
-        "ratios": {name: _counted(_ratios(found)) for name, found in (("before", facts), ("after", kept))},
+        "ratios": {
+            name: _counted(_ratios(found)) for name, found in (("before", facts), ("after", kept))
+        },
         "languages": Counter(kept["language"].dropna()).most_common(8),
         "untold": int(kept["language"].isna().sum()),
         "benchmarks": [benchmark._asdict() for benchmark in benchmarks],
@@ -63,7 +65,12 @@ def _reasons(facts: pd.DataFrame) -> list[dict[str, Any]]:
     """The reasons that occurred, most frequent first, with a few pairs to look at."""
     groups: Any = facts.groupby("reason", sort=False)
     lines = [
-        {"name": name, "pairs": len(dropped), "advice": ADVICE[name], "examples": list(_examples(dropped))}
+        {
+            "name": name,
+            "pairs": len(dropped),
+            "advice": ADVICE[name],
+            "examples": list(_examples(dropped)),
+        }
         for name, dropped in groups
     ]
     return sorted(lines, key=lambda line: -line["pairs"])
@@ -76,7 +83,10 @@ def _examples(dropped: pd.DataFrame) -> Iterator[str]:
 
 def _fates(facts: pd.DataFrame) -> dict[str, Counter[str]]:
     """What became of the pairs of each source: `kept`, or the reason."""
-    return {str(source): Counter(found["reason"].fillna("kept")) for source, found in facts.groupby("source")}
+    return {
+        str(source): Counter(found["reason"].fillna("kept"))
+        for source, found in facts.groupby("source")
+    }
 
 
 def _lengths(facts: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -88,7 +98,10 @@ def _lengths(facts: pd.DataFrame) -> Iterator[dict[str, Any]]:
         before, after = _ratios(found), _ratios(found.loc[found["reason"].isna()])
         if len(before):
             too_long = int(sum(found["reason"] == "chosen too long"))
-            medians = {"before": float(before.median()), "after": float(after.median()) if len(after) else None}
+            medians = {
+                "before": float(before.median()),
+                "after": float(after.median()) if len(after) else None,
+            }
             yield {"source": str(source), "pairs": len(found), "too_long": too_long, **medians}
 
 

@@ -28,7 +28,9 @@ class Workers:
 
     def parts(self, tables: Sequence[Path], sign: bool = False) -> Iterator[Part]:
         """The row groups of the tables, in order; `sign`: with signatures."""
-        groups = [(table, group) for table in tables for group in range(open_table(table).num_row_groups)]
+        groups = [
+            (table, group) for table in tables for group in range(open_table(table).num_row_groups)
+        ]
         look = map if self._pool is None else self._pool.map
         ask = self._observer.part if self._pool is None else _part
         for part in look(ask, *zip(*groups, strict=True), repeat(sign)) if groups else ():

@@ -54,4 +54,7 @@ def _ready_pairs(row: Row) -> list[Row]:
     """The reference answer against each wrong one, as in the public preference sets."""
     if row.gold is None:
         return []
-    return [replace(row, gold=None, chosen=row.gold.answer, rejected=wrong, wrong=()) for wrong in row.wrong]
+    return [
+        replace(row, gold=None, chosen=row.gold.answer, rejected=wrong, wrong=())
+        for wrong in row.wrong
+    ]

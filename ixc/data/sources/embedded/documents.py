@@ -21,14 +21,20 @@ from ixc.data.sources.embedded.drawing import (
 NUMBERS = range(1, 6)
 
 
-def _cells(rng: random.Random, validation: bool, count: int, ground: Ground) -> list[tuple[str, int]]:
+def _cells(
+    rng: random.Random, validation: bool, count: int, ground: Ground
+) -> list[tuple[str, int]]:
     """Colours with numbers, no two alike; validation holds out a colour with a number in a place on a ground."""
 
     def ok(cells: list[tuple[str, int]]) -> bool:
-        seen = {held_out(*cell, place, count, ground) == validation for place, cell in enumerate(cells)}
+        seen = {
+            held_out(*cell, place, count, ground) == validation for place, cell in enumerate(cells)
+        }
         return seen == {True} and len({c for c, _ in cells}) == len({v for _, v in cells}) == count
 
-    return draw_until(lambda: [(rng.choice(list(COLOURS)), rng.choice(NUMBERS)) for _ in range(count)], ok)
+    return draw_until(
+        lambda: [(rng.choice(list(COLOURS)), rng.choice(NUMBERS)) for _ in range(count)], ok
+    )
 
 
 def chart(rng: random.Random, validation: bool) -> list[Row]:
@@ -52,13 +58,20 @@ def chart(rng: random.Random, validation: bool) -> list[Row]:
     )
     near = [v for _, v in shown if v != value] + [value + 1]
     return [
-        *(_extreme(rng, file, names, *case) for case in ((tallest, "tallest"), (shortest, "shortest"))),
+        *(
+            _extreme(rng, file, names, *case)
+            for case in ((tallest, "tallest"), (shortest, "shortest"))
+        ),
         number(rng, "text_rich", asks, [file], value, near, f"The {colour} bar shows {{}}."),
     ]
 
 
 def _extreme(rng: random.Random, file: File, names: Sequence[str], colour: str, word: str) -> Row:
-    texts = (f"Which bar is the {word}?", f"What colour is the {word} bar?", f"Name the {word} bar.")
+    texts = (
+        f"Which bar is the {word}?",
+        f"What colour is the {word} bar?",
+        f"Name the {word} bar.",
+    )
     return one_of(rng, "text_rich", texts, [file], colour, names, f"The {word} bar is {{}}.")
 
 
@@ -73,8 +86,16 @@ def table(rng: random.Random, validation: bool) -> list[Row]:
         draw.rectangle((64, 56 * i + 9, 102, 56 * i + 46), fill=ground)
         write_text(image, (83, 56 * i + 28), str(digit), 40, "mm")
     (colour, digit), (other, another) = rng.sample(shown, 2)
-    asks = (f"What stands in the {colour} row?", f"Read the {colour} row.", f"Which number is in the {colour} row?")
-    which = (f"Which row holds {digit}?", f"What colour is the row with {digit}?", f"In which row is {digit}?")
+    asks = (
+        f"What stands in the {colour} row?",
+        f"Read the {colour} row.",
+        f"Which number is in the {colour} row?",
+    )
+    which = (
+        f"Which row holds {digit}?",
+        f"What colour is the row with {digit}?",
+        f"In which row is {digit}?",
+    )
     near, file = [another, *rng.sample([n for n in NUMBERS if n != digit], 2)], png(image)
     return [
         number(rng, "text_rich", asks, [file], digit, near, f"The {colour} row holds {{}}."),
@@ -85,7 +106,12 @@ def table(rng: random.Random, validation: bool) -> list[Row]:
 def receipt(rng: random.Random, validation: bool) -> list[Row]:
     """A slip with a total of one large digit; validation holds out totals in a place on a slip."""
     total, height, ground, shift = draw_until(
-        lambda: (rng.choice(NUMBERS), rng.choice((56, 84, 112)), rng.choice(GROUNDS), rng.randint(-3, 3)),
+        lambda: (
+            rng.choice(NUMBERS),
+            rng.choice((56, 84, 112)),
+            rng.choice(GROUNDS),
+            rng.randint(-3, 3),
+        ),
         lambda drawn: held_out(*drawn) == validation,
     )
     image = Image.new("RGB", (112, height), ground)

@@ -68,9 +68,13 @@ def draw_thing(image: Image.Image, thing: Thing, centre: Point, radius: float | 
             draw.rectangle((x - arm, y - r, x + arm, y + r), fill=colour)
 
 
-def write_text(image: Image.Image, at: Point, text: str, height: float | int, anchor: str = "la") -> None:
+def write_text(
+    image: Image.Image, at: Point, text: str, height: float | int, anchor: str = "la"
+) -> None:
     """Write black text; `height` in pixels."""
-    ImageDraw.Draw(image).text(at, text, fill="black", font=ImageFont.load_default(height), anchor=anchor)
+    ImageDraw.Draw(image).text(
+        at, text, fill="black", font=ImageFont.load_default(height), anchor=anchor
+    )
 
 
 def png(image: Image.Image) -> File:
@@ -93,7 +97,9 @@ def question(
     """A prompt with its gold answer; id, group and split are the corpus's to give."""
     gold = Gold(check=check, value=value, answer=answer, others=tuple(others))
     prompt = (Turn(role="user", content=text),)
-    return Row(id="", domain=domain, prompt=prompt, media=tuple(media), gold=gold, wrong=tuple(wrong))
+    return Row(
+        id="", domain=domain, prompt=prompt, media=tuple(media), gold=gold, wrong=tuple(wrong)
+    )
 
 
 def one_of(
@@ -108,7 +114,9 @@ def one_of(
     """A question whose answer is one of `values`, put into `form`."""
     others = [v for v in values if v != value]
     wrong = [form.format(v) for v in rng.sample(others, min(3, len(others)))]
-    return question(domain, rng.choice(texts), media, "match", value, form.format(value), others, wrong)
+    return question(
+        domain, rng.choice(texts), media, "match", value, form.format(value), others, wrong
+    )
 
 
 def number(
@@ -122,4 +130,6 @@ def number(
 ) -> Row:
     """A question whose answer is a number; `near` are the likely mistakes."""
     wrong = [form.format(v) for v in dict.fromkeys(near) if v != value and v >= 0]
-    return question(domain, rng.choice(texts), media, "number", str(value), form.format(value), wrong=wrong)
+    return question(
+        domain, rng.choice(texts), media, "number", str(value), form.format(value), wrong=wrong
+    )

@@ -27,9 +27,13 @@ class Task(NamedTuple):
 def instruction(rng: random.Random, validation: bool) -> list[Row]:
     """One request; a request is asked either in training or in validation, never in both."""
     make = rng.choice(_TASKS)
-    task = draw_until(lambda: make(rng, rng.sample(NOUNS, 4)), lambda drawn: held_out(drawn.text) == validation)
+    task = draw_until(
+        lambda: make(rng, rng.sample(NOUNS, 4)), lambda drawn: held_out(drawn.text) == validation
+    )
     checks = json.dumps(task.constraints)
-    return [question("instruction", task.text, [], "constraints", checks, task.answer, wrong=task.wrong)]
+    return [
+        question("instruction", task.text, [], "constraints", checks, task.answer, wrong=task.wrong)
+    ]
 
 
 def _constraint(name: str, **kwargs: Any) -> dict[str, Any]:
@@ -64,7 +68,9 @@ def _sentence(rng: random.Random, words: list[str]) -> Task:
         f"The {third} {verb} the {second}.",
         f"The {third} {verb} the {fourth}.",
     ]
-    return Task(rng.choice(texts), [_keywords(first, second)], f"The {first} {verb} the {second}.", wrong)
+    return Task(
+        rng.choice(texts), [_keywords(first, second)], f"The {first} {verb} the {second}.", wrong
+    )
 
 
 def _bullets(rng: random.Random, words: list[str]) -> Task:
@@ -78,7 +84,11 @@ def _bullets(rng: random.Random, words: list[str]) -> Task:
         _constraint("keywords:frequency", keyword=words[0], frequency=count, relation="at least"),
     ]
     lines = [f"* {words[0]}"] * 6
-    wrong = ["\n".join(lines[: count + 1]), "\n".join(lines[: count - 1]), " ".join([words[0]] * count)]
+    wrong = [
+        "\n".join(lines[: count + 1]),
+        "\n".join(lines[: count - 1]),
+        " ".join([words[0]] * count),
+    ]
     return Task(rng.choice(texts), constraints, "\n".join(lines[:count]), wrong)
 
 
@@ -141,9 +151,19 @@ def _title(rng: random.Random, words: list[str]) -> Task:
 
 def _forbidden(rng: random.Random, words: list[str]) -> Task:
     first, second = words[:2]
-    texts = (f"Choose {first} or {second}; do not say {second}.", f"{first} or {second}? Never say {second}.")
-    constraints = [_keywords(first), _constraint("keywords:forbidden_words", forbidden_words=[second])]
-    wrong = [f"I take the {second}.", f"I take the {first} and the {second}.", f"I take the {words[2]}."]
+    texts = (
+        f"Choose {first} or {second}; do not say {second}.",
+        f"{first} or {second}? Never say {second}.",
+    )
+    constraints = [
+        _keywords(first),
+        _constraint("keywords:forbidden_words", forbidden_words=[second]),
+    ]
+    wrong = [
+        f"I take the {second}.",
+        f"I take the {first} and the {second}.",
+        f"I take the {words[2]}.",
+    ]
     return Task(rng.choice(texts), constraints, f"I take the {first}.", wrong)
 
 

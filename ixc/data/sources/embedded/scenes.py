@@ -36,7 +36,8 @@ def scene(rng: random.Random, validation: bool) -> list[Row]:
     present, places = draw_until(
         lambda: (rng.sample(THINGS, many), rng.sample(PLACES, many)),
         lambda drawn: (
-            _distinct(drawn[0]) and all(held_out(*p, size, ground) == validation for p in zip(*drawn, strict=True))
+            _distinct(drawn[0])
+            and all(held_out(*p, size, ground) == validation for p in zip(*drawn, strict=True))
         ),
     )
     image = Image.new("RGB", size, ground)
@@ -55,7 +56,9 @@ def _distinct(present: Sequence[Thing]) -> bool:
     return len({c for c, _ in present}) == len({s for _, s in present}) == len(present)
 
 
-def _colour(rng: random.Random, file: File, present: Sequence[Thing], asked: int, place: str) -> Row:
+def _colour(
+    rng: random.Random, file: File, present: Sequence[Thing], asked: int, place: str
+) -> Row:
     colour, shape = present[asked]
     texts = (
         f"What colour is the {shape}?",
@@ -67,24 +70,43 @@ def _colour(rng: random.Random, file: File, present: Sequence[Thing], asked: int
 
 def _shape(rng: random.Random, file: File, present: Sequence[Thing], asked: int, place: str) -> Row:
     colour, shape = present[asked]
-    texts = (f"What shape is {colour}?", f"Which shape is the {colour} one?", f"Name the {colour} shape.")
+    texts = (
+        f"What shape is {colour}?",
+        f"Which shape is the {colour} one?",
+        f"Name the {colour} shape.",
+    )
     return one_of(rng, "general", texts, [file], shape, SHAPES, f"The {colour} shape is a {{}}.")
 
 
 def _place(rng: random.Random, file: File, present: Sequence[Thing], asked: int, place: str) -> Row:
     shape = present[asked][1]
-    texts = (f"Where is the {shape}?", f"In which corner is the {shape}?", f"Tell me where the {shape} is.")
+    texts = (
+        f"Where is the {shape}?",
+        f"In which corner is the {shape}?",
+        f"Tell me where the {shape} is.",
+    )
     return one_of(rng, "general", texts, [file], place, PLACES, f"The {shape} is at the {{}}.")
 
 
-def _presence(rng: random.Random, file: File, present: Sequence[Thing], asked: int, place: str) -> Row:
+def _presence(
+    rng: random.Random, file: File, present: Sequence[Thing], asked: int, place: str
+) -> Row:
     shape, there = present[asked][1], rng.random() < 0.5
     if not there:
         shape = rng.choice([s for s in SHAPES if all(s != other for _, other in present)])
     texts = (f"Is there a {shape}?", f"Can you see a {shape}?", f"Does the picture show a {shape}?")
     answers = (f"No, there is no {shape}.", f"Yes, there is a {shape}.")
     value, other = ("yes", "no") if there else ("no", "yes")
-    return question("general", rng.choice(texts), [file], "match", value, answers[there], [other], [answers[not there]])
+    return question(
+        "general",
+        rng.choice(texts),
+        [file],
+        "match",
+        value,
+        answers[there],
+        [other],
+        [answers[not there]],
+    )
 
 
 def _article(word: str) -> str:
@@ -115,12 +137,16 @@ def _description(rng: random.Random, file: File, present: Sequence[Thing]) -> Ro
     ]
     text = rng.choice(("Describe the picture.", "What do you see?", "What does the picture show?"))
     wrong = [_list(_hallucinated(rng, present)) for _ in range(2)]
-    return question("general", text, [file], "constraints", json.dumps(constraints), _list(present), wrong=wrong)
+    return question(
+        "general", text, [file], "constraints", json.dumps(constraints), _list(present), wrong=wrong
+    )
 
 
 def _caption_pair(rng: random.Random, file: File, present: Sequence[Thing]) -> Row:
     row = question("general", "Write a caption for this picture.", [file], "open", "", "")
-    return replace(row, gold=None, chosen=_list(present), rejected=_list(_hallucinated(rng, present)))
+    return replace(
+        row, gold=None, chosen=_list(present), rejected=_list(_hallucinated(rng, present))
+    )
 
 
 def _plural(shape: str) -> str:

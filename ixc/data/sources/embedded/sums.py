@@ -13,9 +13,12 @@ def exercise(rng: random.Random, validation: bool) -> list[Row]:
     """Two numbers up to 6, added or subtracted; validation holds out numbers in a wording."""
     adds = rng.random() < 0.6
     a, b, wording = draw_until(
-        lambda: (*_terms(rng, adds), rng.randrange(6)), lambda drawn: held_out(adds, *drawn) == validation
+        lambda: (*_terms(rng, adds), rng.randrange(6)),
+        lambda drawn: held_out(adds, *drawn) == validation,
     )
-    total, sign, trades, moves = (a + b, "+", "buys", "brings") if adds else (a - b, "-", "sells", "takes")
+    total, sign, trades, moves = (
+        (a + b, "+", "buys", "brings") if adds else (a - b, "-", "sells", "takes")
+    )
     name, goods = rng.choice(_NAMES), rng.choice(_GOODS)
     texts = (
         f"What is {a} {sign} {b}?",
@@ -26,7 +29,17 @@ def exercise(rng: random.Random, validation: bool) -> list[Row]:
         f"There were {a} {goods}. {name} {moves} {b}. How many now?",
     )
     near = [total + 1, total - 1, total + rng.choice((2, 10))]
-    return [number(rng, "reasoning", texts[wording : wording + 1], [], total, near, f"{a} {sign} {b} = {{}}")]
+    return [
+        number(
+            rng,
+            "reasoning",
+            texts[wording : wording + 1],
+            [],
+            total,
+            near,
+            f"{a} {sign} {b} = {{}}",
+        )
+    ]
 
 
 def _terms(rng: random.Random, adds: bool) -> tuple[int, int]:

@@ -41,7 +41,11 @@ def video(rng: random.Random, validation: bool) -> list[Row]:
     )
     colour, shape = thing
     file = File(kind="video", data=encode(_frames(thing, event, ground)))
-    what = (f"What does the {shape} do?", f"What happens to the {shape}?", f"Describe what the {shape} does.")
+    what = (
+        f"What does the {shape} do?",
+        f"What happens to the {shape}?",
+        f"Describe what the {shape} does.",
+    )
     which = (
         f"What colour is the {shape}?",
         f"Tell me the colour of the {shape}.",
@@ -69,7 +73,9 @@ def encode(frames: list[Image.Image]) -> bytes:
     """An H.264 mp4; one thread, so that equal frames give equal bytes."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"preset": "ultrafast", "crf": "18", "threads": "1"})
+        stream = container.add_stream(
+            "libx264", rate=FPS, options={"preset": "ultrafast", "crf": "18", "threads": "1"}
+        )
         stream.width, stream.height, stream.pix_fmt = *frames[0].size, "yuv420p"
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_image(frame)))
