@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -206,9 +207,8 @@ def _wait(ready: Callable[[], bool], process: subprocess.Popen[str], log: Path) 
     deadline = time.monotonic() + SERVER_START_S
     while not ready():
         if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(
-                f"{' '.join(map(str, process.args[-8:]))} does not answer; see {log}"
-            )  # type: ignore[index]
+            command: Any = process.args
+            raise RuntimeError(f"{' '.join(map(str, command[-8:]))} does not answer; see {log}")
         time.sleep(0.1)
 
 

@@ -13,7 +13,7 @@ from ixc.data.samples import write_samples
 from ixc.models.ixc25 import IXCForCausalLM, IXCProcessor, to_official
 from ixc.models.ixc25.folder import load
 from ixc.params import ArchitectureParams, BootstrapParams
-from ixc.stages.bootstrap import NoModel, conversations, group, run, target
+from ixc.stages.bootstrap import NoModel, conversations, group_of, run, target
 
 ARCHITECTURE = ArchitectureParams(
     vocab_size=320,
@@ -95,7 +95,7 @@ def test_questions_on_one_image_share_it_and_texts_share_only_the_start(tmp_path
     assert [[s.id for s in group] for group in groups] == [["What?", "Which?"], ["A?", "B?", "C?"]]
 
     processor = tiny.processor()
-    laid = group(processor, groups[1], [], 0.0, random.Random(0))
+    laid = group_of(processor, groups[1], [], 0.0, random.Random(0))
     assert laid.prefix == [processor.ids["bos"]]
     assert processor.decode(laid.responses[0][laid.free[0] :]) == "yes"
 

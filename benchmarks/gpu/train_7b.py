@@ -117,8 +117,8 @@ def samples_of(path: Path, pairs: int) -> list[Sample]:
 
 def rows_of(batch: MicroBatch) -> list[Tensor]:
     """Every answer after its whole prompt: all better ones, then all worse ones."""
-    ids, found = batch.layout.input_ids[0], []
-    for prefix, *responses in batch.layout.layout.groups:
+    ids, found = batch.packed.input_ids[0], []
+    for prefix, *responses in batch.packed.layout.groups:
         found.append([torch.cat([ids[prefix], ids[response]]) for response in responses])
     return [row for column in zip(*found, strict=True) for row in column]
 
@@ -129,8 +129,8 @@ def need(way: str, batch: MicroBatch, config: IXCConfig, tiles: int) -> Need:
     if way == "padded":
         ids, image_refs = torch.cat(rows), sum(len(row) * (len(row) + 1) // 2 for row in rows)
     else:
-        ids, image_refs = batch.layout.input_ids[0], 0
-        for queries, keys, causal in batch.layout.layout.microbatches:
+        ids, image_refs = batch.packed.input_ids[0], 0
+        for queries, keys, causal in batch.packed.layout.calls:
             size, seen = queries.stop - queries.start, keys.stop - keys.start
             image_refs += size * (size + 1) // 2 if causal else size * seen
     tokens, images = len(ids), int((ids == config.image_token_id).sum())

@@ -37,7 +37,7 @@ class MicroBatch(NamedTuple):
     """What goes through the model together."""
 
     preference_groups: list[PreferenceGroup]
-    layout: PackedBatch
+    packed: PackedBatch
 
 
 def split(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
@@ -111,7 +111,7 @@ def compare(
 ) -> tuple[Float[Tensor, " P"], Float[Tensor, " P"]]:
     """Rewards of the better and of the other answer of each pair; every answer is read once, however many its pairs."""
     rewards = rewards_of(
-        model, vision_cache, [c.sample for c in batch.preference_groups], batch.layout
+        model, vision_cache, [c.sample for c in batch.preference_groups], batch.packed
     )
     starts = list(accumulate((len(c.answers) for c in batch.preference_groups), initial=0))
     rows = list(zip(batch.preference_groups, starts[:-1], strict=True))

@@ -305,9 +305,8 @@ class ResponseCache(DynamicCache):
         super().__init__()
         self.count = count
         sizes = [prefix for prefix, _ in layout.shapes]
-        self.prompts = [
-            [_rows(x, sizes) for x in (layer.keys, layer.values)] for layer in read.layers
-        ]  # pyright: ignore
+        layers: Any = read.layers
+        self.prompts = [(_rows(each.keys, sizes), _rows(each.values, sizes)) for each in layers]
         padding = torch.arange(max(sizes)) >= torch.tensor(sizes)[:, None]
         mask = torch.zeros(padding.shape).masked_fill_(padding, -torch.inf)[:, None, None]
         self.prompt_mask = to_device(mask, self.prompts[0][0].device) if padding.any() else None

@@ -47,7 +47,7 @@ class PackedBatch:
     target_ids: Int[Tensor, " M"]
     target_response: Int[Tensor, " M"]
 
-    def to(self, device: torch.device | str) -> "Batch":
+    def to(self, device: torch.device | str) -> "PackedBatch":
         """The same on another device."""
         moved = {
             name: to_device(x, device) for name, x in vars(self).items() if isinstance(x, Tensor)

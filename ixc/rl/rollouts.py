@@ -65,7 +65,7 @@ def concat_features(prompts: Sequence[Prompt], device: torch.device) -> Float[Te
 class MicroBatch(NamedTuple):
     """What goes through a model together."""
 
-    layout: PackedBatch
+    packed: PackedBatch
     shown: Float[Tensor, "P D"] | None
 
 
@@ -278,9 +278,9 @@ class DomainNorm:
         return out
 
     def _moments(self, domain: str, rewards: Tensor) -> tuple[float, float]:
-        new = (rewards.mean().item(), rewards.square().mean().item())
-        old = self.moments.get(domain, new)
-        self.moments[domain] = tuple(
-            self.decay * a + (1 - self.decay) * b for a, b in zip(old, new, strict=True)
-        )  # type: ignore[assignment]
-        return self.moments[domain]
+        mean, square = rewards.mean().item(), rewards.square().mean().item()
+        old_mean, old_square = self.moments.get(domain, (mean, square))
+        keep = self.decay
+        moved = keep * old_mean + (1 - keep) * mean, keep * old_square + (1 - keep) * square
+        self.moments[domain] = moved
+        return moved

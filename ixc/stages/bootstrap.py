@@ -142,12 +142,12 @@ def train(
         owners = shared_out([cost(group, images) for group in batch], distributed.world_size())
         mine = [place for place, owner in enumerate(owners) if owner == distributed.rank()]
         shown = [[images[m.sha256] for m in batch[place][0].media] for place in mine]
-        groups = [
-            group(processor, batch[place], seen, noise, draws[place])
+        packed = [
+            group_of(processor, batch[place], seen, noise, draws[place])
             for place, seen in zip(mine, shown, strict=True)
         ]
         image_features = model.encode_images([image for seen in shown for image in seen])
-        layout = collate(groups).to(model.device)
+        layout = collate(packed).to(model.device)
         loss = answer_loss(model, layout, torch.cat(image_features) if image_features else None)
         rates = optimizer.step(loss)
         whole = distributed.summed(loss.detach()).item()
@@ -194,7 +194,7 @@ def conversations(samples: Sequence[Sample], most: int = 5) -> list[Conversation
     ]
 
 
-def group(
+def group_of(
     processor: IXCProcessor,
     group: Conversation,
     images: Sequence[ImageTiles],

@@ -244,7 +244,7 @@ class Tally:
         """The passes of a step as they are asked for."""
         for number, rows in enumerate(mine.microbatches):
             each = next(coming)
-            self.computed += each.layout.input_ids.numel()
+            self.computed += each.packed.input_ids.numel()
             self.needed += sum(lengths[i] for i in rows) if number < mine.counted else 0
             yield each
 

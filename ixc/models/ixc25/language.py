@@ -200,10 +200,10 @@ class Attention(nn.Module):
         q, k = (rotate(x, *rope).to(v.dtype) for x in (q, k))  # under autocast the angles are wider
         if past_key_values is not None:
             k, v = past_key_values.update(k, v, self.layer_idx)
-        layout = past_key_values if isinstance(past_key_values, ResponseCache) else layout
+        shared = past_key_values if isinstance(past_key_values, ResponseCache) else layout
         name = self.config._attn_implementation or "eager"
-        if layout is not None:
-            name, kwargs["layout"] = SHARED_PREFIX, layout
+        if shared is not None:
+            name, kwargs["layout"] = SHARED_PREFIX, shared
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
         out, weights = attend(self, q, k, v, attention_mask, scaling=self.scaling, **kwargs)
         if read is not None:
