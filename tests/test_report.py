@@ -181,8 +181,8 @@ def write_validation_summary(root: Path) -> None:
             {
                 "path": "infra/benchmarks",
                 "texts": 10,
-                "pictures": 0,
-                "films": 0,
+                "images": 0,
+                "videos": 0,
                 "unread": ["films/notes.pkl"],
             }
         ],
