@@ -22,6 +22,7 @@ from pydantic_core import PydanticCustomError
 
 from ixc.data.reasons import Reason
 from ixc.data.samples import Domain, Role
+from ixc.packing import MAX_TOKENS_PER_MICROBATCH
 
 STRICT = ConfigDict(extra="forbid", hide_input_in_errors=True)
 """A traceback must not show what was typed in the wrong place: it may be a key."""
@@ -29,8 +30,6 @@ SECRET = "secret"
 """The type of an error whose value is not told."""
 RENAMED = {"pass_tokens": "max_tokens_per_microbatch", "features": "vision_cache"}
 """What keys are called now that had other names once."""
-MAX_TOKENS_PER_MICROBATCH = 32_768
-"""The tokens that one forward pass without gradients may have where nobody says otherwise."""
 
 Precision = Literal["fp32", "bf16"]
 AttentionName = Literal["auto", "sdpa", "flash_attention_2", "flex"]

@@ -97,7 +97,7 @@ def seen(model: IXCPreTrainedModel, samples: Sequence[Sample], root: Path) -> Vi
 
 
 @pytest.mark.parametrize(
-    ("pooling", "optimizer", "rope", "passes"),
+    ("pooling", "optimizer", "rope", "microbatches"),
     [
         ("last_token", "adamw", "default", 2),
         ("mean", "muon", "default", 1),
@@ -173,11 +173,11 @@ def test_scoring_reads_once_a_batch(
 
 
 @pytest.mark.parametrize("count", [1, 3])
-@pytest.mark.parametrize(("new_tokens", "looks"), [(5, 0), (16, 0), (40, 1)])
+@pytest.mark.parametrize(("new_tokens", "checks"), [(5, 0), (16, 0), (40, 1)])
 def test_answers_in_the_making_are_looked_at_now_and_then(
     count: int,
     new_tokens: int,
-    image_refs: int,
+    checks: int,
     samples: list[Sample],
     tmp_path: Path,
     elsewhere: Elsewhere,
@@ -188,7 +188,7 @@ def test_answers_in_the_making_are_looked_at_now_and_then(
     )
     assert [len(row) for row in rows] == [count] * 3
     assert (
-        elsewhere.reads == image_refs + 1
+        elsewhere.reads == checks + 1
     )  # have all ended? they have, by the 16th token; what they are
 
 

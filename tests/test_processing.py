@@ -261,7 +261,7 @@ LITERAL = "to write <ImageHere> as text, give the content as parts"
 
 
 @pytest.mark.parametrize(
-    ("text", "pictures", "message"),
+    ("text", "images", "message"),
     [
         (
             "Which?",

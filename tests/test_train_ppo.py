@@ -393,7 +393,8 @@ def test_a_rollout_in_many_passes_is_the_rollout_in_one(
     models, _ = ready(*folders)
     wanted = rolled_out(SMALL, models, tmp_path)
     monkeypatch.setattr(
-        "ixc.rl.rollouts.answered", lambda *_: [rollout.group.responses for rollout in wanted]
+        "ixc.rl.rollouts.sample_completions",
+        lambda *_: [rollout.group.responses for rollout in wanted],
     )
     for got, rollout in zip(
         rolled_out(replace(SMALL, max_tokens_per_microbatch=150), models, tmp_path),

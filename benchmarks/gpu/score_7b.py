@@ -79,7 +79,7 @@ def measure(model: IXCForRewardModel, path: str, answers: int, repeats: int = 5)
 def main(arguments: Sequence[str] | None = None) -> None:
     """A line per picture and number of answers."""
     options = parser(__doc__)
-    options.add_argument("pictures", nargs="+")
+    options.add_argument("images", nargs="+")
     given = options.parse_args(arguments)
     model = build(config_of(TINY if given.tiny else {}), given.device)
     for path, answers in product(given.images, ANSWERS):

@@ -223,7 +223,7 @@ def measure(case: Case, sizes: dict[str, Any], device: str, path: Path) -> Found
 def main(arguments: Sequence[str] | None = None) -> None:
     """A line per picture and configuration."""
     options = parser(__doc__)
-    options.add_argument("pictures", nargs="+", type=Path)
+    options.add_argument("images", nargs="+", type=Path)
     options.add_argument("--weights", nargs="+", choices=DTYPES, default=list(DTYPES))
     options.add_argument(
         "--ways", nargs="+", choices=["ours", "padded"], default=["ours", "padded"]

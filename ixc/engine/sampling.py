@@ -17,8 +17,8 @@ from ixc.engine.vision_cache import VisionCache
 from ixc.io.files import track
 from ixc.models.ixc25 import IXCForCausalLM, PrefixGroup, collate
 from ixc.models.ixc25.folder import suppress_control
+from ixc.packing import MAX_TOKENS_PER_MICROBATCH
 from ixc.packing.attention import ResponseCache, to_device
-from ixc.params import MAX_TOKENS_PER_MICROBATCH
 
 STEPS_AHEAD = 16
 """Tokens of each answer that a GPU is given to sample before the host asks whether all have ended."""

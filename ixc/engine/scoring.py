@@ -15,7 +15,7 @@ from ixc.engine.vision_cache import VisionCache
 from ixc.io.files import track
 from ixc.metrics import BadScore, non_finite
 from ixc.models.ixc25 import IXCForRewardModel, PackedBatch, PrefixGroup, collate
-from ixc.params import MAX_TOKENS_PER_MICROBATCH
+from ixc.packing import MAX_TOKENS_PER_MICROBATCH
 
 
 class Asked(NamedTuple):

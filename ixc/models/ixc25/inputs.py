@@ -28,7 +28,7 @@ VideoSource = str | PathLike[str] | bytes | Sequence[ImageSource]
 def is_video(source: object) -> bool:
     """Whether a file's name says that it is a video, as the official code decides it (which knows fewer).
 
-    >>> is_film("a/b.MP4"), is_film("a/b.png")
+    >>> is_video("a/b.MP4"), is_video("a/b.png")
     (True, False)
     """
     return isinstance(source, str | PathLike) and Path(source).suffix.lower() in VIDEO_SUFFIXES
