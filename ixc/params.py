@@ -174,6 +174,8 @@ class BootstrapParams:
     """Share of the steps that see clean answers, before the noise begins."""
     attention: AttentionName = "auto"
     """As in `generate`; this stage computes in fp32."""
+    checkpoint_every: int | None = Field(default=None, gt=0)
+    """Steps between checkpoints, from which the same stage goes on after a crash; none: it starts anew."""
 
 
 def _variable(name: str) -> str:

@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 from ixc.data.samples import write_samples
 from ixc.engine.checkpoints import PARTS, RESUMED_FROM, RUN_ID, Checkpoints, NotSaved, OtherRun
 from ixc.engine.optim import Diverged, Optimizer
+from ixc.engine.trainer import Learner, Trainer
+from ixc.metrics import ignore
 from ixc.models.ixc25 import IXCForCausalLM, IXCForRewardModel
 from ixc.models.ixc25.folder import save
 from ixc.params import TrainRMParams
@@ -352,5 +354,7 @@ def test_only_the_first_process_copies_the_optimizer(
     for rank in "10":
         monkeypatch.setenv("RANK", rank)
         with Checkpoints(tmp_path / "state", {}) as checkpoints:
-            checkpoints.save(model, optimizer, [{}])
+            learners = {"model": Learner(model, optimizer)}
+            trainer = Trainer("test", learners, 2, checkpoints, ignore, checkpoint_every=1)
+            trainer.finish_step({})
         assert len(copies) == (rank == "0")

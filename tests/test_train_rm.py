@@ -30,13 +30,14 @@ from ixc.engine.preference_groups import (
     split,
 )
 from ixc.engine.scoring import score
+from ixc.engine.trainer import Share
 from ixc.engine.vision_cache import VisionCache
 from ixc.engine.zero import NoDeepSpeed, import_deepspeed
 from ixc.metrics import ignore
 from ixc.models.ixc25 import IXCForCausalLM, IXCForRewardModel, IXCProcessor
 from ixc.models.ixc25.folder import save
 from ixc.params import TrainRMParams
-from ixc.stages.train_rm import History, Share, Tally, run, share, train
+from ixc.stages.train_rm import History, Tally, run, share_of, train
 
 PARAMS = TrainRMParams(epochs=20, batch_size=8, learning_rate=5e-3)
 
@@ -355,7 +356,7 @@ def test_processes_share_every_row_once_and_pass_together_where_they_must(
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("RANK", str(rank))
             patch.setenv("WORLD_SIZE", str(world))
-            shares.append(share(params, rows, lengths))
+            shares.append(share_of(params, rows, lengths))
     assert (
         sorted(row for each in shares for mine in each.microbatches[: each.counted] for row in mine)
         == rows

@@ -3,7 +3,7 @@
 import random
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from ixc.data.corruption import EVASIVE
 from ixc.data.samples import Sample, read_samples
 from ixc.engine import distributed
 from ixc.engine.batching import shared_out
-from ixc.engine.optim import MuonOptimizer, seed_everything
+from ixc.engine.checkpoints import Checkpoints, History, digest
+from ixc.engine.optim import seed_everything
+from ixc.engine.trainer import Learner, Trainer, make_optimizer, update
 from ixc.io.files import replacing_folder, track
 from ixc.metrics import Log, Metrics, ignore
 from ixc.models.ixc25 import (
@@ -44,6 +46,10 @@ class NoModel(ValueError):
     """Nothing to start from: what is missing, and what to set."""
 
 
+FREE = ("attention", "checkpoint_every", "processes")
+"""Parameters that change no number, and may therefore differ when a run goes on."""
+
+
 def run(
     params: BootstrapParams, prompts: Path, media: Path, base: Path, *, log: Log = ignore
 ) -> Metrics:
@@ -55,7 +61,7 @@ def run(
 
 
 def learn(params: BootstrapParams, prompts: Path, media: Path, base: Path, log: Log) -> Metrics:
-    """Train the tiny model; the first process writes it."""
+    """Train the tiny model, or go on where a killed run had come to; the first process writes it."""
     refuse_attention(params.attention, distributed.device())
     rng = seed_everything(params.seed)
     samples = [s for s in read_samples(prompts) if s.split == "train" and s.gold and s.gold.answer]
@@ -66,15 +72,26 @@ def learn(params: BootstrapParams, prompts: Path, media: Path, base: Path, log: 
     processor, model = build(params, samples)
     model.to(distributed.device())  # pyright: ignore[reportArgumentType]
     use_attention(model, params.attention)
-    losses = list(train(params, model, processor, samples, media, rng, log))
+
+    folder = base.with_name(f".{base.name}.checkpoints")
+    with Checkpoints(folder, about(params, samples)) as checkpoints:
+        history = train(params, model, processor, samples, media, rng, log, checkpoints)
     if distributed.rank() == 0:
-        save(model, processor, base)
-    tail = losses[-50:]
+        with checkpoints.saving(base):
+            save(model, processor, base)
+    checkpoints.remove()
+    last = [numbers["loss"] for numbers in history[-50:]]
     return {
-        "loss": sum(tail) / len(tail),
+        "loss": sum(last) / len(last),
         "samples": len(samples),
         "parameters": sum(p.numel() for p in model.parameters()),
     }
+
+
+def about(params: BootstrapParams, samples: Sequence[Sample]) -> dict[str, object]:
+    """What a checkpoint must agree in: all that the losses depend on."""
+    fixed = {key: value for key, value in asdict(params).items() if key not in FREE}
+    return {**fixed, "samples": digest(*samples)}
 
 
 def resolve(pretrained: Path, base: Path) -> Metrics:
@@ -126,33 +143,54 @@ def train(
     media: Path,
     rng: random.Random,
     log: Log,
-) -> Iterator[float]:
-    """SFT on the answers' tokens, the vision tower included; yields the losses.
+    checkpoints: Checkpoints,
+) -> History:
+    """SFT on the answers' tokens, the vision tower included; the numbers of all steps.
 
     Every process draws the same batches, and does its part of each.
     """
     images = load_images(processor, samples, media)
     groups = conversations(samples)
-    optimizer = MuonOptimizer(model, params.learning_rate, params.steps, weight_decay=0.01)
+    optimizer = make_optimizer(
+        model, params.learning_rate, params.steps, kind="muon", weight_decay=0.01
+    )
+    trainer = Trainer(
+        "bootstrap",
+        {"base": Learner(model, optimizer)},
+        params.steps,
+        checkpoints,
+        log,
+        checkpoint_every=params.checkpoint_every,
+        rng=rng,
+    )
+    trainer.resume()
     model.train()
-    for step in track(range(params.steps), "bootstrap", params.steps):
-        batch = rng.sample(groups, min(params.batch_size, len(groups)))  # all tasks mixed
+    for step in trainer.steps():
+        # All tasks mixed; in the last steps some answers are wrong.
+        batch = rng.sample(groups, min(params.batch_size, len(groups)))
         noise = params.noise if step >= params.noise_from * params.steps else 0.0
         draws = [random.Random(rng.random()) for _ in batch]
+
+        # This process's groups, so that all have about as much to do.
         owners = shared_out([cost(group, images) for group in batch], distributed.world_size())
         mine = [place for place, owner in enumerate(owners) if owner == distributed.rank()]
-        shown = [[images[m.sha256] for m in batch[place][0].media] for place in mine]
-        packed = [
-            group_of(processor, batch[place], seen, noise, draws[place])
-            for place, seen in zip(mine, shown, strict=True)
-        ]
-        image_features = model.encode_images([image for seen in shown for image in seen])
+
+        # The tower is trained too, so images pass it in every step.
+        packed: list[PrefixGroup] = []
+        tiles: list[ImageTiles] = []
+        for place in mine:
+            seen = [images[each.sha256] for each in batch[place][0].media]
+            packed.append(group_of(processor, batch[place], seen, noise, draws[place]))
+            tiles += seen
+        features = model.encode_images(tiles)
         layout = collate(packed).to(model.device)
-        loss = answer_loss(model, layout, torch.cat(image_features) if image_features else None)
-        rates = optimizer.step(loss)
+
+        loss = answer_loss(model, layout, torch.cat(features) if features else None)
+        optimizer.backward(loss)
+        rates = update(optimizer, [[sample.id for place in mine for sample in batch[place]]])
         whole = distributed.summed(loss.detach()).item()
-        log({"loss": whole, **rates}, step)
-        yield whole
+        trainer.finish_step({"loss": whole, **rates})
+    return trainer.history
 
 
 def load_images(
@@ -169,12 +207,11 @@ def load_images(
 def cost(group: Conversation, images: Mapping[str, ImageTiles]) -> int:
     """About what a group takes to learn from: its words' characters, and its pictures' tiles as so many."""
     tiles = sum(len(images[media.sha256].tiles) for media in group[0].media)
-    texts = (
-        text
-        for s in group
-        for text in (*(turn.content for turn in s.prompt), s.gold.answer if s.gold else "")
-    )
-    return TILE_COST * tiles + sum(map(len, texts))
+    characters = 0
+    for sample in group:
+        characters += sum(len(turn.content) for turn in sample.prompt)
+        characters += len(sample.gold.answer) if sample.gold else 0
+    return TILE_COST * tiles + characters
 
 
 def conversations(samples: Sequence[Sample], most: int = 5) -> list[Conversation]:
@@ -185,13 +222,13 @@ def conversations(samples: Sequence[Sample], most: int = 5) -> list[Conversation
     groups: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         alone = len(sample.media) > 1 or PLACEHOLDER in sample.prompt[-1].content
-        groups[sample.id if alone else sample.media[0].sha256 if sample.media else "text"].append(
-            sample
-        )
-    chunks = [(group, 3 if name == "text" else most) for name, group in groups.items()]
-    return [
-        tuple(group[i : i + size]) for group, size in chunks for i in range(0, len(group), size)
-    ]
+        image = sample.media[0].sha256 if sample.media else "text"
+        groups[sample.id if alone else image].append(sample)
+    rows: list[Conversation] = []
+    for name, group in groups.items():
+        size = 3 if name == "text" else most
+        rows += [tuple(group[start : start + size]) for start in range(0, len(group), size)]
+    return rows
 
 
 def group_of(
@@ -202,12 +239,12 @@ def group_of(
     rng: random.Random,
 ) -> PrefixGroup:
     """`<s>` and the picture as prefix; of every sample its question, given, and its answer, to be learned."""
-    counts = [processor.num_tokens(p) for p in images]
-    whole = [processor.prompt(sample.prompt, counts) for sample in group]
-    shared = len(whole[0]) if len(group) == 1 else 1 + sum(counts)
+    counts = [processor.num_tokens(image) for image in images]
+    prompts = [processor.prompt(sample.prompt, counts) for sample in group]
+    shared = len(prompts[0]) if len(group) == 1 else 1 + sum(counts)
     answers = [processor.answer(target(sample, noise, rng)) for sample in group]
-    responses = [ids[shared:] + said for ids, said in zip(whole, answers, strict=True)]
-    return PrefixGroup(whole[0][:shared], responses, [len(ids) - shared for ids in whole])
+    responses = [prompt[shared:] + answer for prompt, answer in zip(prompts, answers, strict=True)]
+    return PrefixGroup(prompts[0][:shared], responses, [len(ids) - shared for ids in prompts])
 
 
 def target(sample: Sample, noise: float, rng: random.Random) -> str:
@@ -223,8 +260,7 @@ def answer_loss(
     model: IXCForCausalLM, batch: PackedBatch, image_features: Float[Tensor, "P D"] | None
 ) -> Float[Tensor, ""]:
     """Cross-entropy of the answers' tokens, nats per token of all processes' together."""
-    logits = model.output(
-        model.model(**batch.inputs(), image_features=image_features, columns=batch.target_from)[0]
-    )
+    hidden = model.model(**batch.inputs(), image_features=image_features, columns=batch.target_from)
+    logits = model.output(hidden[0])
     tokens = distributed.summed(torch.tensor(float(len(batch.target_ids)), device=logits.device))
     return F.cross_entropy(logits.float(), batch.target_ids, reduction="sum") / tokens

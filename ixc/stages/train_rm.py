@@ -1,6 +1,5 @@
 """Bradley-Terry training of the reward model; vision tower and projector stay frozen (paper, section 3)."""
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,17 +10,11 @@ import torch
 
 from ixc.data.samples import Sample, read_pairs
 from ixc.engine import distributed
-from ixc.engine.batching import Plan, microbatches, prefetch
-from ixc.engine.checkpoints import Checkpoints, digest, digest_of
+from ixc.engine.batching import Plan, prefetch
+from ixc.engine.checkpoints import Checkpoints, History, digest, digest_of
 from ixc.engine.lora import add_lora, merge_lora
 from ixc.engine.losses import bradley_terry_loss, centering_loss
-from ixc.engine.optim import (
-    Diverged,
-    MuonOptimizer,
-    Optimizer,
-    compute_in_bf16,
-    seed_everything,
-)
+from ixc.engine.optim import Optimizer, compute_in_bf16, seed_everything
 from ixc.engine.preference_groups import (
     MicroBatch,
     PreferenceGroup,
@@ -32,9 +25,8 @@ from ixc.engine.preference_groups import (
     read,
     split,
 )
+from ixc.engine.trainer import Learner, Share, Trainer, make_optimizer, share, update
 from ixc.engine.vision_cache import VisionCache
-from ixc.engine.zero import ShardedOptimizer
-from ixc.io.files import track
 from ixc.metrics import Log, Metrics, ignore
 from ixc.models.ixc25 import IXCForRewardModel, IXCProcessor
 from ixc.models.ixc25.folder import save
@@ -52,8 +44,6 @@ FREE = (
     "zero",
 )
 """Parameters that change no number, and may therefore differ when a run goes on."""
-History = list[dict[str, float]]
-"""The numbers of every step."""
 
 
 def run(
@@ -63,14 +53,17 @@ def run(
     with distributed.joined(alone=params.zero >= 2):
         seed_everything(params.seed)
         samples = read_pairs(pairs)
-        model, processor = ready(params, base), IXCProcessor.from_pretrained(base)
-        checkpoints = Checkpoints(
-            reward.with_name(f".{reward.name}.checkpoints"), about(params, samples, base)
-        )
+        model = ready(params, base)
+        processor = IXCProcessor.from_pretrained(base)
+        folder = reward.with_name(f".{reward.name}.checkpoints")
+        checkpoints = Checkpoints(folder, about(params, samples, base))
         vision_cache = VisionCache(model, processor, media, params.vision_cache)
+
         with checkpoints:
             checkpoints.reserve(sum(value.nbytes for value in model.state_dict().values()))
             history, waste = train(params, model, vision_cache, samples, log, checkpoints)
+
+        # One process writes the model; until it is on disk, the last state stays.
         if distributed.rank() == 0:
             print(f"train_rm: {waste.waiting:.1%} of the time was spent waiting for data")
             with checkpoints.saving(reward):
@@ -90,9 +83,8 @@ def ready(params: TrainRMParams, base: Path) -> IXCForRewardModel:
     model.to(distributed.device())  # pyright: ignore[reportArgumentType]
     if params.precision == "bf16":
         compute_in_bf16(model)
-    use_attention(
-        model, params.attention, torch.bfloat16 if params.precision == "bf16" else torch.float32
-    )
+    computed_in = torch.bfloat16 if params.precision == "bf16" else torch.float32
+    use_attention(model, params.attention, computed_in)
     if params.lora is not None:
         add_lora(model, params.lora.rank, params.lora.alpha)
     if params.gradient_checkpointing:
@@ -102,8 +94,8 @@ def ready(params: TrainRMParams, base: Path) -> IXCForRewardModel:
 
 def about(params: TrainRMParams, samples: Sequence[Sample], base: Path) -> dict[str, object]:
     """What a checkpoint must agree in: all that the losses depend on."""
-    told = {key: value for key, value in asdict(params).items() if key not in FREE}
-    return {**told, "pairs": digest(*samples), "base": digest_of(base)}
+    fixed = {key: value for key, value in asdict(params).items() if key not in FREE}
+    return {**fixed, "pairs": digest(*samples), "base": digest_of(base)}
 
 
 def train(
@@ -119,102 +111,93 @@ def train(
     Returns:
         The numbers of all steps, those of a killed run included; and what was spent in vain.
     """
-    training, held_out = (
-        preference_groups(part, params.by_prompt)
-        for part in split(samples, params.held_out, params.seed)
-    )
+    # A row is a prompt with its answers; some rows are held out, to stop early by.
+    samples_to_learn, samples_held_out = split(samples, params.held_out, params.seed)
+    training = preference_groups(samples_to_learn, params.by_prompt)
+    held_out = preference_groups(samples_held_out, params.by_prompt)
     vision_cache.prepare(samples)
-    lengths, held_out_lengths = (
-        measured(vision_cache, rows, params.max_tokens_per_microbatch)
-        for rows in (training, held_out)
-    )
+    lengths = measured(vision_cache, training, params.max_tokens_per_microbatch)
+    held_out_lengths = measured(vision_cache, held_out, params.max_tokens_per_microbatch)
+
+    # The steps follow from the seed; the trainer knows which of them a killed run has done.
     plan = planned(params, training, lengths)
     optimizer = optimizer_of(params, model, len(plan))
-    history = checkpoints.load(model, optimizer)
-    for step, numbers in enumerate(history):
-        log(numbers, step)
-
+    learner = Learner(model, optimizer)
+    trainer = Trainer(
+        "train_rm",
+        {"reward": learner},
+        len(plan),
+        checkpoints,
+        log,
+        checkpoint_every=params.checkpoint_every,
+    )
+    trainer.resume()
     model.train()
-    start = len(history)
-    coming = prefetch(
-        (rows for step in plan.steps(start) for rows in share(params, step, lengths).microbatches),
+
+    # Threads read rows and images ahead, in the order in which steps will want them.
+    microbatches = prefetch(
+        my_rows(params, plan.steps(trainer.num_done), lengths),
         lambda rows: read(vision_cache, [training[i] for i in rows]),
     )
-    tally, coming = Tally(vision_cache), vision_cache.timed(coming)
-    for number, step in enumerate(
-        track(plan.steps(start), "train_rm", len(plan) - start), start + 1
-    ):
-        if out_of_patience(params, history):
+    microbatches = vision_cache.timed(microbatches)
+    tally = Tally(vision_cache)
+
+    remaining = plan.steps(trainer.num_done)
+    for step, rows in zip(trainer.steps(), remaining, strict=True):
+        if trainer.has_stalled("held_out_loss", params.patience):
             break
-        pairs = num_pairs(training[i] for i in step)
-        mine = share(params, step, lengths)
-        numbers = learn(
-            params,
-            model,
-            vision_cache,
-            optimizer,
-            tally.take(coming, mine, lengths),
-            pairs,
-            mine.counted,
-        )
-        if held_out and (number % params.validate_every == 0 or number == len(plan)):
+
+        # Every process learns from its share of the step's rows.
+        mine = share_of(params, rows, lengths)
+        batches = tally.take(microbatches, mine, lengths)
+        pairs = num_pairs(training[i] for i in rows)
+        numbers = learn(params, model, vision_cache, optimizer, batches, pairs, mine.counted)
+
+        # Now and then the held-out pairs are looked at, and the best weights kept.
+        last = step + 1 == len(plan)
+        if held_out and (last or (step + 1) % params.validate_every == 0):
             numbers |= validate(params, model, vision_cache, optimizer, held_out, held_out_lengths)
-            if numbers["held_out_loss"] < min(held_out_losses(history), default=math.inf):
-                checkpoints.keep_best(model, optimizer)
-        history.append(numbers)
-        log(numbers, number - 1)
-        if params.checkpoint_every and number % params.checkpoint_every == 0:
-            checkpoints.save(model, optimizer, history)
+            trainer.keep_if_best("reward", "held_out_loss", numbers["held_out_loss"])
+        trainer.finish_step(numbers)
+
+    # What is left is an ordinary model, the best there was.
     waste = tally.waste()
     optimizer.close(model)
     if distributed.rank() == 0:
         if held_out:
-            checkpoints.restore_best(model)
+            trainer.restore_best("reward")
         merge_lora(model)
-    return history, waste
+    return trainer.history, waste
 
 
 def optimizer_of(params: TrainRMParams, model: IXCForRewardModel, steps: int) -> Optimizer:
     """AdamW, alone or shared out as `params.zero` says, or Muon."""
-    schedule = (params.learning_rate, steps, params.warmup, params.weight_decay)
-    options = {
-        "max_grad_norm": params.max_grad_norm,
-        "beta2": params.beta2,
-        "final_rate": params.final_rate,
-    }
-    if params.zero >= 2:
-        return ShardedOptimizer(
-            model, *schedule, stage=params.zero, offload=params.offload, **options
-        )
-    if params.optimizer == "muon":
-        return MuonOptimizer(model, *schedule, **options, shard=params.zero == 1)
-    return Optimizer(model.parameters(), *schedule, **options, shard=params.zero == 1)
+    return make_optimizer(
+        model,
+        params.learning_rate,
+        steps,
+        kind=params.optimizer,
+        zero=params.zero,
+        offload=params.offload,
+        warmup=params.warmup,
+        weight_decay=params.weight_decay,
+        max_grad_norm=params.max_grad_norm,
+        beta2=params.beta2,
+        final_rate=params.final_rate,
+    )
 
 
-class Share(NamedTuple):
-    """What one process does of a step."""
-
-    microbatches: list[list[int]]
-    """The rows of each pass."""
-    counted: int
-    """Passes from the front whose rows are its own; the others are for company."""
+def share_of(params: TrainRMParams, rows: Sequence[int], lengths: Sequence[int]) -> Share:
+    """This process's share of some rows."""
+    return share(rows, lengths, params.max_tokens_per_microbatch, in_step=params.zero >= 2)
 
 
-def share(params: TrainRMParams, rows: Sequence[int], lengths: Sequence[int]) -> Share:
-    """This process's share of some rows.
-
-    Under ZeRO-2 and 3 every pass is made by all together; who has nothing left reads the shortest row once more.
-    """
-    world = range(distributed.world_size())
-    everyones = [
-        microbatches(rows, lengths, params.max_tokens_per_microbatch, rank, len(world))
-        for rank in world
-    ]
-    mine = everyones[distributed.rank()]
-    if params.zero < 2:
-        return Share(mine, len(mine))
-    missing = max(map(len, everyones)) - len(mine)
-    return Share(mine + missing * [[min(rows, key=lengths.__getitem__)]], len(mine))
+def my_rows(
+    params: TrainRMParams, steps: Iterable[Sequence[int]], lengths: Sequence[int]
+) -> Iterator[list[int]]:
+    """The rows of this process's microbatches, step after step."""
+    for rows in steps:
+        yield from share_of(params, rows, lengths).microbatches
 
 
 class Waste(NamedTuple):
@@ -223,7 +206,7 @@ class Waste(NamedTuple):
     padding: float
     """Share of the computed tokens without use, be they padding or for company."""
     waiting: float
-    """Share of the wall time that went by while a pass or its pictures were still being read or put together; no
+    """Share of the wall time that went by while a microbatch or its images were still being read or put together; no
     metric, for those are the same in every run of a seed."""
 
 
@@ -231,33 +214,36 @@ class Tally:
     """What a loop computes and waits for in vain."""
 
     def __init__(self, vision_cache: VisionCache) -> None:
-        self.vision_cache, self.start, self.waited = (
-            vision_cache,
-            perf_counter(),
-            vision_cache.waited,
-        )
+        self.vision_cache = vision_cache
+        self.start = perf_counter()
+        self.waited = vision_cache.waited
         self.computed = self.needed = 0
 
     def take(
-        self, coming: Iterator[MicroBatch], mine: Share, lengths: Sequence[int]
+        self, microbatches: Iterator[MicroBatch], mine: Share, lengths: Sequence[int]
     ) -> Iterator[MicroBatch]:
-        """The passes of a step as they are asked for."""
+        """The microbatches of a step, one by one."""
         for number, rows in enumerate(mine.microbatches):
-            each = next(coming)
-            self.computed += each.packed.input_ids.numel()
-            self.needed += sum(lengths[i] for i in rows) if number < mine.counted else 0
-            yield each
+            batch = next(microbatches)
+            self.computed += batch.packed.input_ids.numel()
+            if number < mine.counted:
+                self.needed += sum(lengths[i] for i in rows)
+            yield batch
 
     def waste(self) -> Waste:
         """So far; all processes call this."""
-        mine = (
-            self.vision_cache.waited - self.waited,
-            perf_counter() - self.start,
-            self.needed,
-            self.computed,
+        mine = {
+            "waited": self.vision_cache.waited - self.waited,
+            "seconds": perf_counter() - self.start,
+            "needed": self.needed,
+            "computed": self.computed,
+        }
+        everyones = distributed.gathered(mine)
+        total = {name: sum(each[name] for each in everyones) for name in mine}
+        return Waste(
+            padding=1 - total["needed"] / max(1, total["computed"]),
+            waiting=total["waited"] / total["seconds"],
         )
-        waited, seconds, needed, computed = map(sum, zip(*distributed.gathered(mine), strict=True))
-        return Waste(1 - needed / max(1, computed), waited / seconds)
 
 
 def learn(
@@ -274,37 +260,27 @@ def learn(
     Only the first `counted` batches weigh anything.
     """
     totals = torch.zeros(3, device=model.device)
-    done: list[MicroBatch] = []
+    ids: list[list[str]] = []
     for number, batch in enumerate(batches):
+        # Rewards of both answers of every pair; each answer is read once.
         chosen, rejected = optimizer.forward(
             lambda batch=batch: compare(model, vision_cache, batch)
         )
         loss = bradley_terry_loss(
             chosen, rejected, params.margin, params.label_smoothing, params.focal
         )
+
+        # Every pair of the step weighs the same, in however many microbatches.
         weight = len(chosen) / pairs if number < counted else 0.0
         optimizer.backward(weight * (loss + params.centering * centering_loss(chosen, rejected)))
+
+        # The host reads the numbers once, when the step is done.
         accuracy = (chosen > rejected).float().mean()
         totals += weight * torch.stack([loss, accuracy, (chosen - rejected).mean()]).detach()
-        done.append(batch)
-    try:
-        rates = optimizer.update()
-    except Diverged as error:
-        suspects = [done[number] for number in error.backwards] or done
-        raise Diverged(f"{named(suspects)}: {error}", error.backwards) from error
+        ids.append([group.sample.id for group in batch.preference_groups])
+    rates = update(optimizer, ids)
     loss, accuracy, margin = distributed.summed(totals).tolist()
     return {"loss": loss, "accuracy": accuracy, "margin": margin, **rates}
-
-
-def named(batches: Iterable[MicroBatch]) -> str:
-    """The rows of some passes, the first eight, as an error names them."""
-    ids = [
-        preference_group.sample.id
-        for batch in batches
-        for preference_group in batch.preference_groups
-    ]
-    more = [f"and {len(ids) - 8} more"] if len(ids) > 8 else []
-    return ", ".join([*ids[:8], *more]) or "rows of another process"
 
 
 @torch.no_grad()
@@ -319,34 +295,26 @@ def validate(
     """Loss, by eq. 1, and accuracy of pairs that are not trained on."""
     model.eval()
     margins: list[float] = []
-    mine = share(params, range(len(rows)), lengths)
-    coming = prefetch(mine.microbatches, lambda batch: read(vision_cache, [rows[i] for i in batch]))
-    for number, batch in enumerate(vision_cache.timed(coming)):
+    mine = share_of(params, range(len(rows)), lengths)
+    batches = prefetch(
+        mine.microbatches, lambda batch: read(vision_cache, [rows[i] for i in batch])
+    )
+    for number, batch in enumerate(vision_cache.timed(batches)):
         chosen, rejected = optimizer.forward(
             lambda batch=batch: compare(model, vision_cache, batch)
         )
         if number < mine.counted:
             margins += (chosen - rejected).tolist()
     model.train()
-    everyones = torch.tensor([margin for part in distributed.gathered(margins) for margin in part])
-    loss = bradley_terry_loss(everyones, torch.zeros_like(everyones))
-    return {
-        "held_out_loss": loss.item(),
-        "held_out_accuracy": (everyones > 0).float().mean().item(),
-    }
 
-
-def out_of_patience(params: TrainRMParams, history: History) -> bool:
-    """Whether the last `patience` looks at the held-out pairs found nothing better than those before."""
-    losses = held_out_losses(history)
-    if params.patience is None or len(losses) <= params.patience:
-        return False
-    return min(losses[-params.patience :]) >= min(losses[: -params.patience])
-
-
-def held_out_losses(history: History) -> list[float]:
-    """The loss of every look so far."""
-    return [numbers["held_out_loss"] for numbers in history if "held_out_loss" in numbers]
+    # All processes see all margins, and so agree on whether this is the best.
+    everyones: list[float] = []
+    for part in distributed.gathered(margins):
+        everyones += part
+    lead = torch.tensor(everyones)
+    loss = bradley_terry_loss(lead, torch.zeros_like(lead))
+    accuracy = (lead > 0).float().mean()
+    return {"held_out_loss": loss.item(), "held_out_accuracy": accuracy.item()}
 
 
 def planned(params: TrainRMParams, rows: Sequence[PreferenceGroup], lengths: Sequence[int]) -> Plan:
