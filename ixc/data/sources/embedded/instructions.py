@@ -25,7 +25,7 @@ class Task(NamedTuple):
 
 
 def instruction(rng: random.Random, validation: bool) -> list[Row]:
-    """One request; a request is asked either in training or in validation, never in both."""
+    """One request; a request is for training or for validation, never for both."""
     make = rng.choice(_TASKS)
     task = draw_until(
         lambda: make(rng, rng.sample(NOUNS, 4)), lambda drawn: held_out(drawn.text) == validation
