@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from ixc.data.sources import Refused, Row
 from ixc.data.sources.licences import Licence
-from ixc.data.sources.native import Origin, each
+from ixc.data.sources.native import Entry, Origin, each
 from ixc.data.sources.preferences import Columns, row
 
 LICENCE = Licence(
@@ -23,4 +23,8 @@ COLUMNS = Columns(images="image", id="")  # nothing says that its ids are unique
 
 def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
     """Ready pairs, each about one to five pictures."""
-    yield from each(origin, lambda entry: [row(entry, COLUMNS, "general")])
+    yield from each(origin, _row)
+
+
+def _row(entry: Entry) -> Row:
+    return row(entry, COLUMNS, "general")

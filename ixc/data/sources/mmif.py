@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from ixc.data.sources import Refused, Row
 from ixc.data.sources.licences import Licence
-from ixc.data.sources.native import Origin, each
+from ixc.data.sources.native import Entry, Origin, each
 from ixc.data.sources.preferences import Columns, row
 
 LICENCE = Licence(name="Apache-2.0", commercial=True, note="the pictures are of other sets")
@@ -19,4 +19,8 @@ COLUMNS = Columns(prompt="conversations")
 
 def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
     """Ready pairs, each about one picture."""
-    yield from each(origin, lambda entry: [row(entry, COLUMNS, "instruction")])
+    yield from each(origin, _row)
+
+
+def _row(entry: Entry) -> Row:
+    return row(entry, COLUMNS, "instruction")

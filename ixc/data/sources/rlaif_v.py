@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from ixc.data.sources import Refused, Row
 from ixc.data.sources.licences import Licence
-from ixc.data.sources.native import Origin, each
+from ixc.data.sources.native import Entry, Origin, each
 from ixc.data.sources.preferences import Columns, row
 
 LICENCE = Licence(name="CC-BY-NC-4.0", commercial=False)
@@ -19,4 +19,8 @@ IGNORE = ("image_path",)  # where the picture in the row was
 
 def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
     """Ready pairs, each about one picture."""
-    yield from each(origin, lambda entry: [row(entry, COLUMNS, "general", IGNORE)])
+    yield from each(origin, _row)
+
+
+def _row(entry: Entry) -> Row:
+    return row(entry, COLUMNS, "general", IGNORE)

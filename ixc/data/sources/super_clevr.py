@@ -37,43 +37,43 @@ def read(path: Path, seed: int) -> Iterator[Row | Refused]:
         content = document(file)
         if isinstance(content, Refused):
             yield content
-        elif not isinstance(questions := content.get("questions"), list):
-            yield Refused(
-                where=file.name, reason="no list 'questions'; is it a Super-CLEVR question file?"
-            )
-        else:
+            continue
+        questions = content.get("questions")
+        if isinstance(questions, list):
             yield from _rows(questions, file, home(path), seed)
+        else:
+            reason = "no list 'questions'; is it a Super-CLEVR question file?"
+            yield Refused(where=file.name, reason=reason)
 
 
 def _rows(questions: list[Record], file: Path, folder: Path, seed: int) -> Iterator[Row | Refused]:
-    names = {str(question.get("answer")) for question in questions if isinstance(question, dict)}
-    names = (
-        {name for name in names if not name.isdigit()} - {"True", "False"} - set().union(*_KINDS)
-    )
-    part = file.stem.removeprefix("superCLEVR_questions")
+    names = _names(questions)
+    suffix = file.stem.removeprefix("superCLEVR_questions")
 
-    def make(record: Record, number: int) -> list[Row]:
-        return [
-            _row(
-                record,
-                f"{part.strip('_')}/{number}",
-                folder,
-                names,
-                random.Random(f"{seed}/{part}/{number}"),
-            )
-        ]
+    def row(record: Record, number: int) -> Row:
+        id = f"{suffix.strip('_')}/{number}"
+        rng = random.Random(f"{seed}/{suffix}/{number}")
+        return _row(record, id, folder, names, rng)
 
     for number, record in enumerate(questions, start=1):
-        yield from attempt(make, record, number, file.name)
+        yield from attempt(row, record, number, file.name)
+
+
+def _names(questions: list[Record]) -> set[str]:
+    """The parts and vehicles among a file's answers: what one of them could be mistaken for."""
+    answers = {str(question.get("answer")) for question in questions if isinstance(question, dict)}
+    words = {answer for answer in answers if not answer.isdigit()}
+    return words.difference({"True", "False"}, *_KINDS)
 
 
 def _row(record: Record, id: str, folder: Path, names: set[str], rng: random.Random) -> Row:
     image = take(record, "image_filename", str)
     gold, wrong = _gold(take(record, "answer", object), names, rng)
+    question = take(record, "question", str)
     return Row(
         id=id,
         domain="general",
-        prompt=(Turn(role="user", content=take(record, "question", str)),),
+        prompt=(Turn(role="user", content=question),),
         media=(media(folder, f"images/{image}", "image"),),
         gold=gold,
         wrong=wrong,
@@ -92,16 +92,27 @@ def _gold(value: object, names: set[str], rng: random.Random) -> tuple[Gold, tup
     """How an answer is checked, and a wrong one of the same kind."""
     if isinstance(value, bool):
         word = "yes" if value else "no"
-        return _match(word, {opposite(word)}), (sentence(opposite(word)),)
+        other = opposite(word)
+        return _match(word, {other}), (sentence(other),)
     if isinstance(value, int):
         wrong = value + rng.choice([-1, 1] if value else [1])
-        return Gold(check="number", value=str(value), answer=f"{value}."), (f"{wrong}.",)
+        gold = Gold(check="number", value=str(value), answer=f"{value}.")
+        return gold, (f"{wrong}.",)
     if not isinstance(value, str) or not value:
         raise Unusable(f"answer: {value!r}: expected true, false, a number or a word")
     kind = next((kind for kind in _KINDS if value in kind), names)
+    # `wheel` does not contradict `front wheel`.
     others = {other for other in kind if other not in value and value not in other}
-    return _match(value, others), (sentence(rng.choice(sorted(others))),) if others else ()
+    gold = _match(value, others)
+    if not others:
+        return gold, ()
+    return gold, (sentence(rng.choice(sorted(others))),)
 
 
 def _match(value: str, others: set[str]) -> Gold:
-    return Gold(check="match", value=value, others=tuple(sorted(others)), answer=sentence(value))
+    return Gold(
+        check="match",
+        value=value,
+        others=tuple(sorted(others)),
+        answer=sentence(value),
+    )

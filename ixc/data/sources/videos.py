@@ -20,33 +20,45 @@ DESCRIBE = (Turn(role="user", content="Describe the film."),)
 
 def read(path: Path, seed: int) -> Iterator[Row | Refused]:
     """A prompt per film, and its caption against the next film's."""
+    folder = home(path)
     for file in find(path, "captions.jsonl"):
-        items = list(lines(file))
-        yield from [item for item in items if isinstance(item, Refused)]
-        records = [item for item in items if not isinstance(item, Refused)]
-        captions = [str(record.get("caption") or "") for _, record in records]
-        following = dict(
-            zip((number for number, _ in records), captions[1:] + captions[:1], strict=True)
-        )
-        for number, record in records:
-            yield from attempt(
-                lambda r, n, f=following: _rows(r, home(path), f[n]), record, number, file.name
-            )
+        records: dict[int, Record] = {}
+        for item in lines(file):
+            if isinstance(item, Refused):
+                yield item
+            else:
+                number, record = item
+                records[number] = record
+        yield from _file_rows(records, folder, file.name)
+
+
+def _file_rows(records: dict[int, Record], folder: Path, name: str) -> Iterator[Row | Refused]:
+    """The rows of the records of a file, by their lines."""
+    captions = [str(record.get("caption") or "") for record in records.values()]
+    next_captions = captions[1:] + captions[:1]
+    others = dict(zip(records, next_captions, strict=True))
+
+    def rows(record: Record, number: int) -> Iterator[Row]:
+        return _rows(record, folder, others[number])
+
+    for number, record in records.items():
+        yield from attempt(rows, record, number, name)
 
 
 def _rows(record: Record, folder: Path, other: str) -> Iterator[Row]:
-    name, caption = take(record, "video", str), sentence(take(record, "caption", str))
-    false = sentence(other) if other and sentence(other) != caption else ""
-    meta = {"licence": record.get("licence")}
+    name = take(record, "video", str)
+    caption = sentence(take(record, "caption", str))
+    rejected = sentence(other) if other and sentence(other) != caption else ""
     common = {
         "domain": "video",
         "prompt": DESCRIBE,
         "media": (media(folder, name, "video"),),
         "group": name,
-        "meta": meta,
+        "meta": {"licence": record.get("licence")},
     }
 
     gold = Gold(check="open", value=caption, answer=caption)
-    yield Row(id=f"{name}/caption", gold=gold, wrong=(false,) if false else (), **common)
-    if false:
-        yield Row(id=f"{name}/pair", chosen=caption, rejected=false, **common)
+    wrong = (rejected,) if rejected else ()
+    yield Row(id=f"{name}/caption", gold=gold, wrong=wrong, **common)
+    if rejected:
+        yield Row(id=f"{name}/pair", chosen=caption, rejected=rejected, **common)

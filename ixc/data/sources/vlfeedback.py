@@ -8,6 +8,7 @@ Source: https://huggingface.co/datasets/MMInstruction/VLFeedback, arXiv:2312.106
 
 import random
 from collections.abc import Iterator
+from functools import partial
 
 from ixc.data.sources import File, Refused, Row
 from ixc.data.sources.conversations import place, turns
@@ -16,21 +17,23 @@ from ixc.data.sources.native import Entry, Origin, Unusable, each, media, take
 from ixc.data.sources.ratings import Rule, best_and_other
 
 LICENCE = Licence(name="none stated", commercial=False, note="later versions: CC-BY-4.0")
-PICTURES = "merged_images"
+IMAGES = "merged_images"
 
 
 def read(origin: Origin, seed: int, rejected: Rule = "worst") -> Iterator[Row | Refused]:
     """Ready pairs: the best-rated answer against a lower one."""
-    yield from each(origin, lambda entry: [_row(entry, rejected, seed)])
+    yield from each(origin, partial(_row, rule=rejected, seed=seed))
 
 
 def _row(entry: Entry, rule: Rule, seed: int) -> Row:
     image = _image(entry)
-    best, other = best_and_other(entry.record, rule, random.Random(f"{seed}/{entry.id}"))
+    rng = random.Random(f"{seed}/{entry.id}")
+    best, other = best_and_other(entry.record, rule, rng)
+    prompt = turns(take(entry.record, "prompt", str))
     return Row(
         id=entry.id,
         domain="general",
-        prompt=place(turns(take(entry.record, "prompt", str)), [image]),
+        prompt=place(prompt, [image]),
         media=(image,),
         chosen=best.text,
         rejected=other.text,
@@ -45,4 +48,4 @@ def _image(entry: Entry) -> File:
     except Unusable:
         if entry.folder is None or not isinstance(value, str):
             raise
-        return media(entry.folder, f"{PICTURES}/{value}", "image")
+        return media(entry.folder, f"{IMAGES}/{value}", "image")
