@@ -83,6 +83,7 @@ def recognise(stream: BinaryIO) -> Container:
 
 def sniff(head: bytes) -> Container | None:
     """The container that begins like this; none if it is not one of those that may be opened."""
+    # A box's length comes first, then what kind of box it is.
     if head[4:8] in _MP4_BEGINNINGS and head[8:12] not in _STILL_BRANDS:
         return _MP4 if head[4:8] == b"ftyp" and head[8:12] != b"qt  " else _MOV
     if head.startswith(b"\x1a\x45\xdf\xa3"):
@@ -171,8 +172,20 @@ _MP4_BEGINNINGS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 _STILL_BRANDS = (b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis", b"crx ")
 
 
-_MP4 = Container(name="MP4", demuxer="mp4", suffix=".mp4", has_index=True, check=check_mp4)
-_MOV = Container(name="QuickTime", demuxer="mov", suffix=".mov", has_index=True, check=check_mp4)
+_MP4 = Container(
+    name="MP4",
+    demuxer="mp4",
+    suffix=".mp4",
+    has_index=True,
+    check=check_mp4,
+)
+_MOV = Container(
+    name="QuickTime",
+    demuxer="mov",
+    suffix=".mov",
+    has_index=True,
+    check=check_mp4,
+)
 _MATROSKA = Container(
     name="Matroska",
     demuxer="matroska",
@@ -189,7 +202,13 @@ _WEBM = Container(
     declares_duration=True,
     check=check_matroska,
 )
-_AVI = Container(name="AVI", demuxer="avi", suffix=".avi", declares_duration=True, check=check_avi)
+_AVI = Container(
+    name="AVI",
+    demuxer="avi",
+    suffix=".avi",
+    declares_duration=True,
+    check=check_avi,
+)
 _MPEG_TS = Container(
     name="MPEG-TS", demuxer="mpegts", suffix=".ts", check=partial(check_transport_stream, 188)
 )

@@ -90,7 +90,12 @@ class Planting:
                 self.kinds[row] = defect.kind
                 yield defect
 
-    def _corrupted(self, row: int, sample: Sample, rng: random.Random) -> Defect:
+    def _corrupted(
+        self,
+        row: int,
+        sample: Sample,
+        rng: random.Random,
+    ) -> Defect:
         pool = self.pools[_kind(sample)]
         wrong = _wrong(sample)
         num_others = pool.num_others(sample.media) if sample.media else 0

@@ -79,7 +79,12 @@ def check_mp4(stream: BinaryIO, size: int) -> None:
             _check_data_references(stream, box)
 
 
-def _boxes(stream: BinaryIO, start: int, end: int, count: "_Count") -> Iterator[_Box]:
+def _boxes(
+    stream: BinaryIO,
+    start: int,
+    end: int,
+    count: "_Count",
+) -> Iterator[_Box]:
     """Every box from `start` on and those inside the boxes that lead to references."""
     while start + 8 <= end:
         count.add()
@@ -139,7 +144,13 @@ def check_matroska(stream: BinaryIO, size: int) -> None:
     _walk_matroska(stream, 0, size, size, _Count())
 
 
-def _walk_matroska(stream: BinaryIO, start: int, end: int, size: int, count: _Count) -> None:
+def _walk_matroska(
+    stream: BinaryIO,
+    start: int,
+    end: int,
+    size: int,
+    count: _Count,
+) -> None:
     while start < end:
         count.add()
         stream.seek(start)

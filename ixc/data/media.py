@@ -50,6 +50,7 @@ class Store:
         Raises:
             BadMedia: it is missing, damaged, empty or too large.
         """
+        # By path or by content, and as what it was given: a GIF can be both.
         key = (file.path or hashlib.sha256(file.data or b"").digest(), file.kind)
         if key not in self._results:
             try:
