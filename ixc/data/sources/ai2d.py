@@ -1,8 +1,8 @@
 """AI2D: choices on diagrams of school science. CC BY-SA; commercial use allowed.
 
-Native: `questions/<picture>.json`, `{"questions": {<question>: {"questionId", "answerTexts": [4], "correctAnswer":
-int, "abcLabel": bool}}}`, pictures in `images/`; where `abcLabel` is true the options are letters that
-stand in the copy of the picture in `abc_images/`. Or Parquet, `question`, `options`, `answer` (index), `image`.
+Native: `questions/<image>.json`, `{"questions": {<question>: {"questionId", "answerTexts": [4], "correctAnswer":
+int, "abcLabel": bool}}}`, images in `images/`; where `abcLabel` is true the options are letters that
+stand in the copy of the image in `abc_images/`. Or Parquet, `question`, `options`, `answer` (index), `image`.
 
 Source: arXiv:1603.07396; https://prior.allenai.org/projects/diagram-understanding.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from ixc.data.sources import Refused, Row, tables
 from ixc.data.sources.answers import choice, lettered
 from ixc.data.sources.licences import Licence
-from ixc.data.sources.native import Entry, Origin, Record, Unusable, each, media, take, texts
+from ixc.data.sources.native import Entry, Origin, Record, Unusable, each, take, texts
 
 LICENCE = Licence(name="CC BY-SA", commercial=True, note="the pictures were collected from the web")
 FILES = ("**/questions/*.json", "**/*.parquet")
@@ -31,6 +31,7 @@ def _questions(record: Record) -> Iterator[tuple[str, Any]]:
         yield "", record
         return
     questions = take(record, "questions", dict)
+    # A question's key is its text; its number makes the key unique.
     for number, (text, question) in enumerate(questions.items(), start=1):
         is_object = isinstance(question, dict)
         yield str(number), {**question, "question": text} if is_object else question
@@ -52,7 +53,7 @@ def _native_row(entry: Entry) -> Row:
         id=take(record, "questionId", str),
         domain="text_rich",
         prompt=lettered(question, options),
-        media=(media(entry.folder, name, "image"),),
+        media=(entry.image(name),),
         group=file.stem,
         **choice(options, take(record, "correctAnswer", int)),
     )
@@ -69,6 +70,6 @@ def _parquet_row(entry: Entry) -> Row:
         id=entry.id,
         domain="text_rich",
         prompt=lettered(question, options),
-        media=(media(entry.folder, record["image"], "image"),),
+        media=(entry.image(record["image"]),),
         **choice(options, int(index)),
     )

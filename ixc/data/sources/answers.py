@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from string import ascii_uppercase
 from typing import TypedDict
 
-from ixc.data.samples import Gold, Turn
+from ixc.data.samples import Gold, Turn, user_message
 from ixc.data.sources.native import Unusable
 from ixc.data.sources.phrases import bare, opposite, sentence
 
@@ -24,7 +24,7 @@ class Answer(TypedDict):
 
 def user_prompt(question: str) -> tuple[Turn, ...]:
     """A prompt of one turn."""
-    return (Turn(role="user", content=question.strip()),)
+    return user_message(question.strip())
 
 
 def lettered(question: str, options: Sequence[str]) -> tuple[Turn, ...]:
@@ -41,7 +41,7 @@ def lettered(question: str, options: Sequence[str]) -> tuple[Turn, ...]:
 
 
 def choice(options: Sequence[str], right: int, reason: str = "") -> Answer:
-    """One of several options; empty texts stand for options that are pictures.
+    """One of several options; empty texts stand for options that are images.
 
     >>> choice(["a cat", "a dog"], 1, reason="It barks.")["gold"].answer
     'It barks.\\nThe answer is (B) a dog.'
@@ -66,7 +66,12 @@ def choice(options: Sequence[str], right: int, reason: str = "") -> Answer:
     answer = answers.pop(right)
     if reason.strip():
         answer = f"{sentence(reason)}\n{answer}"
-    gold = Gold(check="choice", value=value, others=tuple(values), answer=answer)
+    gold = Gold(
+        check="choice",
+        value=value,
+        others=tuple(values),
+        answer=answer,
+    )
     return Answer(gold=gold, wrong=tuple(answers))
 
 
@@ -116,16 +121,23 @@ def short(value: object, reason: str = "") -> Answer:
     if reason.strip():
         answer = f"{sentence(reason)}\nThe answer is {answer}"
 
+    # A number is compared as mathematics: currency and thousands signs go.
     if _NUMBER.fullmatch(text):
         plain = re.sub(r"[,$\s]", "", text)
         gold = Gold(check="number", value=plain, answer=answer)
         return Answer(gold=gold, wrong=())
 
+    # Of yes and no, true and false the other one is known to be wrong.
     other = opposite(text)
     if not other:
         gold = Gold(check="match", value=bare(text), answer=answer)
         return Answer(gold=gold, wrong=())
-    gold = Gold(check="match", value=bare(text), others=(other,), answer=answer)
+    gold = Gold(
+        check="match",
+        value=bare(text),
+        others=(other,),
+        answer=answer,
+    )
     return Answer(gold=gold, wrong=(sentence(other),))
 
 

@@ -2,7 +2,7 @@
 
 Native: `aokvqa_v1p0_{train,val}.json`, a list of `{"question_id", "image_id": int, "split", "question",
 "choices": [4], "correct_choice_idx", "direct_answers": [10], "difficult_direct_answer", "rationales": [3]}`, the
-pictures COCO's, `<split>2017/<image_id, 12 digits>.jpg`; or Parquet with the picture in `image`. The test rows have
+images COCO's, `<split>2017/<image_id, 12 digits>.jpg`; or Parquet with the image in `image`. The test rows have
 no answers.
 
 Source: https://github.com/allenai/aokvqa, arXiv:2206.01718.
@@ -17,7 +17,7 @@ from ixc.data.samples import Gold
 from ixc.data.sources import Refused, Row, tables
 from ixc.data.sources.answers import choice, lettered, user_prompt
 from ixc.data.sources.licences import Licence
-from ixc.data.sources.native import Entry, Origin, Record, Unusable, each, media, take, texts
+from ixc.data.sources.native import Entry, Origin, Record, Unusable, each, take, texts
 from ixc.data.sources.phrases import sentence
 
 LICENCE = Licence(
@@ -42,12 +42,17 @@ def _rows(entry: Entry) -> Iterator[Row]:
     image = record["image"] if "image" in record else _coco_name(record)
     common = {
         "domain": "general",
-        "media": (media(entry.folder, image, "image"),),
+        "media": (entry.image(image),),
         "group": str(record.get("image_id") or ""),
     }
 
     direct_answers = _direct_answers(record)
-    yield Row(id=id, prompt=lettered(question, options), **common, **answer)
+    yield Row(
+        id=id,
+        prompt=lettered(question, options),
+        **common,
+        **answer,
+    )
 
     # Ten people answered without the options; where they hardly agree, nothing can be checked.
     if direct_answers and not record.get("difficult_direct_answer"):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from ixc.data.sources import Refused, Row
 from ixc.data.sources.answers import short, user_prompt
 from ixc.data.sources.licences import Licence
-from ixc.data.sources.native import Entry, Origin, each, media, take
+from ixc.data.sources.native import Entry, Origin, each, take
 
 LICENCE = Licence(name="CC BY 4.0", commercial=True)
 
@@ -28,7 +28,7 @@ def _row(entry: Entry) -> Row:
         id=entry.id,
         domain="reasoning",
         prompt=user_prompt(question),
-        media=(media(entry.folder, image, "image"),),
+        media=(entry.image(image),),
         meta={"template": record.get("template")},
         **short(take(record, "label", int)),
     )

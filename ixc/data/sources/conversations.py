@@ -1,4 +1,4 @@
-"""Conversations as data sets write them: TRL's turns, sharegpt's, plain texts; and where their pictures belong."""
+"""Conversations as data sets write them: TRL's turns, sharegpt's, plain texts; and where their images belong."""
 
 import re
 import reprlib
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
-from ixc.data.samples import PLACEHOLDER, Turn
+from ixc.data.samples import PLACEHOLDER, Turn, user_message
 from ixc.data.sources import File
 from ixc.data.sources.native import Unusable
 from ixc.data.sources.phrases import without_edge
@@ -25,7 +25,7 @@ _PART_MARKS = {
 }
 _TURN_FIELDS = ("role", "from", "content", "value")
 _SOURCES = ("url", "path", "base64", "bytes", "source")
-"""Where a part has its picture or film, if not under the kind's own name."""
+"""Where a part has its image or video, if not under the kind's own name."""
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 Kind = Literal["image", "video"]
 _ROLES: dict[str, Literal["system", "user", "assistant"]] = {
@@ -146,7 +146,7 @@ def ended(value: Any) -> tuple[tuple[Turn, ...], str]:
     ''
 
     Raises:
-        Unusable: it ends with another turn, or with one that shows a picture.
+        Unusable: it ends with another turn, or with one that shows an image.
     """
     if isinstance(value, str):
         return (), value
@@ -187,7 +187,7 @@ def turns(value: Any) -> tuple[Turn, ...]:
         Unusable: it is neither.
     """
     if isinstance(value, str):
-        return (Turn(role="user", content=value),)
+        return user_message(value)
     value = [value] if isinstance(value, dict) else value
     if not isinstance(value, list) or not value:
         raise Unusable(
@@ -197,6 +197,7 @@ def turns(value: Any) -> tuple[Turn, ...]:
 
 
 def _turn(turn: Any) -> Turn:
+    # The role has one name in TRL and OpenAI, another in sharegpt.
     speaker = (turn.get("role") or turn.get("from")) if isinstance(turn, dict) else None
     role = _ROLES.get(speaker) if isinstance(speaker, str) else None
     if role is None:
@@ -213,7 +214,7 @@ def _turn(turn: Any) -> Turn:
 
 
 def _part(part: Any) -> str:
-    """A part of a message: `{"type": "text", "text"}`, or a picture or film, as TRL or OpenAI write it."""
+    """A part of a message: `{"type": "text", "text"}`, or an image or video, as TRL or OpenAI write it."""
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "text" and isinstance(part.get("text"), str):
         return part["text"]

@@ -198,6 +198,7 @@ def _texts(file: Bytes) -> Iterator[str]:
                 piece += more
                 is_end = not more
         except _CUT:
+            # What was read before the damage is not lost.
             yield decoder.decode(piece)
             raise
         yield decoder.decode(piece, final=is_end)
@@ -313,7 +314,10 @@ def _arrow(path: Path, name: str) -> Numbered:
 
 
 def _numbered(
-    batches: Iterator[pa.RecordBatch], name: str, start: int, total: int | None = None
+    batches: Iterator[pa.RecordBatch],
+    name: str,
+    start: int,
+    total: int | None = None,
 ) -> Numbered:
     """The records of batches, numbered from `start` + 1; `total`: how many there should be."""
     count = 0
@@ -382,6 +386,7 @@ def _decoded(batch: pa.RecordBatch) -> Iterator[Record | Exception]:
         if batch.num_rows == 1:
             yield error
         else:
+            # Row by row: only the one at fault is lost.
             for i in range(batch.num_rows):
                 yield from _decoded(batch.slice(i, 1))
 

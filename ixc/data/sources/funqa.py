@@ -1,6 +1,6 @@
-"""FunQA: what is funny, creative or magic in a film, told at length. CC BY-NC-SA 4.0; no commercial use.
+"""FunQA: what is funny, creative or magic in a video, told at length. CC BY-NC-SA 4.0; no commercial use.
 
-Native: `*.json`, a list of `{"ID", "instruction", "visual_input", "output", "task"}`, the films anywhere
+Native: `*.json`, a list of `{"ID", "instruction", "visual_input", "output", "task"}`, the videos anywhere
 below the folder. Tasks H1, C1 and M1 ask for a span of time, whose overlap would be the measure: `meta.task`.
 
 Source: https://github.com/Jingkang50/FunQA, arXiv:2306.14899.

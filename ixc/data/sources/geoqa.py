@@ -119,6 +119,7 @@ def _png(array: np.ndarray) -> bytes:
         raise Unusable(
             f"image: {array.dtype}, {array.shape}: expected pixels of 8 bits; remove the row"
         )
+    # The store takes files, the pickle has bare pixels.
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, format="PNG")
     return buffer.getvalue()

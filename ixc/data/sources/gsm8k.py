@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
-from ixc.data.samples import Gold, Turn
+from ixc.data.samples import Gold
 from ixc.data.sources import Refused, Row
+from ixc.data.sources.answers import user_prompt
 from ixc.data.sources.licences import Licence
 from ixc.data.sources.native import Entry, Record, Unusable, each, home, lines, matching, take
 
@@ -30,6 +31,7 @@ def read(path: Path, seed: int) -> Iterator[Row | Refused]:
     """
     problems = each(path, _problem, "test*.jsonl", "train*.jsonl", records=lines)
     folder = home(path)
+    # The models' solutions are optional.
     has_solutions = bool(matching(folder, _SOLUTIONS))
     pairs = each(folder, _pairs, _SOLUTIONS, records=lines) if has_solutions else ()
     for problem, pair in zip_longest(problems, pairs):
@@ -45,12 +47,13 @@ def _problem(entry: Entry) -> Row:
     steps, marker, value = answer.rpartition("#### ")
     if not marker or not value.strip():
         raise Unusable("answer: no value after '#### '; add it or remove the row")
+    # The verifier reads plain numbers.
     value = value.strip().replace(",", "")
     full = f"{plain(steps)}\nThe answer is {value}."
     return Row(
         id=entry.id,
         domain="reasoning",
-        prompt=_prompt(question),
+        prompt=user_prompt(question),
         gold=Gold(check="number", value=value, answer=full),
         group=question,
     )
@@ -64,7 +67,7 @@ def _pairs(entry: Entry) -> list[Row]:
     pair = Row(
         id=entry.id,
         domain="reasoning",
-        prompt=_prompt(question),
+        prompt=user_prompt(question),
         chosen=right[0],
         rejected=wrong[0],
         group=question,
@@ -83,10 +86,6 @@ def _solutions(record: Record) -> tuple[list[str], list[str]]:
     if not right and not wrong:
         raise Unusable("no model's solution with is_correct; add one or remove the row")
     return right, wrong
-
-
-def _prompt(question: str) -> tuple[Turn, ...]:
-    return (Turn(role="user", content=question.strip()),)
 
 
 def plain(solution: str) -> str:

@@ -10,7 +10,7 @@ Source: https://huggingface.co/datasets/HuggingFaceH4/hhh_alignment, arXiv:2112.
 from collections.abc import Iterator
 from pathlib import Path
 
-from ixc.data.samples import Turn
+from ixc.data.samples import user_message
 from ixc.data.sources import Refused, Row
 from ixc.data.sources.licences import Licence
 from ixc.data.sources.native import (
@@ -31,6 +31,7 @@ LICENCE = Licence(name="Apache-2.0", commercial=True, note="a public benchmark")
 
 def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
     """Ready pairs."""
+    # BIG-bench's files, or any file or hub with the other form.
     tasks = matching(home(origin), "**/task.json") if isinstance(origin, Path) else []
     for file in tasks:
         yield from _task(file)
@@ -66,7 +67,7 @@ def _row(record: Record, id: str) -> Row:
     return Row(
         id=id,
         domain="safety",
-        prompt=(Turn(role="user", content=prompt),),
+        prompt=user_message(prompt),
         chosen=chosen,
         rejected=rejected,
         group=prompt,

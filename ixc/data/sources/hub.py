@@ -23,7 +23,7 @@ class Hub:
 
 
 def stream(hub: Hub) -> Iterator[dict[str, Any]]:
-    """The records of a split in their order; pictures stay `{"bytes", "path"}`, as they are stored.
+    """The records of a split in their order; images stay `{"bytes", "path"}`, as they are stored.
 
     Raises:
         BadSource: `datasets` is not installed, the hub cannot be reached, it has no such data set, or it breaks off

@@ -1,9 +1,9 @@
-"""IconQA: questions on icon pictures, the options texts or pictures. CC BY-NC-SA 4.0; no commercial use.
+"""IconQA: questions on icon images, the options texts or images. CC BY-NC-SA 4.0; no commercial use.
 
 Native: `problems.json`, `{<pid>: {"question", "choices", "answer", "ques_type", "split"}}`, `ques_type` one of
 `choose_txt`, `choose_img` (choices are file names; the answer is an index) and `fill_in_blank` (a text);
-pictures in `iconqa/<split>/<ques_type>/<pid>/`, the question's being `image.png`. Or Parquet, `choices` a text with
-commas between them, `answer` one of them, the pictures in `query_image` and `choice_image_0` to `_4`.
+images in `iconqa/<split>/<ques_type>/<pid>/`, the question's being `image.png`. Or Parquet, `choices` a text with
+commas between them, `answer` one of them, the images in `query_image` and `choice_image_0` to `_4`.
 
 Source: https://github.com/lupantech/IconQA, arXiv:2110.13214.
 """
@@ -14,7 +14,7 @@ from ixc.data.samples import PLACEHOLDER, Turn
 from ixc.data.sources import File, Refused, Row, tables
 from ixc.data.sources.answers import Answer, choice, lettered, position, short, user_prompt
 from ixc.data.sources.licences import Licence
-from ixc.data.sources.native import Entry, Origin, Record, Unusable, each, media, take, texts
+from ixc.data.sources.native import Entry, Origin, Record, Unusable, each, take, texts
 from ixc.data.sources.splits import held_out
 
 LICENCE = Licence(name="CC BY-NC-SA 4.0", commercial=False)
@@ -51,13 +51,18 @@ def _row(entry: Entry) -> Row:
 
 
 def _prompt_and_answer(
-    record: Record, kind: str, question: str, options: list[str], is_parquet: bool
+    record: Record,
+    kind: str,
+    question: str,
+    options: list[str],
+    is_parquet: bool,
 ) -> tuple[tuple[Turn, ...], Answer]:
     if kind == "fill_in_blank":
         return user_prompt(question), short(take(record, "answer", object))
     if kind == "choose_txt":
         prompt = lettered(question, options)
         return prompt, choice(options, _right(record, options, is_parquet))
+    # Options that are images: each stands behind its letter.
     marks = [PLACEHOLDER] * len(options)
     prompt = lettered(f"{PLACEHOLDER}\n{question}", marks)
     return prompt, choice([""] * len(options), _right(record, options, is_parquet))
@@ -80,7 +85,7 @@ def _native_images(entry: Entry, kind: str, option_images: list[str]) -> tuple[F
     split = take(entry.record, "split", str)
     folder = f"iconqa/{split}/{kind}/{entry.key}"
     names = [f"{folder}/{name}" for name in ("image.png", *option_images)]
-    return tuple(media(entry.folder, name, "image") for name in names)
+    return tuple(entry.image(name) for name in names)
 
 
 def _parquet_images(entry: Entry, num_options: int) -> tuple[File, ...]:
@@ -91,4 +96,4 @@ def _parquet_images(entry: Entry, num_options: int) -> tuple[File, ...]:
     columns = ["query_image"]
     columns += [f"choice_image_{k}" for k in range(num_options)]
     images = [entry.record.get(column) for column in columns]
-    return tuple(media(entry.folder, image, "image") for image in images)
+    return tuple(entry.image(image) for image in images)

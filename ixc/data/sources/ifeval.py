@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from ixc.data.samples import Gold, Turn
+from ixc.data.samples import Gold, user_message
 from ixc.data.sources import Refused, Row
 from ixc.data.sources.licences import Licence
 from ixc.data.sources.native import Entry, Record, Unusable, each, lines, take
@@ -32,6 +32,7 @@ def _row(entry: Entry) -> Row:
         raise Unusable(
             f"{len(ids)} instructions, {len(kwargs)} kwargs; one kwargs object for each, at least one"
         )
+    # Some packagings pad the arguments with nulls, which IFEval's checks do not take.
     constraints = []
     for id, padded in zip(ids, kwargs, strict=True):
         constraints.append({"id": id, "kwargs": _without_nulls(padded)})
@@ -39,7 +40,7 @@ def _row(entry: Entry) -> Row:
     return Row(
         id=str(take(record, "key", int)),
         domain="instruction",
-        prompt=(Turn(role="user", content=prompt),),
+        prompt=user_message(prompt),
         gold=Gold(check="constraints", value=json.dumps(constraints, ensure_ascii=False)),
     )
 

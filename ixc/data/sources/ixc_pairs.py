@@ -1,7 +1,7 @@
 """The training files of IXC-2.5-Reward: what the official code reads. The licence is what you know of them.
 
 Native: JSON, a list of `{"id", "conversations_a": [{"from", "value"}], "conversations_b", "image": path or [path]}`; a
-is the better one. A row of text has no `image`; a film stands there too. The paths start at the folder.
+is the better one. A row of text has no `image`; a video stands there too. The paths start at the folder.
 
 Source: InternLM-XComposer, InternLM-XComposer-2.5-Reward/training.
 """

@@ -1,7 +1,7 @@
-"""KVQA: questions about the people in news pictures, by world knowledge. Licence not stated; no commercial use.
+"""KVQA: questions about the people in news images, by world knowledge. Licence not stated; no commercial use.
 
 Native: `dataset.json`, `{<image>: {"imgPath", "Questions": [str], "Answers": [str | int], "Type of Question",
-"split": [int]}}`, pictures by `imgPath`. Of its five ways to split the set the first is followed; a 1 is for training.
+"split": [int]}}`, images by `imgPath`. Of its five ways to split the set the first is followed; a 1 is for training.
 
 Source: S. Shah, A. Mishra, N. Yadati, P. P. Talukdar, AAAI 2019; https://malllabiisc.github.io/resources/kvqa.
 """
@@ -13,7 +13,7 @@ from typing import Any, Literal
 from ixc.data.sources import Refused, Row, tables
 from ixc.data.sources.answers import short, user_prompt
 from ixc.data.sources.licences import Licence
-from ixc.data.sources.native import Entry, Record, Unusable, each, media, take
+from ixc.data.sources.native import Entry, Record, Unusable, each, take
 
 LICENCE = Licence(name="not stated", commercial=False, note="ask the authors")
 
@@ -30,14 +30,14 @@ def _questions(record: Record) -> Iterator[tuple[str, Any]]:
     if len(questions) != len(answers):
         raise Unusable(f"{len(questions)} questions, {len(answers)} answers; one answer for each")
     kinds = record.get("Type of Question")
+    kinds = kinds if isinstance(kinds, list) else []
     for i, question in enumerate(questions):
-        has_kind = isinstance(kinds, list) and i < len(kinds)
         inner = {
             "imgPath": record.get("imgPath"),
             "split": record.get("split"),
             "question": question,
             "answer": answers[i],
-            "kinds": kinds[i] if has_kind else None,
+            "kinds": kinds[i] if i < len(kinds) else None,
         }
         yield str(i + 1), inner
 
@@ -50,7 +50,7 @@ def _row(entry: Entry) -> Row:
         id=entry.key,
         domain="general",
         prompt=user_prompt(question),
-        media=(media(entry.folder, name, "image"),),
+        media=(entry.image(name),),
         split=_held_out(record["split"]),
         group=name,
         meta={"kinds": record["kinds"]},

@@ -1,8 +1,8 @@
-"""MATH-Vision: competition problems on pictures, and eight models' answers. MIT; commercial use allowed.
+"""MATH-Vision: competition problems on images, and eight models' answers. MIT; commercial use allowed.
 
 Native: `test*.jsonl`, `{"id", "question", "options", "answer", "level", "subject", "image"}`; with options
 the answer is a letter. Optional, `outputs/<model>.jsonl`: `{"id", "response", "model_answer", "correct"}`.
-A problem has one picture file; `<image1>`, `<image2>` mark its parts in question and options.
+A problem has one image file; `<image1>`, `<image2>` mark its parts in question and options.
 A public benchmark: a model trained on it must not be reported on it.
 
 Source: https://github.com/mathllm/MATH-V, arXiv:2402.14804.
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from string import ascii_uppercase
 
-from ixc.data.samples import Gold, Turn
+from ixc.data.samples import Gold, user_message
 from ixc.data.sources import Refused, Row
 from ixc.data.sources.licences import Licence
 from ixc.data.sources.native import (
@@ -26,7 +26,6 @@ from ixc.data.sources.native import (
     home,
     lines,
     matching,
-    media,
     take,
 )
 
@@ -37,6 +36,7 @@ _MARK = re.compile(r"<image(\d+)>")
 
 def read(path: Path, seed: int) -> Iterator[Row | Refused]:
     """A prompt per problem, and a pair where some model is right and some wrong."""
+    # What the models answered is optional, and belongs to a problem by its id.
     outputs: dict[str, list[Record]] = defaultdict(list)
     for file in matching(home(path), "outputs/*.jsonl"):
         for item in lines(file):
@@ -61,14 +61,14 @@ def _rows(entry: Entry, outputs: list[Record], seed: int) -> Iterator[Row]:
     if options and answer not in ascii_uppercase[: len(options)]:
         raise Unusable(f"answer: {answer!r}: not one of the {len(options)} options; correct it")
     rng = random.Random(f"{seed}/{id}")
-    image = media(entry.folder, take(record, "image", str), "image")
+    image = entry.image(take(record, "image", str))
     question = _question(take(record, "question", str), options)
     right = _responses(outputs, is_correct=True)
     wrong = _responses(outputs, is_correct=False)
     gold, known_wrong = _gold(answer, options, outputs, rng)
     common = {
         "domain": "reasoning",
-        "prompt": (Turn(role="user", content=question),),
+        "prompt": user_message(question),
         "media": (image,),
         "group": id,
         "meta": {"subject": record.get("subject"), "level": record.get("level")},
@@ -80,7 +80,12 @@ def _rows(entry: Entry, outputs: list[Record], seed: int) -> Iterator[Row]:
     wrong = [text for text in wrong if text not in right]
     if right and wrong:
         chosen = rng.choice(right)
-        yield Row(id=f"{id}/pair", chosen=chosen, rejected=rng.choice(wrong), **common)
+        yield Row(
+            id=f"{id}/pair",
+            chosen=chosen,
+            rejected=rng.choice(wrong),
+            **common,
+        )
 
 
 def _responses(outputs: list[Record], is_correct: bool) -> list[str]:
@@ -106,7 +111,7 @@ def _question(question: str, options: list[str]) -> str:
 
 
 def _option(letter: str, option: str) -> str:
-    """One option; where it is only its letter, or a part of the picture, there is nothing to spell out.
+    """One option; where it is only its letter, or a part of the image, there is nothing to spell out.
 
     >>> _option("B", "B"), _option("B", "7 cm"), _option("B", "<image3>")
     ('(B)', '(B) 7 cm', '(B) figure 3')
@@ -116,7 +121,10 @@ def _option(letter: str, option: str) -> str:
 
 
 def _gold(
-    answer: str, options: list[str], outputs: list[Record], rng: random.Random
+    answer: str,
+    options: list[str],
+    outputs: list[Record],
+    rng: random.Random,
 ) -> tuple[Gold, tuple[str, ...]]:
     """How an answer is checked, and one that is known to be wrong."""
     if options:

@@ -1,4 +1,4 @@
-"""MiraData: clips of films with long captions. Licence: none granted; no commercial use.
+"""MiraData: clips of videos with long captions. Licence: none granted; no commercial use.
 
 Native: `*.csv` with `index` (the clip's file without `.mp4`), `video_id`, `dense_caption` and other captions; later
 tables have `clip_id` and `source_id` in its place. The clips, as the authors' script cuts them, lie anywhere below the

@@ -86,6 +86,10 @@ class Entry(NamedTuple):
         """Its place, as refusals name it."""
         return f"{self.file}:{self.key}"
 
+    def image(self, value: Any) -> File:
+        """An image of the record, by its name below the folder or by itself; see `media`."""
+        return media(self.folder, value, "image")
+
 
 # Where the records are
 
@@ -228,7 +232,10 @@ def _checked(entry: Entry) -> Entry | Refused:
 
 
 def attempt(
-    make: Callable[[Record, int], Rows], record: Any, number: int, name: str
+    make: Callable[[Record, int], Rows],
+    record: Any,
+    number: int,
+    name: str,
 ) -> list[Row | Refused]:
     """The rows of one record that a reader found by itself: all of them, or one refusal.
 

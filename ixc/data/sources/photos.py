@@ -1,22 +1,22 @@
-"""Natural pictures with a true caption, questions, and objects that are not there. CC0 or public domain.
+"""Natural images with a true caption, questions, and objects that are not there. CC0 or public domain.
 
 Native: `captions.jsonl`, `{"image", "caption", "qa": [{"question", "answer"}], "absent": [str], "licence"}`;
-the names are relative to the folder. The format is this project's own: describe your own pictures in it.
+the names are relative to the folder. The format is this project's own: describe your own images in it.
 Commercial use: as far as each row's `licence` goes.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from ixc.data.samples import Gold, Turn
+from ixc.data.samples import Gold, user_message
 from ixc.data.sources import Refused, Row
 from ixc.data.sources.licences import Licence
-from ixc.data.sources.native import Entry, Record, each, lines, media, take
+from ixc.data.sources.native import Entry, Record, each, lines, take
 from ixc.data.sources.phrases import bare, opposite, sentence, with_article
 
 LICENCE = Licence(name="CC0 or public domain", commercial=True, note="each row has its own")
 
-DESCRIBE = (Turn(role="user", content="Describe the picture."),)
+DESCRIBE = user_message("Describe the picture.")
 
 
 def read(path: Path, seed: int) -> Iterator[Row | Refused]:
@@ -30,7 +30,7 @@ def _rows(entry: Entry) -> Iterator[Row]:
     caption = sentence(take(record, "caption", str))
     common = {
         "domain": "general",
-        "media": (media(entry.folder, name, "image"),),
+        "media": (entry.image(name),),
         "group": name,
         "meta": {"licence": record.get("licence")},
     }
@@ -39,7 +39,13 @@ def _rows(entry: Entry) -> Iterator[Row]:
 
     gold = Gold(check="open", value=caption, answer=caption)
     wrong = tuple(hallucinated)
-    yield Row(id=f"{name}/caption", prompt=DESCRIBE, gold=gold, wrong=wrong, **common)
+    yield Row(
+        id=f"{name}/caption",
+        prompt=DESCRIBE,
+        gold=gold,
+        wrong=wrong,
+        **common,
+    )
 
     for noun, rejected in zip(absent, hallucinated, strict=True):
         # As long as the false one: the better caption must not be known by its length.
@@ -55,7 +61,12 @@ def _rows(entry: Entry) -> Iterator[Row]:
         yield _question_row(f"{name}/qa/{number}", question, answer, common)
 
 
-def _question_row(id: str, question: str, answer: str, common: Record) -> Row:
+def _question_row(
+    id: str,
+    question: str,
+    answer: str,
+    common: Record,
+) -> Row:
     other = opposite(answer)
     gold = Gold(
         check="match",
@@ -65,7 +76,7 @@ def _question_row(id: str, question: str, answer: str, common: Record) -> Row:
     )
     return Row(
         id=id,
-        prompt=(Turn(role="user", content=question),),
+        prompt=user_message(question),
         gold=gold,
         wrong=(sentence(other),) if other else (),
         **common,

@@ -60,9 +60,9 @@ def blank(text: str) -> bool:
 
 
 def without_edge(text: str, mark: str) -> str | None:
-    """A text without the mark of its only picture before it, or on a line behind it; None where the mark is elsewhere.
+    """A text without the mark of its only image before it, or on a line behind it; None where the mark is elsewhere.
 
-    So LLaVA writes that the picture comes first. The text stays as it is.
+    So LLaVA writes that the image comes first. The text stays as it is.
 
     >>> without_edge("<image>\\nWhat?", "<image>"), without_edge("What?\\n<image>", "<image>")
     ('What?', 'What?')

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Literal
 
-from ixc.data.samples import Turn
+from ixc.data.samples import user_message
 from ixc.data.sources import Refused, Row
 from ixc.data.sources.licences import Licence
 from ixc.data.sources.native import Entry, Origin, Unusable, each, take
@@ -36,7 +36,7 @@ def _row(entry: Entry, column: str) -> Row:
     return Row(
         id=entry.id,
         domain="safety",
-        prompt=(Turn(role="user", content=prompt),),
+        prompt=user_message(prompt),
         chosen=take(record, f"response_{winner}", str),
         rejected=take(record, f"response_{1 - winner}", str),
         group=prompt,

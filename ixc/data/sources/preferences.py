@@ -104,7 +104,12 @@ def read(
     yield from each(origin, partial(row, columns=columns, domain=domain, ignore=ignore))
 
 
-def row(entry: Entry, columns: Columns, domain: Domain, ignore: Collection[str] = ()) -> Row:
+def row(
+    entry: Entry,
+    columns: Columns,
+    domain: Domain,
+    ignore: Collection[str] = (),
+) -> Row:
     """One record by its columns.
 
     Raises:
@@ -224,7 +229,12 @@ def _conversation(record: Record, name: str) -> _Messages:
     return _pair(None, conversation, rejected, read)
 
 
-def _pair(prompt: Any, chosen: Any, rejected: Any, read: tuple[str, ...]) -> _Messages:
+def _pair(
+    prompt: Any,
+    chosen: Any,
+    rejected: Any,
+    read: tuple[str, ...],
+) -> _Messages:
     messages = pair(prompt, chosen, rejected)
     media: list[tuple[Kind, Any]] = []
     for conversation in (prompt, chosen, rejected):
@@ -282,7 +292,8 @@ def _files(
 ) -> tuple[File, ...]:
     in_columns: list[tuple[Kind, Any]] = []
     for kind, name in columns.items():
-        in_columns += [(kind, value) for value in several(entry.record.get(name))]
+        for value in several(entry.record.get(name)):
+            in_columns.append((kind, value))
     if in_columns and in_turns:
         names = " and ".join(columns.values())
         raise Unusable(f"pictures or films both in the turns and in {names}; remove one of the two")

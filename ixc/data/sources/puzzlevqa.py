@@ -12,7 +12,7 @@ from pathlib import Path
 from ixc.data.sources import Refused, Row
 from ixc.data.sources.answers import choice, lettered, position
 from ixc.data.sources.licences import Licence
-from ixc.data.sources.native import Entry, each, media, take, texts
+from ixc.data.sources.native import Entry, each, take, texts
 
 LICENCE = Licence(name="MIT", commercial=True)
 
@@ -27,13 +27,14 @@ def _row(entry: Entry) -> Row:
     options = texts(record, "options")
     image = take(record, "image", str)
     question = take(record, "question", str)
+    # A number may be a number among the options and a text here, or the other way round.
     answer = str(take(record, "answer", object))
     reason = record.get("deduction") or ""
     return Row(
         id=entry.id,
         domain="reasoning",
         prompt=lettered(question, options),
-        media=(media(entry.folder, image, "image"),),
+        media=(entry.image(image),),
         group=image,
         meta={"kind": entry.id.partition("/")[0]},
         **choice(options, position(options, answer), reason),

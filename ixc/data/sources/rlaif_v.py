@@ -1,4 +1,4 @@
-"""RLAIF-V: answers about pictures, one with fewer hallucinations. CC-BY-NC-4.0; no commercial use.
+"""RLAIF-V: answers about images, one with fewer hallucinations. CC-BY-NC-4.0; no commercial use.
 
 Native: Parquet, `{"image": bytes, "question", "chosen", "rejected", "ds_name", "origin_dataset", "idx", ...}`.
 
@@ -14,11 +14,11 @@ from ixc.data.sources.preferences import Columns, row
 
 LICENCE = Licence(name="CC-BY-NC-4.0", commercial=False)
 COLUMNS = Columns(prompt="question", images="image")
-IGNORE = ("image_path",)  # where the picture in the row was
+IGNORE = ("image_path",)  # where the image in the row was
 
 
 def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
-    """Ready pairs, each about one picture."""
+    """Ready pairs, each about one image."""
     yield from each(origin, _row)
 
 

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ixc.data.samples import Turn
+from ixc.data.samples import user_message
 from ixc.data.sources import Refused, Row
 from ixc.data.sources.licences import Licence
 from ixc.data.sources.native import Entry, Origin, Unusable, each, take
@@ -43,7 +43,7 @@ def _row(entry: Entry, min_score_ratio: float) -> Row:
     return Row(
         id=entry.id,
         domain="safety",  # as the paper's table 1 has it
-        prompt=(Turn(role="user", content=post),),
+        prompt=user_message(post),
         chosen=take(record, f"human_ref_{winner}", str),
         rejected=take(record, f"human_ref_{loser}", str),
         group=take(record, "post_id", str),

@@ -1,6 +1,6 @@
-"""Which rows are held out: what the authors of a set keep for tests, and whatever shares a picture or a prompt with it.
+"""Which rows are held out: what the authors of a set keep for tests, and whatever shares an image or a prompt with it.
 
-Rows that share a picture, a film, a group of their source or, where they have no media, a prompt are bound together,
+Rows that share an image, a video, a group of their source or, where they have no media, a prompt are bound together,
 across sources and through other rows, and go into one split.
 """
 

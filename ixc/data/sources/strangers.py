@@ -1,6 +1,6 @@
-"""Columns that a reader does not read: what could be a picture, an answer or a part of the prompt is refused by name.
+"""Columns that a reader does not read: what could be an image, an answer or a part of the prompt is refused by name.
 
-A column that nobody reads is lost in silence, and a pair without its second picture teaches something false.
+A column that nobody reads is lost in silence, and a pair without its second image teaches something false.
 """
 
 import re
@@ -30,7 +30,7 @@ _ABOUT = set(
     "category categories dataset origin split logp logps logprob logprobs reward rewards prob quality domain style "
     "format level severity version annotator judge".split()
 )
-"""Last words of a column that only describes a picture or an answer: `image_id`, `chosen_model`."""
+"""Last words of a column that only describes an image or an answer: `image_id`, `chosen_model`."""
 _WHICH = set("a b c d chosen rejected accepted preferred".split())
 """Words that only say which one a column is about: `score_chosen`, `model_b`."""
 _PER_ANSWER = re.compile(r"chosen|reject|positive|negative|response|answer", re.IGNORECASE)
@@ -67,6 +67,7 @@ def refuse_strangers(
     for name, value in record.items():
         if name in read or name in ignore or _is_empty(value) or value in known:
             continue
+        # What is lost in silence teaches something false: say it by name.
         if what := _carries(str(name), value):
             # With media of its own for each answer, the answers belong to two prompts.
             if what == "media" and _PER_ANSWER.search(str(name)):

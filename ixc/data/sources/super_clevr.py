@@ -1,7 +1,7 @@
-"""Super-CLEVR: questions on rendered vehicles. Questions CC-BY-4.0, pictures BSD; commercial use allowed.
+"""Super-CLEVR: questions on rendered vehicles. Questions CC-BY-4.0, images BSD; commercial use allowed.
 
 Native: `superCLEVR_questions*.json`, `{"questions": [{"image_filename", "question", "answer"}]}`, true or
-false, a number or a word for an answer; the pictures are in `images/`. By `image_index`, the first 20,000 pictures are
+false, a number or a word for an answer; the images are in `images/`. By `image_index`, the first 20,000 images are
 for training, the next 5,000 for validation, the last 5,000 for tests.
 
 Source: https://github.com/Lizw14/Super-CLEVR; Z. Li et al., CVPR 2023.
@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from ixc.data.samples import Gold, Turn
+from ixc.data.samples import Gold, user_message
 from ixc.data.sources import Refused, Row
 from ixc.data.sources.licences import Licence
 from ixc.data.sources.native import Record, Unusable, attempt, document, find, home, media, take
@@ -28,7 +28,7 @@ _KINDS = (
 """Answers to questions about size, material and colour; what is left names parts or vehicles."""
 
 FOR_TRAINING = 20_000
-"""Pictures."""
+"""Images."""
 
 
 def read(path: Path, seed: int) -> Iterator[Row | Refused]:
@@ -46,7 +46,12 @@ def read(path: Path, seed: int) -> Iterator[Row | Refused]:
             yield Refused(where=file.name, reason=reason)
 
 
-def _rows(questions: list[Record], file: Path, folder: Path, seed: int) -> Iterator[Row | Refused]:
+def _rows(
+    questions: list[Record],
+    file: Path,
+    folder: Path,
+    seed: int,
+) -> Iterator[Row | Refused]:
     names = _names(questions)
     suffix = file.stem.removeprefix("superCLEVR_questions")
 
@@ -66,14 +71,20 @@ def _names(questions: list[Record]) -> set[str]:
     return words.difference({"True", "False"}, *_KINDS)
 
 
-def _row(record: Record, id: str, folder: Path, names: set[str], rng: random.Random) -> Row:
+def _row(
+    record: Record,
+    id: str,
+    folder: Path,
+    names: set[str],
+    rng: random.Random,
+) -> Row:
     image = take(record, "image_filename", str)
     gold, wrong = _gold(take(record, "answer", object), names, rng)
     question = take(record, "question", str)
     return Row(
         id=id,
         domain="general",
-        prompt=(Turn(role="user", content=question),),
+        prompt=user_message(question),
         media=(media(folder, f"images/{image}", "image"),),
         gold=gold,
         wrong=wrong,
@@ -83,7 +94,7 @@ def _row(record: Record, id: str, folder: Path, names: set[str], rng: random.Ran
 
 
 def _index(record: Record) -> int:
-    """Of the picture; of those that do not say, -1."""
+    """Of the image; of those that do not say, -1."""
     index = record.get("image_index")
     return index if isinstance(index, int) else -1
 
@@ -95,6 +106,7 @@ def _gold(value: object, names: set[str], rng: random.Random) -> tuple[Gold, tup
         other = opposite(word)
         return _match(word, {other}), (sentence(other),)
     if isinstance(value, int):
+        # A count is off by one; nothing is below none.
         wrong = value + rng.choice([-1, 1] if value else [1])
         gold = Gold(check="number", value=str(value), answer=f"{value}.")
         return gold, (f"{wrong}.",)

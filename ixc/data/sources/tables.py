@@ -148,6 +148,7 @@ def _bounded(stream: TextIO) -> Iterator[str]:
     """Lines, each cut after `MAX_LINE` characters."""
     while line := stream.readline(MAX_LINE):
         yield line
+        # The rest of an endless line is dropped unread.
         while len(line) == MAX_LINE and not line.endswith("\n"):
             line = stream.readline(MAX_LINE)
 

@@ -1,4 +1,4 @@
-"""TabMWP: word problems on pictures of tables, with solutions. CC BY-NC-SA 4.0; no commercial use.
+"""TabMWP: word problems on images of tables, with solutions. CC BY-NC-SA 4.0; no commercial use.
 
 Native: `problems_<split>.json`, `{<pid>: {"question", "choices": [str] | null, "answer", "unit", "solution",
 "split"}}`, the tables in `tables/<pid>.png`.
@@ -12,7 +12,7 @@ from pathlib import Path
 from ixc.data.sources import Refused, Row, tables
 from ixc.data.sources.answers import choice, lettered, position, short, user_prompt
 from ixc.data.sources.licences import Licence
-from ixc.data.sources.native import Entry, each, media, take, texts
+from ixc.data.sources.native import Entry, each, take, texts
 from ixc.data.sources.splits import held_out
 
 LICENCE = Licence(name="CC BY-NC-SA 4.0", commercial=False)
@@ -33,6 +33,7 @@ def _row(entry: Entry) -> Row:
         prompt = lettered(question, options)
         answer = choice(options, position(options, value), reason)
     else:
+        # A free answer is in a unit, which the question has to name.
         unit = f" (unit: {record['unit']})" if record.get("unit") else ""
         prompt = user_prompt(question + unit)
         answer = short(value, reason)
@@ -40,7 +41,7 @@ def _row(entry: Entry) -> Row:
         id=entry.key,
         domain="reasoning",
         prompt=prompt,
-        media=(media(entry.folder, f"tables/{entry.key}.png", "image"),),
+        media=(entry.image(f"tables/{entry.key}.png"),),
         group=entry.key,
         split=held_out(take(record, "split", str)),
         meta={"unit": record.get("unit")},

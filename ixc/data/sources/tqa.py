@@ -15,7 +15,7 @@ from typing import Any
 from ixc.data.sources import Refused, Row, tables
 from ixc.data.sources.answers import choice, lettered, position
 from ixc.data.sources.licences import Licence
-from ixc.data.sources.native import Entry, Record, each, media, take
+from ixc.data.sources.native import Entry, Record, each, take
 
 LICENCE = Licence(name="CC BY-NC 3.0", commercial=False)
 
@@ -33,6 +33,7 @@ def _questions(lesson: Record) -> Iterator[tuple[str, Any]]:
 def _row(entry: Entry) -> Row:
     record = entry.record
     name = take(record, "imagePath", str)
+    # The letters decide the order.
     choices = sorted(take(record, "answerChoices", dict).items())
     letters = [letter for letter, _ in choices]
     options = [take(option, "processedText", str) for _, option in choices]
@@ -42,7 +43,7 @@ def _row(entry: Entry) -> Row:
         id=entry.key.partition("/")[2],
         domain="text_rich",
         prompt=lettered(_text(record, "beingAsked"), options),
-        media=(media(entry.folder, f"{folder}/{name}", "image"),),
+        media=(entry.image(f"{folder}/{name}"),),
         group=name,
         **choice(options, right),
     )

@@ -1,8 +1,8 @@
-"""SUTD-TrafficQA: choices on films of traffic. Research only, on request; no commercial use.
+"""SUTD-TrafficQA: choices on videos of traffic. Research only, on request; no commercial use.
 
 Native: `R2_{train,test}.jsonl` (`R2_all.jsonl` repeats both), the first line the names of the columns, every other
 line a list: `["record_id", "vid_id", "vid_filename", "perspective", "q_body", "q_type", "option0", ..., "option3",
-"answer"]`; the answer is an index, empty options are missing; the films anywhere below the folder.
+"answer"]`; the answer is an index, empty options are missing; the videos anywhere below the folder.
 
 Source: https://github.com/SUTDCV/SUTD-TrafficQA, arXiv:2103.15538.
 """

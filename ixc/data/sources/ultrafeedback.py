@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator
 from functools import partial
 
-from ixc.data.samples import Turn
+from ixc.data.samples import user_message
 from ixc.data.sources import Refused, Row
 from ixc.data.sources.licences import Licence
 from ixc.data.sources.native import Entry, Origin, Unusable, each, take
@@ -36,7 +36,7 @@ def _row(entry: Entry, rule: Rule, seed: int) -> Row:
     return Row(
         id=entry.id,
         domain="general",
-        prompt=(Turn(role="user", content=prompt),),
+        prompt=user_message(prompt),
         chosen=best.text,
         rejected=other.text,
         group=prompt,

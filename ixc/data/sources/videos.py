@@ -1,13 +1,13 @@
-"""Short films with a true caption of one line. CC0, NASA, CC BY 3.0, row by row.
+"""Short videos with a true caption of one line. CC0, NASA, CC BY 3.0, row by row.
 
 Native: `captions.jsonl`, `{"video", "caption", "licence", ...}`; names are relative to the folder. The format
-is this project's own: describe your own films in it. Commercial use: as far as each row's `licence` goes.
+is this project's own: describe your own videos in it. Commercial use: as far as each row's `licence` goes.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from ixc.data.samples import Gold, Turn
+from ixc.data.samples import Gold, user_message
 from ixc.data.sources import Refused, Row
 from ixc.data.sources.licences import Licence
 from ixc.data.sources.native import Record, attempt, find, home, lines, media, take
@@ -15,11 +15,11 @@ from ixc.data.sources.phrases import sentence
 
 LICENCE = Licence(name="CC0, CC-BY-3.0", commercial=True, note="each row has its own")
 
-DESCRIBE = (Turn(role="user", content="Describe the film."),)
+DESCRIBE = user_message("Describe the film.")
 
 
 def read(path: Path, seed: int) -> Iterator[Row | Refused]:
-    """A prompt per film, and its caption against the next film's."""
+    """A prompt per video, and its caption against the next video's."""
     folder = home(path)
     for file in find(path, "captions.jsonl"):
         records: dict[int, Record] = {}
@@ -34,6 +34,7 @@ def read(path: Path, seed: int) -> Iterator[Row | Refused]:
 
 def _file_rows(records: dict[int, Record], folder: Path, name: str) -> Iterator[Row | Refused]:
     """The rows of the records of a file, by their lines."""
+    # The next video's caption is true of that video, and hardly of this one.
     captions = [str(record.get("caption") or "") for record in records.values()]
     next_captions = captions[1:] + captions[:1]
     others = dict(zip(records, next_captions, strict=True))

@@ -1,4 +1,4 @@
-"""VLFeedback: four answers about each of 80k pictures, rated by GPT-4V. No licence was stated; no commercial use.
+"""VLFeedback: four answers about each of 80k images, rated by GPT-4V. No licence was stated; no commercial use.
 
 Native: Parquet with `image`, or `vlfeedback_80k.jsonl` with `img_path` below `merged_images/`: `{"id", "prompt",
 "completions": [{"model", "response", "annotations": {respect: {"Rating": str, "Rationale"}}}]}`.
@@ -13,7 +13,7 @@ from functools import partial
 from ixc.data.sources import File, Refused, Row
 from ixc.data.sources.conversations import place, turns
 from ixc.data.sources.licences import Licence
-from ixc.data.sources.native import Entry, Origin, Unusable, each, media, take
+from ixc.data.sources.native import Entry, Origin, Unusable, each, take
 from ixc.data.sources.ratings import Rule, best_and_other
 
 LICENCE = Licence(name="none stated", commercial=False, note="later versions: CC-BY-4.0")
@@ -44,8 +44,9 @@ def _row(entry: Entry, rule: Rule, seed: int) -> Row:
 def _image(entry: Entry) -> File:
     value = entry.record.get("image") or entry.record.get("img_path")
     try:
-        return media(entry.folder, value, "image")
+        return entry.image(value)
     except Unusable:
         if entry.folder is None or not isinstance(value, str):
             raise
-        return media(entry.folder, f"{IMAGES}/{value}", "image")
+        # The native names do not mention the folder that the archive unpacks into.
+        return entry.image(f"{IMAGES}/{value}")

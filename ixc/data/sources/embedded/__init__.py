@@ -1,4 +1,4 @@
-"""The embedded corpus: prompts, pictures and films made by code from a seed, every gold answer exact.
+"""The embedded corpus: prompts, images and videos made by code from a seed, every gold answer exact.
 
 Five domains (instruction following, general scenes, text-rich, reasoning, video) in three modalities. Validation asks
 about combinations that no training row holds: a thing in a corner of a canvas, in a number, in an event; a value with a

@@ -1,4 +1,4 @@
-"""Text-rich pictures: bar charts, tables and receipts."""
+"""Text-rich images: bar charts, tables and receipts."""
 
 import random
 from collections.abc import Sequence
@@ -47,6 +47,7 @@ def chart(rng: random.Random, validation: bool) -> list[Row]:
     image = Image.new("RGB", (112, 112), ground)
     draw = ImageDraw.Draw(image)
     width = 112 / len(bars)
+    # Each bar a third of the width, with its value above.
     for i, (colour, value) in enumerate(bars):
         top = 104 - 15 * value
         draw.rectangle((i * width + 5, top, (i + 1) * width - 5, 108), fill=COLOURS[colour])
@@ -62,6 +63,7 @@ def chart(rng: random.Random, validation: bool) -> list[Row]:
         f"How high is the {colour} bar?",
         f"Read the {colour} bar.",
     )
+    # Likely mistakes: the values of the other bars.
     near = [other for _, other in bars if other != value]
     near.append(value + 1)
     return [
@@ -71,7 +73,13 @@ def chart(rng: random.Random, validation: bool) -> list[Row]:
     ]
 
 
-def _extreme(rng: random.Random, file: File, names: Sequence[str], colour: str, word: str) -> Row:
+def _extreme(
+    rng: random.Random,
+    file: File,
+    names: Sequence[str],
+    colour: str,
+    word: str,
+) -> Row:
     texts = (
         f"Which bar is the {word}?",
         f"What colour is the {word} bar?",
@@ -86,6 +94,7 @@ def table(rng: random.Random, validation: bool) -> list[Row]:
     cells = _cells(rng, validation, 2, ground)
     image = Image.new("RGB", (112, 112), ground)
     draw = ImageDraw.Draw(image)
+    # A coloured row, a pale cell in it, the number in the cell.
     for i, (colour, digit) in enumerate(cells):
         top = 56 * i
         draw.rectangle((2, top + 2, 109, top + 53), fill=COLOURS[colour])
@@ -104,6 +113,7 @@ def table(rng: random.Random, validation: bool) -> list[Row]:
         f"In which row is {digit}?",
     )
     other_digits = [n for n in NUMBERS if n != digit]
+    # Likely mistakes: the number of the other row, and two that are not there.
     near = [other_digit, *rng.sample(other_digits, 2)]
     colours = (colour, other_colour)
     file = png(image)

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ixc.data.samples import Check, Domain, Gold, Turn
+from ixc.data.samples import Check, Domain, Gold, user_message
 from ixc.data.sources import File, Row
 
 COLOURS = {
@@ -52,7 +52,12 @@ def draw_until(make: Callable[[], T], is_right: Callable[[T], bool]) -> T:
             return drawn
 
 
-def draw_thing(image: Image.Image, thing: Thing, centre: Point, radius: float | int) -> None:
+def draw_thing(
+    image: Image.Image,
+    thing: Thing,
+    centre: Point,
+    radius: float | int,
+) -> None:
     """Draw a shape; `centre` and `radius` in pixels."""
     colour_name, shape = thing
     colour = COLOURS[colour_name]
@@ -74,7 +79,11 @@ def draw_thing(image: Image.Image, thing: Thing, centre: Point, radius: float | 
 
 
 def write_text(
-    image: Image.Image, at: Point, text: str, height: float | int, anchor: str = "la"
+    image: Image.Image,
+    at: Point,
+    text: str,
+    height: float | int,
+    anchor: str = "la",
 ) -> None:
     """Write black text; `height` in pixels."""
     font = ImageFont.load_default(height)
@@ -82,7 +91,7 @@ def write_text(
 
 
 def png(image: Image.Image) -> File:
-    """A picture as a file in memory."""
+    """An image as a file in memory."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return File(kind="image", data=buffer.getvalue())
@@ -99,11 +108,16 @@ def question(
     wrong: Sequence[str] = (),
 ) -> Row:
     """A prompt with its gold answer; id, group and split are the corpus's to give."""
-    gold = Gold(check=check, value=value, answer=answer, others=tuple(others))
+    gold = Gold(
+        check=check,
+        value=value,
+        answer=answer,
+        others=tuple(others),
+    )
     return Row(
         id="",
         domain=domain,
-        prompt=(Turn(role="user", content=text),),
+        prompt=user_message(text),
         media=tuple(media),
         gold=gold,
         wrong=tuple(wrong),

@@ -63,7 +63,10 @@ def scene(rng: random.Random, validation: bool) -> list[Row]:
 
 
 def _scene_image(
-    present: Sequence[Thing], places: Sequence[str], size: tuple[int, int], ground: Ground
+    present: Sequence[Thing],
+    places: Sequence[str],
+    size: tuple[int, int],
+    ground: Ground,
 ) -> File:
     width, height = size
     image = Image.new("RGB", size, ground)
@@ -82,7 +85,11 @@ def _distinct(present: Sequence[Thing]) -> bool:
 
 
 def _colour(
-    rng: random.Random, file: File, present: Sequence[Thing], index: int, place: str
+    rng: random.Random,
+    file: File,
+    present: Sequence[Thing],
+    index: int,
+    place: str,
 ) -> Row:
     colour, shape = present[index]
     texts = (
@@ -93,7 +100,13 @@ def _colour(
     return one_of(rng, "general", texts, [file], colour, list(COLOURS), f"The {shape} is {{}}.")
 
 
-def _shape(rng: random.Random, file: File, present: Sequence[Thing], index: int, place: str) -> Row:
+def _shape(
+    rng: random.Random,
+    file: File,
+    present: Sequence[Thing],
+    index: int,
+    place: str,
+) -> Row:
     colour, shape = present[index]
     texts = (
         f"What shape is {colour}?",
@@ -103,7 +116,13 @@ def _shape(rng: random.Random, file: File, present: Sequence[Thing], index: int,
     return one_of(rng, "general", texts, [file], shape, SHAPES, f"The {colour} shape is a {{}}.")
 
 
-def _place(rng: random.Random, file: File, present: Sequence[Thing], index: int, place: str) -> Row:
+def _place(
+    rng: random.Random,
+    file: File,
+    present: Sequence[Thing],
+    index: int,
+    place: str,
+) -> Row:
     _, shape = present[index]
     texts = (
         f"Where is the {shape}?",
@@ -114,7 +133,11 @@ def _place(rng: random.Random, file: File, present: Sequence[Thing], index: int,
 
 
 def _presence(
-    rng: random.Random, file: File, present: Sequence[Thing], index: int, place: str
+    rng: random.Random,
+    file: File,
+    present: Sequence[Thing],
+    index: int,
+    place: str,
 ) -> Row:
     _, shape = present[index]
     is_there = rng.random() < 0.5
@@ -154,6 +177,7 @@ def _hallucinated(rng: random.Random, present: Sequence[Thing]) -> list[Thing]:
     things = list(present)
     index = rng.randrange(len(things))
     colour, shape = things[index]
+    # A colour or a shape that no thing here has: the caption is false of all of them.
     if rng.random() < 0.5:
         colours = {colour for colour, _ in things}
         colour = rng.choice([other for other in COLOURS if other not in colours])
@@ -166,6 +190,7 @@ def _hallucinated(rng: random.Random, present: Sequence[Thing]) -> list[Thing]:
 def _description(rng: random.Random, file: File, present: Sequence[Thing]) -> Row:
     named = [f"{colour} {shape}" for colour, shape in present]
     absent = _absent_shapes(present)
+    # A right description names everything there, and no shape that is not.
     constraints = [
         {"id": "keywords:existence", "kwargs": {"keywords": named}},
         {"id": "keywords:forbidden_words", "kwargs": {"forbidden_words": absent}},
@@ -194,6 +219,7 @@ def count(rng: random.Random, validation: bool) -> list[Row]:
         lambda drawn: held_out(*drawn) == validation,
     )
     image = Image.new("RGB", (112, 112), ground)
+    # One thing in each of so many quarters.
     for corner in rng.sample(range(4), total):
         row, column = divmod(corner, 2)
         centre = (28 + 56 * column, 28 + 56 * row)
