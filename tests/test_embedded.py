@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ixc.data.media import read_frames
 from ixc.data.sources import Row, embedded
 from ixc.data.sources.embedded import read
 from ixc.data.sources.embedded.drawing import COLOURS, GROUNDS
 from ixc.data.sources.embedded.videos import FPS, FRAMES
+from ixc.data.videos import read_frames
 from ixc.verifiers.rules import check
 
 

@@ -10,10 +10,10 @@ import pytest
 from PIL import ExifTags, Image
 
 from ixc.data.images import IMAGE_FORMATS, image_size
-from ixc.data.media import BadMedia, Store, check, load_image, read_frames, verify
+from ixc.data.media import BadMedia, Store, check, load_image, verify
 from ixc.data.samples import Media
 from ixc.data.sources import File
-from ixc.data.videos import sampled
+from ixc.data.videos import read_frames, sampled
 
 
 def video(path: Path, num_frames: int, fps: int = 10, rotation: int = 0) -> Path:

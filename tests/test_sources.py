@@ -12,6 +12,7 @@ from real import REAL, needs_real
 
 from ixc.data.samples import Gold
 from ixc.data.sources import READERS, BadSource, Refused, Row
+from ixc.data.sources.__main__ import main as try_reader
 from ixc.stages.judge.agreement import wildvision
 from ixc.stages.validate.contamination import Benchmarks
 from ixc.stages.validate.shingles import Words
@@ -465,3 +466,26 @@ def test_every_real_verdict_is_read():
     marked = list(wildvision(REAL))
     assert len(marked) == len({one.id for one in marked}) == 60  # as the README of the data says
     assert all(one.answer.strip() and one.ours == one.theirs for one in marked)
+
+
+# python -m ixc.data.sources
+
+
+def test_a_reader_can_be_tried_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    good = {"question": "1 + 1?", "answer": "It is 2.\n#### 2"}
+    write(tmp_path / "test.jsonl", good, {"question": "?"}, good, good)
+    try_reader(["--rows", "1", "gsm8k", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "test/1 (reasoning, val)\n  user: 1 + 1?\n" in printed and "test/3" not in printed
+    assert "refused test.jsonl:2: answer: missing; add the field or remove the row" in printed
+    assert printed.endswith("3 prompts · 1 refused\n")
+
+
+def test_a_path_without_the_data_is_an_error_of_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit):
+        try_reader(["gsm8k", str(tmp_path)])
+    assert "no file test*.jsonl or train*.jsonl; set `path`" in capsys.readouterr().err

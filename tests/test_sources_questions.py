@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ixc.data.media import Store
-from ixc.data.sources import READERS, BadSource, Refused, Row, tables
+from ixc.data.sources import READERS, BadSource, Refused, Row, native
 from ixc.data.sources.answers import choice, short
 from ixc.data.sources.hub import Hub
 from ixc.data.sources.licences import Licence
@@ -790,7 +790,7 @@ def test_pmc_vqa_reads_the_clean_part_of_its_test_once(
 
 def test_pmc_vqa_as_a_table_of_the_hub_has_its_figures_in_a_column(monkeypatch: pytest.MonkeyPatch):
     record = SETS["pmc_vqa"].good
-    monkeypatch.setattr(tables, "stream", lambda hub: iter([record | {"image": STORED}, record]))
+    monkeypatch.setattr(native, "stream", lambda hub: iter([record | {"image": STORED}, record]))
     row, refused = READERS["pmc_vqa"](Hub(name="owner/name", split="test"), 0)
     assert isinstance(row, Row) and (row.media[0].data, row.split) == (png(), "val")
     assert isinstance(refused, Refused) and refused.reason.startswith("image: None: neither bytes")
@@ -932,7 +932,7 @@ def test_the_hub_has_the_rows_of_the_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ):
     a_set = SETS[name]
-    monkeypatch.setattr(tables, "stream", lambda hub: iter([a_set.good]))
+    monkeypatch.setattr(native, "stream", lambda hub: iter([a_set.good]))
     reader = import_module(f"ixc.data.sources.{a_set.module}")
     rows = list(reader.read(Hub(name="owner/name", split="train"), 0))
     assert len(rows) == a_set.rows

@@ -22,8 +22,9 @@ def read(
     """(key, value) of the records; (place, reason) of the refusals."""
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     items = list(records(path, path.name))
-    kept = [item for item in items if not isinstance(item, Refused)]
-    return kept, [(item.where, item.reason) for item in items if isinstance(item, Refused)]
+    refusals = [(item.where, item.reason) for item in items if isinstance(item, Refused)]
+    keyed = [item for item in items if not isinstance(item, Refused)]
+    return [(str(key), record) for key, record in keyed], refusals
 
 
 CELLS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

@@ -286,24 +286,29 @@ LONG = {
 
 
 @pytest.mark.parametrize("name", LONG)
-def test_frames_that_are_sought_are_those_that_are_counted(
+def test_frames_read_by_seeking_are_those_of_a_full_reading(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ):
     form, options = LONG[name]
     path = put(tmp_path / name, clip(form, 400, (96, 64), **options))
-    wanted = [0, 1, 120, 151, 333]
-    counted, num_frames = videos._decoded(path, wanted, MAX_PIXELS)
-    assert num_frames == 400 and len(set(pixels(counted))) == 5
+    indices = [0, 1, 120, 151, 333]
+    in_full, num_frames = videos._read_all(path, indices, MAX_PIXELS)
+    assert num_frames == 400 and len(set(pixels(in_full))) == 5
     monkeypatch.setattr(videos, "_WORTH_SEEKING", 1)
-    sought = videos._sought(path, survey(path), wanted, MAX_PIXELS)
-    assert sought is None or pixels(sought) == pixels(counted)
-    assert sought is not None or name in ("vp8.webm", "mpeg4.avi", "h264.ts", "intra-refresh.mp4")
-    assert pixels(read_frames_of(path, lambda num_frames, rate: wanted)) == pixels(counted)
+    by_seeking = videos._read_by_seeking(path, survey(path), indices, MAX_PIXELS)
+    assert by_seeking is None or pixels(by_seeking) == pixels(in_full)
+    assert by_seeking is not None or name in (
+        "vp8.webm",
+        "mpeg4.avi",
+        "h264.ts",
+        "intra-refresh.mp4",
+    )
+    assert pixels(read_frames_of(path, lambda num_frames, rate: indices)) == pixels(in_full)
 
 
 def test_a_long_video_is_not_decoded_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = put(tmp_path / "long.mp4", clip(FORMS["mp4"], 600, (96, 64), g="25"))
-    monkeypatch.setattr(videos, "_decoded", lambda *_: pytest.fail("decoded whole"))
+    monkeypatch.setattr(videos, "_read_all", lambda *_: pytest.fail("decoded whole"))
     assert len(read_frames_of(path, every(100))) == 6
 
 

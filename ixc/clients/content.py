@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from ixc.data.media import load_image, read_frames
+from ixc.data.media import load_image, stored
 from ixc.data.samples import Media
+from ixc.data.videos import read_frames
 from ixc.params import ServerParams
 
 T = TypeVar("T")
@@ -27,7 +28,7 @@ def image_parts(medium: Media, root: Path, params: ServerParams) -> list[Part]:
     if medium.kind == "image":
         images = [load_image(root, medium)]
     else:
-        images = spaced(read_frames(root / medium.path), params.video_frames)
+        images = spaced(read_frames(stored(root, medium)), params.video_frames)
     return [
         {"type": "image_url", "image_url": {"url": data_url(image, params.max_side)}}
         for image in images

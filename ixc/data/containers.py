@@ -1,8 +1,8 @@
-"""Which files may be opened as videos, told by their own bytes.
+"""Which files may be opened as videos, by their own bytes.
 
 FFmpeg opens far more than videos: playlists (HLS, DASH, ffconcat), numbered images, network addresses, and files that
 only point at other files. Here a file must begin with the signature of one of a few containers that hold their frames
-themselves; its name decides nothing. What their structure says is looked at in `ixc.data.structure`.
+themselves; its name decides nothing. What their structure says is looked at in `ixc.data.integrity`.
 """
 
 import os
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import BinaryIO
 
-from ixc.data.structure import (
+from ixc.data.integrity import (
     SYNC,
     BadContainer,
     check_asf,
@@ -83,18 +83,21 @@ def recognise(stream: BinaryIO) -> Container:
 
 def sniff(head: bytes) -> Container | None:
     """The container that begins like this; none if it is not one of those that may be opened."""
+    # A box's length comes first, then what kind of box it is.
     if head[4:8] in _MP4_BEGINNINGS and head[8:12] not in _STILL_BRANDS:
         return _MP4 if head[4:8] == b"ftyp" and head[8:12] != b"qt  " else _MOV
     if head.startswith(b"\x1a\x45\xdf\xa3"):
         return _WEBM if b"webm" in head[:64] else _MATROSKA
     if head.startswith(b"RIFF"):
         return _AVI if head[8:12] == b"AVI " else None
+    # Transport streams have no signature, but a sync byte in every packet.
     for container, length, start in ((_MPEG_TS, 188, 0), (_M2TS, 192, 4)):
         if len(head) >= length and set(head[start::length]) == {SYNC}:
             return container
-    return next(
-        (container for magic, container in _BY_MAGIC.items() if head.startswith(magic)), None
-    )
+    for magic, container in _BY_MAGIC.items():
+        if head.startswith(magic):
+            return container
+    return None
 
 
 def describe(head: bytes) -> str:
@@ -104,15 +107,11 @@ def describe(head: bytes) -> str:
     'an HLS playlist, which names other files; join them to one file: ffmpeg -i IN -c copy OUT.mp4'
     """
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
-    lists = (
-        name
-        for mark, name in _PLAYLISTS.items()
-        if text.startswith(mark) or (mark[:1] == b"<" and mark in text)
-    )
-    if name := next(lists, None):
-        return (
-            f"{name}, which names other files; join them to one file: ffmpeg -i IN -c copy OUT.mp4"
-        )
+    for mark, name in _PLAYLISTS.items():
+        is_tag = mark[:1] == b"<"  # which a declaration may precede
+        if text.startswith(mark) or (is_tag and mark in text):
+            remedy = "join them to one file: ffmpeg -i IN -c copy OUT.mp4"
+            return f"{name}, which names other files; {remedy}"
     if head[4:8] == b"ftyp":
         return "an HEIC or AVIF image; give it as an image, after converting it to PNG or JPEG"
     for mark, name in _IMAGES.items():
@@ -173,8 +172,20 @@ _MP4_BEGINNINGS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 _STILL_BRANDS = (b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis", b"crx ")
 
 
-_MP4 = Container(name="MP4", demuxer="mp4", suffix=".mp4", has_index=True, check=check_mp4)
-_MOV = Container(name="QuickTime", demuxer="mov", suffix=".mov", has_index=True, check=check_mp4)
+_MP4 = Container(
+    name="MP4",
+    demuxer="mp4",
+    suffix=".mp4",
+    has_index=True,
+    check=check_mp4,
+)
+_MOV = Container(
+    name="QuickTime",
+    demuxer="mov",
+    suffix=".mov",
+    has_index=True,
+    check=check_mp4,
+)
 _MATROSKA = Container(
     name="Matroska",
     demuxer="matroska",
@@ -191,7 +202,13 @@ _WEBM = Container(
     declares_duration=True,
     check=check_matroska,
 )
-_AVI = Container(name="AVI", demuxer="avi", suffix=".avi", declares_duration=True, check=check_avi)
+_AVI = Container(
+    name="AVI",
+    demuxer="avi",
+    suffix=".avi",
+    declares_duration=True,
+    check=check_avi,
+)
 _MPEG_TS = Container(
     name="MPEG-TS", demuxer="mpegts", suffix=".ts", check=partial(check_transport_stream, 188)
 )

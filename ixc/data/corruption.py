@@ -25,7 +25,7 @@ Kind = tuple[str, str, int]
 
 
 class Defect(NamedTuple):
-    """A spoilt copy of a row; the row itself stays as it is."""
+    """A corrupted copy of a row; the row itself stays as it is."""
 
     row: int
     kind: str
@@ -35,10 +35,11 @@ class Defect(NamedTuple):
 
 @dataclass
 class Pool:
-    """The media of rows of one kind, in the order of the rows, and where each stands."""
+    """The media of rows of one kind, in the order of the rows."""
 
     media: list[tuple[Media, ...]] = field(default_factory=list)
     places: dict[tuple[Media, ...], list[int]] = field(default_factory=lambda: defaultdict(list))
+    """Where in `media` each stands, ascending."""
 
     def add(self, media: tuple[Media, ...]) -> None:
         """A further row's media."""
@@ -51,54 +52,69 @@ class Pool:
 
     def other(self, media: tuple[Media, ...], number: int) -> tuple[Media, ...]:
         """The media of one of them, by its number among them."""
-        # the place whose number among the others this is: as many places further as own ones stand before it
-        shifts = [place - before for before, place in enumerate(self.places[media])]
-        return self.media[number + bisect_right(shifts, number)]
+        # The place of the others' n-th: n, and as many further as own ones stand before it. Own place number k has
+        # `place - k` of the others before it.
+        others_before = [place - k for k, place in enumerate(self.places[media])]
+        num_own_before = bisect_right(others_before, number)
+        return self.media[number + num_own_before]
 
 
 class Planting:
-    """Spoilt copies of a share of a corpus's rows, each in one of the ways open to it; equal seeds spoil equally."""
+    """Corrupted copies of a share of a corpus's rows, each in one of the ways open to it; equal for equal seeds."""
 
     def __init__(self, corpus: Corpus, share: float, seed: int) -> None:
         """Read the corpus once, where there is anything to plant; rows without an answer are left out."""
-        self.corpus, self.rng = corpus, random.Random(seed)
+        self.corpus = corpus
+        self.rng = random.Random(seed)
         self.pools: dict[Kind, Pool] = defaultdict(Pool)
-        sound: list[int] = []
+        usable: list[int] = []
         for row, sample in enumerate(corpus() if share else ()):
             if not isinstance(sample, BadRecord) and not objection_to_turns(sample.chosen):
-                sound.append(row)
+                usable.append(row)
                 self.pools[_kind(sample)].add(sample.media)
-        drawn = self.rng.sample(range(len(sound)), round(share * len(sound)))
-        self.rows = sorted(sound[i] for i in drawn)
-        """Numbers of the rows that are spoilt."""
+        drawn = self.rng.sample(range(len(usable)), round(share * len(usable)))
+        self.rows = sorted(usable[i] for i in drawn)
+        """Numbers of the rows that are corrupted."""
         self.kinds: dict[int, str] = {}
-        """How each was, once its copy was asked for."""
+        """How each was, once its copy was made."""
 
     def defects(self) -> Iterator[Defect]:
-        """The spoilt copies, in the order of the rows; the corpus is read again."""
+        """The corrupted copies, in the order of the rows; the corpus is read again."""
+        # A copy of the generator: every reading corrupts alike.
         rng = random.Random()
         rng.setstate(self.rng.getstate())
         drawn = set(self.rows)
         for row, sample in enumerate(self.corpus() if drawn else ()):
             if row in drawn and not isinstance(sample, BadRecord):
-                defect = self._spoilt(row, sample, rng)
+                defect = self._corrupted(row, sample, rng)
                 self.kinds[row] = defect.kind
                 yield defect
 
-    def _spoilt(self, row: int, sample: Sample, rng: random.Random) -> Defect:
-        pool, wrong = self.pools[_kind(sample)], _wrong(sample)
-        others = pool.num_others(sample.media) if sample.media else 0
-        ways: dict[str, Callable[[], Sample]] = {
-            "empty": lambda: replace(sample, chosen=answer(rng.choice(EVASIVE))),
-        }
+    def _corrupted(
+        self,
+        row: int,
+        sample: Sample,
+        rng: random.Random,
+    ) -> Defect:
+        pool = self.pools[_kind(sample)]
+        wrong = _wrong(sample)
+        num_others = pool.num_others(sample.media) if sample.media else 0
+        kinds = ["empty"]
         if wrong:
-            ways["hallucination"] = lambda: replace(sample, chosen=answer(rng.choice(wrong)))
-        if others:
-            ways["mismatch"] = lambda: replace(
-                sample, media=pool.other(sample.media, rng.randrange(others))
-            )
-        kind = rng.choice(sorted(ways))
-        return Defect(row, kind, ways[kind]())
+            kinds.append("hallucination")
+        if num_others:
+            kinds.append("mismatch")
+
+        kind = rng.choice(kinds)
+        match kind:
+            case "empty":
+                copy = replace(sample, chosen=answer(rng.choice(EVASIVE)))
+            case "hallucination":
+                copy = replace(sample, chosen=answer(rng.choice(wrong)))
+            case _:
+                media = pool.other(sample.media, rng.randrange(num_others))
+                copy = replace(sample, media=media)
+        return Defect(row, kind, copy)
 
 
 def _kind(sample: Sample) -> Kind:
@@ -107,5 +123,7 @@ def _kind(sample: Sample) -> Kind:
 
 def _wrong(sample: Sample) -> list[str]:
     """Answers that the source knows to be wrong; a corpus of somebody's own may keep something else there."""
-    known = sample.meta.get("wrong")
-    return [text for text in known if isinstance(text, str)] if isinstance(known, list) else []
+    wrong = sample.meta.get("wrong")
+    if not isinstance(wrong, list):
+        return []
+    return [text for text in wrong if isinstance(text, str)]

@@ -1,7 +1,7 @@
-"""Pairs for other trainers, with their pictures and films in place: TRL, LLaMA-Factory and ms-swift.
+"""Pairs for other trainers, with their images and videos beside them: TRL, LLaMA-Factory and ms-swift.
 
 Each form is a folder of Parquet tables, one per split: a table says what type a column has where its first ten thousand
-rows have no picture, which JSON lines do not. The reader `preferences` takes each folder back, with the same texts,
+rows have no image, which JSON lines do not. The reader `preferences` takes each folder back, with the same texts,
 order and media. What a trainer would read wrongly is refused by name, in `refused.csv`.
 
 Sources: trl 1.16 `prepare_multimodal_messages`, llamafactory 0.9.5 `SharegptDatasetConverter`, ms-swift 4.6
@@ -47,7 +47,7 @@ class Unfit(ValueError):
     """A pair that cannot be exported, and why."""
 
 
-class Told(NamedTuple):
+class Exported(NamedTuple):
     """A pair as a form has it."""
 
     record: dict[str, Any]
@@ -55,12 +55,17 @@ class Told(NamedTuple):
     """The table that it goes into, without its suffix."""
 
 
-def export(pairs: Path, form: Form, out: Path, media: Path) -> dict[str, int]:
+def export(
+    pairs: Path,
+    form: Form,
+    out: Path,
+    media: Path,
+) -> dict[str, int]:
     """Write the pairs of a table into a new folder, or over an earlier export; returns how many, and how many not.
 
     Args:
         pairs: Parquet of samples, say `data/pairs/train.parquet`.
-        media: the folder of their pictures and films.
+        media: the folder of their images and videos.
 
     Raises:
         NotExported: some or all were refused; the folder has the others, if any, and `refused.csv`.
@@ -74,10 +79,11 @@ def export(pairs: Path, form: Form, out: Path, media: Path) -> dict[str, int]:
         folder = stack.enter_context(replacing_folder(out))
         writer = _Writer(form, folder, media, _is_marked(pairs))
         stack.callback(writer.close)
-        refused = csv.writer(
-            stack.enter_context((folder / REFUSED).open("w", encoding="utf-8", newline=""))
-        )
+        refused_file = (folder / REFUSED).open("w", encoding="utf-8", newline="")
+        refused = csv.writer(stack.enter_context(refused_file))
         refused.writerow(("id", "reason"))
+
+        # Every pair goes into a table, or into the list of the refused.
         for sample in track(read_samples(pairs), f"export to {form}", total):
             try:
                 writer.put(sample)
@@ -87,18 +93,20 @@ def export(pairs: Path, form: Form, out: Path, media: Path) -> dict[str, int]:
                 counts["refused"] += 1
                 reasons[str(reason)] += 1
         writer.describe()
+
     if counts["refused"]:
-        first = reasons.most_common(1)[0][0]
-        told = f"{counts['refused']:,} of {total:,} pairs are left out, most often: {first}"
-        raise NotExported(f"{told}; all are listed in {out / REFUSED}")
+        [(reason, _)] = reasons.most_common(1)
+        summary = f"{counts['refused']:,} of {total:,} pairs are left out, most often: {reason}"
+        raise NotExported(f"{summary}; all are listed in {out / REFUSED}")
     return dict(counts)
 
 
 def _refuse_foreign(out: Path) -> None:
-    about = out / "README.md"
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    is_empty = out.is_dir() and not any(out.iterdir())
+    if not out.exists() or is_empty:
         return
-    if not about.is_file() or not about.read_text(encoding="utf-8").startswith(_TITLE):
+    readme = out / "README.md"
+    if not readme.is_file() or not readme.read_text(encoding="utf-8").startswith(_TITLE):
         raise FileExistsError(
             f"{out}: holds something that ixc export did not write; name a new folder"
         )
@@ -106,20 +114,28 @@ def _refuse_foreign(out: Path) -> None:
 
 def _is_marked(pairs: Path) -> bool:
     """Whether a pair has media, or words that look like a mark: then TRL's turns are of parts."""
-    return any(
-        s.media or any(_MARK_LIKE.search(turn.content) for turn in s.prompt)
-        for s in read_samples(pairs)
-    )
+    for sample in read_samples(pairs):
+        if sample.media or any(_MARK_LIKE.search(turn.content) for turn in sample.prompt):
+            return True
+    return False
 
 
 class _Writer:
     """The tables of a form, and the media beside them."""
 
-    def __init__(self, form: Form, folder: Path, media: Path, in_parts: bool) -> None:
+    def __init__(
+        self,
+        form: Form,
+        folder: Path,
+        media: Path,
+        in_parts: bool,
+    ) -> None:
         self._form: Form = form
-        self._folder, self._media, self._in_parts = folder, media, in_parts
+        self._folder = folder
+        self._media = media
+        self._in_parts = in_parts
         self._tables: dict[str, _Table] = {}
-        self._checked: dict[str, str] = {}
+        self._faults: dict[str, str] = {}
         """Of each medium, what speaks against it; empty for nothing."""
 
     def put(self, sample: Sample) -> None:
@@ -131,46 +147,47 @@ class _Writer:
         _check_pair(sample)
         for medium in sample.media:
             self._check(medium)
-        told = _FORMS[self._form](sample, self._in_parts)
+        exported = _FORMS[self._form](sample, self._in_parts)
+        # TRL has the media in the table, the others beside it.
         if self._form == "trl":
-            told.record.update(
-                {name: list(map(self._brought, paths)) for name, paths in _paths(sample).items()}
-            )
+            for column, paths in _media_paths(sample).items():
+                exported.record[column] = [self._with_bytes(path) for path in paths]
         else:
             for medium in sample.media:
-                self._place(medium)
-        self._table(told).put(told.record)
+                self._copy(medium)
+        self._table(exported.table).put(exported.record)
 
     def _check(self, medium: Media) -> None:
-        if medium.path not in self._checked:
-            self._checked[medium.path] = _fault(self._media / medium.path, medium)
-        if fault := self._checked[medium.path]:
+        if medium.path not in self._faults:
+            self._faults[medium.path] = _fault(self._media / medium.path, medium)
+        if fault := self._faults[medium.path]:
             raise Unfit(fault)
 
-    def _brought(self, path: str) -> dict[str, Any]:
+    def _with_bytes(self, path: str) -> dict[str, Any]:
         return {"bytes": (self._media / path).read_bytes(), "path": path}
 
-    def _place(self, medium: Media) -> None:
+    def _copy(self, medium: Media) -> None:
         target = self._folder / MEDIA / medium.path
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self._media / medium.path, target)
 
-    def _table(self, told: Told) -> "_Table":
-        if told.table not in self._tables:
-            schema = _schema(self._form, self._in_parts, with_videos="videos" in told.table)
-            self._tables[told.table] = _Table(self._folder / f"{told.table}.parquet", schema)
-        return self._tables[told.table]
+    def _table(self, name: str) -> "_Table":
+        if name not in self._tables:
+            schema = _schema(self._form, self._in_parts, with_videos="videos" in name)
+            self._tables[name] = _Table(self._folder / f"{name}.parquet", schema)
+        return self._tables[name]
 
     def describe(self) -> None:
         """Write what the folder holds, and how each tool reads it."""
         names = sorted(self._tables)
         if self._form == "llama-factory":
             info = {f"ixc_{name}": _dataset_info(name) for name in names}
-            (self._folder / "dataset_info.json").write_text(
-                json.dumps(info, indent=2) + "\n", encoding="utf-8"
-            )
-        (self._folder / "README.md").write_text(_about(self._form, names), encoding="utf-8")
+            # LLaMA-Factory reads no folder without it.
+            text = json.dumps(info, indent=2) + "\n"
+            (self._folder / "dataset_info.json").write_text(text, encoding="utf-8")
+        readme = _readme(self._form, names)
+        (self._folder / "README.md").write_text(readme, encoding="utf-8")
 
     def close(self) -> None:
         for table in self._tables.values():
@@ -181,20 +198,23 @@ class _Table:
     """A Parquet file whose row groups are bounded in bytes."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._schema, self._writer = schema, pq.ParquetWriter(path, schema)
+        self._schema = schema
+        self._writer = pq.ParquetWriter(path, schema)
         self._rows: list[dict[str, Any]] = []
-        self._bytes = 0
+        self._num_bytes = 0
 
     def put(self, record: dict[str, Any]) -> None:
         self._rows.append(record)
-        files = [file for name in ("images", "videos") for file in record[name]]
-        self._bytes += sum(len(file["bytes"]) for file in files if isinstance(file, dict))
-        if len(self._rows) == _GROUP_ROWS or self._bytes > _GROUP_BYTES:
+        files = [*record["images"], *record["videos"]]
+        self._num_bytes += sum(len(file["bytes"]) for file in files if isinstance(file, dict))
+        if len(self._rows) == _GROUP_ROWS or self._num_bytes > _GROUP_BYTES:
             self._flush()
 
     def _flush(self) -> None:
-        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
-        self._rows, self._bytes = [], 0
+        group = pa.Table.from_pylist(self._rows, schema=self._schema)
+        self._writer.write_table(group)
+        self._rows = []
+        self._num_bytes = 0
 
     def close(self) -> None:
         if self._rows:
@@ -206,9 +226,11 @@ class _Table:
 
 
 def _check_pair(sample: Sample) -> None:
-    if len(sample.chosen) != 1 or len(sample.rejected) != 1:
-        counted = f"{len(sample.chosen)} turns in `chosen` and {len(sample.rejected)} in `rejected`"
-        raise Unfit(f"{counted}: no pair of two answers")
+    num_chosen = len(sample.chosen)
+    num_rejected = len(sample.rejected)
+    if num_chosen != 1 or num_rejected != 1:
+        counts = f"{num_chosen} turns in `chosen` and {num_rejected} in `rejected`"
+        raise Unfit(f"{counts}: no pair of two answers")
     if sample.verdict and sample.verdict.winner != "chosen":
         raise Unfit(f"verdict.winner is {sample.verdict.winner}: no pair whose `chosen` is better")
 
@@ -219,11 +241,9 @@ def _fault(path: Path, medium: Media) -> str:
         return f"{medium.path}: not in {path.parents[1]}; give the right --media-root"
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return (
-        ""
-        if digest == medium.sha256
-        else f"{medium.path}: altered since it was stored; collect it again"
-    )
+    if digest != medium.sha256:
+        return f"{medium.path}: altered since it was stored; collect it again"
+    return ""
 
 
 def _pieces(sample: Sample) -> list[tuple[Turn, Pieces]]:
@@ -236,10 +256,13 @@ def _pieces(sample: Sample) -> list[tuple[Turn, Pieces]]:
         for text in rest:
             if not left:
                 raise Unfit(f"more marks {PLACEHOLDER} than pictures and films")
-            pieces += [left.pop(0), text]
+            pieces.append(left.pop(0))
+            pieces.append(text)
         turns.append((turn, pieces))
+    # The only one needs no mark.
     if len(left) == len(sample.media) == 1:
-        first = next((pieces for turn, pieces in turns if turn.role == "user"), turns[0][1])
+        _, first = turns[0]
+        first = next((pieces for turn, pieces in turns if turn.role == "user"), first)
         first.insert(0, left.pop())
     if left:
         raise Unfit(f"fewer marks {PLACEHOLDER} than pictures and films")
@@ -249,41 +272,45 @@ def _pieces(sample: Sample) -> list[tuple[Turn, Pieces]]:
 # The forms
 
 
-def _trl(sample: Sample, in_parts: bool) -> Told:
+def _trl(sample: Sample, in_parts: bool) -> Exported:
     """Turns of text, or of parts where there are media; the media themselves in columns, in the order of their parts.
 
-    TRL brings only pictures to the model: pairs with films have a table of their own, which it does not read blindly.
+    TRL brings only images to the model: pairs with videos have a table of their own, which it does not read blindly.
     """
     prompt = [_trl_turn(turn.role, pieces, in_parts) for turn, pieces in _pieces(sample)]
-    record: dict[str, Any] = {"id": sample.id, "domain": sample.domain, "prompt": prompt}
-    for name, answer in (("chosen", sample.chosen[0]), ("rejected", sample.rejected[0])):
-        record[name] = [_trl_turn(answer.role, [answer.content], in_parts)]
-    return Told(
-        record, f"{sample.split}_with_videos" if sample.modality == "video" else sample.split
-    )
+    [chosen] = sample.chosen
+    [rejected] = sample.rejected
+    record: dict[str, Any] = {
+        "id": sample.id,
+        "domain": sample.domain,
+        "prompt": prompt,
+        "chosen": [_trl_turn(chosen.role, [chosen.content], in_parts)],
+        "rejected": [_trl_turn(rejected.role, [rejected.content], in_parts)],
+    }
+    suffix = "_with_videos" if sample.modality == "video" else ""
+    return Exported(record, sample.split + suffix)
 
 
 def _trl_turn(role: str, pieces: Pieces, in_parts: bool) -> dict[str, Any]:
-    return {"role": role, "content": _parts(pieces) if in_parts else "".join(map(str, pieces))}
+    content = _parts(pieces) if in_parts else "".join(map(str, pieces))
+    return {"role": role, "content": content}
 
 
 def _parts(pieces: Pieces) -> list[dict[str, Any]]:
-    parts = [
-        {"type": "text", "text": p} if isinstance(p, str) else {"type": p.kind, "text": None}
-        for p in pieces
-    ]
-    return [part for part in parts if part["text"] != ""] or [{"type": "text", "text": ""}]
+    parts: list[dict[str, Any]] = []
+    for piece in pieces:
+        if isinstance(piece, Media):
+            parts.append({"type": piece.kind, "text": None})
+        elif piece:
+            parts.append({"type": "text", "text": piece})
+    return parts or [{"type": "text", "text": ""}]
 
 
-def _llama_factory(sample: Sample, in_parts: bool) -> Told:
+def _llama_factory(sample: Sample, in_parts: bool) -> Exported:
     """Sharegpt with a ranking: `dataset_info.json` names the columns."""
     names = {"user": "human", "assistant": "gpt", "system": "system"}
     turns = _tagged(sample)
-    roles = [turn.role for turn in turns]
-    spoken = roles[1:] if roles[:1] == ["system"] else roles
-    if len(spoken) % 2 == 0 or any(
-        role != ("user", "assistant")[i % 2] for i, role in enumerate(spoken)
-    ):
+    if not _alternate([turn.role for turn in turns]):
         raise Unfit(
             "turns that are not user and assistant by turns, ending with the user: LLaMA-Factory skips such a row"
         )
@@ -293,27 +320,42 @@ def _llama_factory(sample: Sample, in_parts: bool) -> Told:
         "conversations": [{"from": names[turn.role], "value": turn.content} for turn in turns],
         "chosen": {"from": "gpt", "value": sample.chosen[0].content},
         "rejected": {"from": "gpt", "value": sample.rejected[0].content},
-        **_placed(sample),
+        **_media_columns(sample),
     }
-    return Told(record, sample.split)
+    return Exported(record, sample.split)
 
 
-def _swift(sample: Sample, in_parts: bool) -> Told:
+def _alternate(roles: list[str]) -> bool:
+    """Whether user and assistant take turns, perhaps behind a system message; the user begins and ends.
+
+    >>> _alternate(["system", "user"]), _alternate(["user", "user"]), _alternate(["user", "assistant"])
+    (True, False, False)
+    """
+    speakers = roles[1:] if roles[:1] == ["system"] else roles
+    users = speakers[::2]
+    assistants = speakers[1::2]
+    is_last_user = len(speakers) % 2 == 1
+    return is_last_user and {*users} == {"user"} and {*assistants} <= {"assistant"}
+
+
+def _swift(sample: Sample, in_parts: bool) -> Exported:
     """Messages that end with the better answer, and the worse one beside them."""
-    if sample.chosen[0].content == sample.rejected[0].content:
+    [chosen] = sample.chosen
+    [rejected] = sample.rejected
+    if chosen.content == rejected.content:
         raise Unfit("the two answers are the same: ms-swift refuses such a row")
-    messages = [*_tagged(sample), sample.chosen[0]]
+    messages = [*_tagged(sample), chosen]
     record = {
         "id": sample.id,
         "domain": sample.domain,
         "messages": [{"role": turn.role, "content": turn.content} for turn in messages],
-        "rejected_response": sample.rejected[0].content,
-        **_placed(sample),
+        "rejected_response": rejected.content,
+        **_media_columns(sample),
     }
-    return Told(record, sample.split)
+    return Exported(record, sample.split)
 
 
-_FORMS: dict[Form, Callable[[Sample, bool], Told]] = {
+_FORMS: dict[Form, Callable[[Sample, bool], Exported]] = {
     "trl": _trl,
     "llama-factory": _llama_factory,
     "swift": _swift,
@@ -328,34 +370,39 @@ def _tagged(sample: Sample) -> list[Turn]:
         Unfit: a text holds such a tag itself, which would be counted.
     """
     turns = _pieces(sample)
-    texts = [p for _, pieces in turns for p in pieces if isinstance(p, str)]
-    texts += [turn.content for turn in (*sample.chosen, *sample.rejected)]
-    if found := [tag for tag in _TAGS if any(tag in text for text in texts)]:
-        raise Unfit(
-            f"a text says {found[0]!r}, which would be taken for a picture, film or sound; export to trl"
-        )
-    unmarked = len(sample.media) == 1 and not any(
-        PLACEHOLDER in turn.content for turn in sample.prompt
-    )
-    behind = "\n" if unmarked else ""
+    texts = [turn.content for turn in (*sample.chosen, *sample.rejected)]
+    for _, pieces in turns:
+        texts += [piece for piece in pieces if isinstance(piece, str)]
+    for tag in _TAGS:
+        if any(tag in text for text in texts):
+            raise Unfit(
+                f"a text says {tag!r}, which would be taken for a picture, film or sound; export to trl"
+            )
+    # LLaVA writes the only image on a line before the question.
+    is_marked = any(PLACEHOLDER in turn.content for turn in sample.prompt)
+    behind = "\n" if len(sample.media) == 1 and not is_marked else ""
     return [replace(turn, content=_joined(pieces, behind)) for turn, pieces in turns]
 
 
 def _joined(pieces: Pieces, behind: str) -> str:
-    return "".join(p if isinstance(p, str) else f"<{p.kind}>{behind}" for p in pieces)
+    tagged = [piece if isinstance(piece, str) else f"<{piece.kind}>{behind}" for piece in pieces]
+    return "".join(tagged)
 
 
-def _paths(sample: Sample) -> dict[str, list[str]]:
-    kinds = {"images": "image", "videos": "video"}
+def _media_paths(sample: Sample) -> dict[str, list[str]]:
+    """The paths in the store by column."""
     return {
-        column: [m.path for m in sample.media if m.kind == kind] for column, kind in kinds.items()
+        "images": [medium.path for medium in sample.media if medium.kind == "image"],
+        "videos": [medium.path for medium in sample.media if medium.kind == "video"],
     }
 
 
-def _placed(sample: Sample) -> dict[str, list[str]]:
-    return {
-        column: [f"{MEDIA}/{path}" for path in paths] for column, paths in _paths(sample).items()
-    }
+def _media_columns(sample: Sample) -> dict[str, list[str]]:
+    """The paths in the exported folder by column."""
+    columns: dict[str, list[str]] = {}
+    for column, paths in _media_paths(sample).items():
+        columns[column] = [f"{MEDIA}/{path}" for path in paths]
+    return columns
 
 
 # Their tables
@@ -364,50 +411,50 @@ _STRING = {"dtype": "string", "_type": "Value"}
 
 
 def _schema(form: Form, in_parts: bool, with_videos: bool) -> pa.Schema:
-    text, strings = pa.string(), pa.list_(pa.string())
+    text = pa.string()
+    paths = pa.list_(text)
     if form == "trl":
         return _trl_schema(in_parts, with_videos)
-    turn = pa.struct(
-        {"from": text, "value": text}
-        if form == "llama-factory"
-        else {"role": text, "content": text}
-    )
-    said = {"conversations": pa.list_(turn), "chosen": turn, "rejected": turn}
-    if form == "swift":
-        said = {"messages": pa.list_(turn), "rejected_response": text}
-    return pa.schema({"id": text, "domain": text, **said, "images": strings, "videos": strings})
+    if form == "llama-factory":
+        turn = pa.struct({"from": text, "value": text})
+        messages = {"conversations": pa.list_(turn), "chosen": turn, "rejected": turn}
+    else:
+        turn = pa.struct({"role": text, "content": text})
+        messages = {"messages": pa.list_(turn), "rejected_response": text}
+    return pa.schema({"id": text, "domain": text, **messages, "images": paths, "videos": paths})
 
 
 def _trl_schema(in_parts: bool, with_videos: bool) -> pa.Schema:
-    """With what `datasets` keeps in a Parquet file: that `images` are pictures, not bytes.
+    """With what `datasets` writes into a Parquet file: that `images` are images, not bytes.
 
-    Without media there is no such column: TRL takes a table that has it for one of pictures.
+    Without media there is no such column: TRL takes a table that has it for one of images.
     """
+    # The columns by Arrow's types.
     text = pa.string()
     content = pa.list_(pa.struct({"type": text, "text": text})) if in_parts else text
-    turns, file = (
-        pa.list_(pa.struct({"role": text, "content": content})),
-        pa.struct({"bytes": pa.binary(), "path": text}),
-    )
-    told = [
-        {"role": _STRING, "content": [{"type": _STRING, "text": _STRING}] if in_parts else _STRING}
-    ]
+    turns = pa.list_(pa.struct({"role": text, "content": content}))
+    files = pa.list_(pa.struct({"bytes": pa.binary(), "path": text}))
     columns = {"id": text, "domain": text, "prompt": turns, "chosen": turns, "rejected": turns}
+
+    # The same by the names that `datasets` has for them.
+    content_feature: Any = [{"type": _STRING, "text": _STRING}] if in_parts else _STRING
+    turns_feature = [{"role": _STRING, "content": content_feature}]
     features: dict[str, Any] = {
         "id": _STRING,
         "domain": _STRING,
-        "prompt": told,
-        "chosen": told,
-        "rejected": told,
+        "prompt": turns_feature,
+        "chosen": turns_feature,
+        "rejected": turns_feature,
     }
+
     if in_parts:
-        columns["images"], features["images"] = pa.list_(file), [{"_type": "Image"}]
+        columns["images"] = files
+        features["images"] = [{"_type": "Image"}]
     if with_videos:
-        columns["videos"] = pa.list_(file)
+        columns["videos"] = files
         features["videos"] = [{"bytes": {"dtype": "binary", "_type": "Value"}, "path": _STRING}]
-    return pa.schema(
-        columns, metadata={"huggingface": json.dumps({"info": {"features": features}})}
-    )
+    info = json.dumps({"info": {"features": features}})
+    return pa.schema(columns, metadata={"huggingface": info})
 
 
 def _dataset_info(name: str) -> dict[str, Any]:
@@ -421,18 +468,20 @@ def _dataset_info(name: str) -> dict[str, Any]:
     }
 
 
-def _about(form: Form, names: list[str]) -> str:
-    return "\n\n".join([f"{_TITLE} for {form}", *_use(form, names), _BACK]) + "\n"
+def _readme(form: Form, names: list[str]) -> str:
+    paragraphs = [f"{_TITLE} for {form}", *_usage(form, names), _BACK]
+    return "\n\n".join(paragraphs) + "\n"
 
 
-def _use(form: Form, names: list[str]) -> Iterator[str]:
+def _usage(form: Form, names: list[str]) -> Iterator[str]:
     first = names[0] if names else "train"
     if form == "trl":
         yield f'    load_dataset("parquet", data_files="{first}.parquet", split="train")'
         yield "The pictures are in the tables. A table `*_with_videos` is for trainers that read its column `videos`:"
         yield "TRL 1.16 brings only pictures to the model."
     elif form == "llama-factory":
-        yield f"    dataset_dir: <this folder>\n    dataset: {', '.join(f'ixc_{name}' for name in names)}"
+        datasets = ", ".join(f"ixc_{name}" for name in names)
+        yield f"    dataset_dir: <this folder>\n    dataset: {datasets}"
     else:
         yield f"    ROOT_IMAGE_DIR=<this folder> swift rlhf --rlhf_type dpo --dataset <this folder>/{first}.parquet"
     yield f"Pairs that could not be exported are listed in `{REFUSED}`, with the reason."

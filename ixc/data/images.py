@@ -19,7 +19,7 @@ from ixc.data.containers import HEAD_BYTES, sniff
 
 Transparency = Literal["white", "official"]
 MAX_PIXELS = 50_000_000
-"""About 7000 x 7000. Larger pictures are decompression bombs or scans that belong downscaled."""
+"""About 7000 x 7000. Larger images are decompression bombs or scans that belong downscaled."""
 IMAGE_FORMATS = (
     "JPEG",
     "PNG",
@@ -58,7 +58,12 @@ def existing(path: Path) -> Path:
     return path
 
 
-def check_size(name: object, width: int, height: int, max_pixels: int) -> None:
+def check_size(
+    name: object,
+    width: int,
+    height: int,
+    max_pixels: int,
+) -> None:
     """Refuse what is too large, before it is decoded.
 
     Raises:
@@ -75,18 +80,17 @@ def recognised(file: Path | bytes, max_pixels: int) -> Image.Image:
     Raises:
         BadMedia: no image of one of `IMAGE_FORMATS`, or too large.
     """
+    # Only the header is read: what is too large must not be decoded.
     name = _name(file)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `max_pixels` decides
         try:
-            image = Image.open(
-                BytesIO(file) if isinstance(file, bytes) else file, formats=IMAGE_FORMATS
-            )
+            source = BytesIO(file) if isinstance(file, bytes) else file
+            image = Image.open(source, formats=IMAGE_FORMATS)
         except Image.DecompressionBombError as error:
             raise BadMedia(f"{name}: {error}; scale it down, or drop it") from error
-        except (
-            Exception
-        ) as error:  # decoders raise what they like: SyntaxError, struct.error, zlib.error ...
+        # Decoders raise what they like: SyntaxError, struct.error, zlib.error ...
+        except Exception as error:
             kind = NotAnImage if isinstance(error, UnidentifiedImageError) else BadMedia
             raise kind(f"{name}: not a picture ({_instead(file, error)}") from error
     check_size(name, image.width, image.height, max_pixels)
@@ -149,9 +153,11 @@ def image_size(path: Path, max_pixels: int) -> tuple[int, int]:
         BadMedia: it is missing, not an image, damaged, or too large.
     """
     with recognised(existing(path), max_pixels) as image, naming_damage(path):
-        lying = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-        lying &= image.format != "TIFF"  # of which Pillow tells the upright size at once
-        return (image.height, image.width) if lying else image.size
+        is_lying = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        # Of a TIFF Pillow gives the upright size at once.
+        if is_lying and image.format != "TIFF":
+            return image.height, image.width
+        return image.size
 
 
 def to_rgb(image: Image.Image, name: object, transparency: Transparency = "white") -> Image.Image:
@@ -179,13 +185,16 @@ def _from_black(image: TiffImageFile) -> Image.Image:
     if image.mode not in ("I;16", "F"):
         return image
     values = np.asarray(image)
+    # 12 bits fill 16.
     if image.tag_v2.get(ExifTags.Base.BitsPerSample) == (12,):
         values = values << 4
     if image.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == _WHITE_IS_ZERO:
-        values = (0xFFFF if image.mode == "I;16" else np.float32(1)) - values
-    found = Image.fromarray(values)
-    found.info, found.format = image.info, image.format
-    return found
+        white = 0xFFFF if image.mode == "I;16" else np.float32(1)
+        values = white - values
+    from_black = Image.fromarray(values)
+    from_black.info = image.info
+    from_black.format = image.format
+    return from_black
 
 
 _WHITE_IS_ZERO = 0
@@ -219,15 +228,18 @@ def eight_bit(image: Image.Image, name: object = "an image") -> Image.Image:
 
 def _sixteen_bit(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
-    grey, clear = _grey(values >> 8), image.info.get("transparency")
-    if isinstance(clear, int):  # of a PNG: this value is transparent
-        grey.putalpha(_grey((values != clear) * 255))
+    grey = _grey(values >> 8)
+    # Of a PNG: this value is transparent.
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey.putalpha(_grey((values != transparent) * 255))
     return grey
 
 
 def _from_floats(values: np.ndarray, name: object) -> Image.Image:
-    low, high = values.min(), values.max()
-    if not (low >= 0 and high <= 1):  # not a number is in no range
+    low = values.min()
+    high = values.max()
+    if not (low >= 0 and high <= 1):  # NaN is in no range
         raise BadMedia(
             f"{name}: floats from {low:g} to {high:g}, not from 0 to 1; scale them, or convert it to 8 bits"
         )

@@ -84,9 +84,8 @@ def inline(text: str) -> bytes | None:
 
 
 def _begins_as_image(data: bytes) -> bool:
-    is_bitmap = data.startswith(b"BM") and data[6:10] == bytes(
-        4
-    )  # two letters alone may be anything
+    # Two letters alone may be anything: a bitmap has four zeros behind its size.
+    is_bitmap = data.startswith(b"BM") and data[6:10] == bytes(4)
     return is_bitmap or data.startswith(_IMAGES) or data[4:8] == b"ftyp"
 
 
@@ -97,7 +96,6 @@ def begins_as_video(data: bytes) -> bool:
     (True, False, False)
     """
     container = sniff(data[:HEAD_BYTES])
-    is_bare_stream = data.startswith(
-        b"\0\0\x01\xb3"
-    )  # which is refused by name where videos are opened
+    # A bare stream is refused by name where videos are opened.
+    is_bare_stream = data.startswith(b"\0\0\x01\xb3")
     return is_bare_stream or (container is not None and container.name != "GIF")

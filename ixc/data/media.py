@@ -1,8 +1,8 @@
 """Images and videos: a content-addressed store, checked at the door, and how both are read again.
 
-A file is kept unaltered as `<first two digits of its SHA-256>/<SHA-256><suffix>`: the same picture from two
+A file is stored unaltered as `<first two digits of its SHA-256>/<SHA-256><suffix>`: the same image from two
 sources is one file, and a file that was damaged later no longer matches its name. Only what decodes to its end from
-its own bytes is kept.
+its own bytes is stored.
 
 How images are opened is in `ixc.data.images`, how videos are in `ixc.data.videos`.
 """
@@ -18,7 +18,7 @@ from PIL import Image
 
 from ixc.data.images import MAX_PIXELS, BadMedia, existing, open_image, recognised, to_rgb
 from ixc.data.samples import Media
-from ixc.data.videos import read_frames_of, sampled, suffix_of, survey, verify_video
+from ixc.data.videos import suffix_of, survey, verify_video
 from ixc.io.files import replacing
 
 # The store
@@ -26,7 +26,7 @@ from ixc.io.files import replacing
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """A picture or film that a row refers to: on disk, or made in memory."""
+    """An image or video that a row refers to: on disk, or made in memory."""
 
     kind: Literal["image", "video"]
     path: Path | None = None
@@ -40,54 +40,57 @@ class Store:
 
     def __init__(self, root: Path, max_pixels: int = MAX_PIXELS) -> None:
         root.mkdir(parents=True, exist_ok=True)
-        self.root, self.max_pixels = root, max_pixels
-        self._seen: dict[tuple[Path | bytes, str], Media | BadMedia] = {}
+        self.root = root
+        self.max_pixels = max_pixels
+        self._results: dict[tuple[Path | bytes, str], Media | BadMedia] = {}
 
     def add(self, file: File) -> Media:
-        """Check a file and keep a copy of it. It is looked at once, however many rows name it or bring it along.
+        """Check a file and store a copy of it. It is looked at once, however many rows name it or bring it along.
 
         Raises:
             BadMedia: it is missing, damaged, empty or too large.
         """
+        # By path or by content, and as what it was given: a GIF can be both.
         key = (file.path or hashlib.sha256(file.data or b"").digest(), file.kind)
-        if key not in self._seen:
+        if key not in self._results:
             try:
-                self._seen[key] = self._keep(file)
+                self._results[key] = self._store(file)
             except BadMedia as error:
-                self._seen[key] = error
-        known = self._seen[key]
-        if isinstance(known, BadMedia):
-            raise BadMedia(str(known))
-        return known
+                self._results[key] = error
+        result = self._results[key]
+        if isinstance(result, BadMedia):
+            raise BadMedia(str(result))
+        return result
 
     def prune(self, keep: Collection[str]) -> None:
         """Delete what no sample refers to; `keep` holds paths relative to the store."""
-        for path in [path for path in self.root.rglob("*") if path.is_file()]:
+        files = [path for path in self.root.rglob("*") if path.is_file()]
+        for path in files:
             if path.relative_to(self.root).as_posix() not in keep:
                 path.unlink()
 
-    def _keep(self, file: File) -> Media:
+    def _store(self, file: File) -> Media:
         if file.path is None:
-            return self._keep_bytes(file, file.data or b"")
-        media = _media(
-            file, _digest(existing(file.path)), _suffix(file.path, file, self.max_pixels)
-        )
+            return self._store_bytes(file, file.data or b"")
+        digest = _digest(existing(file.path))
+        media = _media(file, digest, _suffix(file.path, file, self.max_pixels))
         target = self.root / media.path
-        if not target.exists():  # what is there was checked when it came
+        # What is there was checked when it came.
+        if not target.exists():
             verify(file.path, file.kind, self.max_pixels)
             with replacing(target, durable=False) as part:  # many small files: 5 ms each
                 shutil.copyfile(file.path, part)
         return media
 
-    def _keep_bytes(self, file: File, data: bytes) -> Media:
+    def _store_bytes(self, file: File, data: bytes) -> Media:
         arrived = self.root / ".arrived"
         try:
             arrived.write_bytes(data)
-            return self._keep(replace(file, path=arrived, data=None))
+            return self._store(replace(file, path=arrived, data=None))
         except BadMedia as error:
-            raise BadMedia(
-                str(error).replace(str(arrived), f"{len(data):,} bytes in the row")
-            ) from error
+            # The row names no file: say what it brought along instead.
+            reason = str(error).replace(str(arrived), f"{len(data):,} bytes in the row")
+            raise BadMedia(reason) from error
         finally:
             arrived.unlink(missing_ok=True)
 
@@ -128,6 +131,20 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def stored(root: Path, media: Media) -> Path:
+    """Where a stored file is.
+
+    Raises:
+        BadMedia: it is missing.
+    """
+    path = root / media.path
+    if not path.is_file():
+        raise BadMedia(
+            f"{path}: not in the store; run `dvc repro collect`, or `dvc pull data/media`"
+        )
+    return path
+
+
 def check(root: Path, media: Media) -> None:
     """Make sure that a stored file is still what its name says, and can be decoded.
 
@@ -136,11 +153,7 @@ def check(root: Path, media: Media) -> None:
     Raises:
         BadMedia: it is missing, was altered, or cannot be decoded.
     """
-    path = root / media.path
-    if not path.is_file():
-        raise BadMedia(
-            f"{path}: not in the store; run `dvc repro collect`, or `dvc pull data/media`"
-        )
+    path = stored(root, media)
     if _digest(path) != media.sha256:
         raise BadMedia(
             f"{path}: altered since it was stored; delete it and run `dvc repro collect`"
@@ -167,27 +180,13 @@ def verify(path: Path, kind: str, max_pixels: int = MAX_PIXELS) -> None:
 
 
 def load_image(root: Path, media: Media) -> Image.Image:
-    """A stored picture as RGB, upright (EXIF), on white where it is transparent.
+    """A stored image as RGB, upright (EXIF), on white where it is transparent.
 
     Raises:
         BadMedia: it is missing, damaged, or a video.
     """
-    path = root / media.path
     if media.kind != "image":
-        raise BadMedia(f"{path}: a video, not an image; read it with read_frames")
-    if not path.is_file():
-        raise BadMedia(
-            f"{path}: not in the store; run `dvc repro collect`, or `dvc pull data/media`"
-        )
+        path = root / media.path
+        raise BadMedia(f"{path}: a video, not an image; read it with videos.read_frames")
+    path = stored(root, media)
     return to_rgb(open_image(path, MAX_PIXELS), path)
-
-
-def read_frames(path: Path, max_frames: int = 32) -> list[Image.Image]:
-    """The frames of a stored video that the model sees, RGB and upright.
-
-    Raises:
-        BadMedia: the video is missing or damaged, or has no frame.
-    """
-    if not path.is_file():
-        raise BadMedia(f"{path}: no such video; run `dvc repro collect`, or `dvc pull data/media`")
-    return read_frames_of(path, lambda num_frames, rate: sampled(num_frames, rate, max_frames))

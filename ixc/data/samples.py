@@ -1,6 +1,6 @@
 """The one record that travels the whole way, and its Parquet form.
 
-`prompt`, `chosen` and `rejected` are turns as TRL has them. The pictures and films are not in the file: `media` names
+`prompt`, `chosen` and `rejected` are turns as TRL has them. The images and videos are not in the file: `media` names
 them in the store, and `<ImageHere>` marks their places, which no other trainer looks for. `ixc export` writes pairs
 with their media as TRL, LLaMA-Factory and ms-swift read them.
 """
@@ -30,7 +30,7 @@ Role = Literal["corpus", "prompts", "pairs"]
 Check = Literal["match", "number", "choice", "chart", "vqa", "constraints", "open"]
 
 PLACEHOLDER = "<ImageHere>"
-"""Where in a prompt a picture or film belongs."""
+"""Where in a prompt an image or video belongs."""
 
 
 class BadRecord(ValueError):
@@ -47,7 +47,7 @@ class Turn:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Media:
-    """A picture or a film in the content-addressed store."""
+    """An image or a video in the content-addressed store."""
 
     kind: Literal["image", "video"]
     path: str
@@ -99,9 +99,9 @@ class Sample:
     split: Literal["train", "val"] = "train"
     """`val` prompts and their media are held out from every training stage."""
     prompt: tuple[Turn, ...]
-    """The conversation up to the answer, oldest turn first; `PLACEHOLDER` marks where a picture belongs."""
+    """The conversation up to the answer, oldest turn first; `PLACEHOLDER` marks where an image belongs."""
     media: tuple[Media, ...] = ()
-    """Pictures and films in the order the prompt mentions them."""
+    """Images and videos in the order the prompt mentions them."""
     gold: Gold | None = None
     candidates: tuple[str, ...] = ()
     """Sampled answers (`generate`)."""
@@ -129,6 +129,15 @@ def answer(text: str) -> tuple[Turn, ...]:
     return (Turn(role="assistant", content=text),)
 
 
+def user_message(text: str) -> tuple[Turn, ...]:
+    """A prompt of one message, the user's.
+
+    >>> user_message("Why?")[0].role
+    'user'
+    """
+    return (Turn(role="user", content=text),)
+
+
 Reply = str | tuple[Turn, ...]
 """An answer to be scored: its text, or its turns, of which the first and the last are the assistant's."""
 
@@ -145,10 +154,9 @@ def objection_to_turns(turns: Sequence[Turn]) -> str:
         return "no answer; add it, or remove the row"
     if turns[0].role != "assistant" or turns[-1].role != "assistant":
         roles = ", ".join(turn.role for turn in turns)
+        begins_wrong = turns[0].role != "assistant"
         remedy = (
-            "move what comes before into the prompt"
-            if turns[0].role != "assistant"
-            else "remove what follows it"
+            "move what comes before into the prompt" if begins_wrong else "remove what follows it"
         )
         return f"turns of {roles}: an answer begins and ends with the assistant; {remedy}"
     if any(PLACEHOLDER in turn.content for turn in turns if turn.role != "assistant"):
@@ -219,6 +227,7 @@ def read_each(path: Path) -> Iterator[Sample | BadRecord]:
         try:
             records = batch.to_pylist()
         except (UnicodeDecodeError, pa.ArrowInvalid):
+            # Row by row: only the one that cannot be decoded is lost.
             for number in range(len(batch)):
                 yield _record_or_reason(batch.slice(number, 1), path, first + number)
             continue
@@ -309,20 +318,15 @@ def open_table(path: Path) -> pq.ParquetFile:
 
 def _decode(record: dict[str, Any], path: Path, row: int) -> Sample:
     try:
-        known = {
-            **record,
-            "prompt_id": record.get("prompt_id") or "",
-            "meta": json.loads(record["meta"] or "{}"),
-        }
-        return _SAMPLE.validate_python(known)
-    except (ValidationError, ValueError) as error:
-        detail = (
-            error.errors()[0]
-            if isinstance(error, ValidationError)
-            else {"loc": ("meta",), "msg": str(error)}
-        )
-        where = ".".join(map(str, detail["loc"]))
-        raise BadRecord(f"{path}: row {row}: {where}: {detail['msg']}") from error
+        prompt_id = record.get("prompt_id") or ""
+        meta = json.loads(record["meta"] or "{}")
+        return _SAMPLE.validate_python({**record, "prompt_id": prompt_id, "meta": meta})
+    except ValidationError as error:
+        detail = error.errors()[0]
+        field = ".".join(map(str, detail["loc"]))
+        raise BadRecord(f"{path}: row {row}: {field}: {detail['msg']}") from error
+    except ValueError as error:  # what is no JSON
+        raise BadRecord(f"{path}: row {row}: meta: {error}") from error
 
 
 def write_samples(samples: Iterable[Sample], path: Path, rows_per_group: int = 4096) -> int:
@@ -345,9 +349,8 @@ def writing(path: Path, rows_per_group: int = 4096) -> Iterator[Callable[[Sample
         group.clear()
 
     def put(sample: Sample) -> None:
-        group.append(
-            {**_SAMPLE.dump_python(sample), "meta": json.dumps(sample.meta, sort_keys=True)}
-        )
+        meta = json.dumps(sample.meta, sort_keys=True)
+        group.append({**_SAMPLE.dump_python(sample), "meta": meta})
         if len(group) == rows_per_group:
             flush()
 
@@ -368,11 +371,14 @@ def copying(path: Path, rows_per_group: int = 4096) -> Iterator[Callable[[pa.Rec
 
     def put(rows: pa.RecordBatch) -> None:
         waiting.append(_as_ours(rows))
-        if (count := sum(map(len, waiting))) >= rows_per_group:
-            table = pa.concat_tables(waiting)
-            whole = count - count % rows_per_group
-            writer.write_table(table.slice(0, whole), rows_per_group)
-            waiting[:] = [table.slice(whole)]
+        count = sum(map(len, waiting))
+        if count < rows_per_group:
+            return
+        # Only whole groups are written; the rest waits for more rows.
+        table = pa.concat_tables(waiting)
+        whole = count - count % rows_per_group
+        writer.write_table(table.slice(0, whole), rows_per_group)
+        waiting[:] = [table.slice(whole)]
 
     with pq.ParquetWriter(path, SCHEMA) as writer:
         yield put
@@ -399,15 +405,20 @@ def balanced(samples: Iterable[Sample], limit: int | None, seed: int) -> list[Sa
     if limit is None or limit >= len(samples):
         return samples
     order = random.Random(seed).sample(range(len(samples)), len(samples))
-    rank: Counter[str] = Counter()
-    places = []
+
+    # The first of every domain, then the second of every one, and so on.
+    counts: Counter[str] = Counter()
+    ranked = []
     for i in order:
-        places.append((rank[samples[i].domain], i))
-        rank[samples[i].domain] += 1
-    return [samples[i] for i in sorted(i for _, i in sorted(places)[:limit])]
+        domain = samples[i].domain
+        ranked.append((counts[domain], i))
+        counts[domain] += 1
+    drawn = [i for _, i in sorted(ranked)[:limit]]
+    return [samples[i] for i in sorted(drawn)]
 
 
 def verifiable(samples: Iterable[Sample]) -> list[Sample]:
     """The held-out samples whose answers a verifier can check; where there is none, all that are held out."""
-    held_out = [s for s in samples if s.split == "val"]
-    return [s for s in held_out if s.gold and s.gold.check != "open"] or held_out
+    held_out = [sample for sample in samples if sample.split == "val"]
+    checked = [sample for sample in held_out if sample.gold and sample.gold.check != "open"]
+    return checked or held_out

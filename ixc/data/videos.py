@@ -25,12 +25,12 @@ from PIL import Image
 
 from ixc.data.containers import VIDEO_CODECS, Container, recognise
 from ixc.data.images import MAX_PIXELS, BadMedia, check_size, existing
-from ixc.data.structure import BadContainer
+from ixc.data.integrity import BadContainer
 
 VideoDecoder = Literal["pyav", "decord"]
 Choose = Callable[[int, Fraction], Sequence[int]]
-"""Which frames are wanted, in order, of so many at so many a second."""
-_LEAST = 0.9
+"""(number of frames, frames per second) -> which frames to decode, ascending."""
+_MIN_COMPLETE = 0.9
 """Share of what a header declares that must be there: an edit list may hide a few frames at the ends."""
 _WORTH_SEEKING = 250
 """Frames that need not be decoded; less does not pay for finding the others."""
@@ -38,21 +38,44 @@ _WORTH_SEEKING = 250
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What a video's packets tell, none of them decoded."""
+    """What a video's packets say, none of them decoded."""
 
     num_frames: int
     rate: Fraction
     """Frames per second, averaged."""
     times: tuple[int, ...]
-    """When each frame is shown, ascending, in the track's unit; empty if that does not tell them apart."""
+    """When each frame is due, ascending, in the track's unit; empty if two are due at once."""
     keys: tuple[int, ...]
     """Frames, by their place in `times`, from which decoding can begin; ascending."""
+
+
+def read_frames(
+    path: Path,
+    max_frames: int = 32,
+    include_last: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    decoder: VideoDecoder = "pyav",
+) -> list[Image.Image]:
+    """The frames of a video that the model sees, RGB and upright.
+
+    Args:
+        max_frames, include_last: see `frames_seen`.
+        max_pixels: of a frame; a video of larger ones is refused before any is decoded.
+
+    Raises:
+        BadMedia: as `read_frames_of`.
+    """
+
+    def choose(num_frames: int, rate: Fraction) -> list[int]:
+        return frames_seen(num_frames, rate, max_frames, include_last)
+
+    return read_frames_of(path, choose, max_pixels, decoder)
 
 
 def read_frames_of(
     path: Path, choose: Choose, max_pixels: int = MAX_PIXELS, decoder: VideoDecoder = "pyav"
 ) -> list[Image.Image]:
-    """The frames of a video that `choose` wants, RGB and upright.
+    """The frames of a video that `choose` names, RGB and upright.
 
     Args:
         max_pixels: of a frame; a video of larger ones is refused before any is decoded.
@@ -62,13 +85,14 @@ def read_frames_of(
     """
     if decoder == "decord":
         return read_with_decord(path, choose, max_pixels)
-    found = survey(path, max_pixels)
-    wanted = choose(found.num_frames, found.rate)
-    frames = _sought(path, found, wanted, max_pixels)
+    video = survey(path, max_pixels)
+    indices = choose(video.num_frames, video.rate)
+    frames = _read_by_seeking(path, video, indices, max_pixels)
     if frames is None:
-        frames, count = _decoded(path, wanted, max_pixels)
-        if count != found.num_frames:  # not every packet is a frame; the rule counts frames
-            frames, _ = _decoded(path, choose(count, found.rate), max_pixels)
+        frames, count = _read_all(path, indices, max_pixels)
+        # Not every packet is a frame; the rule counts frames.
+        if count != video.num_frames:
+            frames, _ = _read_all(path, choose(count, video.rate), max_pixels)
     if not frames:
         raise BadMedia(
             f"{path}: no frame can be decoded; fetch it again, or convert it: ffmpeg -i IN OUT.mp4"
@@ -90,10 +114,35 @@ def sampled(num_frames: int, rate: Fraction | float, max_frames: int = 32) -> li
     >>> sampled(3, 0.25)
     [0, 1, 2]
     """
-    every = list(range(0, num_frames, max(round(rate), 1)))
-    if len(every) <= max_frames:
-        return every
-    return [every[int(i * len(every) / (max_frames + 1))] for i in range(max_frames)]
+    every_second = list(range(0, num_frames, max(round(rate), 1)))
+    if len(every_second) <= max_frames:
+        return every_second
+    return [every_second[int(i * len(every_second) / (max_frames + 1))] for i in range(max_frames)]
+
+
+def frames_seen(
+    num_frames: int, rate: Fraction | float, max_frames: int, include_last: bool = False
+) -> list[int]:
+    """Which frames of a video are seen.
+
+    By the official rule (`sampled`) one a second, and of a long video never the last 6 %. With `include_last` the last
+    frame is always seen, and a video with more seconds than `max_frames` is thinned evenly from end to end.
+
+    >>> frames_seen(10, 30.0, 4), frames_seen(10, 30.0, 4, include_last=True)
+    ([0], [0, 9])
+    >>> frames_seen(100, 1.0, 4), frames_seen(100, 1.0, 4, include_last=True)
+    ([0, 20, 40, 60], [0, 33, 66, 99])
+    """
+    if not include_last:
+        return sampled(num_frames, rate, max_frames)
+    last = num_frames - 1
+    every_second = sorted({*sampled(num_frames, rate, num_frames), last})
+    if len(every_second) <= max_frames:
+        return every_second
+    if max_frames == 1:
+        return [last]
+    num_gaps = max_frames - 1
+    return [every_second[(len(every_second) - 1) * i // num_gaps] for i in range(max_frames)]
 
 
 def verify_video(path: Path, max_pixels: int = MAX_PIXELS) -> None:
@@ -114,12 +163,11 @@ def verify_video(path: Path, max_pixels: int = MAX_PIXELS) -> None:
         raise BadMedia(
             f"{path}: no frame can be decoded; fetch it again, or convert it: ffmpeg -i IN OUT.mp4"
         )
-    if is_last_damaged or damaged > (1 - _LEAST) * count:
-        found = f"{damaged} of {count} frames are damaged" + (
-            ", the last one too" if is_last_damaged else ""
-        )
+    if is_last_damaged or damaged > (1 - _MIN_COMPLETE) * count:
+        last = ", the last one too" if is_last_damaged else ""
+        detail = f"{damaged} of {count} frames are damaged{last}"
         raise BadMedia(
-            f"{path}: cut off, or damaged: {found}; fetch it again, or convert it: ffmpeg -i IN OUT.mp4"
+            f"{path}: cut off, or damaged: {detail}; fetch it again, or convert it: ffmpeg -i IN OUT.mp4"
         )
 
 
@@ -165,9 +213,8 @@ def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[OpenVideo]:
         ) as container:
             track = _best_track(path, container)
             check_size(path, track.codec_context.width, track.codec_context.height, max_pixels)
-            track.codec_context.options = {
-                "max_pixels": str(max_pixels)
-            }  # later frames may be larger
+            # Later frames may be larger than the header says.
+            track.codec_context.options = {"max_pixels": str(max_pixels)}
             yield OpenVideo(container, track, kind)
 
 
@@ -179,7 +226,8 @@ def _naming(path: Path) -> Iterator[None]:
         raise
     except BadContainer as error:
         raise BadMedia(f"{path}: {error}") from error
-    except Exception as error:  # FFmpegError; of damaged files also AttributeError, UnicodeDecodeError, IndexError ...
+    # FFmpegError; of damaged files also AttributeError, UnicodeDecodeError, IndexError ...
+    except Exception as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise BadMedia(f"{path}: damaged, or cut off ({reason}); fetch it again") from error
 
@@ -218,7 +266,7 @@ def _best_track(path: Path, container: InputContainer) -> VideoStream:
     return track
 
 
-# What the packets tell
+# What the packets say
 
 
 def survey(path: Path, max_pixels: int = MAX_PIXELS) -> Survey:
@@ -229,12 +277,14 @@ def survey(path: Path, max_pixels: int = MAX_PIXELS) -> Survey:
     """
     times: list[int | None] = []
     keys: list[int | None] = []
-    end, is_last_cut = 0.0, False
+    end = 0.0
+    is_last_cut = False
     with opened(path, max_pixels) as video:
         container, track, kind = video
         for packet in container.demux():
             if packet.pts is not None and packet.time_base:
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            # Sound, and what an edit list hides, is no frame.
             if packet.stream_index != track.index or not packet.size or packet.is_discard:
                 continue
             times.append(packet.pts)
@@ -243,6 +293,8 @@ def survey(path: Path, max_pixels: int = MAX_PIXELS) -> Survey:
                 keys.append(packet.pts)
         _check_complete(path, video, len(times), end, is_last_cut)
         rate = track.average_rate or track.guessed_rate or Fraction(1)
+
+    # To seek, every frame must have a time of its own.
     known = sorted(time for time in times if time is not None)
     if not kind.has_index or len(set(known)) < len(times):
         return Survey(num_frames=len(times), rate=rate, times=(), keys=())
@@ -255,12 +307,12 @@ def _check_complete(
     path: Path, video: OpenVideo, num_packets: int, end: float, is_last_cut: bool
 ) -> None:
     container, track, kind = video
-    if num_packets < _LEAST * track.frames:
+    if num_packets < _MIN_COMPLETE * track.frames:
         raise BadMedia(
             f"{path}: cut off, {num_packets} of {track.frames} frames are there; fetch it again"
         )
     declared = (container.duration or 0) / av.time_base
-    if kind.declares_duration and end < _LEAST * declared:
+    if kind.declares_duration and end < _MIN_COMPLETE * declared:
         raise BadMedia(
             f"{path}: cut off, {end:.1f} of {declared:.1f} seconds are there; fetch it again"
         )
@@ -276,12 +328,17 @@ def _frames(path: Path, max_pixels: int) -> Generator[av.VideoFrame, None, None]
         yield from container.decode(track)
 
 
-def _decoded(path: Path, wanted: Collection[int], max_pixels: int) -> tuple[list[Image.Image], int]:
-    """The wanted frames, and how many the video has; only the wanted ones are converted to RGB."""
-    chosen, images, count = set(wanted), [], 0
+def _read_all(
+    path: Path, indices: Collection[int], max_pixels: int
+) -> tuple[list[Image.Image], int]:
+    """The frames of these indices, and how many the video has; only the former are converted to RGB."""
+    chosen = set(indices)
+    images: list[Image.Image] = []
+    count = 0
     with closing(_frames(path, max_pixels)) as frames:
-        for count, frame in enumerate(frames, start=1):
-            if count - 1 in chosen:
+        for index, frame in enumerate(frames):
+            count += 1
+            if index in chosen:
                 images.append(_upright(frame))
     return images, count
 
@@ -300,40 +357,42 @@ class _Run:
 
     start: int
     """A key frame."""
-    wanted: list[int]
-    """Ascending; decoding ends with the last."""
+    indices: list[int]
+    """Of the frames to read, ascending; decoding ends with the last."""
 
 
-def _runs(found: Survey, wanted: Sequence[int]) -> list[_Run]:
-    """How to decode as few frames as possible: each wanted one from the key frame before it."""
+def _runs(video: Survey, indices: Sequence[int]) -> list[_Run]:
+    """How to decode as few frames as possible: each from the key frame before it."""
     runs: list[_Run] = []
-    for frame in wanted:
-        key = found.keys[max(bisect.bisect_right(found.keys, frame) - 1, 0)]
-        if runs and key <= runs[-1].wanted[-1]:
-            runs[-1].wanted.append(frame)
+    for index in indices:
+        num_keys_before = bisect.bisect_right(video.keys, index)
+        key = video.keys[max(num_keys_before - 1, 0)]
+        if runs and key <= runs[-1].indices[-1]:
+            runs[-1].indices.append(index)
         else:
-            runs.append(_Run(start=key if runs else min(key, frame), wanted=[frame]))
+            start = key if runs else min(key, index)
+            runs.append(_Run(start=start, indices=[index]))
     return runs
 
 
-def _sought(
-    path: Path, found: Survey, wanted: Sequence[int], max_pixels: int
+def _read_by_seeking(
+    path: Path, video: Survey, indices: Sequence[int], max_pixels: int
 ) -> list[Image.Image] | None:
-    """The wanted frames by way of the key frames before them; None if that saves little or is not exact here.
+    """The frames of these indices by way of the key frames before them; None if that saves little or is not exact.
 
-    Every frame that is decoded must be shown when the packets say that the next one is. Where one is not (hidden
+    Every frame that is decoded must be due when the packets say that the next one is. Where one is not (hidden
     frames, two fields for one frame), the packets do not count the frames, and all have to be decoded.
     """
-    runs = _runs(found, wanted) if found.keys else []
-    num_decoded = sum(run.wanted[-1] - run.start + 1 for run in runs)
-    if not runs or found.num_frames - num_decoded < _WORTH_SEEKING:
+    runs = _runs(video, indices) if video.keys else []
+    num_decoded = sum(run.indices[-1] - run.start + 1 for run in runs)
+    if not runs or video.num_frames - num_decoded < _WORTH_SEEKING:
         return None
     images: list[Image.Image] = []
     with opened(path, max_pixels) as (container, track, _):
         for run in runs:
             if run.start:
-                container.seek(found.times[run.start], stream=track)
-            decoded = _decode_run(container, track, found.times, run)
+                container.seek(video.times[run.start], stream=track)
+            decoded = _decode_run(container, track, video.times, run)
             if decoded is None:
                 return None
             images += decoded
@@ -343,19 +402,19 @@ def _sought(
 def _decode_run(
     container: InputContainer, track: VideoStream, times: Sequence[int], run: _Run
 ) -> list[Image.Image] | None:
-    images, place = [], run.start
+    images = []
+    index = run.start
     for frame in container.decode(track):
-        if (
-            frame.pts is not None and frame.pts < times[run.start]
-        ):  # the key frame that was found lies earlier
+        # Seeking may end at an earlier key frame.
+        if frame.pts is not None and frame.pts < times[run.start]:
             continue
-        if frame.pts != times[place]:
+        if frame.pts != times[index]:
             return None
-        if place in run.wanted:
+        if index in run.indices:
             images.append(_upright(frame))
-        if place == run.wanted[-1]:
+        if index == run.indices[-1]:
             return images
-        place += 1
+        index += 1
     return None
 
 
@@ -377,8 +436,9 @@ def read_with_decord(path: Path, choose: Choose, max_pixels: int = MAX_PIXELS) -
 
     with _naming(path):
         reader = VideoReader(str(path.absolute()), num_threads=1)  # a path, not an address
-        wanted = choose(len(reader), Fraction(reader.get_avg_fps()))
-        return [Image.fromarray(frame) for frame in reader.get_batch(wanted).asnumpy()]
+        indices = choose(len(reader), Fraction(reader.get_avg_fps()))
+        frames = reader.get_batch(indices).asnumpy()
+        return [Image.fromarray(frame) for frame in frames]
 
 
 def _refuse_for_decord(path: Path, max_pixels: int) -> None:
@@ -386,15 +446,11 @@ def _refuse_for_decord(path: Path, max_pixels: int) -> None:
     with opened(path, max_pixels) as (container, track, _):
         codec = track.codec_context.codec.canonical_name
         reasons = [codec] if codec in ("av1", "vvc") else []
-        reasons += [
-            f"{bits} bits a channel"
-            for bits in {part.bits for part in track.format.components}
-            if bits > 8
-        ]
+        depths = {component.bits for component in track.format.components}
+        reasons += [f"{bits} bits a channel" for bits in depths if bits > 8]
         frame = next(container.decode(track), None)
-        reasons += (
-            [f"turned by {frame.rotation} degrees"] if frame is not None and frame.rotation else []
-        )
+        if frame is not None and frame.rotation:
+            reasons.append(f"turned by {frame.rotation} degrees")
     if reasons:
         what = f"{reasons[0]}, which decord cannot read"
         raise BadMedia(

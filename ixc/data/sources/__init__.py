@@ -32,7 +32,7 @@ class Row:
     split: Literal["train", "val"] | None = None
     """None: `val` if its file's name says that it is for tests, else `collect` decides."""
     group: str = ""
-    """Rows of one group are held out together, as those of one picture or prompt always are; empty: of none."""
+    """Rows of one group are held out together, as those of one image or prompt always are; empty: of none."""
     meta: dict[str, Any] = field(default_factory=dict)
 
 
@@ -69,6 +69,7 @@ class Reader:
             return validate_call(self._loaded.read)(origin, seed, **options)
         except ValidationError as error:
             detail = error.errors()[0]
+            # The first argument: a reader of files takes no hub.
             if detail["loc"][0] == 0:
                 raise BadOption(
                     "hub: this reader reads files only; download the data set and set `path`"

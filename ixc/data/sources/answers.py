@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from string import ascii_uppercase
 from typing import TypedDict
 
-from ixc.data.samples import Gold, Turn
+from ixc.data.samples import Gold, Turn, user_message
 from ixc.data.sources.native import Unusable
 from ixc.data.sources.phrases import bare, opposite, sentence
 
@@ -22,9 +22,9 @@ class Answer(TypedDict):
     wrong: tuple[str, ...]
 
 
-def asked(question: str) -> tuple[Turn, ...]:
+def user_prompt(question: str) -> tuple[Turn, ...]:
     """A prompt of one turn."""
-    return (Turn(role="user", content=question.strip()),)
+    return user_message(question.strip())
 
 
 def lettered(question: str, options: Sequence[str]) -> tuple[Turn, ...]:
@@ -33,16 +33,15 @@ def lettered(question: str, options: Sequence[str]) -> tuple[Turn, ...]:
     >>> lettered("What is it?", ["a cat", "a dog"])[0].content
     'What is it?\\n(A) a cat\\n(B) a dog\\nAnswer with the letter of the right option.'
     """
-    listed = [
-        f"({letter}) {option}" for letter, option in zip(ascii_uppercase, options, strict=False)
-    ]
-    return asked(
-        "\n".join([question.strip(), *listed, "Answer with the letter of the right option."])
-    )
+    lines = [question.strip()]
+    for letter, option in zip(ascii_uppercase, options, strict=False):
+        lines.append(f"({letter}) {option}")
+    lines.append("Answer with the letter of the right option.")
+    return user_prompt("\n".join(lines))
 
 
 def choice(options: Sequence[str], right: int, reason: str = "") -> Answer:
-    """One of several options; empty texts stand for options that are pictures.
+    """One of several options; empty texts stand for options that are images.
 
     >>> choice(["a cat", "a dog"], 1, reason="It barks.")["gold"].answer
     'It barks.\\nThe answer is (B) a dog.'
@@ -56,14 +55,24 @@ def choice(options: Sequence[str], right: int, reason: str = "") -> Answer:
         Unusable: `right` is no index, the options are too few or too many, or two of them are right.
     """
     _check_options(options, right)
-    marked = list(zip(ascii_uppercase, options, strict=False))
-    named = [f"{letter}. {option}" if option else letter for letter, option in marked]
-    stated = [sentence(f"The answer is ({letter}) {option}".rstrip()) for letter, option in marked]
-    value, answer = named.pop(right), stated.pop(right)
+    values = []
+    answers = []
+    for letter, option in zip(ascii_uppercase, options, strict=False):
+        values.append(f"{letter}. {option}" if option else letter)
+        answers.append(sentence(f"The answer is ({letter}) {option}".rstrip()))
+
+    # What is left after the right one was taken out is wrong.
+    value = values.pop(right)
+    answer = answers.pop(right)
     if reason.strip():
         answer = f"{sentence(reason)}\n{answer}"
-    gold = Gold(check="choice", value=value, others=tuple(named), answer=answer)
-    return Answer(gold=gold, wrong=tuple(stated))
+    gold = Gold(
+        check="choice",
+        value=value,
+        others=tuple(values),
+        answer=answer,
+    )
+    return Answer(gold=gold, wrong=tuple(answers))
 
 
 def _check_options(options: Sequence[str], right: int) -> None:
@@ -86,10 +95,11 @@ def position(options: Sequence[str], value: str) -> int:
     Raises:
         Unusable: there is none.
     """
+    folded_value = value.strip().casefold()
     folded = [option.strip().casefold() for option in options]
-    if value.strip().casefold() not in folded:
+    if folded_value not in folded:
         raise Unusable(f"answer: {value!r}: not one of the options {list(options)}; correct it")
-    return folded.index(value.strip().casefold())
+    return folded.index(folded_value)
 
 
 def short(value: object, reason: str = "") -> Answer:
@@ -101,26 +111,37 @@ def short(value: object, reason: str = "") -> Answer:
     Raises:
         Unusable: `value` is neither text nor number, or blank.
     """
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, str | int | float)
-        or not str(value).strip()
-    ):
+    is_short = isinstance(value, str | int | float) and not isinstance(value, bool)
+    if not is_short or not str(value).strip():
         raise Unusable(
             f"answer: {value!r}: expected a text or a number; correct it or remove the row"
         )
     text = str(value).strip()
-    answer = (
-        f"{sentence(reason)}\nThe answer is {sentence(text)}" if reason.strip() else sentence(text)
-    )
+    answer = sentence(text)
+    if reason.strip():
+        answer = f"{sentence(reason)}\nThe answer is {answer}"
+
+    # A number is compared as mathematics: currency and thousands signs go.
     if _NUMBER.fullmatch(text):
         plain = re.sub(r"[,$\s]", "", text)
-        return Answer(gold=Gold(check="number", value=plain, answer=answer), wrong=())
+        gold = Gold(check="number", value=plain, answer=answer)
+        return Answer(gold=gold, wrong=())
+
+    # Of yes and no, true and false the other one is known to be wrong.
     other = opposite(text)
-    gold = Gold(check="match", value=bare(text), others=(other,) if other else (), answer=answer)
-    return Answer(gold=gold, wrong=(sentence(other),) if other else ())
+    if not other:
+        gold = Gold(check="match", value=bare(text), answer=answer)
+        return Answer(gold=gold, wrong=())
+    gold = Gold(
+        check="match",
+        value=bare(text),
+        others=(other,),
+        answer=answer,
+    )
+    return Answer(gold=gold, wrong=(sentence(other),))
 
 
 def reference(text: str) -> Answer:
     """An answer in free words, which only a judge can compare."""
-    return Answer(gold=Gold(check="open", value=text, answer=text), wrong=())
+    gold = Gold(check="open", value=text, answer=text)
+    return Answer(gold=gold, wrong=())

@@ -11,42 +11,51 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from ixc.data.sources import File, Refused, Row
-from ixc.data.sources.answers import asked, short
+from ixc.data.sources import File, Refused, Row, tables
+from ixc.data.sources.answers import short, user_prompt
 from ixc.data.sources.licences import Licence
-from ixc.data.sources.native import Origin, Unusable, media, take
-from ixc.data.sources.tables import Entry, each
+from ixc.data.sources.native import Entry, Origin, Unusable, each, take
 
 LICENCE = Licence(
     name="GPL-3.0", commercial=True, note="copyleft; the charts were collected from the web"
 )
+FILES = ("**/*_human.json", "**/*_augmented.json", "**/*.parquet")
 
 
 def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
     """A prompt per question."""
-    return each(origin, _rows, "**/*_human.json", "**/*_augmented.json", "**/*.parquet")
+    return each(origin, _row, *FILES, records=tables.records)
 
 
-def _rows(entry: Entry) -> list[Row]:
-    record, stored = entry.record, "image" in entry.record
-    asks, answers = ("question", "answer") if "question" in record else ("query", "label")
-    answer = short(_label(take(record, answers, object)))
+def _row(entry: Entry) -> Row:
+    record = entry.record
+    has_image = "image" in record
+    # Two copies of the set name their columns differently.
+    if "question" in record:
+        question_column, label_column = "question", "answer"
+    else:
+        question_column, label_column = "query", "label"
+
+    answer = short(_label(take(record, label_column, object)))
+    # By the set's own measure a number may be off by 5 %.
     if answer["gold"].check == "number":
         answer["gold"] = replace(answer["gold"], check="chart")
-    row = Row(
+    question = take(record, question_column, str)
+    chart = entry.image(record["image"]) if has_image else _chart(entry)
+    return Row(
         id=entry.id,
         domain="text_rich",
-        prompt=asked(take(record, asks, str)),
-        media=(media(entry.folder, record["image"], "image") if stored else _chart(entry),),
-        group="" if stored else str(record["imgname"]),
+        prompt=user_prompt(question),
+        media=(chart,),
+        group="" if has_image else str(record["imgname"]),
         **answer,
     )
-    return [row]
 
 
 def _chart(entry: Entry) -> File:
-    name = f"{PurePosixPath(entry.file).parent}/png/{take(entry.record, 'imgname', str)}"
-    return media(entry.folder, name, "image")
+    folder = PurePosixPath(entry.file).parent
+    name = take(entry.record, "imgname", str)
+    return entry.image(f"{folder}/png/{name}")
 
 
 def _label(value: object) -> object:

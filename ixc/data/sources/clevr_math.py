@@ -8,27 +8,27 @@ Source: https://huggingface.co/datasets/dali-does/clevr-math, arXiv:2208.05358.
 from collections.abc import Iterator
 
 from ixc.data.sources import Refused, Row
-from ixc.data.sources.answers import asked, short
+from ixc.data.sources.answers import short, user_prompt
 from ixc.data.sources.licences import Licence
-from ixc.data.sources.native import Origin, media, take
-from ixc.data.sources.tables import Entry, each
+from ixc.data.sources.native import Entry, Origin, each, take
 
 LICENCE = Licence(name="CC BY 4.0", commercial=True)
 
 
 def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
     """A prompt per question."""
-    return each(origin, _rows, "**/*.parquet")
+    return each(origin, _row, "**/*.parquet")
 
 
-def _rows(entry: Entry) -> list[Row]:
+def _row(entry: Entry) -> Row:
     record = entry.record
-    row = Row(
+    question = take(record, "question", str)
+    image = take(record, "image", object)
+    return Row(
         id=entry.id,
         domain="reasoning",
-        prompt=asked(take(record, "question", str)),
-        media=(media(entry.folder, take(record, "image", object), "image"),),
+        prompt=user_prompt(question),
+        media=(entry.image(image),),
         meta={"template": record.get("template")},
         **short(take(record, "label", int)),
     )
-    return [row]

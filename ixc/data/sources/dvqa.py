@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from ixc.data.sources import Refused, Row
-from ixc.data.sources.answers import asked, short
+from ixc.data.sources import Refused, Row, tables
+from ixc.data.sources.answers import short, user_prompt
 from ixc.data.sources.licences import Licence
-from ixc.data.sources.native import home, take
-from ixc.data.sources.tables import Entry, Locate, each, locator
+from ixc.data.sources.native import Entry, Locate, each, home, locator, take
 
 LICENCE = Licence(name="CC BY-NC 4.0", commercial=False)
 HINT = "Write a value in digits and a count in words."
@@ -22,20 +21,20 @@ HINT = "Write a value in digits and a count in words."
 
 def read(path: Path, seed: int) -> Iterator[Row | Refused]:
     """A prompt per question."""
-    yield from each(
-        path, partial(_rows, locate=locator(home(path), "image", ".png")), "**/*_qa.json"
-    )
+    locate = locator(home(path), "image", ".png")
+    yield from each(path, partial(_row, locate=locate), "**/*_qa.json", records=tables.records)
 
 
-def _rows(entry: Entry, locate: Locate) -> list[Row]:
-    record, chart = entry.record, take(entry.record, "image", str)
-    row = Row(
+def _row(entry: Entry, locate: Locate) -> Row:
+    record = entry.record
+    chart = take(record, "image", str)
+    question = take(record, "question", str)
+    return Row(
         id=entry.id,
         domain="text_rich",
-        prompt=asked(f"{take(record, 'question', str)}\n{HINT}"),
+        prompt=user_prompt(f"{question}\n{HINT}"),
         media=(locate(chart),),
         group=chart,
         meta={"kind": record.get("question_type")},
         **short(take(record, "answer", object)),
     )
-    return [row]

@@ -22,6 +22,9 @@ from ixc.data.sources import Refused
 Record = dict[str, Any]
 Bytes = io.BufferedReader | gzip.GzipFile
 Numbered = Iterator[tuple[int, Record] | Refused]
+"""Records by the number of their line or row, from 1."""
+Keyed = Iterator[tuple[int | str, Any] | Refused]
+"""Records, and what should be one, by number or by the key of a JSON mapping."""
 
 MAX_RECORD = 64 * 2**20
 """Bytes of one JSON record; a longer one is refused unread."""
@@ -31,7 +34,7 @@ TOO_LONG = f"longer than {MAX_RECORD:,} bytes; is it one record? shorten it or r
 _CHUNK = 2**20
 """Bytes of a JSON list read at a time."""
 _ROWS = 64
-"""Rows of a Parquet file decoded at a time: they may hold pictures."""
+"""Rows of a Parquet file decoded at a time: they may hold images."""
 _CUT = (EOFError, gzip.BadGzipFile, zlib.error)
 _DAMAGED = (pa.ArrowException, OSError, UnicodeDecodeError)
 """What pyarrow raises on a table; the last where a column's name is damaged."""
@@ -50,9 +53,8 @@ def unrepeated(pairs: list[tuple[str, Any]]) -> Record:
     record = dict(pairs)
     if len(record) < len(pairs):
         names = [name for name, _ in pairs]
-        raise RepeatedKey(
-            f"the key {next(name for name in names if names.count(name) > 1)!r} twice"
-        )
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise RepeatedKey(f"the key {repeated!r} twice")
     return record
 
 
@@ -62,9 +64,9 @@ def records(path: Path, name: str) -> Numbered:
         return _parquet(path, name)
     if path.suffix == ".arrow":
         return _arrow(path, name)
-    return (
-        _elements(path, name) if opens_with_a_list(path) or _is_spread(path) else lines(path, name)
-    )
+    if opens_with_a_list(path) or _is_spread(path):
+        return _elements(path, name)
+    return lines(path, name)
 
 
 def _missing(count: int, total: int | None = None) -> str:
@@ -78,7 +80,8 @@ def _missing(count: int, total: int | None = None) -> str:
 
 def lines(path: Path, name: str = "") -> Numbered:
     """The objects of a JSON-lines file (also `.gz`), numbered by line from 1; blank lines are no records."""
-    name, number, count = name or path.name, 0, 0
+    name = name or path.name
+    number = count = 0
     try:
         with _opened(path) as file:
             for number, line in enumerate(bounded(file), start=1):
@@ -88,9 +91,8 @@ def lines(path: Path, name: str = "") -> Numbered:
                     count += 1
                     yield _parsed(line, f"{name}:{number}", number)
     except _CUT as error:
-        yield Refused(
-            where=f"{name}:{number + 1}", reason=f"cut off, or damaged ({error}); {_missing(count)}"
-        )
+        reason = f"cut off, or damaged ({error}); {_missing(count)}"
+        yield Refused(where=f"{name}:{number + 1}", reason=reason)
     else:
         if number == 0:
             yield Refused(where=name, reason="empty file; fetch it again, or remove it")
@@ -105,11 +107,12 @@ def _opened(path: Path) -> Iterator[Bytes]:
 def bounded(file: Bytes) -> Iterator[bytes | None]:
     """Lines; None stands for one that is longer than `MAX_RECORD`."""
     while line := file.readline(MAX_RECORD):
-        whole = len(line) < MAX_RECORD or line.endswith(b"\n")
-        yield line if whole else None
-        while not whole:
+        is_whole = len(line) < MAX_RECORD or line.endswith(b"\n")
+        yield line if is_whole else None
+        # The rest is read piece by piece, and dropped.
+        while not is_whole:
             rest = file.readline(MAX_RECORD)
-            whole = len(rest) < MAX_RECORD or rest.endswith(b"\n")
+            is_whole = len(rest) < MAX_RECORD or rest.endswith(b"\n")
 
 
 def _parsed(line: bytes, where: str, number: int) -> tuple[int, Record] | Refused:
@@ -121,13 +124,10 @@ def _parsed(line: bytes, where: str, number: int) -> tuple[int, Record] | Refuse
         )
         return Refused(where=where, reason=reason)
     except json.JSONDecodeError as error:
-        return Refused(
-            where=where, reason=f"not JSON ({error.msg}, column {error.colno}); correct the line"
-        )
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # a key twice, a number of a million digits, lists a thousand deep
+        reason = f"not JSON ({error.msg}, column {error.colno}); correct the line"
+        return Refused(where=where, reason=reason)
+    # A key twice, a number of a million digits, lists a thousand deep.
+    except (ValueError, RecursionError) as error:
         return Refused(where=where, reason=f"not JSON ({error}); correct the line")
     return as_record(value, where, number)
 
@@ -136,10 +136,8 @@ def as_record(value: Any, where: str, number: int) -> tuple[int, Record] | Refus
     """A value that must be an object."""
     if isinstance(value, dict):
         return number, value
-    return Refused(
-        where=where,
-        reason=f"{type(value).__name__}, not an object; one JSON object for each record",
-    )
+    reason = f"{type(value).__name__}, not an object; one JSON object for each record"
+    return Refused(where=where, reason=reason)
 
 
 # JSON lists
@@ -169,16 +167,15 @@ def _elements(path: Path, name: str) -> Numbered:
 
     The file is not loaded whole.
 
-    Bytes that are no UTF-8 become half characters, which `collect` refuses: they spoil only their own record.
+    Bytes that are no UTF-8 become half characters, which `collect` refuses: no other record is lost.
     """
     number = 0
     try:
         with _opened(path) as file:
             for number, value in enumerate(_Lists(_texts(file)), start=1):
                 if isinstance(value, ValueError):
-                    yield Refused(
-                        where=f"{name}:{number}", reason=f"not JSON ({value}); correct the record"
-                    )
+                    reason = f"not JSON ({value}); correct the record"
+                    yield Refused(where=f"{name}:{number}", reason=reason)
                 else:
                     yield as_record(value, f"{name}:{number}", number)
     except (*_CUT, ValueError, RecursionError) as error:
@@ -191,7 +188,8 @@ def _elements(path: Path, name: str) -> Numbered:
 
 def _texts(file: Bytes) -> Iterator[str]:
     """A file in pieces of about `_CHUNK`; one that is cut or damaged also gives what comes before."""
-    decoder, is_end = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape"), False
+    decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
+    is_end = False
     while not is_end:
         piece = bytearray()
         try:
@@ -200,6 +198,7 @@ def _texts(file: Bytes) -> Iterator[str]:
                 piece += more
                 is_end = not more
         except _CUT:
+            # What was read before the damage is not lost.
             yield decoder.decode(piece)
             raise
         yield decoder.decode(piece, final=is_end)
@@ -231,8 +230,8 @@ class _Lists:
             elif character == "{":
                 yield self._element()
             else:
-                shown = self._buffer[self._place : self._place + 20]
-                raise ValueError(f"{shown!r} behind the list")
+                excerpt = self._buffer[self._place : self._place + 20]
+                raise ValueError(f"{excerpt!r} behind the list")
 
     def _list(self) -> Iterator[Any]:
         while self._next(" \t\r\n,") != "]":
@@ -242,10 +241,10 @@ class _Lists:
     def _next(self, skipped: str) -> str:
         """The next character that is not one of these; empty at the end."""
         while True:
-            while (
-                character := self._buffer[self._place : self._place + 1]
-            ) and character in skipped:
+            character = self._buffer[self._place : self._place + 1]
+            while character and character in skipped:
                 self._place += 1
+                character = self._buffer[self._place : self._place + 1]
             if character or not self._more():
                 return character
 
@@ -261,7 +260,8 @@ class _Lists:
                 value, end = self._decoded()
             except json.JSONDecodeError:
                 value, end = None, len(self._buffer)
-            if end == len(self._buffer):  # it may go on in what was not read yet
+            # At the buffer's end it may go on in what was not read yet: read on, and decode it again.
+            if end == len(self._buffer):
                 if len(self._buffer) - self._place <= MAX_RECORD and self._more():
                     continue
                 value, end = self._decoded()
@@ -285,18 +285,15 @@ def _parquet(path: Path, name: str) -> Numbered:
     try:
         with pq.ParquetFile(path) as file:
             _refuse_repeated(file.schema_arrow.names)
-            sizes = [
-                file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)
-            ]
+            groups = range(file.num_row_groups)
+            sizes = [file.metadata.row_group(group).num_rows for group in groups]
             start = 0
             for group, size in enumerate(sizes):
                 batches = file.iter_batches(batch_size=_ROWS, row_groups=[group])
                 yield from _numbered(batches, name, start, size)
                 start += size
     except _DAMAGED as error:
-        yield Refused(
-            where=f"{name}:1", reason=f"damaged, or cut off ({_told(error)}); {_missing(0)}"
-        )
+        yield Refused(where=f"{name}:1", reason=_damaged(error))
     else:
         if sum(sizes) == 0:
             yield _no_rows(name)
@@ -310,16 +307,17 @@ def _arrow(path: Path, name: str) -> Numbered:
                 count += 1
                 yield item
     except _DAMAGED as error:  # it cannot even be opened
-        yield Refused(
-            where=f"{name}:1", reason=f"damaged, or cut off ({_told(error)}); {_missing(0)}"
-        )
+        yield Refused(where=f"{name}:1", reason=_damaged(error))
     else:
         if count == 0:
             yield _no_rows(name)
 
 
 def _numbered(
-    batches: Iterator[pa.RecordBatch], name: str, start: int, total: int | None = None
+    batches: Iterator[pa.RecordBatch],
+    name: str,
+    start: int,
+    total: int | None = None,
 ) -> Numbered:
     """The records of batches, numbered from `start` + 1; `total`: how many there should be."""
     count = 0
@@ -333,29 +331,32 @@ def _numbered(
                 else:
                     yield number, record
     except _DAMAGED as error:
-        first, rows = (
-            start + count + 1,
-            f" of rows {start + 1:,} to {start + total:,}" if total is not None else "",
-        )
-        reason = f"damaged, or cut off ({_told(error)});{rows} {_missing(count, total)}"
-        yield Refused(where=f"{name}:{first}", reason=reason)
+        first_missing = start + count + 1
+        rows = f" of rows {start + 1:,} to {start + total:,}" if total is not None else ""
+        reason = f"damaged, or cut off ({_one_line(error)});{rows} {_missing(count, total)}"
+        yield Refused(where=f"{name}:{first_missing}", reason=reason)
+
+
+def _damaged(error: Exception) -> str:
+    """Why nothing of a table can be read."""
+    return f"damaged, or cut off ({_one_line(error)}); {_missing(0)}"
 
 
 def _refuse_repeated(names: list[str]) -> None:
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise pa.ArrowInvalid(f"two columns are called {twice[0]!r}; rename one")
+    for name in names:
+        if names.count(name) > 1:
+            raise pa.ArrowInvalid(f"two columns are called {name!r}; rename one")
 
 
 def _unread(error: Exception) -> str:
     """Why a row has a value that Python does not."""
     if isinstance(error, UnicodeDecodeError):
         return "not UTF-8; write the file again from UTF-8 texts"
-    return (
-        f"a value that cannot be read ({_told(error)}); write it as another type, or remove the row"
-    )
+    what = f"a value that cannot be read ({_one_line(error)})"
+    return f"{what}; write it as another type, or remove the row"
 
 
-def _told(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
@@ -385,6 +386,7 @@ def _decoded(batch: pa.RecordBatch) -> Iterator[Record | Exception]:
         if batch.num_rows == 1:
             yield error
         else:
+            # Row by row: only the one at fault is lost.
             for i in range(batch.num_rows):
                 yield from _decoded(batch.slice(i, 1))
 
@@ -395,36 +397,27 @@ def _decoded(batch: pa.RecordBatch) -> Iterator[Record | Exception]:
 def oversized(path: Path) -> str:
     """Why a file cannot be read whole; empty if it can."""
     size = path.stat().st_size
-    return (
-        f"{size:,} bytes in one JSON object, more than {MAX_DOCUMENT:,}; split it"
-        if size > MAX_DOCUMENT
-        else ""
-    )
+    if size <= MAX_DOCUMENT:
+        return ""
+    return f"{size:,} bytes in one JSON object, more than {MAX_DOCUMENT:,}; split it"
 
 
 def document(path: Path) -> Record | Refused:
     """A file that is one JSON object."""
+    name = path.name
     if reason := oversized(path):
-        return Refused(where=path.name, reason=reason)
+        return Refused(where=name, reason=reason)
     try:
         content = json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=unrepeated)
     except UnicodeDecodeError as error:
-        return Refused(
-            where=path.name, reason=f"not UTF-8 (byte {error.start}); convert it: iconv -t UTF-8"
-        )
+        reason = f"not UTF-8 (byte {error.start}); convert it: iconv -t UTF-8"
+        return Refused(where=name, reason=reason)
     except json.JSONDecodeError as error:
-        reason = (
-            "empty file"
-            if not path.stat().st_size
-            else f"not JSON ({error.msg}, line {error.lineno})"
-        )
-        return Refused(
-            where=f"{path.name}:{error.lineno}", reason=f"{reason}; fetch the file again"
-        )
+        is_empty = not path.stat().st_size
+        reason = "empty file" if is_empty else f"not JSON ({error.msg}, line {error.lineno})"
+        return Refused(where=f"{name}:{error.lineno}", reason=f"{reason}; fetch the file again")
     except (ValueError, RecursionError) as error:
-        return Refused(where=path.name, reason=f"not JSON ({error}); fetch the file again")
-    return (
-        content
-        if isinstance(content, dict)
-        else Refused(where=path.name, reason="not a JSON object")
-    )
+        return Refused(where=name, reason=f"not JSON ({error}); fetch the file again")
+    if not isinstance(content, dict):
+        return Refused(where=name, reason="not a JSON object")
+    return content

@@ -11,6 +11,7 @@ import io
 import pickle
 import re
 from collections.abc import Iterator
+from functools import partial
 from operator import index
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,7 @@ from PIL import Image
 from ixc.data.sources import File, Refused, Row
 from ixc.data.sources.answers import choice, lettered
 from ixc.data.sources.licences import Licence
-from ixc.data.sources.native import Record, Unusable, attempt, find, home, take
-from ixc.data.sources.tables import texts
+from ixc.data.sources.native import Record, Unusable, attempt, find, home, take, texts
 
 LICENCE = Licence(name="not stated", commercial=False, note="ask the authors")
 
@@ -36,9 +36,7 @@ def read(path: Path, seed: int) -> Iterator[Row | Refused]:
             yield problems
             continue
         for number, record in enumerate(problems, start=1):
-            yield from attempt(
-                lambda record, n, name=name: [_row(record, name, n)], record, number, name
-            )
+            yield from attempt(partial(_row, name=name), record, number, name)
 
 
 class _Plain(pickle.Unpickler):
@@ -53,6 +51,7 @@ class _Plain(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
+        # numpy 1 and 2 call the same module differently.
         place = re.sub(r"^numpy\._?core\.", "", module)
         if (place, name) not in self._ALLOWED:
             raise pickle.UnpicklingError(f"it would load {module}.{name}")
@@ -64,34 +63,32 @@ def _problems(file: Path) -> list[Any] | Refused:
         with file.open("rb") as stream:
             problems = _Plain(stream).load()
     except Exception as error:  # a damaged pickle can raise anything
-        return Refused(
-            where=file.name, reason=f"not a pickle of plain values ({error}); fetch the file again"
-        )
+        reason = f"not a pickle of plain values ({error}); fetch the file again"
+        return Refused(where=file.name, reason=reason)
     if not isinstance(problems, list) or not problems:
         return Refused(where=file.name, reason="not a list of problems; is it GeoQA's file?")
     return problems
 
 
-def _row(record: Record, name: str, number: int) -> Row:
-    if not isinstance(record, dict):
-        raise Unusable(f"{type(record).__name__}, not an object; remove the row")
-    options = [_shown(value) for value in take(record, "choice_nums", list)]
+def _row(record: Record, number: int, name: str) -> Row:
+    options = [_number_text(value) for value in take(record, "choice_nums", list)]
     label: Any = take(record, "label", object)
+    figure = _png(take(record, "image", np.ndarray))
     return Row(
         id=f"{name.removesuffix('.pk')}/{number}",
         domain="reasoning",
         prompt=lettered(_question(record), options),
-        media=(File(kind="image", data=_png(take(record, "image", np.ndarray))),),
+        media=(File(kind="image", data=figure),),
         group=str(take(record, "id", object)),
         meta={"points": record.get("formal_point")},
         **choice(options, index(label)),
     )
 
 
-def _shown(value: Any) -> str:
+def _number_text(value: Any) -> str:
     """A number as a text.
 
-    >>> _shown(60.0), _shown(2.5)
+    >>> _number_text(60.0), _number_text(2.5)
     ('60', '2.5')
     """
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
@@ -108,11 +105,13 @@ def _question(record: Record) -> str:
     numbers = take(record, "numbers", list)
 
     def number(mark: re.Match[str]) -> str:
-        if int(mark[1]) >= len(numbers):
+        position = int(mark[1])
+        if position >= len(numbers):
             raise Unusable(f"{mark[0]}: there are {len(numbers)} numbers; correct the row")
-        return _shown(numbers[int(mark[1])])
+        return _number_text(numbers[position])
 
-    return re.sub(r"N_(\d+)", number, "".join(texts(record, "token_list")))
+    tokens = texts(record, "token_list")
+    return re.sub(r"N_(\d+)", number, "".join(tokens))
 
 
 def _png(array: np.ndarray) -> bytes:
@@ -120,6 +119,7 @@ def _png(array: np.ndarray) -> bytes:
         raise Unusable(
             f"image: {array.dtype}, {array.shape}: expected pixels of 8 bits; remove the row"
         )
+    # The store takes files, the pickle has bare pixels.
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, format="PNG")
     return buffer.getvalue()

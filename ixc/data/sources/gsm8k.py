@@ -8,17 +8,19 @@ Source: https://github.com/openai/grade-school-math, arXiv:2110.14168.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
-from ixc.data.samples import Gold, Turn
+from ixc.data.samples import Gold
 from ixc.data.sources import Refused, Row
+from ixc.data.sources.answers import user_prompt
 from ixc.data.sources.licences import Licence
-from ixc.data.sources.native import Record, Unusable, find, home, matching, rows, take
+from ixc.data.sources.native import Entry, Record, Unusable, each, home, lines, matching, take
 
 LICENCE = Licence(name="MIT", commercial=True, note="a public benchmark")
 
+_SOLUTIONS = "example_model_solutions*.jsonl"
 _CALCULATOR = re.compile(r"<<.*?>>")
 
 
@@ -27,48 +29,45 @@ def read(path: Path, seed: int) -> Iterator[Row | Refused]:
 
     In turn, for `limit` is to leave some of each.
     """
-    solved = matching(home(path), "example_model_solutions*.jsonl")
-    for each in zip_longest(
-        _all(find(path, "test*.jsonl", "train*.jsonl"), _problem), _all(solved, _pair)
-    ):
-        yield from (item for item in each if item is not None)
+    problems = each(path, _problem, "test*.jsonl", "train*.jsonl", records=lines)
+    folder = home(path)
+    # The models' solutions are optional.
+    has_solutions = bool(matching(folder, _SOLUTIONS))
+    pairs = each(folder, _pairs, _SOLUTIONS, records=lines) if has_solutions else ()
+    for problem, pair in zip_longest(problems, pairs):
+        if problem is not None:
+            yield problem
+        if pair is not None:
+            yield pair
 
 
-def _all(
-    files: Iterable[Path], make: Callable[[Record, str], list[Row]]
-) -> Iterator[Row | Refused]:
-    for file in files:
-        yield from rows(
-            file, lambda record, number, name=file.stem: make(record, f"{name}/{number}")
-        )
-
-
-def _problem(record: Record, id: str) -> list[Row]:
-    question, answer = take(record, "question", str), take(record, "answer", str)
+def _problem(entry: Entry) -> Row:
+    question = take(entry.record, "question", str)
+    answer = take(entry.record, "answer", str)
     steps, marker, value = answer.rpartition("#### ")
     if not marker or not value.strip():
         raise Unusable("answer: no value after '#### '; add it or remove the row")
+    # The verifier reads plain numbers.
     value = value.strip().replace(",", "")
     full = f"{plain(steps)}\nThe answer is {value}."
-    gold = Gold(check="number", value=value, answer=full)
-    return [Row(id=id, domain="reasoning", prompt=_prompt(question), gold=gold, group=question)]
+    return Row(
+        id=entry.id,
+        domain="reasoning",
+        prompt=user_prompt(question),
+        gold=Gold(check="number", value=value, answer=full),
+        group=question,
+    )
 
 
-def _pair(record: Record, id: str) -> list[Row]:
-    question = take(record, "question", str)
-    marked = [
-        value for value in record.values() if isinstance(value, dict) and "is_correct" in value
-    ]
-    if not marked:
-        raise Unusable("no model's solution with is_correct; add one or remove the row")
-    right = [plain(take(value, "solution", str)) for value in marked if value["is_correct"]]
-    wrong = [plain(take(value, "solution", str)) for value in marked if not value["is_correct"]]
+def _pairs(entry: Entry) -> list[Row]:
+    question = take(entry.record, "question", str)
+    right, wrong = _solutions(entry.record)
     if not right or not wrong:
         return []
     pair = Row(
-        id=id,
+        id=entry.id,
         domain="reasoning",
-        prompt=_prompt(question),
+        prompt=user_prompt(question),
         chosen=right[0],
         rejected=wrong[0],
         group=question,
@@ -76,8 +75,17 @@ def _pair(record: Record, id: str) -> list[Row]:
     return [pair]
 
 
-def _prompt(question: str) -> tuple[Turn, ...]:
-    return (Turn(role="user", content=question.strip()),)
+def _solutions(record: Record) -> tuple[list[str], list[str]]:
+    """The right solutions of the models, and the wrong ones."""
+    right: list[str] = []
+    wrong: list[str] = []
+    for value in record.values():
+        if isinstance(value, dict) and "is_correct" in value:
+            solution = plain(take(value, "solution", str))
+            (right if value["is_correct"] else wrong).append(solution)
+    if not right and not wrong:
+        raise Unusable("no model's solution with is_correct; add one or remove the row")
+    return right, wrong
 
 
 def plain(solution: str) -> str:

@@ -21,18 +21,22 @@ COLUMNS = ("chosen", "rejected")
 
 def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
     """Ready pairs, the two answers to one dialogue."""
-    yield from each(origin, lambda entry: [_pair(entry)])
+    yield from each(origin, _row)
 
 
-def _pair(entry: Entry) -> Row:
+def _row(entry: Entry) -> Row:
     refuse_strangers(entry.record, COLUMNS)
-    prompt, chosen, rejected = dialogues(
-        take(entry.record, "chosen", str), take(entry.record, "rejected", str)
-    )
+    chosen_dialogue = take(entry.record, "chosen", str)
+    rejected_dialogue = take(entry.record, "rejected", str)
+    prompt, chosen, rejected = dialogues(chosen_dialogue, rejected_dialogue)
     if not chosen or not rejected:
         raise Unusable("an empty response; remove the row")
-    # Many pairs open with the same question: held out together, or validation is half known.
-    group = prompt[0].content
     return Row(
-        id=entry.id, domain="safety", prompt=prompt, chosen=chosen, rejected=rejected, group=group
+        id=entry.id,
+        domain="safety",
+        prompt=prompt,
+        chosen=chosen,
+        rejected=rejected,
+        # Many pairs open with the same question: held out together, or validation is half known.
+        group=prompt[0].content,
     )

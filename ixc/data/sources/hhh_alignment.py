@@ -10,7 +10,7 @@ Source: https://huggingface.co/datasets/HuggingFaceH4/hhh_alignment, arXiv:2112.
 from collections.abc import Iterator
 from pathlib import Path
 
-from ixc.data.samples import Turn
+from ixc.data.samples import user_message
 from ixc.data.sources import Refused, Row
 from ixc.data.sources.licences import Licence
 from ixc.data.sources.native import (
@@ -31,37 +31,43 @@ LICENCE = Licence(name="Apache-2.0", commercial=True, note="a public benchmark")
 
 def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
     """Ready pairs."""
+    # BIG-bench's files, or any file or hub with the other form.
     tasks = matching(home(origin), "**/task.json") if isinstance(origin, Path) else []
     for file in tasks:
-        yield from _task(file, file.parent.name)
+        yield from _task(file)
     if not tasks:
-        yield from each(origin, lambda entry: [_row(entry)])
+        yield from each(origin, _entry_row)
 
 
-def _task(file: Path, name: str) -> Iterator[Row | Refused]:
+def _entry_row(entry: Entry) -> Row:
+    return _row(entry.record, entry.id)
+
+
+def _task(file: Path) -> Iterator[Row | Refused]:
+    """The rows of BIG-bench's form."""
     content = document(file)
     if isinstance(content, Refused):
         yield content
         return
-    if not isinstance(examples := content.get("examples"), list):
+    examples = content.get("examples")
+    if not isinstance(examples, list):
         yield Refused(where=file.name, reason="no list 'examples'; is it BIG-bench's task file?")
         return
+
+    def row(record: Record, number: int) -> Row:
+        return _row(record, f"{file.parent.name}/{number}")
+
     for number, example in enumerate(examples, start=1):
-        yield from attempt(
-            lambda record, number: [_row(Entry(record, f"{name}/{number}", None))],
-            example,
-            number,
-            file.name,
-        )
+        yield from attempt(row, example, number, file.name)
 
 
-def _row(entry: Entry) -> Row:
-    prompt, (chosen, rejected) = take(entry.record, "input", str), _answers(entry.record)
-    turn = Turn(role="user", content=prompt)
+def _row(record: Record, id: str) -> Row:
+    prompt = take(record, "input", str)
+    chosen, rejected = _answers(record)
     return Row(
-        id=entry.id,
+        id=id,
         domain="safety",
-        prompt=(turn,),
+        prompt=user_message(prompt),
         chosen=chosen,
         rejected=rejected,
         group=prompt,
@@ -75,9 +81,9 @@ def _answers(record: Record) -> tuple[str, str]:
         scores = take(record, "target_scores", dict)
     else:
         targets = take(record, "targets", dict)
-        scores = dict(
-            zip(take(targets, "choices", list), take(targets, "labels", list), strict=True)
-        )
+        answers = take(targets, "choices", list)
+        labels = take(targets, "labels", list)
+        scores = dict(zip(answers, labels, strict=True))
     if sorted(scores.values()) != [0, 1]:
         raise Unusable(
             f"labels {list(scores.values())}: expected a 1 for one of two answers and a 0 for the other"

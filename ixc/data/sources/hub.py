@@ -23,7 +23,7 @@ class Hub:
 
 
 def stream(hub: Hub) -> Iterator[dict[str, Any]]:
-    """The records of a split in their order; pictures stay `{"bytes", "path"}`, as they are stored.
+    """The records of a split in their order; images stay `{"bytes", "path"}`, as they are stored.
 
     Raises:
         BadSource: `datasets` is not installed, the hub cannot be reached, it has no such data set, or it breaks off
@@ -35,23 +35,26 @@ def stream(hub: Hub) -> Iterator[dict[str, Any]]:
         raise BadSource(
             f"hub {hub.name}: needs `datasets`: pip install 'ixc[hub]'; or set `path`"
         ) from error
+    options = {"split": hub.split, "revision": hub.revision, "streaming": True}
     try:
-        data = load_dataset(
-            hub.name, hub.config, split=hub.split, revision=hub.revision, streaming=True
-        )
-    except (
-        Exception
-    ) as error:  # offline, not found, gated, a bad config: each library raises its own
+        data = load_dataset(hub.name, hub.config, **options)
+    # Offline, not found, gated, a bad config: each library raises its own.
+    except Exception as error:
         advice = "check name, config, split and network; or download it and set `path`"
         raise BadSource(f"hub {hub.name}: {type(error).__name__}: {error}; {advice}") from error
-    count, tries = 0, 0
+
+    count = tries = 0
     while True:
+        # After a break, go on behind the rows that were read.
+        rest = data.skip(count) if count else data
         try:
-            for record in data.skip(count).decode(False) if count else data.decode(False):
+            for record in rest.decode(False):
                 yield record
-                count, tries = count + 1, 0
+                count += 1
+                tries = 0
             return
-        except Exception as error:  # a lost connection, a damaged file: each library raises its own
+        # A lost connection, a damaged file: each library raises its own.
+        except Exception as error:
             if tries == len(WAITS):
                 raise BadSource(f"hub {hub.name}: {_broke_off(hub, count, error)}") from error
             time.sleep(WAITS[tries])

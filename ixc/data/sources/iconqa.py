@@ -1,82 +1,99 @@
-"""IconQA: questions on icon pictures, the options texts or pictures. CC BY-NC-SA 4.0; no commercial use.
+"""IconQA: questions on icon images, the options texts or images. CC BY-NC-SA 4.0; no commercial use.
 
 Native: `problems.json`, `{<pid>: {"question", "choices", "answer", "ques_type", "split"}}`, `ques_type` one of
 `choose_txt`, `choose_img` (choices are file names; the answer is an index) and `fill_in_blank` (a text);
-pictures in `iconqa/<split>/<ques_type>/<pid>/`, the question's being `image.png`. Or Parquet, `choices` a text with
-commas between them, `answer` one of them, the pictures in `query_image` and `choice_image_0` to `_4`.
+images in `iconqa/<split>/<ques_type>/<pid>/`, the question's being `image.png`. Or Parquet, `choices` a text with
+commas between them, `answer` one of them, the images in `query_image` and `choice_image_0` to `_4`.
 
 Source: https://github.com/lupantech/IconQA, arXiv:2110.13214.
 """
 
 from collections.abc import Iterator
 
-from ixc.data.samples import PLACEHOLDER
-from ixc.data.sources import File, Refused, Row
-from ixc.data.sources.answers import asked, choice, lettered, position, short
+from ixc.data.samples import PLACEHOLDER, Turn
+from ixc.data.sources import File, Refused, Row, tables
+from ixc.data.sources.answers import Answer, choice, lettered, position, short, user_prompt
 from ixc.data.sources.licences import Licence
-from ixc.data.sources.native import Origin, Record, Unusable, media, take
+from ixc.data.sources.native import Entry, Origin, Record, Unusable, each, take, texts
 from ixc.data.sources.splits import held_out
-from ixc.data.sources.tables import Entry, each, texts
 
 LICENCE = Licence(name="CC BY-NC-SA 4.0", commercial=False)
-MAX_PICTURES = 5
-"""Columns for pictures of options in the Parquet form."""
+MAX_IMAGES = 5
+"""Columns for images of options in the Parquet form."""
 
 
 def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
-    """A prompt per problem; where the options are pictures, the prompt shows them after the question's."""
-    return each(origin, _rows, "problems.json", "**/*.parquet")
+    """A prompt per problem; where the options are images, the prompt shows them after the question's."""
+    return each(origin, _row, "problems.json", "**/*.parquet", records=tables.records)
 
 
-def _rows(entry: Entry) -> list[Row]:
-    record, stored = entry.record, "query_image" in entry.record
-    kind, question = take(record, "ques_type", str), take(record, "question", str)
+def _row(entry: Entry) -> Row:
+    record = entry.record
+    kind = take(record, "ques_type", str)
+    question = take(record, "question", str)
     if kind not in ("choose_txt", "choose_img", "fill_in_blank"):
         raise Unusable(f"ques_type: {kind!r}: not one of choose_txt, choose_img, fill_in_blank")
-    options = [] if kind == "fill_in_blank" else _options(record, stored)
 
-    if kind == "fill_in_blank":
-        prompt, answer = asked(question), short(take(record, "answer", object))
-    elif kind == "choose_txt":
-        prompt, answer = (
-            lettered(question, options),
-            choice(options, _right(record, options, stored)),
-        )
-    else:
-        prompt = lettered(f"{PLACEHOLDER}\n{question}", [PLACEHOLDER] * len(options))
-        answer = choice([""] * len(options), _right(record, options, stored))
-    names = options if kind == "choose_img" else []
-    row = Row(
-        id=entry.id if stored else entry.key,
-        domain="text_rich",
-        prompt=prompt,
-        media=_stored(entry, len(names)) if stored else _native(entry, kind, names),
-        group="" if stored else entry.key,
-        split=None if stored else held_out(take(record, "split", str)),
-        meta={"kind": kind},
-        **answer,
+    is_parquet = "query_image" in record
+    options = [] if kind == "fill_in_blank" else _options(record, is_parquet)
+    prompt, answer = _prompt_and_answer(record, kind, question, options, is_parquet)
+    option_images = options if kind == "choose_img" else []
+    common = {"domain": "text_rich", "prompt": prompt, "meta": {"kind": kind}, **answer}
+    if is_parquet:
+        return Row(id=entry.id, media=_parquet_images(entry, len(option_images)), **common)
+    return Row(
+        id=entry.key,
+        media=_native_images(entry, kind, option_images),
+        group=entry.key,
+        split=held_out(take(record, "split", str)),
+        **common,
     )
-    return [row]
 
 
-def _options(record: Record, stored: bool) -> list[str]:
-    listed = {"choices": take(record, "choices", str).split(",")} if stored else record
-    return texts(listed, "choices")
+def _prompt_and_answer(
+    record: Record,
+    kind: str,
+    question: str,
+    options: list[str],
+    is_parquet: bool,
+) -> tuple[tuple[Turn, ...], Answer]:
+    if kind == "fill_in_blank":
+        return user_prompt(question), short(take(record, "answer", object))
+    if kind == "choose_txt":
+        prompt = lettered(question, options)
+        return prompt, choice(options, _right(record, options, is_parquet))
+    # Options that are images: each stands behind its letter.
+    marks = [PLACEHOLDER] * len(options)
+    prompt = lettered(f"{PLACEHOLDER}\n{question}", marks)
+    return prompt, choice([""] * len(options), _right(record, options, is_parquet))
 
 
-def _right(record: Record, options: list[str], stored: bool) -> int:
-    return position(options, take(record, "answer", str)) if stored else take(record, "answer", int)
+def _options(record: Record, is_parquet: bool) -> list[str]:
+    if not is_parquet:
+        return texts(record, "choices")
+    choices = take(record, "choices", str).split(",")
+    return texts({"choices": choices}, "choices")
 
 
-def _native(entry: Entry, kind: str, names: list[str]) -> tuple[File, ...]:
-    folder = f"iconqa/{take(entry.record, 'split', str)}/{kind}/{entry.key}"
-    return tuple(media(entry.folder, f"{folder}/{name}", "image") for name in ("image.png", *names))
+def _right(record: Record, options: list[str], is_parquet: bool) -> int:
+    if is_parquet:
+        return position(options, take(record, "answer", str))
+    return take(record, "answer", int)
 
 
-def _stored(entry: Entry, num_options: int) -> tuple[File, ...]:
-    if num_options > MAX_PICTURES:
+def _native_images(entry: Entry, kind: str, option_images: list[str]) -> tuple[File, ...]:
+    split = take(entry.record, "split", str)
+    folder = f"iconqa/{split}/{kind}/{entry.key}"
+    names = [f"{folder}/{name}" for name in ("image.png", *option_images)]
+    return tuple(entry.image(name) for name in names)
+
+
+def _parquet_images(entry: Entry, num_options: int) -> tuple[File, ...]:
+    if num_options > MAX_IMAGES:
         raise Unusable(
-            f"{num_options} options that are pictures; there are columns for {MAX_PICTURES}"
+            f"{num_options} options that are pictures; there are columns for {MAX_IMAGES}"
         )
-    columns = ("query_image", *(f"choice_image_{k}" for k in range(num_options)))
-    return tuple(media(entry.folder, entry.record.get(column), "image") for column in columns)
+    columns = ["query_image"]
+    columns += [f"choice_image_{k}" for k in range(num_options)]
+    images = [entry.record.get(column) for column in columns]
+    return tuple(entry.image(image) for image in images)

@@ -1,4 +1,4 @@
-"""LLaVA-Critic-113k, pairwise: GPT-4o's judgements of two answers about a picture. Apache-2.0; commercial use allowed.
+"""LLaVA-Critic-113k, pairwise: GPT-4o's judgements of two answers about an image. Apache-2.0; commercial use allowed.
 
 Native: Parquet, `{"id", "source", "conversations": [{"from", "value"}], "image"}`. The human's turn is a judge's prompt
 that holds `Question: [...]`, `The first response: [...]`, `The second response: [...]`; the model's turn says which is
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from ixc.data.sources import Refused, Row
 from ixc.data.sources.conversations import place, turns
 from ixc.data.sources.licences import Licence
-from ixc.data.sources.native import Entry, Origin, Unusable, each, media, take
+from ixc.data.sources.native import Entry, Origin, Unusable, each, take
 from ixc.data.sources.strangers import refuse_strangers
 
 LICENCE = Licence(name="Apache-2.0", commercial=True)
@@ -53,14 +53,17 @@ def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
 
 def _row(entry: Entry) -> Row:
     refuse_strangers(entry.record, COLUMNS)
-    asked, *_, judged = turns(take(entry.record, "conversations", list))
-    if not (task := _TASK.search(asked.content)):
+    conversation = take(entry.record, "conversations", list)
+    task, *_, judgement = turns(conversation)
+    texts = _TASK.search(task.content)
+    if not texts:
         raise Unusable(
             "no question and two responses in brackets: a pointwise row, or another wording; remove it"
         )
-    question, *responses = (text.strip() for text in task.groups())
-    chosen, rejected = responses if better(judged.content) == "first" else reversed(responses)
-    files = (media(entry.folder, entry.record.get("image"), "image"),)
+    question, chosen, rejected = (text.strip() for text in texts.groups())
+    if better(judgement.content) == "second":
+        chosen, rejected = rejected, chosen
+    files = (entry.image(entry.record.get("image")),)
     return Row(
         id=entry.id,
         domain="general",
@@ -81,28 +84,32 @@ def better(judgement: str) -> str:
     Raises:
         Unusable: it prefers none, or says both.
     """
-    sentences = re.split(r"[.!?\n]", judgement)[::-1]
-    found = (_preferred(sentence, forms) for forms in _VERDICTS for sentence in sentences)
-    named = next(filter(None, found), set())
-    if len(named) != 1:
-        raise Unusable(
-            f"a judgement that prefers {'both' if named else 'neither'}: {judgement[:60]!r}; remove the row"
-        )
-    return named.pop()
+    winners = _last_preferred(judgement)
+    if len(winners) != 1:
+        what = "both" if winners else "neither"
+        raise Unusable(f"a judgement that prefers {what}: {judgement[:60]!r}; remove the row")
+    return winners.pop()
+
+
+def _last_preferred(judgement: str) -> set[str]:
+    """What the last sentence with a verdict prefers; plain words count before what an answer is worth."""
+    sentences = re.split(r"[.!?\n]", judgement)
+    for forms in _VERDICTS:
+        for sentence in reversed(sentences):
+            if winners := _preferred(sentence, forms):
+                return winners
+    return set()
 
 
 def _preferred(sentence: str, forms: list[re.Pattern[str]]) -> set[str]:
     """What the clauses of a sentence prefer; a hedge counts in its own clause, before the verdict."""
-    verdicts = [verdict for form in forms for verdict in form.finditer(sentence)]
-    return {
-        _winner(verdict)
-        for verdict in verdicts
-        if not _HEDGED.search(_so_far(sentence, verdict.end()))
-    }
-
-
-def _so_far(sentence: str, end: int) -> str:
-    return _CLAUSE.split(sentence[:end])[-1]
+    winners = set()
+    for form in forms:
+        for verdict in form.finditer(sentence):
+            clause = _CLAUSE.split(sentence[: verdict.end()])[-1]
+            if not _HEDGED.search(clause):
+                winners.add(_winner(verdict))
+    return winners
 
 
 def _winner(verdict: re.Match[str]) -> str:

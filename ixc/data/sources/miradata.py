@@ -1,4 +1,4 @@
-"""MiraData: clips of films with long captions. Licence: none granted; no commercial use.
+"""MiraData: clips of videos with long captions. Licence: none granted; no commercial use.
 
 Native: `*.csv` with `index` (the clip's file without `.mp4`), `video_id`, `dense_caption` and other captions; later
 tables have `clip_id` and `source_id` in its place. The clips, as the authors' script cuts them, lie anywhere below the
@@ -12,11 +12,10 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from ixc.data.sources import File, Refused, Row
-from ixc.data.sources.answers import asked, reference
+from ixc.data.sources import File, Refused, Row, tables
+from ixc.data.sources.answers import reference, user_prompt
 from ixc.data.sources.licences import Licence
-from ixc.data.sources.native import Record, Unusable, home, take
-from ixc.data.sources.tables import Entry, Locate, each, locator
+from ixc.data.sources.native import Entry, Locate, Record, Unusable, each, home, locator, take
 
 LICENCE = Licence(
     name="none granted", commercial=False, note="for information only, says the LICENSE file"
@@ -26,21 +25,24 @@ QUESTION = "Describe the film in detail."
 
 def read(path: Path, seed: int) -> Iterator[Row | Refused]:
     """A prompt per clip, with its dense caption."""
-    yield from each(path, partial(_rows, locate=locator(home(path), "video", ".mp4")), "**/*.csv")
+    locate = locator(home(path), "video", ".mp4")
+    yield from each(path, partial(_row, locate=locate), "**/*.csv", records=tables.records)
 
 
-def _rows(entry: Entry, locate: Locate) -> list[Row]:
+def _row(entry: Entry, locate: Locate) -> Row:
     record = entry.record
-    clip, *others = _names(record)
-    row = Row(
-        id=clip,
+    names = _names(record)
+    video = _video(locate, names)
+    group = take(record, "video_id", str)
+    caption = take(record, "dense_caption", str)
+    return Row(
+        id=names[0],
         domain="video",
-        prompt=asked(QUESTION),
-        media=(_video(locate, [clip, *others]),),
-        group=take(record, "video_id", str),
-        **reference(take(record, "dense_caption", str).strip()),
+        prompt=user_prompt(QUESTION),
+        media=(video,),
+        group=group,
+        **reference(caption.strip()),
     )
-    return [row]
 
 
 def _names(record: Record) -> list[str]:
@@ -53,7 +55,7 @@ def _names(record: Record) -> list[str]:
 
 
 def _video(locate: Locate, names: list[str]) -> File:
-    """The first file that is there; without any, what is said of the first."""
+    """The first file that is there; without any, the refusal names the first."""
     for name in names[1:]:
         with suppress(Unusable):
             return locate(f"{name}.mp4")

@@ -1,7 +1,7 @@
-"""MM-IFDPO-23k: instructions with constraints about pictures. Apache-2.0; commercial use allowed.
+"""MM-IFDPO-23k: instructions with constraints about images. Apache-2.0; commercial use allowed.
 
 Native: JSON, a list of `{"images": [path], "conversations": [{"from", "value"}], "chosen": {"from", "value"},
-"rejected"}`; `<image>` marks the picture; the paths start at the folder, where the archives were unpacked.
+"rejected"}`; `<image>` marks the image; the paths start at the folder, where the archives were unpacked.
 
 Source: https://huggingface.co/datasets/ChrisDing1105/MMIF-23k, arXiv:2504.07957.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from ixc.data.sources import Refused, Row
 from ixc.data.sources.licences import Licence
-from ixc.data.sources.native import Origin, each
+from ixc.data.sources.native import Entry, Origin, each
 from ixc.data.sources.preferences import Columns, row
 
 LICENCE = Licence(name="Apache-2.0", commercial=True, note="the pictures are of other sets")
@@ -18,5 +18,9 @@ COLUMNS = Columns(prompt="conversations")
 
 
 def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
-    """Ready pairs, each about one picture."""
-    yield from each(origin, lambda entry: [row(entry, COLUMNS, "instruction")])
+    """Ready pairs, each about one image."""
+    yield from each(origin, _row)
+
+
+def _row(entry: Entry) -> Row:
+    return row(entry, COLUMNS, "instruction")

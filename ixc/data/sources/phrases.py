@@ -8,6 +8,8 @@ _UNSEEN = {"Cc", "Cf", "Cn", "Zs", "Zl", "Zp", "Mn", "Me"}
 _FILLERS = "\u115f\u1160\u2800\u3164\uffa0"
 """Letters and signs that look like a blank."""
 
+_OPPOSITES = {"yes": "no", "no": "yes", "true": "false", "false": "true"}
+
 
 def sentence(text: str) -> str:
     """A capital first and a full stop last.
@@ -16,7 +18,8 @@ def sentence(text: str) -> str:
     'An elephant.'
     """
     text = text.strip()
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+    stop = "" if text.endswith((".", "!", "?")) else "."
+    return text[:1].upper() + text[1:] + stop
 
 
 def with_article(noun: str) -> str:
@@ -25,7 +28,8 @@ def with_article(noun: str) -> str:
     >>> with_article("apple"), with_article("cat")
     ('an apple', 'a cat')
     """
-    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+    article = "an" if noun[:1].lower() in "aeiou" else "a"
+    return f"{article} {noun}"
 
 
 def bare(noun: str) -> str:
@@ -43,9 +47,7 @@ def opposite(word: str) -> str:
     >>> opposite("Yes"), opposite("purple")
     ('no', '')
     """
-    return {"yes": "no", "no": "yes", "true": "false", "false": "true"}.get(
-        word.strip().lower(), ""
-    )
+    return _OPPOSITES.get(word.strip().lower(), "")
 
 
 def blank(text: str) -> bool:
@@ -58,9 +60,9 @@ def blank(text: str) -> bool:
 
 
 def without_edge(text: str, mark: str) -> str | None:
-    """A text without the mark of its only picture before it, or on a line behind it; None where the mark is elsewhere.
+    """A text without the mark of its only image before it, or on a line behind it; None where the mark is elsewhere.
 
-    So LLaVA writes that the picture comes first. The text stays as it is.
+    So LLaVA writes that the image comes first. The text stays as it is.
 
     >>> without_edge("<image>\\nWhat?", "<image>"), without_edge("What?\\n<image>", "<image>")
     ('What?', 'What?')

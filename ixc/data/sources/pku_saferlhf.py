@@ -8,9 +8,10 @@ Source: https://huggingface.co/datasets/PKU-Alignment/PKU-SafeRLHF, arXiv:2406.1
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Literal
 
-from ixc.data.samples import Turn
+from ixc.data.samples import user_message
 from ixc.data.sources import Refused, Row
 from ixc.data.sources.licences import Licence
 from ixc.data.sources.native import Entry, Origin, Unusable, each, take
@@ -22,20 +23,22 @@ def read(
     origin: Origin, seed: int, label: Literal["safer", "better"] = "safer"
 ) -> Iterator[Row | Refused]:
     """Ready pairs; `label` decides: the safer answer, which the paper's category implies, or the more helpful one."""
-    yield from each(origin, lambda entry: [_row(entry, f"{label}_response_id")])
+    yield from each(origin, partial(_row, column=f"{label}_response_id"))
 
 
-def _row(entry: Entry, label: str) -> Row:
-    record, winner = entry.record, take(entry.record, label, int)
+def _row(entry: Entry, column: str) -> Row:
+    record = entry.record
+    winner = take(record, column, int)
     if winner not in (0, 1):
-        raise Unusable(f"{label}: {winner}: expected 0 or 1")
+        raise Unusable(f"{column}: {winner}: expected 0 or 1")
     prompt = take(record, "prompt", str)
+    safety = ("is_response_0_safe", "is_response_1_safe")
     return Row(
         id=entry.id,
         domain="safety",
-        prompt=(Turn(role="user", content=prompt),),
+        prompt=user_message(prompt),
         chosen=take(record, f"response_{winner}", str),
         rejected=take(record, f"response_{1 - winner}", str),
         group=prompt,
-        meta={name: record.get(name) for name in ("is_response_0_safe", "is_response_1_safe")},
+        meta={name: record.get(name) for name in safety},
     )

@@ -10,12 +10,11 @@ Source: https://github.com/xiaoman-zhang/PMC-VQA, arXiv:2305.10415.
 import re
 from collections.abc import Iterator
 
-from ixc.data.sources import File, Refused, Row
+from ixc.data.sources import File, Refused, Row, tables
 from ixc.data.sources.answers import choice, lettered, position
 from ixc.data.sources.hub import Hub
 from ixc.data.sources.licences import Licence
-from ixc.data.sources.native import Origin, Record, home, media, take
-from ixc.data.sources.tables import Entry, each, locator
+from ixc.data.sources.native import Entry, Origin, Record, each, home, locator, media, take
 
 LICENCE = Licence(
     name="CC BY-SA", commercial=False, note="each figure keeps the licence of its article"
@@ -26,35 +25,39 @@ _LETTERS = "ABCD"
 def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
     """A choice per question."""
     if isinstance(origin, Hub):
-        yield from each(
-            origin, lambda entry: _rows(entry, media(None, entry.record.get("image"), "image"))
-        )
+        yield from each(origin, _hub_row)
         return
-    locate, whole = (
-        locator(home(origin), "image", ".jpg", ".jpeg", ".png"),
-        (home(origin) / "test.csv").is_file(),
-    )
-    tests = ("test.csv", "test_[!c]*.csv") if whole else ("test*.csv",)
-    yield from each(
-        origin, lambda entry: _rows(entry, locate(_figure(entry))), "train*.csv", *tests
-    )
+    folder = home(origin)
+    locate = locator(folder, "image", ".jpg", ".jpeg", ".png")
+    # `test_clean.csv` is a part of `test.csv`: read both, and its rows would come twice.
+    has_whole_test = (folder / "test.csv").is_file()
+    tests = ("test.csv", "test_[!c]*.csv") if has_whole_test else ("test*.csv",)
+
+    def row(entry: Entry) -> Row:
+        name = take(entry.record, "Figure_path", str)
+        return _row(entry, locate(name.strip()))
+
+    yield from each(origin, row, "train*.csv", *tests, records=tables.records)
 
 
-def _figure(entry: Entry) -> str:
-    return take(entry.record, "Figure_path", str).strip()
+def _hub_row(entry: Entry) -> Row:
+    return _row(entry, media(None, entry.record.get("image"), "image"))
 
 
-def _rows(entry: Entry, figure: File) -> list[Row]:
+def _row(entry: Entry, figure: File) -> Row:
     record = entry.record
-    options = [_option(take(record, f"Choice {letter}", str), letter) for letter in _LETTERS]
-    row = Row(
+    question = take(record, "Question", str)
+    options = []
+    for letter in _LETTERS:
+        text = take(record, f"Choice {letter}", str)
+        options.append(_option(text, letter))
+    return Row(
         id=entry.id,
         domain="general",
-        prompt=lettered(take(record, "Question", str), options),
+        prompt=lettered(question, options),
         media=(figure,),
         **choice(options, _right(record, options)),
     )
-    return [row]
 
 
 def _option(text: str, letter: str) -> str:
@@ -67,6 +70,7 @@ def _option(text: str, letter: str) -> str:
 
 
 def _right(record: Record, options: list[str]) -> int:
+    """The index of the right option, by its letter or else by its text."""
     label = str(record.get("Answer_label") or record.get("Answer") or "").strip()
     if len(label) == 1 and label.upper() in _LETTERS:
         return _LETTERS.index(label.upper())

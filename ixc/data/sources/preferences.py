@@ -26,14 +26,24 @@ Licence and commercial use are what you know of them: say so in `collect.sources
 
 import reprlib
 from collections.abc import Collection, Iterator
-from typing import Any, Literal, NamedTuple, get_args
+from functools import partial
+from typing import Any, NamedTuple, get_args
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from ixc.data.samples import Domain, Gold, Turn
 from ixc.data.sources import File, Refused, Row
-from ixc.data.sources.conversations import carried, ended, ordered, pair, place, turns, unshown
+from ixc.data.sources.conversations import (
+    Kind,
+    ended,
+    inline_media,
+    ordered,
+    pair,
+    place,
+    turns,
+    without_media,
+)
 from ixc.data.sources.licences import Licence
 from ixc.data.sources.native import Entry, Origin, Record, Unusable, each, media, several
 from ixc.data.sources.strangers import others, refuse_unmapped
@@ -59,24 +69,23 @@ class Columns:
 
 PLAIN = Columns()
 TEXTS = Columns(images="", videos="")
-"""Of a set without pictures and films."""
-Kind = Literal["image", "video"]
+"""Of a set without images and videos."""
 KINDS: tuple[Kind, ...] = ("image", "video")
 _CONVERSATIONS = ("conversations", "messages")
-_WORSE = ("rejected_response", "rejected_messages")
+_REJECTED = ("rejected_response", "rejected_messages")
 
 
-class _Parts(NamedTuple):
-    """What a record says, whatever its form."""
+class _Messages(NamedTuple):
+    """The messages of a record, whatever its form."""
 
     prompt: tuple[Turn, ...]
     chosen: str = ""
     rejected: str = ""
     answer: str | None = None
     read: tuple[str, ...] = ()
-    """The columns that it stood in."""
-    carried: tuple[tuple[Kind, Any], ...] = ()
-    """Media in the turns themselves."""
+    """The columns that they stood in."""
+    media: tuple[tuple[Kind, Any], ...] = ()
+    """Images and videos in the turns themselves."""
 
 
 def read(
@@ -92,74 +101,82 @@ def read(
         domain: of records without one.
         ignore: columns that could carry media or texts, and may be lost.
     """
-    yield from each(origin, lambda entry: [row(entry, columns, domain, ignore)])
+    yield from each(origin, partial(row, columns=columns, domain=domain, ignore=ignore))
 
 
-def row(entry: Entry, columns: Columns, domain: Domain, ignore: Collection[str] = ()) -> Row:
+def row(
+    entry: Entry,
+    columns: Columns,
+    domain: Domain,
+    ignore: Collection[str] = (),
+) -> Row:
     """One record by its columns.
 
     Raises:
         Unusable: a field is missing, not of a form that is known, or could carry something and is not read.
     """
-    record, found = entry.record, _parts(entry.record, columns)
-    shown: list[tuple[Kind, str]] = [
-        (kind, name) for kind in KINDS if (name := _media_column(record, columns, kind))
-    ]
-    read = (*found.read, columns.id, columns.domain, columns.system, *(name for _, name in shown))
+    record = entry.record
+    messages = _messages(record, columns)
+    media_columns = _media_columns(record, columns)
+    read = (*messages.read, columns.id, columns.domain, columns.system, *media_columns.values())
     refuse_unmapped(record, read, ignore)
 
-    files = _files(entry, shown, found.carried)
-    prompt = (*_system(record.get(columns.system)), *found.prompt)
-    files = ordered(prompt, files)
-    id, kept = record.get(columns.id), others(record, read)
+    # The media, in the order of their marks.
+    prompt = (*_system(record.get(columns.system)), *messages.prompt)
+    files = ordered(prompt, _files(entry, media_columns, messages.media))
+    has_media_columns = columns.images or columns.videos
+    prompt = place(prompt, files) if has_media_columns else without_media(prompt)
+
+    id = record.get(columns.id)
+    unread = others(record, read)
     return Row(
         id=entry.id if id is None or id == "" else str(id),
         domain=_domain(record.get(columns.domain) or domain),
-        prompt=place(prompt, files) if columns.images or columns.videos else unshown(prompt),
+        prompt=prompt,
         media=files,
-        gold=_reference(found, columns),
-        chosen=found.chosen,
-        rejected=found.rejected,
-        answer=found.answer,
-        group="" if files else found.prompt[0].content,
-        meta={"columns": kept} if kept else {},
+        gold=_reference(messages, columns),
+        chosen=messages.chosen,
+        rejected=messages.rejected,
+        answer=messages.answer,
+        group="" if files else messages.prompt[0].content,
+        meta={"columns": unread} if unread else {},
     )
 
 
-def _reference(found: _Parts, columns: Columns) -> Gold | None:
+def _reference(messages: _Messages, columns: Columns) -> Gold | None:
     """An answer that stands beside its prompt; the last turn of a conversation may be as bad as it likes."""
-    if not found.answer or columns.answer not in found.read:
+    if not messages.answer or columns.answer not in messages.read:
         return None
-    return Gold(check="open", value=found.answer, answer=found.answer)
+    return Gold(check="open", value=messages.answer, answer=messages.answer)
 
 
 # The forms of a record
 
 
-def _parts(record: Record, columns: Columns) -> _Parts:
-    prompt, chosen, rejected = (
-        record.get(name) for name in (columns.prompt, columns.chosen, columns.rejected)
-    )
-    said = [name for name in _CONVERSATIONS if record.get(name) is not None]
+def _messages(record: Record, columns: Columns) -> _Messages:
+    prompt = record.get(columns.prompt)
+    chosen = record.get(columns.chosen)
+    rejected = record.get(columns.rejected)
     read: tuple[str, ...] = (columns.prompt, columns.chosen, columns.rejected)
-    if (
-        prompt is None
-        and said
-        and columns.prompt == PLAIN.prompt
-        and not (chosen is not None and rejected is None)
-    ):
-        if len(said) > 1:
-            raise Unusable(
-                "two conversations, `conversations` and `messages`; map the right one in `options.columns`"
-            )
-        if chosen is None and rejected is None:
-            return _conversation(record, said[0])
-        prompt, read = record[said[0]], (*read, said[0])
+
+    # Without a prompt, a conversation is the prompt of two answers, or holds its own answer.
+    has_chosen_alone = chosen is not None and rejected is None
+    may_be_conversation = prompt is None and columns.prompt == PLAIN.prompt and not has_chosen_alone
+    name = _conversation_column(record) if may_be_conversation else ""
+    if name and chosen is None and rejected is None:
+        return _conversation(record, name)
+    if name:
+        prompt = record[name]
+        read = (*read, name)
+
+    # A pair, perhaps with a reference beside it.
     answer = record.get(columns.answer)
     if chosen is not None and rejected is not None:
-        return _pair(prompt, chosen, rejected, read)._replace(
-            answer=_text(answer, columns.answer) if answer else None, read=(*read, columns.answer)
-        )
+        messages = _pair(prompt, chosen, rejected, read)
+        reference = _text(answer, columns.answer) if answer else None
+        return messages._replace(answer=reference, read=(*read, columns.answer))
+
+    # A prompt, perhaps with an answer.
     if prompt is None:
         raise Unusable(
             f"{columns.prompt}: missing; add the field, or map its name in `options.columns`"
@@ -169,38 +186,65 @@ def _parts(record: Record, columns: Columns) -> _Parts:
         raise Unusable(
             f"{missing}: missing; add the other answer, or map its name in `options.columns`"
         )
-    answer = None if answer is None else _text(answer, columns.answer)
-    return _Parts(
-        turns(prompt), answer=answer, read=(*read, columns.answer), carried=tuple(carried(prompt))
+    return _Messages(
+        turns(prompt),
+        answer=None if answer is None else _text(answer, columns.answer),
+        read=(*read, columns.answer),
+        media=tuple(inline_media(prompt)),
     )
 
 
-def _conversation(record: Record, name: str) -> _Parts:
-    """A conversation that holds its own answer, and perhaps a worse one beside it."""
-    said, worse = record[name], [column for column in _WORSE if record.get(column) is not None]
-    if turns(said)[-1].role == "user" and not worse:  # nothing but a prompt
-        return _Parts(turns(said), read=(name,), carried=tuple(carried(said)))
-    before, answer = ended(said)
-    if not before:
-        raise Unusable(f"{name}: no turn before the answer; add the question or remove the row")
-    if not worse:
-        return _Parts(before, answer=answer, read=(name,), carried=tuple(carried(said)))
-    if len(worse) > 1:
-        raise Unusable(f"two worse answers, {' and '.join(worse)}; remove one")
-    rejected = record[worse[0]]
-    if isinstance(rejected, str) or len(rejected) == 1:  # the answer alone
-        return _pair(said[:-1], [said[-1]], rejected, (name, worse[0]))
-    return _pair(None, said, rejected, (name, worse[0]))
-
-
-def _pair(prompt: Any, chosen: Any, rejected: Any, read: tuple[str, ...]) -> _Parts:
-    found = pair(prompt, chosen, rejected)
-    shown = list(filter(None, (carried(prompt), carried(chosen), carried(rejected))))
-    if any(media != shown[0] for media in shown):
+def _conversation_column(record: Record) -> str:
+    """The column of a record's conversation; empty if it has none."""
+    names = [name for name in _CONVERSATIONS if record.get(name) is not None]
+    if len(names) > 1:
         raise Unusable(
-            "prompt and answers show other pictures; a pair shows the same with both: remove the row"
+            "two conversations, `conversations` and `messages`; map the right one in `options.columns`"
         )
-    return _Parts(*found, read=read, carried=tuple(shown[0]) if shown else ())
+    return names[0] if names else ""
+
+
+def _conversation(record: Record, name: str) -> _Messages:
+    """A conversation that holds its own answer, and perhaps a worse one beside it."""
+    conversation = record[name]
+    media = tuple(inline_media(conversation))
+    rejected_columns = [column for column in _REJECTED if record.get(column) is not None]
+    messages = turns(conversation)
+    if messages[-1].role == "user" and not rejected_columns:  # nothing but a prompt
+        return _Messages(messages, read=(name,), media=media)
+
+    prompt, answer = ended(conversation)
+    if not prompt:
+        raise Unusable(f"{name}: no turn before the answer; add the question or remove the row")
+    if not rejected_columns:
+        return _Messages(prompt, answer=answer, read=(name,), media=media)
+
+    if len(rejected_columns) > 1:
+        raise Unusable(f"two worse answers, {' and '.join(rejected_columns)}; remove one")
+    read = (name, rejected_columns[0])
+    rejected = record[rejected_columns[0]]
+    # The worse answer alone, or its whole conversation.
+    if isinstance(rejected, str) or len(rejected) == 1:
+        return _pair(conversation[:-1], [conversation[-1]], rejected, read)
+    return _pair(None, conversation, rejected, read)
+
+
+def _pair(
+    prompt: Any,
+    chosen: Any,
+    rejected: Any,
+    read: tuple[str, ...],
+) -> _Messages:
+    messages = pair(prompt, chosen, rejected)
+    media: list[tuple[Kind, Any]] = []
+    for conversation in (prompt, chosen, rejected):
+        own_media = inline_media(conversation)
+        if media and own_media and own_media != media:
+            raise Unusable(
+                "prompt and answers show other pictures; a pair shows the same with both: remove the row"
+            )
+        media = media or own_media
+    return _Messages(*messages, read=read, media=tuple(media))
 
 
 def _text(value: Any, name: str) -> str:
@@ -229,25 +273,28 @@ def _domain(value: Any) -> Domain:
 # Media
 
 
-def _media_column(record: Record, columns: Columns, kind: Kind) -> str:
-    """The column of pictures or films: `images`, or, where that is not there, `image`; empty where there is none."""
-    name = columns.images if kind == "image" else columns.videos
-    return (
-        kind
-        if name == f"{kind}s" and record.get(name) is None and record.get(kind) is not None
-        else name
-    )
+def _media_columns(record: Record, columns: Columns) -> dict[Kind, str]:
+    """The columns of images and of videos, where the set has them: `images`, or, where that is not there, `image`."""
+    names: dict[Kind, str] = {}
+    for kind, name in zip(KINDS, (columns.images, columns.videos), strict=True):
+        is_missing = name == f"{kind}s" and record.get(name) is None
+        if is_missing and record.get(kind) is not None:
+            names[kind] = kind
+        elif name:
+            names[kind] = name
+    return names
 
 
 def _files(
     entry: Entry,
-    shown: list[tuple[Kind, str]],
+    columns: dict[Kind, str],
     in_turns: tuple[tuple[Kind, Any], ...],
 ) -> tuple[File, ...]:
-    in_columns: list[tuple[Kind, Any]] = [
-        (kind, value) for kind, name in shown for value in several(entry.record.get(name))
-    ]
+    in_columns: list[tuple[Kind, Any]] = []
+    for kind, name in columns.items():
+        for value in several(entry.record.get(name)):
+            in_columns.append((kind, value))
     if in_columns and in_turns:
-        names = " and ".join(name for _, name in shown)
+        names = " and ".join(columns.values())
         raise Unusable(f"pictures or films both in the turns and in {names}; remove one of the two")
     return tuple(media(entry.folder, value, kind) for kind, value in in_columns or in_turns)

@@ -12,26 +12,30 @@ from pathlib import Path
 from ixc.data.sources import Refused, Row
 from ixc.data.sources.answers import choice, lettered, position
 from ixc.data.sources.licences import Licence
-from ixc.data.sources.native import Entry, each, media, take
-from ixc.data.sources.tables import texts
+from ixc.data.sources.native import Entry, each, take, texts
 
 LICENCE = Licence(name="MIT", commercial=True)
 
 
 def read(path: Path, seed: int) -> Iterator[Row | Refused]:
     """A prompt per puzzle."""
-    yield from each(path, lambda entry: [_row(entry)], "*.json")
+    yield from each(path, _row, "*.json")
 
 
 def _row(entry: Entry) -> Row:
-    record, options = entry.record, texts(entry.record, "options")
-    image, reason = take(record, "image", str), record.get("deduction") or ""
+    record = entry.record
+    options = texts(record, "options")
+    image = take(record, "image", str)
+    question = take(record, "question", str)
+    # A number may be a number among the options and a text here, or the other way round.
+    answer = str(take(record, "answer", object))
+    reason = record.get("deduction") or ""
     return Row(
         id=entry.id,
         domain="reasoning",
-        prompt=lettered(take(record, "question", str), options),
-        media=(media(entry.folder, image, "image"),),
+        prompt=lettered(question, options),
+        media=(entry.image(image),),
         group=image,
         meta={"kind": entry.id.partition("/")[0]},
-        **choice(options, position(options, str(take(record, "answer", object))), reason),
+        **choice(options, position(options, answer), reason),
     )

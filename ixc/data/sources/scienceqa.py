@@ -1,7 +1,7 @@
 """ScienceQA: choices of school science with lectures and solutions. CC BY-NC-SA 4.0; no commercial use.
 
 Native: `problems.json`, `{<qid>: {"question", "choices", "answer": int, "hint", "image": "image.png" | null,
-"subject", "solution", "split"}}`, pictures in `images/<split>/<qid>/`; or Parquet with the picture in
+"subject", "solution", "split"}}`, images in `images/<split>/<qid>/`; or Parquet with the image in
 `image`. Half of the questions have none.
 
 Source: https://github.com/lupantech/ScienceQA, arXiv:2209.09513.
@@ -9,43 +9,45 @@ Source: https://github.com/lupantech/ScienceQA, arXiv:2209.09513.
 
 from collections.abc import Iterator
 
-from ixc.data.sources import File, Refused, Row
+from ixc.data.sources import File, Refused, Row, tables
 from ixc.data.sources.answers import choice, lettered
 from ixc.data.sources.licences import Licence
-from ixc.data.sources.native import Origin, media, take
+from ixc.data.sources.native import Entry, Origin, each, take, texts
 from ixc.data.sources.splits import held_out
-from ixc.data.sources.tables import Entry, each, texts
 
 LICENCE = Licence(name="CC BY-NC-SA 4.0", commercial=False)
 
 
 def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
     """A choice per question; the solution opens the reference answer."""
-    return each(origin, _rows, "problems.json", "**/*.parquet")
+    return each(origin, _row, "problems.json", "**/*.parquet", records=tables.records)
 
 
-def _rows(entry: Entry) -> list[Row]:
-    record, options = entry.record, texts(entry.record, "choices")
-    hint, question = str(record.get("hint") or "").strip(), take(record, "question", str)
-    native = not entry.file.endswith(".parquet")
-    row = Row(
-        id=entry.key if native else entry.id,
+def _row(entry: Entry) -> Row:
+    record = entry.record
+    options = texts(record, "choices")
+    hint = str(record.get("hint") or "").strip()
+    question = take(record, "question", str)
+    solution = str(record.get("solution") or "")
+    # The hub has the Parquet form, where a row's place is its id and its file its split.
+    is_parquet = entry.folder is None or entry.file.endswith(".parquet")
+    return Row(
+        id=entry.id if is_parquet else entry.key,
         domain="text_rich",
         prompt=lettered(f"{hint}\n{question}", options),
-        media=_images(entry, native),
-        split=held_out(take(record, "split", str)) if native else None,
+        media=_images(entry, is_parquet),
+        split=None if is_parquet else held_out(take(record, "split", str)),
         meta={"subject": record.get("subject")},
-        **choice(options, take(record, "answer", int), reason=str(record.get("solution") or "")),
+        **choice(options, take(record, "answer", int), reason=solution),
     )
-    return [row]
 
 
-def _images(entry: Entry, native: bool) -> tuple[File, ...]:
-    if take(entry.record, "image", object) is None:
+def _images(entry: Entry, is_parquet: bool) -> tuple[File, ...]:
+    image = take(entry.record, "image", object)
+    if image is None:
         return ()
-    if not native:
-        return (media(entry.folder, entry.record["image"], "image"),)
-    name = (
-        f"images/{take(entry.record, 'split', str)}/{entry.key}/{take(entry.record, 'image', str)}"
-    )
-    return (media(entry.folder, name, "image"),)
+    if not is_parquet:
+        split = take(entry.record, "split", str)
+        name = take(entry.record, "image", str)
+        image = f"images/{split}/{entry.key}/{name}"
+    return (entry.image(image),)

@@ -1,6 +1,6 @@
-"""Which rows are held out: what the authors of a set keep for tests, and whatever shares a picture or a prompt with it.
+"""Which rows are held out: what the authors of a set keep for tests, and whatever shares an image or a prompt with it.
 
-Rows that share a picture, a film, a group of their source or, where they have no media, a prompt are bound together,
+Rows that share an image, a video, a group of their source or, where they have no media, a prompt are bound together,
 across sources and through other rows, and go into one split.
 """
 
@@ -11,6 +11,9 @@ from pathlib import PurePath
 from typing import Literal
 
 from ixc.data.samples import Sample
+
+_TRAINING = {"train", "trainval", "minitrain"}
+_HELD_OUT = set("val valid validation dev test testmini minival minitest eval".split())
 
 
 def held_out(name: str) -> Literal["val"] | None:
@@ -24,19 +27,9 @@ def held_out(name: str) -> Literal["val"] | None:
     """
     for part in reversed(PurePath(name).parts):
         words = set(re.findall("[a-z]+", part.lower()))
-        if words & {"train", "trainval", "minitrain"}:
+        if words & _TRAINING:
             return None
-        if words & {
-            "val",
-            "valid",
-            "validation",
-            "dev",
-            "test",
-            "testmini",
-            "minival",
-            "minitest",
-            "eval",
-        }:
+        if words & _HELD_OUT:
             return "val"
     return None
 
@@ -48,68 +41,77 @@ def split(group: str, val_fraction: float, seed: int) -> str:
     True
     """
     digest = hashlib.sha256(f"{seed}/{group}".encode()).digest()
-    return "val" if int.from_bytes(digest[:4]) / 2**32 < val_fraction else "train"
+    fraction = int.from_bytes(digest[:4]) / 2**32
+    return "val" if fraction < val_fraction else "train"
 
 
-def bonds(sample: Sample, group: str) -> list[int]:
-    """What binds a sample to others: 64 bits for its group, for each picture or film, or for its prompt of words alone.
+def link_keys(sample: Sample, group: str) -> list[int]:
+    """What links a sample to others: 64 bits for its group, for each image or video, or for its prompt of words alone.
 
     Args:
         group: of the sample's source; empty for none.
     """
     keys = [f"media/{file.sha256}" for file in sample.media]
     if not keys:
-        keys.append(
-            "/".join(["prompt", *(f"{turn.role} {_said(turn.content)}" for turn in sample.prompt)])
-        )
+        messages = [f"{turn.role} {_folded(turn.content)}" for turn in sample.prompt]
+        keys.append("/".join(["prompt", *messages]))
     if group:
         keys.append(f"group/{sample.source}/{group}")
-    return [int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) for key in keys]
+    digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+    return [int.from_bytes(digest[:8]) for digest in digests]
 
 
-def _said(text: str) -> str:
+def _folded(text: str) -> str:
     """A text without case, and with one space for any blanks."""
     return " ".join(text.casefold().split())
 
 
 class Splits:
-    """The split of every sample, once all have been seen."""
+    """The split of every sample, once all have been seen: a union-find over samples that share a link key."""
 
     def __init__(self) -> None:
         self._parent: list[int] = []
-        """Of every sample; the first of those that are bound together is its own."""
-        self._least: list[int] = []
-        """The least bond of the samples below: names them, whatever their order."""
+        """Of every sample; the first of those that are linked is its own."""
+        self._least_key: list[int] = []
+        """The least link key of the samples below: names them, whatever their order."""
         self._owner: dict[int, int] = {}
-        """A sample that has a bond."""
+        """A sample that has a link key."""
         self._own: list[str] = []
+        """The split that a sample's source gives it, empty for none."""
 
-    def add(self, bonds: Iterable[int], own: str) -> None:
+    def add(self, keys: Iterable[int], own: str) -> None:
         """The next sample; `own` is the split that its source gives it, empty for none."""
-        bonds, place = list(bonds), len(self._parent)
-        self._parent.append(place)
-        self._least.append(min(bonds))
+        keys = list(keys)
+        sample = len(self._parent)
+        self._parent.append(sample)
+        self._least_key.append(min(keys))
         self._own.append(own)
-        for bond in bonds:
-            self._bind(self._owner.setdefault(bond, place), place)
+        for key in keys:
+            owner = self._owner.setdefault(key, sample)
+            self._link(owner, sample)
 
     def decided(self, val_fraction: float, seed: int) -> Iterator[str]:
-        """Of every sample, in order: its own; else `val`, if one that is bound to it is; else their own, or drawn."""
-        roots = [self._root(place) for place in range(len(self._parent))]
-        given: dict[int, str] = {}
-        for root, own in zip(roots, self._own, strict=True):
-            if own == "val" or (own and root not in given):
-                given[root] = own
-        for root, own in zip(roots, self._own, strict=True):
-            yield own or given.get(root) or split(f"{self._least[root]:016x}", val_fraction, seed)
+        """Of every sample, in order: its own; else `val`, if one that is linked to it is; else their own, or drawn."""
+        roots = [self._root(sample) for sample in range(len(self._parent))]
 
-    def _bind(self, one: int, other: int) -> None:
+        # What the sources say of any of a group: one held-out sample holds out all.
+        group_splits: dict[int, str] = {}
+        for root, own in zip(roots, self._own, strict=True):
+            if own == "val" or (own and root not in group_splits):
+                group_splits[root] = own
+
+        for root, own in zip(roots, self._own, strict=True):
+            name = f"{self._least_key[root]:016x}"
+            yield own or group_splits.get(root) or split(name, val_fraction, seed)
+
+    def _link(self, one: int, other: int) -> None:
         first, second = sorted((self._root(one), self._root(other)))
         self._parent[second] = first
-        self._least[first] = min(self._least[first], self._least[second])
+        self._least_key[first] = min(self._least_key[first], self._least_key[second])
 
-    def _root(self, place: int) -> int:
-        while self._parent[place] != place:
-            self._parent[place] = self._parent[self._parent[place]]
-            place = self._parent[place]
-        return place
+    def _root(self, sample: int) -> int:
+        while self._parent[sample] != sample:
+            # Halve the path, so that long chains stay cheap.
+            self._parent[sample] = self._parent[self._parent[sample]]
+            sample = self._parent[sample]
+        return sample

@@ -1,6 +1,6 @@
-"""Columns that a reader does not read: what could be a picture, an answer or a part of the prompt is refused by name.
+"""Columns that a reader does not read: what could be an image, an answer or a part of the prompt is refused by name.
 
-A column that nobody reads is lost in silence, and a pair without its second picture teaches something false.
+A column that nobody reads is lost in silence, and a pair without its second image teaches something false.
 """
 
 import re
@@ -30,7 +30,7 @@ _ABOUT = set(
     "category categories dataset origin split logp logps logprob logprobs reward rewards prob quality domain style "
     "format level severity version annotator judge".split()
 )
-"""Last words of a column that only describes a picture or an answer: `image_id`, `chosen_model`."""
+"""Last words of a column that only describes an image or an answer: `image_id`, `chosen_model`."""
 _WHICH = set("a b c d chosen rejected accepted preferred".split())
 """Words that only say which one a column is about: `score_chosen`, `model_b`."""
 _PER_ANSWER = re.compile(r"chosen|reject|positive|negative|response|answer", re.IGNORECASE)
@@ -67,7 +67,9 @@ def refuse_strangers(
     for name, value in record.items():
         if name in read or name in ignore or _is_empty(value) or value in known:
             continue
+        # What is lost in silence teaches something false: say it by name.
         if what := _carries(str(name), value):
+            # With media of its own for each answer, the answers belong to two prompts.
             if what == "media" and _PER_ANSWER.search(str(name)):
                 why = "an answer has media of its own, and a pair here shows both answers the same ones; remove the row"
             else:
@@ -89,16 +91,12 @@ def others(record: Record, read: Collection[str]) -> Record:
     {'my_column': 7}
     """
     known = [record[name] for name in read if name in record]
-    unread = {
-        str(name): value
-        for name, value in record.items()
-        if name not in read and value not in known
-    }
-    return {
-        name: _plain(value)
-        for name, value in unread.items()
-        if value is not None and not _has_bytes(value)
-    }
+    unread = {}
+    for name, value in record.items():
+        is_read = name in read or value in known
+        if not is_read and value is not None and not _has_bytes(value):
+            unread[str(name)] = _plain(value)
+    return unread
 
 
 def _carries(name: str, value: Any) -> str:
@@ -106,17 +104,21 @@ def _carries(name: str, value: Any) -> str:
     if _has_bytes(value) or _is_file(value):
         return "media"
     words = re.findall("[a-z]+[0-9]*", re.sub("([a-z])([A-Z])", r"\1_\2", name).lower())
-    last = [word for word in words if word not in _WHICH][-1:]
-    is_about = _ABOUT.intersection([*last, *(word.rstrip("0123456789") for word in last)])
+    # `response_ids2` is about a response: what counts is the last word that is no "chosen" or "b".
+    telling = [word for word in words if word not in _WHICH]
+    last = telling[-1] if telling else ""
+    is_about = last in _ABOUT or last.rstrip("0123456789") in _ABOUT
     if isinstance(value, bool | int | float | Decimal | date | time) or is_about:
         return ""
     if any(stem in name.lower() for stem in _MEDIA) or _MEDIA_WORDS.intersection(words):
         return "media"
     if _is_numeric(value):
         return ""
-    if any(stem in name.lower() for stem in _ANSWER):
-        return "an answer"
-    return "a part of the prompt" if any(stem in name.lower() for stem in _PROMPT) else ""
+    # What is left is known by its name alone.
+    for stems, what in ((_ANSWER, "an answer"), (_PROMPT, "a part of the prompt")):
+        if any(stem in name.lower() for stem in stems):
+            return what
+    return ""
 
 
 def _is_empty(value: Any) -> bool:
@@ -134,10 +136,9 @@ def _is_file(value: Any) -> bool:
     if isinstance(value, str):
         if is_data_url(value):
             return True
-        return (
-            bool("://" not in value[:12] and _FILE.fullmatch(value.strip()))
-            or inline(value) is not None
-        )
+        if "://" not in value[:12] and _FILE.fullmatch(value.strip()):
+            return True
+        return inline(value) is not None
     if isinstance(value, list):
         return any(map(_is_file, value))
     return isinstance(value, dict) and any(map(_is_file, value.values()))
@@ -164,7 +165,7 @@ def _plain(value: Any) -> Any:
         return {str(name): _plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
-    is_json = isinstance(value, str | bool | int | type(None)) or (
-        isinstance(value, float) and isfinite(value)
-    )
-    return value if is_json else str(value)
+    if isinstance(value, str | bool | int | type(None)):
+        return value
+    is_finite = isinstance(value, float) and isfinite(value)
+    return value if is_finite else str(value)

@@ -1,7 +1,7 @@
-"""Super-CLEVR: questions on rendered vehicles. Questions CC-BY-4.0, pictures BSD; commercial use allowed.
+"""Super-CLEVR: questions on rendered vehicles. Questions CC-BY-4.0, images BSD; commercial use allowed.
 
 Native: `superCLEVR_questions*.json`, `{"questions": [{"image_filename", "question", "answer"}]}`, true or
-false, a number or a word for an answer; the pictures are in `images/`. By `image_index`, the first 20,000 pictures are
+false, a number or a word for an answer; the images are in `images/`. By `image_index`, the first 20,000 images are
 for training, the next 5,000 for validation, the last 5,000 for tests.
 
 Source: https://github.com/Lizw14/Super-CLEVR; Z. Li et al., CVPR 2023.
@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from ixc.data.samples import Gold, Turn
+from ixc.data.samples import Gold, user_message
 from ixc.data.sources import Refused, Row
 from ixc.data.sources.licences import Licence
 from ixc.data.sources.native import Record, Unusable, attempt, document, find, home, media, take
@@ -28,7 +28,7 @@ _KINDS = (
 """Answers to questions about size, material and colour; what is left names parts or vehicles."""
 
 FOR_TRAINING = 20_000
-"""Pictures."""
+"""Images."""
 
 
 def read(path: Path, seed: int) -> Iterator[Row | Refused]:
@@ -37,43 +37,54 @@ def read(path: Path, seed: int) -> Iterator[Row | Refused]:
         content = document(file)
         if isinstance(content, Refused):
             yield content
-        elif not isinstance(questions := content.get("questions"), list):
-            yield Refused(
-                where=file.name, reason="no list 'questions'; is it a Super-CLEVR question file?"
-            )
-        else:
+            continue
+        questions = content.get("questions")
+        if isinstance(questions, list):
             yield from _rows(questions, file, home(path), seed)
+        else:
+            reason = "no list 'questions'; is it a Super-CLEVR question file?"
+            yield Refused(where=file.name, reason=reason)
 
 
-def _rows(questions: list[Record], file: Path, folder: Path, seed: int) -> Iterator[Row | Refused]:
-    names = {str(question.get("answer")) for question in questions if isinstance(question, dict)}
-    names = (
-        {name for name in names if not name.isdigit()} - {"True", "False"} - set().union(*_KINDS)
-    )
-    part = file.stem.removeprefix("superCLEVR_questions")
+def _rows(
+    questions: list[Record],
+    file: Path,
+    folder: Path,
+    seed: int,
+) -> Iterator[Row | Refused]:
+    names = _names(questions)
+    suffix = file.stem.removeprefix("superCLEVR_questions")
 
-    def make(record: Record, number: int) -> list[Row]:
-        return [
-            _row(
-                record,
-                f"{part.strip('_')}/{number}",
-                folder,
-                names,
-                random.Random(f"{seed}/{part}/{number}"),
-            )
-        ]
+    def row(record: Record, number: int) -> Row:
+        id = f"{suffix.strip('_')}/{number}"
+        rng = random.Random(f"{seed}/{suffix}/{number}")
+        return _row(record, id, folder, names, rng)
 
     for number, record in enumerate(questions, start=1):
-        yield from attempt(make, record, number, file.name)
+        yield from attempt(row, record, number, file.name)
 
 
-def _row(record: Record, id: str, folder: Path, names: set[str], rng: random.Random) -> Row:
+def _names(questions: list[Record]) -> set[str]:
+    """The parts and vehicles among a file's answers: what one of them could be mistaken for."""
+    answers = {str(question.get("answer")) for question in questions if isinstance(question, dict)}
+    words = {answer for answer in answers if not answer.isdigit()}
+    return words.difference({"True", "False"}, *_KINDS)
+
+
+def _row(
+    record: Record,
+    id: str,
+    folder: Path,
+    names: set[str],
+    rng: random.Random,
+) -> Row:
     image = take(record, "image_filename", str)
     gold, wrong = _gold(take(record, "answer", object), names, rng)
+    question = take(record, "question", str)
     return Row(
         id=id,
         domain="general",
-        prompt=(Turn(role="user", content=take(record, "question", str)),),
+        prompt=user_message(question),
         media=(media(folder, f"images/{image}", "image"),),
         gold=gold,
         wrong=wrong,
@@ -83,7 +94,7 @@ def _row(record: Record, id: str, folder: Path, names: set[str], rng: random.Ran
 
 
 def _index(record: Record) -> int:
-    """Of the picture; of those that do not say, -1."""
+    """Of the image; of those that do not say, -1."""
     index = record.get("image_index")
     return index if isinstance(index, int) else -1
 
@@ -92,16 +103,28 @@ def _gold(value: object, names: set[str], rng: random.Random) -> tuple[Gold, tup
     """How an answer is checked, and a wrong one of the same kind."""
     if isinstance(value, bool):
         word = "yes" if value else "no"
-        return _match(word, {opposite(word)}), (sentence(opposite(word)),)
+        other = opposite(word)
+        return _match(word, {other}), (sentence(other),)
     if isinstance(value, int):
+        # A count is off by one; nothing is below none.
         wrong = value + rng.choice([-1, 1] if value else [1])
-        return Gold(check="number", value=str(value), answer=f"{value}."), (f"{wrong}.",)
+        gold = Gold(check="number", value=str(value), answer=f"{value}.")
+        return gold, (f"{wrong}.",)
     if not isinstance(value, str) or not value:
         raise Unusable(f"answer: {value!r}: expected true, false, a number or a word")
     kind = next((kind for kind in _KINDS if value in kind), names)
+    # `wheel` does not contradict `front wheel`.
     others = {other for other in kind if other not in value and value not in other}
-    return _match(value, others), (sentence(rng.choice(sorted(others))),) if others else ()
+    gold = _match(value, others)
+    if not others:
+        return gold, ()
+    return gold, (sentence(rng.choice(sorted(others))),)
 
 
 def _match(value: str, others: set[str]) -> Gold:
-    return Gold(check="match", value=value, others=tuple(sorted(others)), answer=sentence(value))
+    return Gold(
+        check="match",
+        value=value,
+        others=tuple(sorted(others)),
+        answer=sentence(value),
+    )

@@ -1,169 +1,93 @@
-"""Data sets as tables: CSV, TSV, Parquet, JSON lists and JSON mappings, read as records that know their place.
+"""Files that are tables: CSV, TSV, Parquet, JSON lists and JSON mappings, read record by record.
 
-As in `native`, what is broken is refused with its place and a remedy, and the rest goes on.
+`native.each` takes `records` where `forms.records` does not know the form. As there, what is broken is refused with its
+place and a remedy, and the rest goes on.
 """
 
 import csv
 import json
 import re
 import reprlib
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TextIO
+from typing import Any, TextIO
 
-from ixc.data.sources import File, Refused, Row, forms
+from ixc.data.sources import Refused, forms
 from ixc.data.sources.forms import (
     TOO_LONG,
-    Numbered,
+    Keyed,
     Record,
     RepeatedKey,
     bounded,
     oversized,
     unrepeated,
 )
-from ixc.data.sources.hub import Hub, stream
-from ixc.data.sources.native import Origin, Unusable, attempt, find, home, media
 from ixc.data.sources.phrases import blank
 
-Keyed = Iterator[tuple[str, Any] | Refused]
-"""(key, value) of each record: the key of a JSON mapping, else the number of the line or row, from 1."""
-Unfold = Callable[[Record], Iterable[tuple[str, Any]]]
-"""The records within a record, each with a key that is unique in it."""
-
-Locate = Callable[[str], File]
+NumberedList = tuple[int, list[Any]]
+"""A row's cells, and the number of the line on which it begins."""
 
 MAX_LINE = 2**24
 """Characters. A longer line cannot be a row: a cell would pass csv's limit of 131,072, or there are over 128."""
 
 
-class Entry(NamedTuple):
-    """One record, and where it is from."""
+def records(file: Path, name: str) -> Keyed:
+    """The records of a file by its suffix; `name` is what refusals call it.
 
-    record: Record
-    file: str
-    """Relative to the source's folder."""
-    key: str
-    folder: Path | None
-    """What the names of media are relative to; None on the hub, which brings them along."""
-
-    @property
-    def id(self) -> str:
-        """File and key: unique, for records that have no id of their own."""
-        return f"{self.file.rpartition('.')[0]}/{self.key}"
-
-    @property
-    def where(self) -> str:
-        return f"{self.file}:{self.key}"
-
-
-def each(
-    origin: Origin,
-    make: Callable[[Entry], Iterable[Row]],
-    *patterns: str,
-    unfold: Unfold | None = None,
-    single: bool = False,
-) -> Iterator[Row | Refused]:
-    """What `make` turns the records of every matching file into.
-
-    Args:
-        origin: the source's folder, one file of it, or the hub.
-        make: rows of a record; raises `Unusable` to refuse it.
-        patterns: of the files, below the folder.
-        unfold: the records within each record, if it holds several.
-        single: a JSON object is one record, not a mapping of records.
-
-    Raises:
-        BadSource: no file matches.
+    CSV and JSON lines begin with a header; a JSON object maps keys to records.
     """
-    for entry in _entries(origin, patterns, unfold, single):
-        if isinstance(entry, Refused):
-            yield entry
-            continue
-        for item in attempt(lambda *_, entry=entry: make(entry), entry.record, 0, entry.file):
-            yield item if isinstance(item, Row) else replace(item, where=entry.where)
+    match file.suffix:
+        case ".parquet":
+            return forms.records(file, name)
+        case ".csv":
+            return _headed(_cells(file, name, ","), name)
+        case ".tsv":
+            return _headed(_cells(file, name, "\t"), name)
+        case ".jsonl":
+            return _headed(_lists(file, name), name)
+        case ".json" if forms.opens_with_a_list(file):
+            return forms.records(file, name)
+        case _:
+            return _mapping(file, name)
 
 
-def _entries(
-    origin: Origin, patterns: tuple[str, ...], unfold: Unfold | None, single: bool
-) -> Iterator[Entry | Refused]:
-    folder = None if isinstance(origin, Hub) else home(origin)
-    for name, items in _files(origin, patterns, single):
-        for item in items:
-            if isinstance(item, Refused):
-                yield item
-                continue
-            key, value = item
-            for inner, part in _parts(value, f"{name}:{key}", unfold):
-                yield _entry(part, Entry({}, name, "/".join(filter(None, (key, inner))), folder))
+def one_record(file: Path, name: str) -> Keyed:
+    """The same, but a JSON object is itself the one record of its file, under an empty key."""
+    if file.suffix == ".json" and not forms.opens_with_a_list(file):
+        return _mapping(file, name, is_one_record=True)
+    return records(file, name)
 
 
-def _files(origin: Origin, patterns: tuple[str, ...], single: bool) -> Iterator[tuple[str, Keyed]]:
-    if isinstance(origin, Hub):
-        yield (
-            f"{origin.split}.parquet",
-            ((str(number), value) for number, value in enumerate(stream(origin), start=1)),
-        )
-        return
-    for file in find(origin, *patterns):
-        name = file.relative_to(home(origin)).as_posix()
-        yield name, records(file, name, single)
+# CSV, TSV, and JSON lines of lists
 
 
-def _parts(value: Any, where: str, unfold: Unfold | None) -> Iterable[tuple[str, Any]]:
-    if unfold is None or not isinstance(value, dict):
-        return [("", value)]
-    try:
-        return list(unfold(value))
-    except Unusable as error:
-        return [("", Refused(where=where, reason=str(error)))]
-
-
-def _entry(value: Any, place: Entry) -> Entry | Refused:
-    if isinstance(value, dict):
-        return place._replace(record=value)
-    reason = f"{type(value).__name__}, not an object; correct the row"
-    return value if isinstance(value, Refused) else Refused(where=place.where, reason=reason)
-
-
-# The forms of a file
-
-
-def records(file: Path, name: str, single: bool = False) -> Keyed:
-    """The records of a file by its suffix; `name` is what refusals call it. CSV and JSON lines begin with a header."""
-    if file.suffix == ".parquet" or (file.suffix == ".json" and forms.opens_with_a_list(file)):
-        return _keyed(forms.records(file, name))
-    if file.suffix in (".csv", ".tsv"):
-        return _headed(_cells(file, name, "," if file.suffix == ".csv" else "\t"), name)
-    if file.suffix == ".jsonl":
-        return _headed(_lists(file, name), name)
-    return _json(file, name, single)
-
-
-def _headed(lists: Iterator[tuple[int, list[Any]] | Refused], name: str) -> Keyed:
+def _headed(lists: Iterator[NumberedList | Refused], name: str) -> Keyed:
     """The first list names the columns of the others."""
     first = next(lists, Refused(where=name, reason="empty file; fetch it again, or remove it"))
     if isinstance(first, Refused):
         yield first  # without its header no row has a meaning
         return
-    header = [str(column).strip() for column in first[1]]
-    named = list(filter(None, header))
+    header_line, columns = first
+    header = [str(column).strip() for column in columns]
+    named = [column for column in header if column]
     if len(set(named)) < len(named):
-        yield Refused(where=f"{name}:{first[0]}", reason="two columns have one name; rename one")
+        reason = "two columns have one name; rename one"
+        yield Refused(where=f"{name}:{header_line}", reason=reason)
         return
-    item = None
+
+    is_empty = True
     for item in lists:
+        is_empty = False
         if isinstance(item, Refused):
             yield item
-        elif reason := _misfit(item[1], header):
-            yield Refused(where=f"{name}:{item[0]}", reason=reason)
-        else:
-            yield (
-                str(item[0]),
-                {column: cell for column, cell in zip(header, item[1], strict=False) if column},
-            )
-    if item is None:
+            continue
+        number, cells = item
+        if reason := _misfit(cells, header):
+            yield Refused(where=f"{name}:{number}", reason=reason)
+            continue
+        named_cells = zip(header, cells, strict=False)
+        yield number, {column: cell for column, cell in named_cells if column}
+    if is_empty:
         yield _no_rows(name)
 
 
@@ -173,13 +97,15 @@ def _misfit(cells: list[Any], header: list[str]) -> str:
     Columns without a name, as spreadsheets leave behind the last one, hold nothing, and need not be there. The first
     one may count the rows, as pandas writes it.
     """
-    last = max((i for i, column in enumerate(header, start=1) if column), default=0)
+    num_needed = max((i for i, column in enumerate(header, start=1) if column), default=0)
     filled = [not blank(str("" if cell is None else cell)) for cell in cells]
-    if len(cells) < last or any(filled[len(header) :]):
+    if len(cells) < num_needed or any(filled[len(header) :]):
         return f"{len(cells)} columns, the header has {len(header)}; quote or correct the row"
-    unnamed = [i for i, column in enumerate(header[: len(cells)]) if not column and filled[i]]
-    if stray := [cells[i] for i in unnamed if i or not str(cells[i]).isdecimal()]:
-        return f"{reprlib.repr(stray[0])} stands in a column without a name; name it, or quote or correct the row"
+    for i, column in enumerate(header[: len(cells)]):
+        is_row_number = i == 0 and str(cells[i]).isdecimal()
+        if not column and filled[i] and not is_row_number:
+            cell = reprlib.repr(cells[i])
+            return f"{cell} stands in a column without a name; name it, or quote or correct the row"
     return ""
 
 
@@ -192,9 +118,10 @@ def _not_utf8(where: str) -> Refused:
 
 
 _STRAY = re.compile("[\ud800-\udfff]")
+"""What `surrogateescape` makes of bytes that are no UTF-8."""
 
 
-def _cells(file: Path, name: str, delimiter: str) -> Iterator[tuple[int, list[str]] | Refused]:
+def _cells(file: Path, name: str, delimiter: str) -> Iterator[NumberedList | Refused]:
     """The rows of a CSV file with the number of the line each begins on."""
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
         reader = csv.reader(_bounded(stream), delimiter=delimiter, strict=True)
@@ -205,12 +132,11 @@ def _cells(file: Path, name: str, delimiter: str) -> Iterator[tuple[int, list[st
             except StopIteration:
                 return
             except csv.Error as error:
+                # An open quote swallows what follows: say how far it reaches.
                 last = reader.line_num
                 swallowed = f"; lines {number} to {last} are one row by it" if last > number else ""
-                yield Refused(
-                    where=f"{name}:{number}",
-                    reason=f"not a row ({error}){swallowed}; correct its quotes",
-                )
+                reason = f"not a row ({error}){swallowed}; correct its quotes"
+                yield Refused(where=f"{name}:{number}", reason=reason)
                 continue
             if any(_STRAY.search(cell) for cell in cells):
                 yield _not_utf8(f"{name}:{number}")
@@ -219,14 +145,15 @@ def _cells(file: Path, name: str, delimiter: str) -> Iterator[tuple[int, list[st
 
 
 def _bounded(stream: TextIO) -> Iterator[str]:
-    """Lines, of which at most the first `MAX_LINE` characters are kept."""
+    """Lines, each cut after `MAX_LINE` characters."""
     while line := stream.readline(MAX_LINE):
         yield line
+        # The rest of an endless line is dropped unread.
         while len(line) == MAX_LINE and not line.endswith("\n"):
             line = stream.readline(MAX_LINE)
 
 
-def _lists(file: Path, name: str) -> Iterator[tuple[int, list[Any]] | Refused]:
+def _lists(file: Path, name: str) -> Iterator[NumberedList | Refused]:
     """The lines of a JSON-lines file whose lines are lists."""
     with file.open("rb") as stream:
         for number, line in enumerate(bounded(stream), start=1):
@@ -244,38 +171,47 @@ def _list(line: bytes | None, where: str) -> list[Any] | Refused | None:
     if not line.strip():
         return None
     value = _parsed(line, where)
-    other = Refused(where=where, reason="not a list; one JSON list a line")
-    return value if isinstance(value, list | Refused) else other
+    if isinstance(value, list | Refused):
+        return value
+    return Refused(where=where, reason="not a list; one JSON list a line")
 
 
-def _json(file: Path, name: str, single: bool) -> Keyed:
-    """The values of a JSON object, or the object itself."""
-    reason = oversized(file)
-    content = (
-        Refused(where=name, reason=reason) if reason else _parsed(file.read_bytes(), name, _marked)
-    )
-    if isinstance(content, _Repeated):
-        content = Refused(where=name, reason=f"not JSON ({content.fault}); correct it")
+# JSON objects
+
+
+def _mapping(file: Path, name: str, is_one_record: bool = False) -> Keyed:
+    """The values of a JSON object by their keys, or the object itself."""
+    content = _content(file, name)
     if isinstance(content, Refused):
         yield content
-    elif isinstance(content, dict):
-        for key, value in [("", content)] if single else content.items():
-            fault = _repeated(value)
-            yield (
-                Refused(where=f"{name}:{key}", reason=f"not JSON ({fault}); correct it")
-                if fault
-                else (key, value)
-            )
-    else:
+        return
+    if not isinstance(content, dict):
         yield Refused(where=name, reason="neither a list nor an object; is it the data set's file?")
-    if content == {}:
+        return
+    for key, value in [("", content)] if is_one_record else content.items():
+        if fault := _repeated(value):
+            yield Refused(where=f"{name}:{key}", reason=f"not JSON ({fault}); correct it")
+        else:
+            yield key, value
+    if not content:
         yield _no_rows(name)
 
 
+def _content(file: Path, name: str) -> Any:
+    """A JSON file as a whole, or why it cannot be read."""
+    if reason := oversized(file):
+        return Refused(where=name, reason=reason)
+    content = _parsed(file.read_bytes(), name, _marked)
+    if isinstance(content, _Repeated):
+        return Refused(where=name, reason=f"not JSON ({content.fault}); correct it")
+    return content
+
+
 class _Repeated(dict[str, Any]):
-    """An object that has a key twice; it spoils only the record that it is in."""
+    """An object that has a key twice; it makes only the record that it is in unusable."""
 
     fault = ""
+    """Which key."""
 
 
 def _marked(pairs: list[tuple[str, Any]]) -> Record:
@@ -291,8 +227,11 @@ def _repeated(value: Any) -> str:
     """What is wrong with the keys of a value, or of any within it; empty for nothing."""
     if isinstance(value, _Repeated):
         return value.fault
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return next(filter(None, map(_repeated, inner)), "")
+    if isinstance(value, dict):
+        value = list(value.values())
+    if not isinstance(value, list):
+        return ""
+    return next(filter(None, map(_repeated, value)), "")
 
 
 def _parsed(
@@ -301,58 +240,12 @@ def _parsed(
     """A JSON text, or why it is none."""
     try:
         value = json.loads(text.decode("utf-8-sig"), object_pairs_hook=hook)
+        # Half a surrogate pair is no text: it cannot be written again.
         if rb"\ud" in text.lower():
-            json.dumps(value, ensure_ascii=False).encode(
-                "utf-8"
-            )  # half a surrogate pair is no text
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeError:
         return _not_utf8(where)
     except (ValueError, RecursionError) as error:
         reason = f"not JSON ({error})" if text.strip() else "empty file"
         return Refused(where=where, reason=f"{reason}; fetch the file again, or correct it")
     return value
-
-
-def _keyed(numbered: Numbered) -> Keyed:
-    for item in numbered:
-        yield item if isinstance(item, Refused) else (str(item[0]), item[1])
-
-
-# What a record holds
-
-
-def locator(folder: Path, kind: Literal["image", "video"], *suffixes: str) -> Locate:
-    """A function that finds media by their bare names, in whatever folder below `folder` they were unpacked."""
-    places = defaultdict(list)
-    for file in sorted(file for file in folder.rglob("*") if file.suffix.lower() in suffixes):
-        places[file.name].append(file.relative_to(folder).as_posix())
-
-    def locate(name: str) -> File:
-        found = places.get(name, [name])
-        if len(found) > 1:
-            raise Unusable(f"{name!r}: in two places, {found[0]} and {found[1]}; keep one")
-        return media(folder, found[0], kind)
-
-    return locate
-
-
-def texts(record: Record, name: str) -> list[str]:
-    """A list of texts or numbers, as texts.
-
-    >>> texts({"choices": [" a cat", 3]}, "choices")
-    ['a cat', '3']
-
-    Raises:
-        Unusable: it is missing or holds anything else, or a blank text.
-    """
-    values = record.get(name)
-    if not isinstance(values, list) or not values:
-        raise Unusable(
-            f"{name}: {reprlib.repr(values)}: expected a list of texts; add it or remove the row"
-        )
-    found = [str(value).strip() for value in values if isinstance(value, str | int | float)]
-    if len(found) < len(values) or any(map(blank, found)):
-        raise Unusable(
-            f"{name}: {reprlib.repr(values)}: expected texts, none of them empty; correct it"
-        )
-    return found

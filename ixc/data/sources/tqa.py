@@ -12,39 +12,43 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ixc.data.sources import Refused, Row
+from ixc.data.sources import Refused, Row, tables
 from ixc.data.sources.answers import choice, lettered, position
 from ixc.data.sources.licences import Licence
-from ixc.data.sources.native import Record, media, take
-from ixc.data.sources.tables import Entry, each
+from ixc.data.sources.native import Entry, Record, each, take
 
 LICENCE = Licence(name="CC BY-NC 3.0", commercial=False)
 
 
 def read(path: Path, seed: int) -> Iterator[Row | Refused]:
     """A choice per question on a diagram."""
-    return each(path, _rows, "**/tqa_v*.json", unfold=_questions)
+    return each(path, _row, "**/tqa_v*.json", records=tables.records, unfold=_questions)
 
 
 def _questions(lesson: Record) -> Iterator[tuple[str, Any]]:
-    yield from take(take(lesson, "questions", dict), "diagramQuestions", dict).items()
+    questions = take(lesson, "questions", dict)
+    yield from take(questions, "diagramQuestions", dict).items()
 
 
-def _rows(entry: Entry) -> list[Row]:
-    record, name = entry.record, take(entry.record, "imagePath", str)
+def _row(entry: Entry) -> Row:
+    record = entry.record
+    name = take(record, "imagePath", str)
+    # The letters decide the order.
     choices = sorted(take(record, "answerChoices", dict).items())
+    letters = [letter for letter, _ in choices]
     options = [take(option, "processedText", str) for _, option in choices]
-    right = position([letter for letter, _ in choices], _text(record, "correctAnswer"))
-    row = Row(
+    right = position(letters, _text(record, "correctAnswer"))
+    folder = PurePosixPath(entry.file).parent
+    return Row(
         id=entry.key.partition("/")[2],
         domain="text_rich",
         prompt=lettered(_text(record, "beingAsked"), options),
-        media=(media(entry.folder, f"{PurePosixPath(entry.file).parent}/{name}", "image"),),
+        media=(entry.image(f"{folder}/{name}"),),
         group=name,
         **choice(options, right),
     )
-    return [row]
 
 
 def _text(record: Record, name: str) -> str:
-    return take(take(record, name, dict), "processedText", str)
+    field = take(record, name, dict)
+    return take(field, "processedText", str)

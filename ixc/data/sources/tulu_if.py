@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from ixc.data.sources import Refused, Row
 from ixc.data.sources.licences import Licence
-from ixc.data.sources.native import Origin, each
+from ixc.data.sources.native import Entry, Origin, each
 from ixc.data.sources.preferences import TEXTS, row
 
 LICENCE = Licence(
@@ -22,4 +22,8 @@ LICENCE = Licence(
 
 def read(origin: Origin, seed: int) -> Iterator[Row | Refused]:
     """Ready pairs."""
-    yield from each(origin, lambda entry: [row(entry, TEXTS, "instruction")])
+    yield from each(origin, _row)
+
+
+def _row(entry: Entry) -> Row:
+    return row(entry, TEXTS, "instruction")

@@ -9,8 +9,9 @@ Source: https://github.com/OpenBMB/UltraFeedback, arXiv:2310.01377.
 
 import random
 from collections.abc import Iterator
+from functools import partial
 
-from ixc.data.samples import Turn
+from ixc.data.samples import user_message
 from ixc.data.sources import Refused, Row
 from ixc.data.sources.licences import Licence
 from ixc.data.sources.native import Entry, Origin, Unusable, each, take
@@ -22,27 +23,30 @@ LICENCE = Licence(name="MIT", commercial=True)
 
 def read(origin: Origin, seed: int, rejected: Rule = "random") -> Iterator[Row | Refused]:
     """Ready pairs: the best-rated answer against a lower one."""
-    yield from each(origin, lambda entry: [_row(entry, rejected, seed)])
+    yield from each(origin, partial(_row, rule=rejected, seed=seed))
 
 
 def _row(entry: Entry, rule: Rule, seed: int) -> Row:
-    if "completions" not in entry.record:
+    record = entry.record
+    if "completions" not in record:
         return _binarised(entry)
-    prompt = take(entry.record, "instruction", str)
-    best, other = best_and_other(entry.record, rule, random.Random(f"{seed}/{entry.id}"))
+    prompt = take(record, "instruction", str)
+    rng = random.Random(f"{seed}/{entry.id}")
+    best, other = best_and_other(record, rule, rng)
     return Row(
         id=entry.id,
         domain="general",
-        prompt=(Turn(role="user", content=prompt),),
+        prompt=user_message(prompt),
         chosen=best.text,
         rejected=other.text,
         group=prompt,
-        meta={"ratings": [best.score, other.score], "source": entry.record.get("source")},
+        meta={"ratings": [best.score, other.score], "source": record.get("source")},
     )
 
 
 def _binarised(entry: Entry) -> Row:
-    chosen, rejected = (entry.record.get(f"score_{name}") for name in ("chosen", "rejected"))
+    chosen = entry.record.get("score_chosen")
+    rejected = entry.record.get("score_rejected")
     if chosen is not None and rejected is not None and not chosen > rejected:
         raise Unusable(
             f"score_chosen: {chosen}: not above score_rejected, {rejected}: a tie is no pair; remove the row"

@@ -4,7 +4,6 @@ import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from fractions import Fraction
 from os import PathLike
 from pathlib import Path
 from typing import Literal
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from ixc.data.containers import VIDEO_SUFFIXES
 from ixc.data.images import BadMedia, Transparency, naming_damage, open_image, to_rgb
-from ixc.data.videos import VideoDecoder, read_frames_of, sampled
+from ixc.data.videos import VideoDecoder, frames_seen, read_frames
 
 Kind = Literal["image", "video"]
 ImageSource = str | PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
@@ -111,7 +110,7 @@ def read_video(
 
     Args:
         source: a `FilmSource`.
-        include_last: see `frames_seen`.
+        include_last: see `videos.frames_seen`.
         max_pixels: of a frame; a video of larger ones is refused before any is decoded.
         decoder: of a file or its bytes; see `videos`.
 
@@ -119,45 +118,15 @@ def read_video(
         BadMedia: the video is missing, cut off, damaged, an address, needs other files, has no frame, or its frames
             are too large.
     """
-
-    def choose(num_frames: int, rate: Fraction | float) -> list[int]:
-        return frames_seen(num_frames, rate, max_frames, include_last)
-
     if isinstance(source, str | PathLike | bytes):
         with _as_file(source) as path:
-            return read_frames_of(path, choose, max_pixels, decoder)
+            return read_frames(path, max_frames, include_last, max_pixels, decoder)
     if not isinstance(source, Sequence):
         raise BadMedia(f"{type(source).__name__}: no video; give a path, bytes or a list of frames")
     if not source:
         raise BadMedia("a video without frames; give at least one")
-    return [read_image(source[i], transparency, max_pixels) for i in choose(len(source), 1.0)]
-
-
-def frames_seen(
-    num_frames: int, rate: Fraction | float, max_frames: int, include_last: bool = False
-) -> list[int]:
-    """Which frames of a video are seen.
-
-    By the official rule (`ixc.data.videos.sampled`) one a second, and of a long video never the last 6 %. With
-    `include_last` the last frame is always seen, and a video with more seconds than `max_frames` is thinned evenly from
-    end to end.
-
-    >>> frames_seen(10, 30.0, 4), frames_seen(10, 30.0, 4, include_last=True)
-    ([0], [0, 9])
-    >>> frames_seen(100, 1.0, 4), frames_seen(100, 1.0, 4, include_last=True)
-    ([0, 20, 40, 60], [0, 33, 66, 99])
-    """
-    if not include_last:
-        return sampled(num_frames, rate, max_frames)
-    last = num_frames - 1
-    every = sorted({*sampled(num_frames, rate, num_frames), last})
-    if len(every) <= max_frames:
-        return every
-    return (
-        [every[(len(every) - 1) * i // (max_frames - 1)] for i in range(max_frames)]
-        if max_frames > 1
-        else [last]
-    )
+    indices = frames_seen(len(source), 1.0, max_frames, include_last)
+    return [read_image(source[i], transparency, max_pixels) for i in indices]
 
 
 @contextmanager

@@ -50,7 +50,7 @@ class ProcessorOptions:
     label, 10 between frames, which are constants of the official code (its tile's 560 is one of its own). At 560 both
     are the same."""
     include_last: bool = False
-    """Show the last frame of every film, which the official rule does not; see `inputs.frames_seen`."""
+    """Show the last frame of every film, which the official rule does not; see `videos.frames_seen`."""
     video_decoder: VideoDecoder = "pyav"
     """What reads videos: `decord`, the official code's, or `pyav`, which gives the same frames, and also reads AV1,
     10 bits a channel and rotated videos, which decord does not; see `ixc.data.videos`."""

@@ -31,7 +31,7 @@ from ixc.data.samples import (
 from ixc.data.sources import READERS, BadOption, BadSource, Refused, Row
 from ixc.data.sources.hub import Hub
 from ixc.data.sources.licences import Licence
-from ixc.data.sources.splits import Splits, bonds
+from ixc.data.sources.splits import Splits, link_keys
 from ixc.io.digests import digest
 from ixc.io.files import replacing, replacing_folder, track
 from ixc.io.fingerprint import Code
@@ -265,7 +265,7 @@ def _take_in(source: Source, params: CollectParams, part: Path, store: Store) ->
                 seen.add(sample.id)
                 put(sample)
                 own = item.split if source.respect_splits else None
-                bind((own or "", " ".join(map(str, bonds(sample, item.group)))))
+                bind((own or "", " ".join(map(str, link_keys(sample, item.group)))))
 
 
 def _whole(part: Path, media: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The embedded corpus: prompts, pictures and films made by code from a seed, every gold answer exact.
+"""The embedded corpus: prompts, images and videos made by code from a seed, every gold answer exact.
 
 Five domains (instruction following, general scenes, text-rich, reasoning, video) in three modalities. Validation asks
 about combinations that no training row holds: a thing in a corner of a canvas, in a number, in an event; a value with a
@@ -29,24 +29,34 @@ _MAKERS = {
     "instruction": (instructions.instruction, 4000, 1.0),
     "sum": (sums.exercise, 2000, 1.0),
 }
-"""What makes the rows of one picture, film or text; how many of them; the share of questions with ready pairs."""
+"""What makes the rows of one image, video or text; how many of them; the share of questions with ready pairs."""
 
 
 def read(path: Path, seed: int) -> Iterator[Row | Refused]:
     """The corpus of `seed`, shuffled so that its first rows are a fair sample; `path` is not used."""
-    groups = [(kind, number) for kind, (_, count, _) in _MAKERS.items() for number in range(count)]
+    groups: list[tuple[str, int]] = []
+    for kind, (_, count, _) in _MAKERS.items():
+        groups += [(kind, number) for number in range(count)]
     random.Random(seed).shuffle(groups)
     return chain.from_iterable(_group(kind, number, seed) for kind, number in groups)
 
 
 def _group(kind: str, number: int, seed: int) -> list[Row]:
-    """The rows about one picture, film or text."""
-    make, _, ready = _MAKERS[kind]
+    """The rows about one image, video or text."""
+    make, _, pair_share = _MAKERS[kind]
     rng = random.Random(f"{seed}/{kind}/{number}")
     validation = number % 10 == 0
-    name, split = f"{kind}-{number}", "val" if validation else "train"
+    split = "val" if validation else "train"
     rows = make(rng, validation)
-    rows += [pair for row in rows if rng.random() < ready for pair in _ready_pairs(row)]
+
+    # Ready pairs of a share of the questions, behind all of them.
+    pairs: list[Row] = []
+    for row in rows:
+        if rng.random() < pair_share:
+            pairs += _ready_pairs(row)
+    rows += pairs
+
+    name = f"{kind}-{number}"
     return [replace(row, id=f"{name}-{i}", group=name, split=split) for i, row in enumerate(rows)]
 
 
@@ -54,7 +64,5 @@ def _ready_pairs(row: Row) -> list[Row]:
     """The reference answer against each wrong one, as in the public preference sets."""
     if row.gold is None:
         return []
-    return [
-        replace(row, gold=None, chosen=row.gold.answer, rejected=wrong, wrong=())
-        for wrong in row.wrong
-    ]
+    pair = replace(row, gold=None, chosen=row.gold.answer, wrong=())
+    return [replace(pair, rejected=wrong) for wrong in row.wrong]

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ixc.data.samples import Check, Domain, Gold, Turn
+from ixc.data.samples import Check, Domain, Gold, user_message
 from ixc.data.sources import File, Row
 
 COLOURS = {
@@ -36,7 +36,7 @@ THINGS = [(colour, shape) for colour in COLOURS for shape in SHAPES]
 
 
 def held_out(*combination: object) -> bool:
-    """Whether a combination is kept for validation: one in five, whatever the seed.
+    """Whether a combination is held out for validation: one in five, whatever the seed.
 
     >>> held_out("red", "ring", 3) == held_out("red", "ring", 3)
     True
@@ -44,18 +44,28 @@ def held_out(*combination: object) -> bool:
     return zlib.crc32(repr(combination).encode()) % 5 == 0
 
 
-def draw_until(make: Callable[[], T], ok: Callable[[T], bool]) -> T:
-    """Draw with `make` until it is `ok`."""
-    while not ok(drawn := make()):
-        pass
-    return drawn
+def draw_until(make: Callable[[], T], is_right: Callable[[T], bool]) -> T:
+    """Draw with `make` until `is_right` takes it."""
+    while True:
+        drawn = make()
+        if is_right(drawn):
+            return drawn
 
 
-def draw_thing(image: Image.Image, thing: Thing, centre: Point, radius: float | int) -> None:
+def draw_thing(
+    image: Image.Image,
+    thing: Thing,
+    centre: Point,
+    radius: float | int,
+) -> None:
     """Draw a shape; `centre` and `radius` in pixels."""
-    colour, (x, y), r = COLOURS[thing[0]], centre, radius
-    box, draw = (x - r, y - r, x + r, y + r), ImageDraw.Draw(image)
-    match thing[1]:
+    colour_name, shape = thing
+    colour = COLOURS[colour_name]
+    x, y = centre
+    r = radius
+    box = (x - r, y - r, x + r, y + r)
+    draw = ImageDraw.Draw(image)
+    match shape:
         case "square":
             draw.rectangle(box, fill=colour)
         case "triangle":
@@ -69,16 +79,19 @@ def draw_thing(image: Image.Image, thing: Thing, centre: Point, radius: float | 
 
 
 def write_text(
-    image: Image.Image, at: Point, text: str, height: float | int, anchor: str = "la"
+    image: Image.Image,
+    at: Point,
+    text: str,
+    height: float | int,
+    anchor: str = "la",
 ) -> None:
     """Write black text; `height` in pixels."""
-    ImageDraw.Draw(image).text(
-        at, text, fill="black", font=ImageFont.load_default(height), anchor=anchor
-    )
+    font = ImageFont.load_default(height)
+    ImageDraw.Draw(image).text(at, text, fill="black", font=font, anchor=anchor)
 
 
 def png(image: Image.Image) -> File:
-    """A picture as a file in memory."""
+    """An image as a file in memory."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return File(kind="image", data=buffer.getvalue())
@@ -95,10 +108,19 @@ def question(
     wrong: Sequence[str] = (),
 ) -> Row:
     """A prompt with its gold answer; id, group and split are the corpus's to give."""
-    gold = Gold(check=check, value=value, answer=answer, others=tuple(others))
-    prompt = (Turn(role="user", content=text),)
+    gold = Gold(
+        check=check,
+        value=value,
+        answer=answer,
+        others=tuple(others),
+    )
     return Row(
-        id="", domain=domain, prompt=prompt, media=tuple(media), gold=gold, wrong=tuple(wrong)
+        id="",
+        domain=domain,
+        prompt=user_message(text),
+        media=tuple(media),
+        gold=gold,
+        wrong=tuple(wrong),
     )
 
 
@@ -112,11 +134,12 @@ def one_of(
     form: str,
 ) -> Row:
     """A question whose answer is one of `values`, put into `form`."""
-    others = [v for v in values if v != value]
-    wrong = [form.format(v) for v in rng.sample(others, min(3, len(others)))]
-    return question(
-        domain, rng.choice(texts), media, "match", value, form.format(value), others, wrong
-    )
+    others = [other for other in values if other != value]
+    wrong_values = rng.sample(others, min(3, len(others)))
+    wrong = [form.format(other) for other in wrong_values]
+    text = rng.choice(texts)
+    answer = form.format(value)
+    return question(domain, text, media, "match", value, answer, others, wrong)
 
 
 def number(
@@ -129,7 +152,8 @@ def number(
     form: str,
 ) -> Row:
     """A question whose answer is a number; `near` are the likely mistakes."""
-    wrong = [form.format(v) for v in dict.fromkeys(near) if v != value and v >= 0]
-    return question(
-        domain, rng.choice(texts), media, "number", str(value), form.format(value), wrong=wrong
-    )
+    mistakes = [other for other in dict.fromkeys(near) if other != value and other >= 0]
+    wrong = [form.format(other) for other in mistakes]
+    text = rng.choice(texts)
+    answer = form.format(value)
+    return question(domain, text, media, "number", str(value), answer, wrong=wrong)

@@ -25,7 +25,7 @@ class Task(NamedTuple):
 
 
 def instruction(rng: random.Random, validation: bool) -> list[Row]:
-    """One request; a request is asked either in training or in validation, never in both."""
+    """One request; a request is for training or for validation, never for both."""
     make = rng.choice(_TASKS)
     task = draw_until(
         lambda: make(rng, rng.sample(NOUNS, 4)), lambda drawn: held_out(drawn.text) == validation
@@ -51,6 +51,7 @@ def _repeat(rng: random.Random, words: list[str]) -> Task:
         _constraint("keywords:frequency", keyword=word, frequency=times, relation="at least"),
         _constraint("length_constraints:number_words", num_words=times + 1, relation="less than"),
     ]
+    # Once too few, once too many, and another word.
     wrong = [" ".join([word] * n) for n in (times - 1, times + 1)] + [" ".join([words[1]] * times)]
     return Task(rng.choice(texts), constraints, " ".join([word] * times), wrong)
 
@@ -83,6 +84,7 @@ def _bullets(rng: random.Random, words: list[str]) -> Task:
         _constraint("detectable_format:number_bullet_lists", num_bullets=count),
         _constraint("keywords:frequency", keyword=words[0], frequency=count, relation="at least"),
     ]
+    # One bullet too many, one too few, and no bullets.
     lines = [f"* {words[0]}"] * 6
     wrong = [
         "\n".join(lines[: count + 1]),

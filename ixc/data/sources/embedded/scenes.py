@@ -14,6 +14,7 @@ from ixc.data.sources.embedded.drawing import (
     SHAPES,
     SIZES,
     THINGS,
+    Ground,
     Thing,
     draw_thing,
     draw_until,
@@ -32,34 +33,65 @@ def scene(rng: random.Random, validation: bool) -> list[Row]:
 
     Validation holds out which thing stands in which corner of which canvas.
     """
-    many, size, ground = rng.choice((1, 1, 1, 2, 2, 3)), rng.choice(SIZES), rng.choice(GROUNDS)
-    present, places = draw_until(
-        lambda: (rng.sample(THINGS, many), rng.sample(PLACES, many)),
-        lambda drawn: (
-            _distinct(drawn[0])
-            and all(held_out(*p, size, ground) == validation for p in zip(*drawn, strict=True))
-        ),
-    )
+    num_things = rng.choice((1, 1, 1, 2, 2, 3))
+    size = rng.choice(SIZES)
+    ground = rng.choice(GROUNDS)
+
+    def draw() -> tuple[list[Thing], list[str]]:
+        return rng.sample(THINGS, num_things), rng.sample(PLACES, num_things)
+
+    def is_right(drawn: tuple[list[Thing], list[str]]) -> bool:
+        things, places = drawn
+        if not _distinct(things):
+            return False
+        for thing, place in zip(things, places, strict=True):
+            if held_out(thing, place, size, ground) != validation:
+                return False
+        return True
+
+    present, places = draw_until(draw, is_right)
+    file = _scene_image(present, places, size, ground)
+
+    # Each question is about a thing of its own; the order of the draws makes the corpus.
+    rows = []
+    for make in (_colour, _shape, _place, _presence):
+        index = rng.randrange(num_things)
+        rows.append(make(rng, file, present, index, places[index]))
+    rows.append(_description(rng, file, present))
+    rows.append(_caption_pair(rng, file, present))
+    return rows
+
+
+def _scene_image(
+    present: Sequence[Thing],
+    places: Sequence[str],
+    size: tuple[int, int],
+    ground: Ground,
+) -> File:
+    width, height = size
     image = Image.new("RGB", size, ground)
     for thing, place in zip(present, places, strict=True):
-        x, y = ("right" in place) * 0.5 + 0.25, ("bottom" in place) * 0.5 + 0.25
-        draw_thing(image, thing, (x * size[0], y * size[1]), 0.23 * min(size))
-    file, rows = png(image), []
-    for make in (_colour, _shape, _place, _presence):
-        asked = rng.randrange(many)
-        rows.append(make(rng, file, present, asked, places[asked]))
-    return [*rows, _description(rng, file, present), _caption_pair(rng, file, present)]
+        x = 0.75 if "right" in place else 0.25
+        y = 0.75 if "bottom" in place else 0.25
+        draw_thing(image, thing, (x * width, y * height), 0.23 * min(size))
+    return png(image)
 
 
 def _distinct(present: Sequence[Thing]) -> bool:
     """Whether no two things share a colour or a shape."""
-    return len({c for c, _ in present}) == len({s for _, s in present}) == len(present)
+    colours = {colour for colour, _ in present}
+    shapes = {shape for _, shape in present}
+    return len(colours) == len(shapes) == len(present)
 
 
 def _colour(
-    rng: random.Random, file: File, present: Sequence[Thing], asked: int, place: str
+    rng: random.Random,
+    file: File,
+    present: Sequence[Thing],
+    index: int,
+    place: str,
 ) -> Row:
-    colour, shape = present[asked]
+    colour, shape = present[index]
     texts = (
         f"What colour is the {shape}?",
         f"Tell me the colour of the {shape}.",
@@ -68,8 +100,14 @@ def _colour(
     return one_of(rng, "general", texts, [file], colour, list(COLOURS), f"The {shape} is {{}}.")
 
 
-def _shape(rng: random.Random, file: File, present: Sequence[Thing], asked: int, place: str) -> Row:
-    colour, shape = present[asked]
+def _shape(
+    rng: random.Random,
+    file: File,
+    present: Sequence[Thing],
+    index: int,
+    place: str,
+) -> Row:
+    colour, shape = present[index]
     texts = (
         f"What shape is {colour}?",
         f"Which shape is the {colour} one?",
@@ -78,8 +116,14 @@ def _shape(rng: random.Random, file: File, present: Sequence[Thing], asked: int,
     return one_of(rng, "general", texts, [file], shape, SHAPES, f"The {colour} shape is a {{}}.")
 
 
-def _place(rng: random.Random, file: File, present: Sequence[Thing], asked: int, place: str) -> Row:
-    shape = present[asked][1]
+def _place(
+    rng: random.Random,
+    file: File,
+    present: Sequence[Thing],
+    index: int,
+    place: str,
+) -> Row:
+    _, shape = present[index]
     texts = (
         f"Where is the {shape}?",
         f"In which corner is the {shape}?",
@@ -89,24 +133,34 @@ def _place(rng: random.Random, file: File, present: Sequence[Thing], asked: int,
 
 
 def _presence(
-    rng: random.Random, file: File, present: Sequence[Thing], asked: int, place: str
+    rng: random.Random,
+    file: File,
+    present: Sequence[Thing],
+    index: int,
+    place: str,
 ) -> Row:
-    shape, there = present[asked][1], rng.random() < 0.5
-    if not there:
-        shape = rng.choice([s for s in SHAPES if all(s != other for _, other in present)])
+    _, shape = present[index]
+    is_there = rng.random() < 0.5
+    if not is_there:
+        shape = rng.choice(_absent_shapes(present))
     texts = (f"Is there a {shape}?", f"Can you see a {shape}?", f"Does the picture show a {shape}?")
-    answers = (f"No, there is no {shape}.", f"Yes, there is a {shape}.")
-    value, other = ("yes", "no") if there else ("no", "yes")
+    value, other = ("yes", "no") if is_there else ("no", "yes")
+    answers = {"no": f"No, there is no {shape}.", "yes": f"Yes, there is a {shape}."}
     return question(
         "general",
         rng.choice(texts),
         [file],
         "match",
         value,
-        answers[there],
-        [other],
-        [answers[not there]],
+        answers[value],
+        others=[other],
+        wrong=[answers[other]],
     )
+
+
+def _absent_shapes(present: Sequence[Thing]) -> list[str]:
+    shapes = {shape for _, shape in present}
+    return [shape for shape in SHAPES if shape not in shapes]
 
 
 def _article(word: str) -> str:
@@ -114,23 +168,29 @@ def _article(word: str) -> str:
 
 
 def _list(present: Sequence[Thing]) -> str:
-    return " and ".join(f"{_article(colour)} {colour} {shape}" for colour, shape in present) + "."
+    named = [f"{_article(colour)} {colour} {shape}" for colour, shape in present]
+    return " and ".join(named) + "."
 
 
 def _hallucinated(rng: random.Random, present: Sequence[Thing]) -> list[Thing]:
     """The same things, one of them with another colour or shape."""
-    at = rng.randrange(len(present))
-    colour, shape = present[at]
+    things = list(present)
+    index = rng.randrange(len(things))
+    colour, shape = things[index]
+    # A colour or a shape that no thing here has: the caption is false of all of them.
     if rng.random() < 0.5:
-        colour = rng.choice([c for c in COLOURS if c not in {c for c, _ in present}])
+        colours = {colour for colour, _ in things}
+        colour = rng.choice([other for other in COLOURS if other not in colours])
     else:
-        shape = rng.choice([s for s in SHAPES if s not in {s for _, s in present}])
-    return [*present[:at], (colour, shape), *present[at + 1 :]]
+        shape = rng.choice(_absent_shapes(things))
+    things[index] = (colour, shape)
+    return things
 
 
 def _description(rng: random.Random, file: File, present: Sequence[Thing]) -> Row:
     named = [f"{colour} {shape}" for colour, shape in present]
-    absent = [shape for shape in SHAPES if all(shape != other for _, other in present)]
+    absent = _absent_shapes(present)
+    # A right description names everything there, and no shape that is not.
     constraints = [
         {"id": "keywords:existence", "kwargs": {"keywords": named}},
         {"id": "keywords:forbidden_words", "kwargs": {"forbidden_words": absent}},
@@ -144,9 +204,8 @@ def _description(rng: random.Random, file: File, present: Sequence[Thing]) -> Ro
 
 def _caption_pair(rng: random.Random, file: File, present: Sequence[Thing]) -> Row:
     row = question("general", "Write a caption for this picture.", [file], "open", "", "")
-    return replace(
-        row, gold=None, chosen=_list(present), rejected=_list(_hallucinated(rng, present))
-    )
+    rejected = _list(_hallucinated(rng, present))
+    return replace(row, gold=None, chosen=_list(present), rejected=rejected)
 
 
 def _plural(shape: str) -> str:
@@ -160,8 +219,11 @@ def count(rng: random.Random, validation: bool) -> list[Row]:
         lambda drawn: held_out(*drawn) == validation,
     )
     image = Image.new("RGB", (112, 112), ground)
+    # One thing in each of so many quarters.
     for corner in rng.sample(range(4), total):
-        draw_thing(image, (colour, shape), (28 + 56 * (corner % 2), 28 + 56 * (corner // 2)), 20)
+        row, column = divmod(corner, 2)
+        centre = (28 + 56 * column, 28 + 56 * row)
+        draw_thing(image, (colour, shape), centre, 20)
     texts = (
         f"How many {_plural(shape)} are there?",
         f"Count the {_plural(shape)}.",

@@ -28,6 +28,7 @@ def exercise(rng: random.Random, validation: bool) -> list[Row]:
         f"{name} has {a} {goods} and {trades} {b}. How many now?",
         f"There were {a} {goods}. {name} {moves} {b}. How many now?",
     )
+    # Likely mistakes: off by one, by two or by ten.
     near = [total + 1, total - 1, total + rng.choice((2, 10))]
     return [
         number(

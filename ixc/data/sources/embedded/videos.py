@@ -1,4 +1,4 @@
-"""Short films: a coloured shape that moves, grows or shrinks."""
+"""Short videos: a coloured shape that moves, grows or shrinks."""
 
 import io
 import random
@@ -11,6 +11,7 @@ from ixc.data.sources.embedded.drawing import (
     COLOURS,
     GROUNDS,
     THINGS,
+    Ground,
     Thing,
     draw_thing,
     draw_until,
@@ -35,10 +36,11 @@ def video(rng: random.Random, validation: bool) -> list[Row]:
 
     Validation holds out things in an event on a ground.
     """
-    thing, event, ground = draw_until(
-        lambda: (rng.choice(THINGS), rng.choice(list(EVENTS)), rng.choice(GROUNDS)),
-        lambda drawn: held_out(*drawn) == validation,
-    )
+
+    def draw() -> tuple[Thing, str, Ground]:
+        return rng.choice(THINGS), rng.choice(list(EVENTS)), rng.choice(GROUNDS)
+
+    thing, event, ground = draw_until(draw, lambda drawn: held_out(*drawn) == validation)
     colour, shape = thing
     file = File(kind="video", data=encode(_frames(thing, event, ground)))
     what = (
@@ -57,14 +59,17 @@ def video(rng: random.Random, validation: bool) -> list[Row]:
     ]
 
 
-def _frames(thing: Thing, event: str, ground: tuple[int, int, int]) -> list[Image.Image]:
+def _frames(thing: Thing, event: str, ground: Ground) -> list[Image.Image]:
     (x0, y0), (x1, y1), (r0, r1) = EVENTS[event]
     frames = []
     for i in range(FRAMES):
-        t = min(i / (FRAMES - FPS), 1.0)  # the last sampled frame shows the end
+        # One frame a second is seen: the last of them shows the end.
+        t = min(i / (FRAMES - FPS), 1.0)
+        x = x0 + t * (x1 - x0)
+        y = y0 + t * (y1 - y0)
+        radius = r0 + t * (r1 - r0)
         frame = Image.new("RGB", (SIDE, SIDE), ground)
-        centre = ((x0 + t * (x1 - x0)) * SIDE, (y0 + t * (y1 - y0)) * SIDE)
-        draw_thing(frame, thing, centre, (r0 + t * (r1 - r0)) * SIDE)
+        draw_thing(frame, thing, (x * SIDE, y * SIDE), radius * SIDE)
         frames.append(frame)
     return frames
 
@@ -73,10 +78,10 @@ def encode(frames: list[Image.Image]) -> bytes:
     """An H.264 mp4; one thread, so that equal frames give equal bytes."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream(
-            "libx264", rate=FPS, options={"preset": "ultrafast", "crf": "18", "threads": "1"}
-        )
-        stream.width, stream.height, stream.pix_fmt = *frames[0].size, "yuv420p"
+        options = {"preset": "ultrafast", "crf": "18", "threads": "1"}
+        stream = container.add_stream("libx264", rate=FPS, options=options)
+        stream.width, stream.height = frames[0].size
+        stream.pix_fmt = "yuv420p"
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_image(frame)))
         container.mux(stream.encode(None))

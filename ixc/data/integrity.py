@@ -1,7 +1,7 @@
 """What the structure of a video file says before any decoder runs: whether it was cut off, or needs other files.
 
 MP4 and Matroska may name the files that their frames lie in, or that come before and after; such files are refused.
-Most containers declare how long their parts are, so that a missing end shows at once.
+Most containers declare how long their pieces are, so that a missing end shows at once.
 
 Sources: ISO/IEC 14496-12 (MP4), RFC 9559 (Matroska), Microsoft's AVI RIFF and ASF references, RFC 3533 (Ogg),
 GIF89a, ISO/IEC 13818-1 (MPEG transport streams).
@@ -33,7 +33,19 @@ def _points_away(what: str) -> BadContainer:
 
 
 def no_check(stream: BinaryIO, size: int) -> None:
-    """Of FLV, whose packets and times tell; see `ixc.data.videos`."""
+    """Of FLV, whose packets and times show it; see `ixc.data.videos`."""
+
+
+@dataclass
+class _Count:
+    """How many elements of a file were looked at."""
+
+    value: int = 0
+
+    def add(self) -> None:
+        self.value += 1
+        if self.value > _MAX_ELEMENTS:
+            raise BadContainer(f"damaged: more than {_MAX_ELEMENTS:,} parts; fetch it again")
 
 
 # MP4, QuickTime
@@ -49,12 +61,12 @@ class _Box(NamedTuple):
 _TOP_BOXES = set(
     b"ftyp styp moov moof mfra mdat free skip wide udta uuid meta sidx ssix prft emsg pdin".split()
 )
-_BRANCHES = {b"moov", b"trak", b"mdia", b"minf", b"dinf", b"meta", b"moof", b"traf"}
+_CONTAINER_BOXES = {b"moov", b"trak", b"mdia", b"minf", b"dinf", b"meta", b"moof", b"traf"}
 _REFERENCE_BOXES = {b"rmra": "a QuickTime reference movie", b"rmda": "a QuickTime reference movie"}
 
 
 def check_mp4(stream: BinaryIO, size: int) -> None:
-    for box in _boxes(stream, 0, size, [0]):
+    for box in _boxes(stream, 0, size, _Count()):
         if box.end > size and box.type in _TOP_BOXES:  # anything else is what some cameras append
             raise _cut_off(f"its part {box.type.decode()!r}", box.end, size)
         if box.type in _REFERENCE_BOXES:
@@ -67,12 +79,15 @@ def check_mp4(stream: BinaryIO, size: int) -> None:
             _check_data_references(stream, box)
 
 
-def _boxes(stream: BinaryIO, start: int, end: int, seen: list[int]) -> Iterator[_Box]:
-    """Every box from `start` on and those inside the branches that lead to references."""
+def _boxes(
+    stream: BinaryIO,
+    start: int,
+    end: int,
+    count: "_Count",
+) -> Iterator[_Box]:
+    """Every box from `start` on and those inside the boxes that lead to references."""
     while start + 8 <= end:
-        seen[0] += 1
-        if seen[0] > _MAX_ELEMENTS:
-            raise BadContainer(f"damaged: more than {_MAX_ELEMENTS:,} parts; fetch it again")
+        count.add()
         stream.seek(start)
         length, type = struct.unpack(">I4s", stream.read(8))
         header = 8
@@ -85,8 +100,8 @@ def _boxes(stream: BinaryIO, start: int, end: int, seen: list[int]) -> Iterator[
         if box.end < box.start:  # of no sensible length: FFmpeg ends here too
             return
         yield box
-        if type in _BRANCHES and box.end <= end:
-            yield from _boxes(stream, box.start + _skipped(stream, box), box.end, seen)
+        if type in _CONTAINER_BOXES and box.end <= end:
+            yield from _boxes(stream, box.start + _skipped(stream, box), box.end, count)
         start = box.end
 
 
@@ -97,18 +112,22 @@ def _skipped(stream: BinaryIO, box: _Box) -> int:
 
 
 def _check_data_references(stream: BinaryIO, dref: _Box) -> None:
-    for entry in _boxes(stream, dref.start + 8, dref.end, [0]):
+    for entry in _boxes(stream, dref.start + 8, dref.end, _Count()):
         stream.seek(entry.start)
         version_and_flags = stream.read(4)
-        if not (
-            len(version_and_flags) == 4 and version_and_flags[3] & 1
-        ):  # 1: the frames are in this file
+        # Bit 0: the frames are in this file.
+        is_here = len(version_and_flags) == 4 and version_and_flags[3] & 1
+        if not is_here:
             raise _points_away("an MP4 whose frames lie in another file")
 
 
 # Matroska
 
-_SEGMENT, _INFO, _CHAPTERS, _EDITION, _ATOM = 0x18538067, 0x1549A966, 0x1043A770, 0x45B9, 0xB6
+_SEGMENT = 0x18538067
+_INFO = 0x1549A966
+_CHAPTERS = 0x1043A770
+_EDITION = 0x45B9
+_ATOM = 0xB6
 _CLUSTER = 0x1F43B675
 _LINKS = {
     0x3CB923: "a Matroska file that continues another",
@@ -122,14 +141,18 @@ _ORDERED = 0x45DD
 
 
 def check_matroska(stream: BinaryIO, size: int) -> None:
-    _walk_matroska(stream, 0, size, size, [0])
+    _walk_matroska(stream, 0, size, size, _Count())
 
 
-def _walk_matroska(stream: BinaryIO, start: int, end: int, size: int, seen: list[int]) -> None:
+def _walk_matroska(
+    stream: BinaryIO,
+    start: int,
+    end: int,
+    size: int,
+    count: _Count,
+) -> None:
     while start < end:
-        seen[0] += 1
-        if seen[0] > _MAX_ELEMENTS:
-            raise BadContainer(f"damaged: more than {_MAX_ELEMENTS:,} parts; fetch it again")
+        count.add()
         stream.seek(start)
         element, length, header = _element(stream.read(12))
         if not element:
@@ -145,7 +168,7 @@ def _walk_matroska(stream: BinaryIO, start: int, end: int, size: int, seen: list
         if element == _ORDERED and any(stream.read(min(length or 0, 8))):
             raise _points_away("a Matroska file with ordered chapters")
         if element in (_SEGMENT, _INFO, _CHAPTERS, _EDITION, _ATOM):
-            _walk_matroska(stream, body, stop, size, seen)
+            _walk_matroska(stream, body, stop, size, count)
         if element == _SEGMENT:  # what is appended to it is never read
             return
         # What was written live has clusters of unknown length: their blocks follow, then the next cluster.
@@ -174,11 +197,9 @@ def _element(head: bytes) -> tuple[int, int | None, int]:
         return 0, 0, 0
     bits = 7 * length_bytes
     length = int.from_bytes(head[id_bytes:header], "big") & ((1 << bits) - 1)
-    return (
-        int.from_bytes(head[:id_bytes], "big"),
-        None if length == (1 << bits) - 1 else length,
-        header,
-    )
+    is_unknown = length == (1 << bits) - 1
+    element = int.from_bytes(head[:id_bytes], "big")
+    return element, None if is_unknown else length, header
 
 
 # AVI, ASF, Ogg, MPEG-TS
@@ -209,8 +230,13 @@ def check_ogg(stream: BinaryIO, size: int) -> None:
     stream.seek(max(size - longest, 0))
     tail = stream.read()
     page = tail[tail.rfind(b"OggS") :] if b"OggS" in tail else b""
-    is_last = len(page) >= 27 and page[5] & 4
-    is_whole = len(page) >= 27 and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
+    is_last = is_whole = False
+    if len(page) >= 27:
+        # Behind the header of 27 bytes come the segments' lengths, and the segments.
+        is_last = bool(page[5] & 4)
+        num_segments = page[26]
+        lengths = page[27 : 27 + num_segments]
+        is_whole = len(page) >= 27 + num_segments + sum(lengths)
     if not (is_last and is_whole):
         raise BadContainer(f"cut off: its last page is missing after byte {size:,}; fetch it again")
 
@@ -283,8 +309,10 @@ def check_transport_stream(length: int, stream: BinaryIO, size: int) -> None:
         )
     stream.seek(size - length)
     last = _Packet(stream.read(length)[-188:])
-    payloads, place = [last.payload], size - length
+    payloads = [last.payload]
+    place = size - length
     packet = last
+    # Back to the packet in which the last frame begins.
     while not (packet.is_start and packet.pid == last.pid) and place > 0:
         place -= length
         stream.seek(place)
