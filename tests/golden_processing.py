@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from ixc.data.samples import Turn
+from ixc.models.inputs import frames_seen
 from ixc.models.ixc25 import IXCProcessor
-from ixc.models.ixc25.inputs import frames_seen
 from ixc.models.ixc25.processing import IXCBatch
 from ixc.models.ixc25.tiles import ImageTiles, num_tokens, strip, to_tiles
 

@@ -17,11 +17,12 @@ from PIL import Image
 from torch import Tensor
 
 from ixc.data.media import BadMedia
+from ixc.models.base import ROLES, BadConversation
 from ixc.models.ixc25 import IXCForRewardModel, IXCProcessor
-from ixc.models.ixc25.folder import kept_options, load, one_device, stored
-from ixc.models.ixc25.processing import SPECIAL, BadConversation
-from ixc.models.ixc25.prompts import ROLES
+from ixc.models.ixc25.folder import kept_options, load
+from ixc.models.ixc25.processing import SPECIAL
 from ixc.models.ixc25.tiles import Partition, to_tiles
+from ixc.models.places import one_device, stored
 from ixc.serve.api import Chat, RewardModel, Shown
 
 _START, _END = re.escape(SPECIAL["turn_start"]), re.escape(SPECIAL["turn_end"])

@@ -161,7 +161,7 @@ class Attention(nn.Module):
     """
 
     kernel = "auto"
-    """What packed rows are computed with; see `ixc.models.ixc25.kernels.use_attention`."""
+    """What packed rows are computed with; see `ixc.models.kernels.use_attention`."""
 
     def __init__(self, config: IXCConfig, layer_idx: int) -> None:
         super().__init__()

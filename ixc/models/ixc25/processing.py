@@ -20,10 +20,11 @@ from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 from ixc.data.images import BadMedia, image_size
 from ixc.data.samples import Media, Reply, Turn, objection_to_turns
 from ixc.io.files import replacing
+from ixc.models.base import ChatProcessor, ImageRef, ImageSize, Kind, Reading
+from ixc.models.inputs import is_video, read_image, read_video
 from ixc.models.ixc25.agreement import config_in, objection
 from ixc.models.ixc25.auto_tokenizer import CONFIG, IXCTokenizer
 from ixc.models.ixc25.configuration import IXCConfig
-from ixc.models.ixc25.inputs import Kind, is_video, read_image, read_video
 from ixc.models.ixc25.options import BadProcessor, OnOverflow, ProcessorOptions, checked_options
 from ixc.models.ixc25.padding import Padding
 from ixc.models.ixc25.prompts import (
@@ -49,11 +50,13 @@ from ixc.models.ixc25.tiles import (
 from ixc.models.ixc25.tokenizers import (
     SPECIAL,
     BadTokenizer,
+    is_byte,
     official_tokenizer,
     special_ids,
     train_tokenizer,
     words_of,
 )
+from ixc.packing.layout import Prompt
 
 __all__ = [
     "PLACEHOLDER",
@@ -74,6 +77,19 @@ __all__ = [
     "video_strip",
     "words_of",
 ]
+GEOMETRY = (
+    "tile_size",
+    "patch_size",
+    "geometry",
+    "transparency",
+    "max_frames",
+    "include_last",
+    "video_lengths",
+    "video_decoder",
+)
+"""The options that an image's tokens depend on, beside the number of tiles."""
+READING = ("hd_num", "hd_num_several", "strip_turns", "tail_newline")
+"""The other options that ids depend on."""
 Conversation = Sequence[Message]
 _FROM_AUTO = (
     *(
@@ -110,15 +126,6 @@ class Dropped(NamedTuple):
     """Which of its pictures went with them."""
     hd_num: int | None = None
     """Tiles that its pictures were shrunk to."""
-
-
-class Reading(NamedTuple):
-    """A conversation without a batch around it."""
-
-    ids: list[int]
-    images: list[ImageTiles]
-    """In reading order; a picture that several conversations show is one object."""
-    dropped: Dropped
 
 
 class IXCBatch(BatchFeature):
@@ -168,7 +175,7 @@ class _Draft(NamedTuple):
     dropped: Dropped
 
 
-class IXCProcessor(ProcessorMixin):
+class IXCProcessor(ProcessorMixin, ChatProcessor):
     """Tokenizer, template and picture geometry of one model.
 
     Called as a processor of transformers is, with its file names (`processor_config.json`, `tokenizer.json`), and known
@@ -398,9 +405,14 @@ class IXCProcessor(ProcessorMixin):
     def with_options(self, **changes: Any) -> "IXCProcessor":
         """The same tokenizer under options of which some differ; a `hd_num` given here holds for several images too.
 
+        Args:
+            changes: `ProcessorOptions`, or `image_budget`, the pipeline's name of `hd_num`.
+
         Raises:
             BadProcessor: an unknown option or a bad value.
         """
+        if "image_budget" in changes:
+            changes["hd_num"] = changes.pop("image_budget")
         options: dict[str, Any] = asdict(self.options)
         if "hd_num" in changes:
             options["hd_num_several"] = None
@@ -412,7 +424,7 @@ class IXCProcessor(ProcessorMixin):
         media: Sequence[tuple[Kind, Any]],
         seen: dict[Any, Any],
         for_reward: bool = True,
-    ) -> "Reading":
+    ) -> Reading:
         """One conversation of many that share their images and videos, which are decoded and cut into tiles once.
 
         Args:
@@ -425,7 +437,7 @@ class IXCProcessor(ProcessorMixin):
         draft = self._draft(messages, media, for_reward, self.options, seen)
         ids = draft.layout.ids(draft.counts, self.ids["image"])
         images = [self._tiles(draft.shown[n], draft.hd_num) for n in draft.layout.images()]
-        return Reading(ids, images, draft.dropped)
+        return Reading(Prompt.counted(ids), images, draft.dropped)
 
     def _draft(
         self,
@@ -546,7 +558,32 @@ class IXCProcessor(ProcessorMixin):
             for p in pieces
         )
 
-    # Pictures
+    # Images
+
+    def image_refs(self, media: Sequence[Media]) -> list[ImageRef]:
+        """Each with its tiles at most, which depend on how many there are."""
+        return [ImageRef(medium, self.hd_num_of(len(media))) for medium in media]
+
+    def measure(self, root: Path, media: Media, budget: int) -> ImageSize:
+        """Tokens of a stored image by its header, or of a video."""
+        return ImageSize(self.count(root, media, budget))
+
+    def size_of(self, image: ImageTiles) -> ImageSize:
+        """Tokens of a loaded one."""
+        return ImageSize(self.num_tokens(image))
+
+    @property
+    def max_image_tokens(self) -> int:
+        """Those of an image of `hd_num` tiles below each other."""
+        return num_tokens(self.hd_num, 1, self._side)
+
+    def geometry(self) -> dict[str, object]:
+        """The options that an image's tokens depend on, beside the number of its tiles."""
+        return {name: getattr(self.options, name) for name in GEOMETRY}
+
+    def reading(self) -> dict[str, object]:
+        """Those, and what ids depend on."""
+        return {name: getattr(self.options, name) for name in (*GEOMETRY, *READING)}
 
     def composite(self, frames: Sequence[Image.Image]) -> Image.Image:
         """A film's frames on one canvas."""
@@ -625,6 +662,32 @@ class IXCProcessor(ProcessorMixin):
         """Texts of rows of ids, as a list or a tensor."""
         rows = rows.tolist() if isinstance(rows, Tensor) else rows
         return [self.decode(row, skip_special_tokens) for row in rows]
+
+    def is_byte(self, token: int) -> bool:
+        """Whether a token stands for one byte of a character."""
+        return is_byte(self.backend, token)
+
+    def vocabulary(self) -> dict[str, int]:
+        """Every token with its id."""
+        return self.backend.get_vocab()
+
+    def read_prompt(self, turns: Sequence[Turn], images: Sequence[ImageSize]) -> Prompt:
+        """As `prompt`; positions count the tokens, those of images too."""
+        return Prompt.counted(self.prompt(turns, [size.tokens for size in images]))
+
+    def shared_length(self, prompt: Prompt) -> int:
+        """Up to the last image, which stands at the start where it is the only one; of a text, `<s>` alone."""
+        places = [place for place, id_ in enumerate(prompt.ids) if id_ == self.ids["image"]]
+        return places[-1] + 1 if places else 1
+
+    def as_turn(self, sampled_ids: Sequence[int]) -> list[int]:
+        """`</s>`, which ends an answer too, becomes the end of the turn."""
+        *text, last = sampled_ids
+        return [*text, self.ids["turn_end"] if last == self.ids["eos"] else last]
+
+    def has_ended(self, answer_ids: Sequence[int]) -> bool:
+        """Whether the turn's end is there."""
+        return answer_ids[-1] == self.ids["turn_end"]
 
     def prompt(self, turns: Sequence[Turn], num_tokens: Sequence[int]) -> list[int]:
         """Ids from `<s>` to the opening of the assistant's answer.
@@ -785,7 +848,7 @@ def _too_long(
     tried = "" if least == tokens else f", {least:,} after {options.on_overflow}"
     ways = ["raise max_length"]
     if any(kinds[i] == "image" for i in shown) and options.on_overflow != "shrink_images":
-        ways.append("lower hd_num or set on_overflow to shrink_images")
+        ways.append("lower hd_num (image_budget) or set on_overflow to shrink_images")
     if any(kinds[i] == "video" for i in shown):
         ways.append(
             "lower max_frames (a film has as many tokens as its frames need, whatever hd_num is)"

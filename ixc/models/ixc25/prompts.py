@@ -14,14 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from ixc.data.samples import PLACEHOLDER, Turn
+from ixc.models.base import ROLES, BadConversation
 
-ROLES = ("system", "user", "assistant")
 Message = Turn | Mapping[str, Any]
 """`{"role": ..., "content": ...}`; the content is a string, or a list of parts."""
-
-
-class BadConversation(ValueError):
-    """A conversation that cannot be laid out: what is wrong, and what the right form is."""
 
 
 class Slot(NamedTuple):

@@ -46,6 +46,11 @@ class ImageTiles(NamedTuple):
     tiles: Float[Tensor, "N 3 S S"]
     rows: int
 
+    @property
+    def num_tiles(self) -> int:
+        """Tiles, the global view among them."""
+        return len(self.tiles)
+
 
 def partition(
     width: int, height: int, hd_num: int, tile: int, geometry: Geometry = "official"

@@ -1,4 +1,4 @@
-"""Images and videos from whatever a caller has at hand: files, bytes, PIL pictures, arrays, frames."""
+"""Images and videos from whatever a caller has at hand: files, bytes, PIL images, arrays, frames."""
 
 import re
 import tempfile
@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from fractions import Fraction
 from os import PathLike
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -17,7 +16,6 @@ from ixc.data.containers import VIDEO_SUFFIXES
 from ixc.data.images import BadMedia, Transparency, naming_damage, open_image, to_rgb
 from ixc.data.videos import VideoDecoder, read_frames_of, sampled
 
-Kind = Literal["image", "video"]
 ImageSource = str | PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
 """A file, its bytes, a PIL picture, an array [H, W, C] or [H, W], or a tensor [C, H, W] or [H, W]; 8-bit values, or
 floats from 0 to 1."""
@@ -28,7 +26,7 @@ VideoSource = str | PathLike[str] | bytes | Sequence[ImageSource]
 def is_video(source: object) -> bool:
     """Whether a file's name says that it is a video, as the official code decides it (which knows fewer).
 
-    >>> is_film("a/b.MP4"), is_film("a/b.png")
+    >>> is_video("a/b.MP4"), is_video("a/b.png")
     (True, False)
     """
     return isinstance(source, str | PathLike) and Path(source).suffix.lower() in VIDEO_SUFFIXES
@@ -38,7 +36,7 @@ def read_image(source: object, transparency: Transparency, max_pixels: int) -> I
     """A picture as RGB, upright (EXIF), 16 bits and floats from 0 to 1 scaled to 8 bits.
 
     Args:
-        source: a `PictureSource`.
+        source: an `ImageSource`.
         transparency: see `images.to_rgb`.
 
     Raises:
@@ -110,7 +108,7 @@ def read_video(
     """The frames of a video that the model sees; of a list of frames, at most `max_frames` by the same rule.
 
     Args:
-        source: a `FilmSource`.
+        source: a `VideoSource`.
         include_last: see `frames_seen`.
         max_pixels: of a frame; a video of larger ones is refused before any is decoded.
         decoder: of a file or its bytes; see `videos`.
