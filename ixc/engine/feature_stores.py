@@ -52,7 +52,7 @@ class DiskStore:
     """Tensors by key in a folder, a memory-mapped file each; any number of processes may share it.
 
     A file appears whole, holds its checksum, and counts as absent where that is wrong. A full store keeps what it has:
-    pictures come round once an epoch, so that the least recently used one is the next to be needed.
+    images come round once an epoch, so that the least recently used one is the next to be needed.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:

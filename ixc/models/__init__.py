@@ -61,7 +61,7 @@ def load_policy(
         device: torch's, or its name; "auto": the GPU if there is one.
         dtype: of the weights, torch's or its name; None: as stored.
         attention: what packed rows are computed with, as in `kernels.use_attention`.
-        options: the family's own; IXC-2.5: `attn_implementation`, of padded rows and the tower.
+        options: the family's own, such as `attn_implementation`, of padded rows and the tower.
 
     Raises:
         BadCheckpoint: no chat model there, or a damaged one.

@@ -55,7 +55,7 @@ class ImageRef(NamedTuple):
 
     media: Media
     budget: int
-    """What it may take at most, in the family's own unit (IXC-2.5: tiles); depends on what it is shown beside."""
+    """What it may take at most, in the family's own unit (tiles, say); depends on what it is shown beside."""
 
 
 class ImageSize(NamedTuple):

@@ -17,7 +17,7 @@ from ixc.data.images import BadMedia, Transparency, naming_damage, open_image, t
 from ixc.data.videos import VideoDecoder, read_frames_of, sampled
 
 ImageSource = str | PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
-"""A file, its bytes, a PIL picture, an array [H, W, C] or [H, W], or a tensor [C, H, W] or [H, W]; 8-bit values, or
+"""A file, its bytes, a PIL image, an array [H, W, C] or [H, W], or a tensor [C, H, W] or [H, W]; 8-bit values, or
 floats from 0 to 1."""
 VideoSource = str | PathLike[str] | bytes | Sequence[ImageSource]
 """A file, its bytes, or frames."""
@@ -33,14 +33,14 @@ def is_video(source: object) -> bool:
 
 
 def read_image(source: object, transparency: Transparency, max_pixels: int) -> Image.Image:
-    """A picture as RGB, upright (EXIF), 16 bits and floats from 0 to 1 scaled to 8 bits.
+    """An image as RGB, upright (EXIF), 16 bits and floats from 0 to 1 scaled to 8 bits.
 
     Args:
         source: an `ImageSource`.
         transparency: see `images.to_rgb`.
 
     Raises:
-        BadMedia: it is missing, damaged, closed, empty, no picture, larger than `max_pixels`, or an address; or its
+        BadMedia: it is missing, damaged, closed, empty, no image, larger than `max_pixels`, or an address; or its
             values do not tell which of them is white.
     """
     if isinstance(source, np.ndarray | Tensor):

@@ -1,4 +1,4 @@
-"""For people and scripts: score, compare and rank chats about texts, pictures and films; chat with a policy.
+"""For people and scripts: score, compare and rank chats about texts, images and videos; chat with a policy.
 
 >>> model = RewardModel.from_pretrained("models/reward")                                       # doctest: +SKIP
 >>> chat = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "A red car."}]
@@ -49,8 +49,8 @@ Chat = Sequence[Mapping[str, Any]] | Mapping[str, Any] | ChatRecord
 """Messages `{"role": "system" | "user" | "assistant", "content": text}`; to be scored, the last is the assistant's. Or
 an object that holds them beside images and videos; all forms: `ixc.serve.chats`."""
 Shown = Any
-"""A chat's pictures and films in a list, or a single one: paths, data URLs, bytes, PIL images, arrays, tensors; a path
-with a film's suffix is a film, and so are a `Video` and a list of frames."""
+"""A chat's images and videos in a list, or a single one: paths, data URLs, bytes, PIL images, arrays, tensors; a path
+with a video's suffix is a video, and so are a `Video` and a list of frames."""
 TOKENS_AT_ONCE = 4096
 """Tokens of a forward pass; a single longer chat still goes through."""
 TILES_AT_ONCE = 64
@@ -106,7 +106,7 @@ class RewardModel:
         """Take a loaded model.
 
         Args:
-            image_budget: what an image may take at most, in the unit of the model's family (IXC-2.5: tiles); default
+            image_budget: what an image may take at most, in the unit of the model's family (tiles, say); default
                 the processor's.
             max_length: tokens of a chat; more is an error.
         """
@@ -137,11 +137,11 @@ class RewardModel:
         differ by up to 5 % of the spread of scores (of 16 tiny models the worst: 3.5 %), much as both do from fp32's.
 
         Args:
-            media: pictures and films of each chat; None: what the chats themselves hold.
+            media: images and videos of each chat; None: what the chats themselves hold.
 
         Raises:
-            BadConversation: a chat without an answer, or pictures that do not match its placeholders.
-            BadMedia: a picture or film that cannot be read.
+            BadConversation: a chat without an answer, or images that do not match its placeholders.
+            BadMedia: an image or video that cannot be read.
             BadScore: a score that is no number.
         """
 

@@ -53,7 +53,7 @@ class Limits:
     budget_option: str = "--max-tokens-per-microbatch"
     """What that is called where the reader can change it."""
     rows_at_once: int = ROWS_AT_ONCE
-    """Rows in memory together at most, with their pictures."""
+    """Rows in memory together at most, with their images."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Row:
     responses: list[list[int]] = field(default_factory=list)
     """Ids of each answer with the tail that its score is read from."""
     keys: list[bytes] = field(default_factory=list)
-    """A name for each answer with its prompt and pictures: equal ones have equal rewards."""
+    """A name for each answer with its prompt and images: equal ones have equal rewards."""
     objection: str = ""
 
 

@@ -87,7 +87,7 @@ def model_options(command: argparse.ArgumentParser, attention: Mapping[str, Any]
     command.add_argument(
         "--image-budget",
         type=count,
-        help="what an image may take at most (IXC-2.5: tiles); default: as stored with the model",
+        help="what an image may take at most (tiles, say); default: as stored with the model",
     )
     command.add_argument(
         "--max-length", type=count, help="tokens of a chat at most; default: as stored"

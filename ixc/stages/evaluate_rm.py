@@ -1,4 +1,4 @@
-"""The reward model on held-out pairs: by domain, modality, source and length, and again with every picture swapped."""
+"""The reward model on held-out pairs: by domain, modality, source and length, and again with every image swapped."""
 
 import random
 import re
@@ -170,7 +170,7 @@ def num_words(turns: Sequence[Turn]) -> int:
 def swap_media(samples: Sequence[Sample], rng: random.Random) -> list[Sample]:
     """Give every sample with media those of another prompt of its domain and modality; where there is none, its own.
 
-    A model that looks at pictures then answers no better than chance; one that reads only the text does not notice.
+    A model that looks at images then answers no better than chance; one that reads only the text does not notice.
     """
     pools: dict[tuple[str, str, int], dict[tuple[Media, ...], int]] = defaultdict(dict)
     for s in samples:

@@ -284,7 +284,7 @@ def answered_remotely(
 
 
 def messages(sample: Sample, root: Path, server: ServerParams) -> list[dict[str, Any]]:
-    """The conversation, each picture or film where `<ImageHere>` stands; without a mark, before the user's words."""
+    """The conversation, each image or video where `<ImageHere>` stands; without a mark, before the user's words."""
     shown = iter([image_parts(medium, root, server) for medium in sample.media])
     unmarked = len(sample.media) - sum(turn.content.count(PLACEHOLDER) for turn in sample.prompt)
     found = []
@@ -294,13 +294,13 @@ def messages(sample: Sample, root: Path, server: ServerParams) -> list[dict[str,
         parts = [*chain(*before), *_content(turn.content, shown)]
         plain = all(
             part["type"] == "text" for part in parts
-        )  # some servers know no parts where there is no picture
+        )  # some servers know no parts where there is no image
         found.append({"role": turn.role, "content": turn.content if plain else parts})
     return found
 
 
 def _content(text: str, shown: Iterator[list[Part]]) -> list[Part]:
-    """A turn's parts; a mark that no picture is left for is text like any other."""
+    """A turn's parts; a mark that no image is left for is text like any other."""
     head, *rest = text.split(PLACEHOLDER)
     parts = [text_part(head)]
     for tail in rest:

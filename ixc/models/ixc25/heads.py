@@ -213,7 +213,7 @@ class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin, ChatModel):
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, is_first_iteration: bool | None = False, **kwargs: Any
     ) -> dict[str, Any]:
-        """The pictures go in with the prompt, and then stand in the cache."""
+        """The images go in with the prompt, and then stand in the cache."""
         given = {"is_first_iteration": is_first_iteration, **kwargs}
         inputs = super().prepare_inputs_for_generation(input_ids, **given)  # pyright: ignore[reportAttributeAccessIssue]
         for name in GENERATING:
@@ -230,7 +230,7 @@ class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin, ChatModel):
         input_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor | None, dict[str, Any]]:
-        """Several answers to a prompt: its pictures pass the tower once, their tokens are repeated."""
+        """Several answers to a prompt: its images pass the tower once, their tokens are repeated."""
         pixels, grids = kwargs.pop("pixel_values", None), kwargs.pop("tile_grids", None)
         image_features = (
             kwargs.pop("image_features", None)

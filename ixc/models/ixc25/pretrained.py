@@ -131,10 +131,10 @@ class IXCPreTrainedModel(PreTrainedModel, VisionLanguageModel):
     def encode_images(
         self, images: Sequence[tuple[Float[Tensor, "_ 3 S S"], int]]
     ) -> list[Float[Tensor, "_ D"]]:
-        """Projected tokens of each picture; all tiles pass the tower together.
+        """Projected tokens of each image; all tiles pass the tower together.
 
         Args:
-            pictures: (normalised tiles with the global view first, rows of tiles) per picture.
+            images: (normalised tiles with the global view first, rows of tiles) per image.
         """
         if not images:
             return []
@@ -152,14 +152,14 @@ class IXCPreTrainedModel(PreTrainedModel, VisionLanguageModel):
     def get_image_features(
         self, pixel_values: Float[Tensor, "N 3 S S"], tile_grids: Int[Tensor, "pictures 2"]
     ) -> Float[Tensor, "P D"]:
-        """Projected tokens of a batch's pictures, one after another.
+        """Projected tokens of a batch's images, one after another.
 
         Args:
-            pixel_values: tiles of all pictures; each picture's global view comes before its tiles.
-            tile_grids: rows and columns of tiles of each picture.
+            pixel_values: tiles of all images; each image's global view comes before its tiles.
+            tile_grids: rows and columns of tiles of each image.
 
         Raises:
-            WrongPictures: tiles of another size than the tower's, or not as many as the grids say.
+            WrongImages: tiles of another size than the tower's, or not as many as the grids say.
         """
         grids = tile_grids.tolist()
         self._check_tiles(pixel_values, sum(rows * columns + 1 for rows, columns in grids))
@@ -315,16 +315,16 @@ class IXCPreTrainedModel(PreTrainedModel, VisionLanguageModel):
         """Hidden states after the final norm: what every head reads.
 
         Args:
-            input_ids: `config.image_token_id` where a picture token belongs.
+            input_ids: `config.image_token_id` where an image token belongs.
             attention_mask, position_ids, past_key_values, inputs_embeds: as in `InternLM2.forward`.
-            pixel_values, tile_grids: the pictures, as in `get_image_features`.
-            image_features: picture tokens computed before, instead of the pictures.
+            pixel_values, tile_grids: the images, as in `get_image_features`.
+            image_features: image tokens computed before, instead of the images.
             use_cache: return keys and values of this pass for the next.
             kwargs: `ixc.models.ixc25.arguments.PASSED_ON`.
 
         Raises:
             TypeError: another keyword argument, by its name.
-            WrongPictures: pictures that do not fill their places.
+            WrongImages: images that do not fill their places.
         """
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)

@@ -1,7 +1,7 @@
-"""From conversations, pictures and films to what the model reads.
+"""From conversations, images and videos to what the model reads.
 
-The official geometry, template and special tokens; the parts are in `pictures` (geometry, tiles, film strips), `inputs`
-(what a picture may come as), `prompts` (the template, built from ids) and `tokenizers`.
+The official geometry, template and special tokens; the parts are in `images` (geometry, tiles, video strips), `inputs`
+(what an image may come as), `prompts` (the template, built from ids) and `tokenizers`.
 """
 
 import json
@@ -123,15 +123,15 @@ class Dropped(NamedTuple):
     turns: int = 0
     """Messages, from the oldest."""
     images: tuple[int, ...] = ()
-    """Which of its pictures went with them."""
+    """Which of its images went with them."""
     hd_num: int | None = None
-    """Tiles that its pictures were shrunk to."""
+    """Tiles that its images were shrunk to."""
 
 
 class IXCBatch(BatchFeature):
-    """`input_ids` and `attention_mask` [B, T]; with pictures, `pixel_values` [N, 3, S, S] and `tile_grids` [P, 2].
+    """`input_ids` and `attention_mask` [B, T]; with images, `pixel_values` [N, 3, S, S] and `tile_grids` [P, 2].
 
-    What a model's forward takes, so `model(**batch)`. Pictures are in reading order, each with its global view first.
+    What a model's forward takes, so `model(**batch)`. Images are in reading order, each with its global view first.
     """
 
     def __init__(self, data: dict[str, Any], dropped: list[Dropped]) -> None:
@@ -141,7 +141,7 @@ class IXCBatch(BatchFeature):
 
     @property
     def images(self) -> list[ImageTiles]:
-        """The pictures one by one: tiles and rows."""
+        """The images one by one: tiles and rows."""
         if "pixel_values" not in self:
             return []
         grids: list[list[int]] = self["tile_grids"].tolist()
@@ -157,7 +157,7 @@ class IXCBatch(BatchFeature):
 
 @dataclass(frozen=True, eq=False)
 class _Shown:
-    """A picture or a film's strip, decoded; one per source, however many conversations show it."""
+    """An image or a video's strip, decoded; one per source, however many conversations show it."""
 
     canvas: Image.Image
     kind: Kind
@@ -176,7 +176,7 @@ class _Draft(NamedTuple):
 
 
 class IXCProcessor(ProcessorMixin, ChatProcessor):
-    """Tokenizer, template and picture geometry of one model.
+    """Tokenizer, template and image geometry of one model.
 
     Called as a processor of transformers is, with its file names (`processor_config.json`, `tokenizer.json`), and known
     to `AutoProcessor`. Of `ProcessorMixin`, which writes a prompt as one string with the control tokens in it and
@@ -230,7 +230,7 @@ class IXCProcessor(ProcessorMixin, ChatProcessor):
 
     @property
     def tile_size(self) -> int:
-        """Side of a picture tile, pixels."""
+        """Side of an image tile, pixels."""
         return self.options.tile_size
 
     @property
@@ -240,11 +240,11 @@ class IXCProcessor(ProcessorMixin, ChatProcessor):
 
     @property
     def hd_num(self) -> int:
-        """Tiles per picture at most."""
+        """Tiles per image at most."""
         return self.options.hd_num
 
     def hd_num_of(self, images: int) -> int:
-        """Tiles per picture at most, in a conversation that shows so many."""
+        """Tiles per image at most, in a conversation that shows so many."""
         return self.options.hd_num_of(images)
 
     # Files
@@ -289,7 +289,7 @@ class IXCProcessor(ProcessorMixin, ChatProcessor):
     def from_official(cls, folder: str | Path, **options: Any) -> "IXCProcessor":
         """The processor of an official checkpoint: `config.json` and `tokenizer.model`, or else `tokenizer.json`.
 
-        As official inference: at most 6 tiles per picture where there are several, transparency dropped, a film's
+        As official inference: at most 6 tiles per image where there are several, transparency dropped, a video's
         composite in official pixels. What official training does is `geometry="official_train", strip_turns=True`.
 
         Args:
@@ -339,15 +339,15 @@ class IXCProcessor(ProcessorMixin, ChatProcessor):
 
         Args:
             conversations: messages (`prompts.Message`), oldest first, or a list of such lists; see `prompts` for
-                pictures' places, and for text that strangers wrote.
-            images: pictures of the conversation, or for several conversations a list of such lists; see
-                `inputs.PictureSource`. A file with a film's suffix is a film.
-            videos: likewise films, `inputs.FilmSource`; they come after the images.
+                images' places, and for text that strangers wrote.
+            images: images of the conversation, or for several conversations a list of such lists; see
+                `inputs.PictureSource`. A file with a video's suffix is a video.
+            videos: likewise videos, `inputs.FilmSource`; they come after the images.
             text: another name for `conversations`, as other processors have it; a string, or a list of them, is
                 what a user says.
             for_reward: conversations end in an answer, and the tail that the score is read from is added; else they
                 end before an answer, and its opening is added. None: so, but for strings.
-            hd_num: tiles per picture at most, whatever the options say.
+            hd_num: tiles per image at most, whatever the options say.
             max_length, on_overflow: instead of the options.
             padding: True or "longest" (default), "max_length", or False: rows of unequal lengths are then refused.
             padding_side: default: the option's for what is scored, left for what is to be answered, as `generate`
@@ -357,9 +357,9 @@ class IXCProcessor(ProcessorMixin, ChatProcessor):
             return_tensors: none: `input_ids` and `attention_mask` are lists, not padded.
 
         Raises:
-            BadConversation: a message of another form; pictures and placeholders that do not match; nothing to score.
+            BadConversation: a message of another form; images and placeholders that do not match; nothing to score.
             TooLong: more tokens than `max_length`.
-            BadMedia: a picture or film that cannot be read.
+            BadMedia: an image or video that cannot be read.
         """
         conversations, for_reward = _spoken(conversations, text, for_reward)
         pad = Padding.of(padding, pad_to_multiple_of, truncation, return_tensors)
@@ -503,7 +503,7 @@ class IXCProcessor(ProcessorMixin, ChatProcessor):
         """What `__call__` does, by the name and with the form of parts that Transformers' pipelines use.
 
         Args:
-            conversation: as in `__call__`; a part may also hold its picture or film, `{"type": "image", "image": ...}`.
+            conversation: as in `__call__`; a part may also hold its image or video, `{"type": "image", "image": ...}`.
             add_generation_prompt: the opening of an answer follows; else what the score is read from.
             tokenize: False: a text for people to read, a list of them for several conversations. The model must not be
                 given that: what a user wrote and what steers the model look alike in it.
@@ -586,15 +586,15 @@ class IXCProcessor(ProcessorMixin, ChatProcessor):
         return {name: getattr(self.options, name) for name in (*GEOMETRY, *READING)}
 
     def composite(self, frames: Sequence[Image.Image]) -> Image.Image:
-        """A film's frames on one canvas."""
+        """A video's frames on one canvas."""
         return video_strip(frames, self.tile_size if self.options.video_lengths == "tile" else 560)
 
     def load(self, root: Path, media: Media, hd_num: int) -> ImageTiles:
-        """A stored picture or film as `hd_num` tiles at most; see `hd_num_of`."""
+        """A stored image or video as `hd_num` tiles at most; see `hd_num_of`."""
         return self._tiles(self._show(media.kind, root / media.path, {}), hd_num)
 
     def count(self, root: Path, media: Media, hd_num: int) -> int:
-        """Tokens of a stored picture, of which only the header is read, or of a film."""
+        """Tokens of a stored image, of which only the header is read, or of a video."""
         if media.kind == "video":
             return self.num_tokens(self.load(root, media, hd_num))
         size = image_size(root / media.path, self.options.max_pixels)
@@ -602,7 +602,7 @@ class IXCProcessor(ProcessorMixin, ChatProcessor):
         return num_tokens(place.rows, place.columns, self._side)
 
     def num_tokens(self, image: ImageTiles) -> int:
-        """Tokens of a picture; see `pictures.num_tokens`."""
+        """Tokens of an image; see `images.num_tokens`."""
         return num_tokens(image.rows, (len(image.tiles) - 1) // image.rows, self._side)
 
     @property
@@ -692,13 +692,13 @@ class IXCProcessor(ProcessorMixin, ChatProcessor):
     def prompt(self, turns: Sequence[Turn], num_tokens: Sequence[int]) -> list[int]:
         """Ids from `<s>` to the opening of the assistant's answer.
 
-        One picture without a placeholder goes to the very start; else each placeholder takes one picture, in order.
+        One image without a placeholder goes to the very start; else each placeholder takes one image, in order.
 
         Args:
-            num_tokens: tokens of each picture.
+            num_tokens: tokens of each image.
 
         Raises:
-            BadConversation: pictures and placeholders do not match.
+            BadConversation: images and placeholders do not match.
         """
         layout = self.template.layout(
             parse(turns, self.options.strip_turns), ["any"] * len(num_tokens)
