@@ -21,10 +21,10 @@ from ixc.data.media import BadMedia
 from ixc.data.sources.embedded.videos import encode
 from ixc.models.ixc25 import BadCheckpoint, IXCForRewardModel, IXCProcessor, PackedBatch, language
 from ixc.models.ixc25.folder import save
-from ixc.models.ixc25.kernels import NoAttention, attention_of
 from ixc.models.ixc25.processing import BadConversation, BadProcessor, TooLong
 from ixc.models.ixc25.tiles import partition, to_tiles
 from ixc.models.ixc25.tokenizers import is_byte
+from ixc.models.kernels import NoAttention
 from ixc.serve.api import BadScore, ChatModel, RewardModel, Video, branched, convert
 from ixc.serve.compat import AutoModel, AutoTokenizer, OfficialRewardModel
 from ixc.serve.streaming import Streamed
@@ -406,12 +406,12 @@ def test_a_model_is_loaded_with_options_of_its_own(model: RewardModel, tmp_path:
     one = chat("Name it.", "red")
     load = RewardModel.from_pretrained
     small = load(
-        tmp_path / "reward", hd_num=1, device_map="cpu", dtype=torch.bfloat16, max_frames=2
+        tmp_path / "reward", image_budget=1, device_map="cpu", dtype=torch.bfloat16, max_frames=2
     )
     assert (small.processor.hd_num, small.processor.options.max_frames) == (1, 2)
     assert small.model.dtype == torch.bfloat16
-    assert load(tmp_path / "reward", hd_num=1).score([one], [WIDE]) == pytest.approx(
-        RewardModel(model.model, model.processor, hd_num=1).score([one], [WIDE]), abs=1e-5
+    assert load(tmp_path / "reward", image_budget=1).score([one], [WIDE]) == pytest.approx(
+        RewardModel(model.model, model.processor, image_budget=1).score([one], [WIDE]), abs=1e-5
     )
     with pytest.raises(TooLong, match="more than max_length 20"):
         load(tmp_path / "reward", max_length=20).score([chat("Name it.", "x" * 99)])
@@ -503,7 +503,7 @@ def test_the_kernel_of_scores_is_chosen_at_load(
     save(model.model, model.processor, tmp_path / "reward")
     load, chats = RewardModel.from_pretrained, [chat("Name it.", "red"), chat("Name it.", "blue")]
     chosen = load(tmp_path / "reward", attention="sdpa")
-    assert attention_of(chosen.model) == "sdpa"
+    assert chosen.model.attention == "sdpa, sdpa"
     assert chosen.score(chats) == pytest.approx(model.score(chats), abs=1e-5)
     with pytest.raises(NoAttention, match="attention: 'flex': needs a GPU"):
         load(tmp_path / "reward", attention="flex")

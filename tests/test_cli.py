@@ -454,7 +454,7 @@ def test_a_chat_that_is_too_long_says_which_options_there_are(
     asked = ["chat", folders["chat"], "Colour?", "--media", folders["red.png"], "--max-length", "9"]
     assert main(asked) == 2
     printed = capsys.readouterr().err
-    for name in ("--max-length", "--hd-num", "--on-overflow"):
+    for name in ("--max-length", "--image-budget", "--on-overflow"):
         assert name in printed
         with pytest.raises(SystemExit):
             main(["chat", "--help"])

@@ -98,7 +98,7 @@ def test_what_cannot_be_kept_is_counted_by_its_header(
     tokens(whole, shown)
     monkeypatch.delattr(IXCProcessor, "load")
     store.prepare(shown)
-    assert store.counts == whole.counts
+    assert store.sizes == whole.sizes
 
 
 def test_what_the_disk_has_is_counted_without_being_read(
@@ -109,7 +109,7 @@ def test_what_the_disk_has_is_counted_without_being_read(
     monkeypatch.delattr(IXCProcessor, "load")
     monkeypatch.delattr(DiskStore, "get")
     second.prepare(shown)
-    assert second.counts == first.counts
+    assert second.sizes == first.sizes
 
 
 @pytest.mark.parametrize("memory_gb", [0.0, 4.0])
@@ -147,7 +147,7 @@ def test_a_step_finds_at_hand_what_was_read_ahead(
     if place == "memory":
         store.prepare(shown)
     store.load_ahead(shown)
-    store.memory.kept.clear()
+    store.memory.tensors.clear()
     monkeypatch.delattr(IXCProcessor, "load")
     monkeypatch.delattr(DiskStore, "get")
     assert torch.equal(tokens(store, shown), wanted)
@@ -160,11 +160,11 @@ def test_a_disk_store_spares_the_next_process_the_tower_and_says_its_size(
     first, second = (vision_cache(tmp_path, disk=disk) for _ in range(2))
     wanted = tokens(first, shown)
     second.prepare(shown)
-    assert "new pictures" not in capsys.readouterr().err
+    assert "new images" not in capsys.readouterr().err
     assert torch.equal(tokens(second, shown), wanted)
     assert (first.num_encoded, second.num_encoded) == (3, 0)
     vision_cache(tmp_path, disk=str(tmp_path / "another")).prepare(shown)
-    assert "3 new pictures" in capsys.readouterr().err
+    assert "3 new images" in capsys.readouterr().err
 
 
 def test_a_damaged_entry_is_computed_again(tmp_path: Path, shown: list[Sample]):
@@ -208,7 +208,7 @@ def test_a_token_takes_what_it_takes_in_the_precision_it_has(tmp_path: Path, sho
     )
     store.prepare(shown)
     assert store.num_encoded == 3
-    assert all(key in store.memory for key in store.counts)
+    assert all(key in store.memory for key in store.sizes)
 
 
 def test_a_store_full_of_another_encoders_tokens_says_what_to_delete(
@@ -248,4 +248,6 @@ def test_a_image_among_several_has_the_tiles_that_the_processor_gives_it(
     )
     alone, beside = store.of([shown[1]])[0], store.of([several])[0]
     assert len(alone) > len(beside)
-    assert store.prompt(several).count(processor.ids["image"]) == sum(map(len, store.of([several])))
+    assert store.prompt(several).ids.count(processor.ids["image"]) == sum(
+        map(len, store.of([several]))
+    )

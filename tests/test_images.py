@@ -15,7 +15,7 @@ from ixc.data.images import MAX_PIXELS, BadMedia, NotAnImage, image_size, open_i
 from ixc.data.media import Store, load_image, verify
 from ixc.data.samples import Media
 from ixc.data.sources import File
-from ixc.models.ixc25.inputs import read_image
+from ixc.models.inputs import read_image
 from ixc.report.images import thumbnail
 from ixc.stages.validate.image_hash import look
 

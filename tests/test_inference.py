@@ -116,7 +116,7 @@ def test_a_cold_model_says_what_the_full_forward_pass_finds_likeliest(
     model, vision_cache = tiny.causal(), tiny.vision_cache(tiny.causal(), tmp_path)
     rows = generate(model, vision_cache, samples, 2, 1e-4, 5, 5, seed=0)
     for sample, row in zip(samples, rows, strict=True):
-        ids = vision_cache.prompt(sample)
+        ids = vision_cache.prompt(sample).ids
         for _ in range(5):
             logits = model(
                 torch.tensor([ids]), image_features=vision_cache.concat_features([sample])

@@ -14,7 +14,7 @@ from PIL import Image
 from ixc.data.images import BadMedia
 from ixc.data.sources.embedded.videos import encode
 from ixc.data.videos import frames_seen
-from ixc.models.ixc25.inputs import is_video, read_image, read_video
+from ixc.models.inputs import is_video, read_image, read_video
 
 LIMIT = 10_000
 

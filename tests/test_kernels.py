@@ -18,7 +18,7 @@ from ixc.data.samples import write_samples
 from ixc.engine.scoring import score
 from ixc.models.ixc25 import IXCForRewardModel
 from ixc.models.ixc25.folder import load, save
-from ixc.models.ixc25.kernels import NoAttention, refuse_attention, use_attention
+from ixc.models.kernels import NoAttention, refuse_attention, use_attention
 from ixc.packing import attention
 from ixc.packing.attention import PackedLayout, varlen_attention
 from ixc.params import (
@@ -165,7 +165,7 @@ def test_an_old_gpu_is_named(flash_attn: Any, monkeypatch: pytest.MonkeyPatch):
 def test_what_a_model_does_not_fit_is_named(
     name: Any, sizes: dict[str, int], dtype: Any, named: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("ixc.models.ixc25.kernels._of_machine", lambda *_: iter(()))
+    monkeypatch.setattr("ixc.models.kernels._of_machine", lambda *_: iter(()))
     with pytest.raises(NoAttention, match=named):
         use_attention(tiny.reward(**sizes), name, dtype)
 
@@ -183,9 +183,9 @@ def test_a_kernel_that_is_missing_is_named_before_any_weight_is_read(tmp_path: P
 def test_packed_rows_go_where_they_are_told(
     name: Any, flash_attn: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("ixc.models.ixc25.kernels._of_machine", lambda *_: iter(()))
+    monkeypatch.setattr("ixc.models.kernels._of_machine", lambda *_: iter(()))
     monkeypatch.setattr(
-        "ixc.models.ixc25.kernels.HALVES", (torch.float32,)
+        "ixc.models.kernels.HALVES", (torch.float32,)
     )  # the reference computes in what it is given
     used, way = [], attention.WAYS[name]
     monkeypatch.setitem(attention.WAYS, name, lambda *given: used.append(given[3]) or way(*given))

@@ -28,7 +28,7 @@ def together(
     batch: PackedBatch,
     image_features: Tensor | None = None,
 ) -> Tensor:
-    return model.model(**batch.inputs(), image_features=image_features)
+    return model.hidden_states(batch, image_features)
 
 
 def alone(
@@ -47,18 +47,18 @@ def log_probs(hidden: Tensor, ids: Tensor) -> Tensor:
 def test_branches_are_separate_rows(groups: list[tuple[list[int], list[list[int]]]]):
     batch = collate([PrefixGroup(*group) for group in groups])
     hidden, scored = together(CHAT, batch), together(REWARD, batch)
-    said = log_probs(hidden[0, batch.target_from], batch.target_ids)
+    said = log_probs(hidden[batch.target_from], batch.target_ids)
     responses = [(prefix, response) for prefix, responses in groups for response in responses]
     for number, (prefix, response) in enumerate(responses):
         end = int(batch.end_at[number]) + 1
         wanted = alone(CHAT, prefix + response)
-        close(hidden[0, end - len(response) : end], wanted[len(prefix) :])
+        close(hidden[end - len(response) : end], wanted[len(prefix) :])
         close(
             said[batch.target_response == number],
             log_probs(wanted[len(prefix) - 1 : -1], torch.tensor(response)),
         )
         states = alone(REWARD, prefix + response)
-        close(scored[0, batch.end_at[number]], states[-1])
+        close(scored[batch.end_at[number]], states[-1])
         close(batch.mean(scored)[number], states.mean(0))
 
 
@@ -128,10 +128,10 @@ def test_columns_read_alone_are_those_of_the_whole_row(columns: Tensor, checkpoi
     if checkpointed:
         model.gradient_checkpointing_enable()
     weights = torch.randn(len(columns), 16, generator=torch.Generator().manual_seed(4))
-    wanted = together(model, batch, given)[0, columns]
+    wanted = together(model, batch, given)[columns]
     of_all = gradients(model, (wanted * weights).sum())
     of_features, given.grad = given.grad, None
-    got = model.model(**batch.inputs(), image_features=given, columns=columns)[0]
+    got = model.hidden_states(batch, given, columns)
     close(got, wanted)
     of_read = gradients(model, (got * weights).sum())
     assert given.grad is not None and of_features is not None and of_read.keys() == of_all.keys()
@@ -172,14 +172,14 @@ def test_a_mean_in_half_precision_has_weights_that_sum_to_1():
         collate([PrefixGroup([1] * 700, [[2] * 3, [3] * 7])]),
     )
     rows = torch.tensor([[1] * 703 + [0] * 7, [1] * 700 + [0] * 3 + [1] * 7])
-    for pooled in (batch.mean(hidden), pool(hidden.expand(2, -1, -1), rows, "mean")):
+    for pooled in (batch.mean(hidden[0]), pool(hidden.expand(2, -1, -1), rows, "mean")):
         torch.testing.assert_close(pooled, torch.ones(2, 2))
 
 
 @torch.no_grad()
 def test_other_trees_in_the_row_change_nothing():
     own, row = collate([PLAIN]), collate([PrefixGroup([1] * 30, [[5] * 30]), PLAIN, SHOWN])
-    close(together(CHAT, row, TOKENS[:2])[0, 60:67], together(CHAT, own)[0])
+    close(together(CHAT, row, TOKENS[:2])[60:67], together(CHAT, own))
     close(row.mean(together(REWARD, row, TOKENS[:2]))[1:3], own.mean(together(REWARD, own)))
 
 
@@ -188,14 +188,14 @@ def test_a_long_neighbour_does_not_stretch_a_short_tree():
     model = tiny.causal(max_position_embeddings=8, rope_scaling={"type": "dynamic", "factor": 2.0})
     long = PrefixGroup(list(range(20, 50)), [[50], [51]])
     alone, among = collate([PLAIN]), collate([long, PLAIN])
-    close(together(model, among)[0, 32:], together(model, alone)[0])
+    close(together(model, among)[32:], together(model, alone))
 
 
 @torch.no_grad()
 def test_a_branch_does_not_see_its_neighbours():
     other = PrefixGroup(PLAIN.prefix, [[99], PLAIN.responses[1]])
     got, wanted = (collate([group]) for group in (other, PLAIN))
-    assert torch.equal(together(CHAT, got)[0, 3:], together(CHAT, wanted)[0, 3:])
+    assert torch.equal(together(CHAT, got)[3:], together(CHAT, wanted)[3:])
 
 
 def test_a_row_of_trees_by_hand():
@@ -229,7 +229,7 @@ def test_a_prompt_without_answers_has_no_targets():
 def test_sft_on_questions_about_one_image_is_sft_on_separate_rows():
     group = PrefixGroup([1, IMAGE], [[20, 21, 22], [23, 24]], free=[1, 1])
     batch = collate([group])
-    hidden = together(CHAT, batch, TOKENS[:1])[0, batch.target_from]
+    hidden = together(CHAT, batch, TOKENS[:1])[batch.target_from]
     loss = F.cross_entropy(CHAT.output(hidden), batch.target_ids, reduction="sum")
     wanted = torch.zeros(())
     for response in group.responses:

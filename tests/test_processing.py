@@ -466,7 +466,10 @@ def test_a_conversation_that_is_too_long_is_refused_by_default():
         PROCESSOR(said("a", "b"), max_length=len(ids) - 1)
 
 
-SHRINK, FEWER = "lower hd_num or set on_overflow to shrink_images", "lower max_frames .*"
+SHRINK, FEWER = (
+    r"lower hd_num \(image_budget\) or set on_overflow to shrink_images",
+    "lower max_frames .*",
+)
 OLDEST = "set on_overflow to drop_oldest_turns"
 
 

@@ -22,7 +22,7 @@ from ixc.data.media import Store, check, verify
 from ixc.data.sources import File
 from ixc.data.videos import read_frames_of, survey, verify_video
 from ixc.engine.vision_cache import GEOMETRY
-from ixc.models.ixc25.inputs import is_video, read_video
+from ixc.models.inputs import is_video, read_video
 from ixc.models.ixc25.options import BadProcessor, checked_options
 from ixc.models.ixc25.processing import IXCProcessor
 

@@ -3,7 +3,6 @@
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -14,8 +13,9 @@ from ixc.data.samples import Reply, Sample
 from ixc.engine.batching import refuse_larger
 from ixc.engine.scoring import rewards_of, scored_group
 from ixc.engine.vision_cache import VisionCache
-from ixc.models.ixc25 import IXCForRewardModel, PackedBatch, PrefixGroup, collate
+from ixc.models.base import ScoringModel
 from ixc.packing.attention import to_device
+from ixc.packing.layout import PackedBatch, PrefixGroup, collate
 
 
 class NoPairs(ValueError):
@@ -41,7 +41,7 @@ class MicroBatch(NamedTuple):
 
 
 def split(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Pairs to train on and pairs held out; those about one picture, or of one prompt, stay together.
+    """Pairs to train on and pairs held out; those about one image, or of one prompt, stay together.
 
     Raises:
         NoPairs: one of the two is empty.
@@ -96,7 +96,7 @@ def measured(
 
 
 def read(vision_cache: VisionCache, rows: Sequence[PreferenceGroup]) -> MicroBatch:
-    """Rows with their tokens, their pictures at hand."""
+    """Rows with their tokens, their images at hand."""
     vision_cache.load_ahead(row.sample for row in rows)
     return MicroBatch(list(rows), collate([prefix_group(vision_cache, row) for row in rows]))
 
@@ -107,18 +107,20 @@ def num_pairs(rows: Iterable[PreferenceGroup]) -> int:
 
 
 def compare(
-    model: IXCForRewardModel, vision_cache: VisionCache, batch: MicroBatch
+    model: ScoringModel, vision_cache: VisionCache, batch: MicroBatch
 ) -> tuple[Float[Tensor, " P"], Float[Tensor, " P"]]:
     """Rewards of the better and of the other answer of each pair; every answer is read once, however many its pairs."""
-    rewards = rewards_of(
-        model, vision_cache, [c.sample for c in batch.preference_groups], batch.packed
-    )
-    starts = list(accumulate((len(c.answers) for c in batch.preference_groups), initial=0))
-    rows = list(zip(batch.preference_groups, starts[:-1], strict=True))
-    chosen = torch.tensor(
-        [start + i for preference_group, start in rows for i in preference_group.chosen]
-    )
-    rejected = torch.tensor(
-        [start + i for preference_group, start in rows for i in preference_group.rejected]
-    )
-    return rewards[to_device(chosen, rewards.device)], rewards[to_device(rejected, rewards.device)]
+    samples = [group.sample for group in batch.preference_groups]
+    rewards = rewards_of(model, vision_cache, samples, batch.packed)
+
+    # a pair's answers are numbered within its group; rewards are those of all groups, one after another
+    chosen: list[int] = []
+    rejected: list[int] = []
+    start = 0
+    for group in batch.preference_groups:
+        chosen += [start + i for i in group.chosen]
+        rejected += [start + i for i in group.rejected]
+        start += len(group.answers)
+    chosen_at = to_device(torch.tensor(chosen), rewards.device)
+    rejected_at = to_device(torch.tensor(rejected), rewards.device)
+    return rewards[chosen_at], rewards[rejected_at]

@@ -1,24 +1,23 @@
-"""Sampled answers, any number to a prompt, which is read once and whose cache is kept once."""
+"""Sampled answers, any number to a prompt, which is read once, and whose cache all of them share."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import DynamicCache
 
 from ixc.data.samples import Sample
 from ixc.engine import distributed
 from ixc.engine.batching import batched, my_share
 from ixc.engine.vision_cache import VisionCache
 from ixc.io.files import track
-from ixc.models.ixc25 import IXCForCausalLM, PrefixGroup, collate
-from ixc.models.ixc25.folder import suppress_control
+from ixc.models.base import PolicyModel
 from ixc.packing import MAX_TOKENS_PER_MICROBATCH
-from ixc.packing.attention import ResponseCache, to_device
+from ixc.packing.attention import to_device
+from ixc.packing.layout import PrefixGroup, Prompt, collate
 
 STEPS_AHEAD = 16
 """Tokens of each answer that a GPU is given to sample before the host asks whether all have ended."""
@@ -44,14 +43,13 @@ def by_length(
     """Indices of samples in batches, as in `batched`; `answer_tokens`: what all answers to one may come to."""
     prompts = [len(vision_cache.prompt(sample)) for sample in samples]
     tokens = [prompt + answer_tokens for prompt in prompts]
-    return batched(
-        prompts, tokens, [sample.id for sample in samples], size, max_tokens_per_microbatch
-    )
+    names = [sample.id for sample in samples]
+    return batched(prompts, tokens, names, size, max_tokens_per_microbatch)
 
 
 @torch.no_grad()
 def generate(
-    model: IXCForCausalLM,
+    model: PolicyModel,
     vision_cache: VisionCache,
     samples: Sequence[Sample],
     num_answers: int,
@@ -79,24 +77,25 @@ def generate(
     model.eval()
     answer_tokens = num_answers * max_new_tokens
     batches = by_length(samples, vision_cache, batch_size, answer_tokens, max_tokens_per_microbatch)
+
+    # what an earlier call has not done is shared out, so that all processes have as much to do
     sampled = dict(done or {})
     rest = [number for number in range(len(batches)) if number not in sampled]
-    costs = [
-        sum(len(vision_cache.prompt(samples[i])) + answer_tokens for i in batches[number])
-        for number in rest
-    ]
-
+    costs = []
+    for number in rest:
+        prompts = [vision_cache.prompt(samples[i]) for i in batches[number]]
+        costs.append(sum(len(prompt) + answer_tokens for prompt in prompts))
     mine = [rest[place] for place in my_share(costs)]
-    for number in track(mine, "generate"):
-        chosen = [samples[i] for i in batches[number]]
-        random_numbers = sampler(model, seed, number)
-        ids = sample_ids(
-            model, vision_cache, chosen, num_answers, temperature, max_new_tokens, random_numbers
-        )
-        sampled[number] = ids
-        if keep is not None:
-            keep(number, ids)
 
+    # every batch has random numbers of its own, whoever samples it and after what
+    for number in track(mine, "generate"):
+        batch = [samples[i] for i in batches[number]]
+        sampling = (num_answers, temperature, max_new_tokens, sampler(model, seed, number))
+        sampled[number] = sample_ids(model, vision_cache, batch, *sampling)
+        if keep is not None:
+            keep(number, sampled[number])
+
+    # everyone gets all answers, in the samples' order
     for others in distributed.gathered(sampled):
         sampled |= others
     answers: list[list[Answer]] = [[] for _ in samples]
@@ -106,14 +105,14 @@ def generate(
     return answers
 
 
-def sampler(model: IXCForCausalLM, seed: int, batch: int = 0) -> torch.Generator:
+def sampler(model: PolicyModel, seed: int, batch: int = 0) -> torch.Generator:
     """Random numbers where the model is; each batch has its own, whoever samples it and after what."""
     drawn = random.Random(f"{seed}/{batch}").getrandbits(32)
     return torch.Generator(model.device).manual_seed(drawn)
 
 
 def sample_ids(
-    model: IXCForCausalLM,
+    model: PolicyModel,
     vision_cache: VisionCache,
     samples: Sequence[Sample],
     num_answers: int,
@@ -122,49 +121,46 @@ def sample_ids(
     generator: torch.Generator,
 ) -> list[list[list[int]]]:
     """Ids of `num_answers` answers per sample."""
-    suppress_control(model, vision_cache.processor)
+    model.suppress_control(vision_cache.processor)
     prompts = [vision_cache.prompt(sample) for sample in samples]
-    given = (num_answers, temperature, max_new_tokens, generator)
-    tokens = sample_tokens(model, prompts, vision_cache.concat_features(samples), *given)
-    return cut(tokens, num_answers, model.ends)
+    sampling = (num_answers, temperature, max_new_tokens, generator)
+    tokens = sample_tokens(model, prompts, vision_cache.concat_features(samples), *sampling)
+    return cut(tokens, num_answers, model.end_ids)
 
 
-def cut(tokens: Int[Tensor, "B N"], num_answers: int, ends: Sequence[int]) -> list[list[list[int]]]:
+def cut(
+    tokens: Int[Tensor, "B N"], num_answers: int, end_ids: Collection[int]
+) -> list[list[list[int]]]:
     """Sampled tokens as `num_answers` answers to each prompt, each up to and with the first token that ends it."""
-    rows = [_until(row, ends) for row in tokens.tolist()]
+    rows = [_until(row, end_ids) for row in tokens.tolist()]
     return [rows[i : i + num_answers] for i in range(0, len(rows), num_answers)]
 
 
 def sample_tokens(
-    model: IXCForCausalLM,
-    prompts: Sequence[list[int]],
-    image_features: Float[Tensor, "P D"] | None,
+    model: PolicyModel,
+    prompts: Sequence[Prompt | list[int]],
+    image_features: Float[Tensor, "P W"] | None,
     num_answers: int,
     temperature: float,
     max_new_tokens: int,
     generator: torch.Generator,
 ) -> Int[Tensor, "B N"]:
-    """Tokens of `num_answers` answers to each prompt in turn; prompts are read once, and their caches kept once.
+    """Tokens of `num_answers` answers to each prompt in turn; every prompt is read once.
 
     Args:
-        image_features: picture tokens of all prompts, in reading order.
+        image_features: of all prompts, in reading order.
     """
-    batch = collate([PrefixGroup(prompt, []) for prompt in prompts]).to(model.device)
-    lengths = to_device(torch.tensor([len(p) for p in prompts]), model.device)
-    kept, ends = DynamicCache(), lengths.cumsum(0) - 1
-    hidden = model.model(
-        **batch.inputs(), image_features=image_features, past_key_values=kept, columns=ends
-    )
-    last, start = (x.repeat_interleave(num_answers, 0) for x in (hidden[0], lengths))
-    said = (
-        ResponseCache(kept, batch.layout, num_answers) if len(last) > 1 else kept
-    )  # one alone has nobody to share with
-    return _decode(model, said, last, start, temperature, max_new_tokens, generator)
+    groups = [PrefixGroup(prompt, []) for prompt in prompts]
+    batch = collate(groups).to(model.device)
+    last, cache = model.read_prompts(batch, image_features, num_answers)
+    positions = torch.tensor([group.prompt.next_position for group in groups])
+    start = to_device(positions, model.device).repeat_interleave(num_answers, 0)
+    return _decode(model, cache, last, start, temperature, max_new_tokens, generator)
 
 
 def _decode(
-    model: IXCForCausalLM,
-    said: DynamicCache,
+    model: PolicyModel,
+    cache: Any,
     last: Float[Tensor, "B D"],
     start: Int[Tensor, " B"],
     temperature: float,
@@ -173,31 +169,31 @@ def _decode(
 ) -> Int[Tensor, "B N"]:
     """Sample token by token until every row has ended; `start`: the position of its first token.
 
-    To know whether all have, the host waits for a GPU; so there it looks only now and then.
+    To know whether all have, the host waits for a GPU; so there it asks only now and then.
     """
-    look = 1 if last.device.type == "cpu" else STEPS_AHEAD
+    stride = 1 if last.device.type == "cpu" else STEPS_AHEAD
     tokens: list[Tensor] = []
     done = torch.zeros(len(last), dtype=torch.bool, device=last.device)
     for step in range(max_new_tokens):
         probabilities = torch.softmax(answer_logits(model, last, temperature), -1)
         token = torch.multinomial(probabilities, 1, generator=generator)
         tokens.append(token)
-        for end in model.ends:
-            done |= token[:, 0] == end
-        if step + 1 == max_new_tokens or ((step + 1) % look == 0 and done.all()):
+        for end_id in model.end_ids:
+            done |= token[:, 0] == end_id
+        if step + 1 == max_new_tokens or ((step + 1) % stride == 0 and done.all()):
             break
-        last = model.model(token, position_ids=(start + step)[:, None], past_key_values=said)[:, -1]
+        last = model.next_states(token, start + step, cache)
     return torch.cat(tokens, 1)
 
 
 def answer_logits(
-    model: IXCForCausalLM, hidden: Float[Tensor, "R D"], temperature: float
+    model: PolicyModel, hidden: Float[Tensor, "R D"], temperature: float
 ) -> Float[Tensor, "R V"]:
     """Logits of an answer's next token, fp32, as answers are sampled: at a temperature, no token that is no text.
 
     Sampling, ratio, KL and entropy read this one distribution. Temperature 1 is the model's own.
     """
-    logits = model.output(hidden).float() / temperature
+    logits = model.logits(hidden).float() / temperature
     unsampled = _mask(tuple(model.unsampled), logits.shape[-1], logits.device)
     return logits.masked_fill(unsampled, float("-inf"))
 
@@ -211,6 +207,9 @@ def _mask(ids: tuple[int, ...], size: int, device: torch.device) -> Bool[Tensor,
         return to_device(mask, device)
 
 
-def _until(ids: list[int], ends: Sequence[int]) -> list[int]:
+def _until(ids: list[int], end_ids: Collection[int]) -> list[int]:
     """The ids up to and with the first that ends them."""
-    return next((ids[: i + 1] for i, token in enumerate(ids) if token in ends), ids)
+    for i, token in enumerate(ids):
+        if token in end_ids:
+            return ids[: i + 1]
+    return ids

@@ -14,12 +14,13 @@ from ixc.engine.batching import batched, my_share, pack_by_budget, prefetch
 from ixc.engine.vision_cache import VisionCache
 from ixc.io.files import track
 from ixc.metrics import BadScore, non_finite
-from ixc.models.ixc25 import IXCForRewardModel, PackedBatch, PrefixGroup, collate
+from ixc.models.base import ScoringModel
 from ixc.packing import MAX_TOKENS_PER_MICROBATCH
+from ixc.packing.layout import PackedBatch, PrefixGroup, collate
 
 
-class Asked(NamedTuple):
-    """A place in what was asked for: an answer of a sample."""
+class AnswerRef(NamedTuple):
+    """An answer of a sample, by their numbers."""
 
     sample: int
     answer: int
@@ -32,7 +33,7 @@ class Row(NamedTuple):
     """Index of the first sample with this prompt."""
     responses: list[list[int]]
     """Ids of each answer with the tail that its score is read from."""
-    places: list[list[Asked]]
+    answers: list[list[AnswerRef]]
     """Whose score each response's is; equal answers are one response."""
     prompt: int
     """Tokens of the prompt; `tokens`, of the whole row."""
@@ -41,7 +42,7 @@ class Row(NamedTuple):
 
 @torch.no_grad()
 def score(
-    model: IXCForRewardModel,
+    model: ScoringModel,
     vision_cache: VisionCache,
     samples: Sequence[Sample],
     answers: Sequence[Sequence[Reply]],
@@ -65,29 +66,32 @@ def score(
     vision_cache.prepare(samples)
     model.eval()
     rewards = [[float("nan")] * len(texts) for texts in answers]
+
+    # rows of like length together; every process takes its share of the batches
     rows = rows_of(vision_cache, samples, answers, max_tokens_per_microbatch)
     names = [samples[row.sample].id for row in rows]
-    tokens = [row.tokens for row in rows]
-    batches = batched(
-        [row.prompt for row in rows], tokens, names, batch_size, max_tokens_per_microbatch
-    )
-    mine = [batches[i] for i in my_share([sum(tokens[row] for row in batch) for batch in batches])]
+    prompts, tokens = [row.prompt for row in rows], [row.tokens for row in rows]
+    batches = batched(prompts, tokens, names, batch_size, max_tokens_per_microbatch)
+    costs = [sum(tokens[row] for row in batch) for batch in batches]
+    mine = [batches[number] for number in my_share(costs)]
 
     def read(batch: list[int]) -> tuple[list[Row], PackedBatch]:
-        chosen = [rows[i] for i in batch]
-        vision_cache.load_ahead(samples[row.sample] for row in chosen)
-        return chosen, collate(
-            [PrefixGroup(vision_cache.prompt(samples[row.sample]), row.responses) for row in chosen]
-        )
+        read_rows = [rows[i] for i in batch]
+        vision_cache.load_ahead(samples[row.sample] for row in read_rows)
+        groups = []
+        for row in read_rows:
+            groups.append(PrefixGroup(vision_cache.prompt(samples[row.sample]), row.responses))
+        return read_rows, collate(groups)
 
-    scored: list[tuple[list[Asked], float]] = []
-    for batch, layout in track(prefetch(mine, read), "score", len(mine)):
-        values = rewards_of(
-            model, vision_cache, [samples[row.sample] for row in batch], layout
-        ).tolist()
-        places = [equal for row in batch for equal in row.places]
-        scored += zip(places, values, strict=True)
+    # the next batches are read while the model scores this one
+    scored: list[tuple[list[AnswerRef], float]] = []
+    for batch, packed in track(prefetch(mine, read), "score", len(mine)):
+        about = [samples[row.sample] for row in batch]
+        values = rewards_of(model, vision_cache, about, packed).tolist()
+        equal_answers = [equal for row in batch for equal in row.answers]
+        scored += zip(equal_answers, values, strict=True)
 
+    # everyone gets all rewards; equal answers have the same one
     for equal, reward in chain.from_iterable(distributed.gathered(scored)):
         if objection := non_finite([reward]):
             raise BadScore(f"{samples[equal[0].sample].id}: {objection}")
@@ -103,33 +107,33 @@ def rows_of(
     max_tokens_per_microbatch: int,
 ) -> list[Row]:
     """What is to be scored: every prompt with its different answers, in one row as far as they fit into a pass."""
-    groups: dict[object, dict[tuple[int, ...], list[Asked]]] = {}
+    groups: dict[object, dict[tuple[int, ...], list[AnswerRef]]] = {}
     for i, (sample, replies) in enumerate(zip(samples, answers, strict=True)):
         group = groups.setdefault((sample.prompt, sample.media), {})
         for k, reply in enumerate(replies):
-            group.setdefault(tuple(scored_ids(vision_cache, reply)), []).append(Asked(i, k))
-    return [
-        row
-        for group in groups.values()
-        for row in _rows(vision_cache, samples, group, max_tokens_per_microbatch)
-    ]
+            ids = tuple(scored_ids(vision_cache, reply))
+            group.setdefault(ids, []).append(AnswerRef(i, k))
+    rows: list[Row] = []
+    for group in groups.values():
+        rows += _rows(vision_cache, samples, group, max_tokens_per_microbatch)
+    return rows
 
 
 def _rows(
     vision_cache: VisionCache,
     samples: Sequence[Sample],
-    group: dict[tuple[int, ...], list[Asked]],
+    group: dict[tuple[int, ...], list[AnswerRef]],
     max_tokens_per_microbatch: int,
 ) -> Iterator[Row]:
     """The rows of one prompt; none if it has no answers."""
-    responses, places = [list(ids) for ids in group], list(group.values())
-    if not places:
+    responses, answers = [list(ids) for ids in group], list(group.values())
+    if not answers:
         return
-    sample = places[0][0].sample
+    sample = answers[0][0].sample
     prompt, sizes = len(vision_cache.prompt(samples[sample])), [len(ids) for ids in responses]
     for part in pack_by_budget(range(len(sizes)), sizes, max_tokens_per_microbatch - prompt):
         tokens = prompt + sum(sizes[k] for k in part)
-        yield Row(sample, [responses[k] for k in part], [places[k] for k in part], prompt, tokens)
+        yield Row(sample, [responses[k] for k in part], [answers[k] for k in part], prompt, tokens)
 
 
 def scored_group(
@@ -147,7 +151,7 @@ def scored_ids(vision_cache: VisionCache, reply: Reply) -> list[int]:
 
 
 def rewards_of(
-    model: IXCForRewardModel,
+    model: ScoringModel,
     vision_cache: VisionCache,
     samples: Sequence[Sample],
     batch: PackedBatch,

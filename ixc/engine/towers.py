@@ -1,7 +1,7 @@
 """Whether models may share one store of image features: the same frozen tower, read the same way.
 
 The store's features are one model's, and ids go from one model to the other as they are. Another tower, another cut of
-the pictures or another tokenizer would give wrong numbers without a word.
+the images or another tokenizer would give wrong numbers without a word.
 """
 
 from pathlib import Path
@@ -10,12 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ixc.engine.vision_cache import GEOMETRY, tower_of
-from ixc.models.ixc25 import IXCPreTrainedModel, IXCProcessor
-from ixc.models.ixc25.weights import some
+from ixc.models.base import Processor, VisionLanguageModel, some
 
-READ_ALIKE = (*GEOMETRY, "hd_num", "hd_num_several", "strip_turns", "tail_newline")
-"""The processor's options that ids and features depend on."""
 HALVES = (torch.bfloat16, torch.float16)
 
 
@@ -27,32 +23,26 @@ class Reader(NamedTuple):
     """A model with its processor, and the folder that they are from."""
 
     folder: Path
-    model: IXCPreTrainedModel
-    processor: IXCProcessor
+    model: VisionLanguageModel
+    processor: Processor
 
 
 def refuse_unequal(first: Reader, second: Reader) -> None:
-    """Check that two models read pictures and texts alike.
+    """Check that two models read images and texts alike.
 
     Raises:
         UnequalModels: a weight of the tower, a size that no weight shows, an option of the processor or the tokenizer
             differs. The rounding of a model that is stored in half precision is no difference.
     """
-    found = (
-        _weights(first, second)
-        or _sizes(first, second)
-        or _options(first, second)
-        or _tokenizers(first, second)
-    )
-    if found is not None:
-        raise UnequalModels(f"{second.folder}: {found}")
+    for objection_of in (_weights, _sizes, _options, _tokenizers):
+        if objection := objection_of(first, second):
+            raise UnequalModels(f"{second.folder}: {objection}")
 
 
 def _weights(first: Reader, second: Reader) -> str | None:
-    ours, theirs = tower_of(first.model), tower_of(second.model)
-    differing = [
-        name for name in sorted(ours | theirs) if not _same(ours.get(name), theirs.get(name))
-    ]
+    ours, theirs = first.model.tower_weights(), second.model.tower_weights()
+    names = sorted({*ours, *theirs})
+    differing = [name for name in names if not _same(ours.get(name), theirs.get(name))]
     if not differing:
         return None
     form = "features of one tower serve both models; train the one from the other, which leaves the tower as it is"
@@ -66,35 +56,35 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
     one, other = one.float(), other.float()
     if torch.equal(one, other):
         return True
-    rounded = ((one.to(half).float(), other.to(half).float()) for half in HALVES)
-    return any(
-        torch.equal(x, y) and (torch.equal(x, one) or torch.equal(y, other)) for x, y in rounded
-    )
+    for half in HALVES:
+        rounded, other_rounded = one.to(half).float(), other.to(half).float()
+        stored_so = torch.equal(rounded, one) or torch.equal(other_rounded, other)
+        if stored_so and torch.equal(rounded, other_rounded):
+            return True
+    return False
 
 
 def _sizes(first: Reader, second: Reader) -> str | None:
     """What the tower computes with and its weights do not show."""
-    for name in ("vision_num_attention_heads", "vision_layer_norm_eps", "tile_size", "patch_size"):
-        ours, theirs = getattr(first.model.config, name), getattr(second.model.config, name)
-        if ours != theirs:
+    facts = second.model.tower_facts()
+    for name, ours in first.model.tower_facts().items():
+        if ours != (theirs := facts.get(name)):
             return f"config.json: {name}: {theirs!r}, but {first.folder} has {ours!r}; one store serves both models"
     return None
 
 
 def _options(first: Reader, second: Reader) -> str | None:
-    for name in READ_ALIKE:
-        ours, theirs = (
-            getattr(first.processor.options, name),
-            getattr(second.processor.options, name),
-        )
-        if ours != theirs:
+    """What ids and features depend on."""
+    options = second.processor.reading()
+    for name, ours in first.processor.reading().items():
+        if ours != (theirs := options.get(name)):
             form = f"{name}: {theirs!r}, but {first.folder} has {ours!r}: both read the same prompts; make them equal"
             return f"processor_config.json: {form}"
     return None
 
 
 def _tokenizers(first: Reader, second: Reader) -> str | None:
-    if first.processor.backend.get_vocab() == second.processor.backend.get_vocab():
+    if first.processor.vocabulary() == second.processor.vocabulary():
         return None
     form = "sampled ids would be other words to it; train the one from the other"
     return f"its tokenizer is not that of {first.folder}: {form}"

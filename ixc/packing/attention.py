@@ -317,21 +317,25 @@ class ResponseCache(DynamicCache):
         q: Float[Tensor, "B H 1 E"],
         k: Float[Tensor, "B G S E"],
         v: Float[Tensor, "B G S E"],
+        scaling: float,
     ) -> Float[Tensor, "B 1 H E"]:
         """A new token of each answer looks at its own S tokens, and all answers to a prompt look at it together.
 
         Query heads that share a key head are rows of one product: no key is copied.
         """
-        q = q.squeeze(2).unflatten(1, (k.shape[1], -1)) * q.shape[-1] ** -0.5
+        q = q.squeeze(2).unflatten(1, (k.shape[1], -1)) * scaling
         keys, values = self.prompts[layer]
-        of_prompt, of_own = (
-            self._together(q) @ keys.transpose(2, 3),
-            self._together(q @ k.transpose(2, 3)),
-        )
-        of_prompt = of_prompt if self.prompt_mask is None else of_prompt + self.prompt_mask
-        weights = torch.cat([of_prompt, of_own], -1).softmax(-1, torch.float32).to(v.dtype)
-        of_prompt, of_own = weights.split([keys.shape[2], k.shape[2]], -1)
-        return (self._apart(of_prompt @ values) + self._apart(of_own) @ v).flatten(1, 2)[:, None]
+        prompt_logits = self._together(q) @ keys.transpose(2, 3)
+        own_logits = self._together(q @ k.transpose(2, 3))
+        if self.prompt_mask is not None:
+            prompt_logits = prompt_logits + self.prompt_mask
+
+        # one softmax over the prompt's keys and the answer's own
+        logits = torch.cat([prompt_logits, own_logits], -1)
+        weights = logits.softmax(-1, torch.float32).to(v.dtype)
+        prompt_weights, own_weights = weights.split([keys.shape[2], k.shape[2]], -1)
+        out = self._apart(prompt_weights @ values) + self._apart(own_weights) @ v
+        return out.flatten(1, 2)[:, None]
 
     def _together(self, x: Float[Tensor, "B G Q C"]) -> Float[Tensor, "S G N C"]:
         """Rows of all answers to a prompt, one after another."""
@@ -359,12 +363,12 @@ def shared_prefix_attention(
 ) -> tuple[Float[Tensor, "B T H E"], None]:
     """Under Transformers' attention interface: a packed row the device's way, or one more token of every answer."""
     if isinstance(layout, ResponseCache):
-        return layout.attend(module.layer_idx, q, k, v), None  # pyright: ignore[reportArgumentType]
+        return layout.attend(module.layer_idx, q, k, v, scaling), None  # pyright: ignore[reportArgumentType]
     return way_of(q, getattr(module, "kernel", "auto"))(q, k, v, layout, scaling), None
 
 
 WAYS = {"sdpa": segment_attention, "flash_attention_2": varlen_attention, "flex": flex_attention}
-"""The functions for a packed row, by the names of `ixc.models.ixc25.kernels`."""
+"""The functions for a packed row, by the names of `ixc.models.kernels`."""
 
 
 def way_of(

@@ -1,4 +1,4 @@
-"""For people and scripts: score, compare and rank chats about texts, pictures and films; chat with a policy.
+"""For people and scripts: score, compare and rank chats about texts, images and videos; chat with a policy.
 
 >>> model = RewardModel.from_pretrained("models/reward")                                       # doctest: +SKIP
 >>> chat = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "A red car."}]
@@ -6,42 +6,29 @@
 [1.72]
 """
 
-import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from ixc.data.media import BadMedia
 from ixc.engine.batching import pack_by_budget
 from ixc.metrics import BadScore, non_finite
-from ixc.models.ixc25 import (
-    IXCForCausalLM,
-    IXCForRewardModel,
-    IXCPreTrainedModel,
-    IXCProcessor,
-    collate,
+from ixc.models import family_of, load_policy, load_scorer
+from ixc.models.base import (
+    BadConversation,
+    ChatProcessor,
+    Processor,
+    ScoringModel,
+    VisionLanguageModel,
 )
-from ixc.models.ixc25.folder import (
-    is_ours,
-    load,
-    one_device,
-    processor_of,
-    save,
-    stored,
-    suppress_control,
-)
-from ixc.models.ixc25.official import from_official, to_official
-from ixc.models.ixc25.processing import BadConversation, ImageTiles
-from ixc.models.ixc25.tokenizers import is_byte as is_byte_token
+from ixc.models.base import ChatModel as Policy
+from ixc.models.places import one_device, stored
+from ixc.packing.layout import collate
 from ixc.serve.chat_batches import SharedPrompt, branched, passes, shared_prompts
 from ixc.serve.chat_media import Video, opened
 from ixc.serve.chats import ChatRecord, read_chat
@@ -62,13 +49,13 @@ Chat = Sequence[Mapping[str, Any]] | Mapping[str, Any] | ChatRecord
 """Messages `{"role": "system" | "user" | "assistant", "content": text}`; to be scored, the last is the assistant's. Or
 an object that holds them beside images and videos; all forms: `ixc.serve.chats`."""
 Shown = Any
-"""A chat's pictures and films in a list, or a single one: paths, data URLs, bytes, PIL images, arrays, tensors; a path
-with a film's suffix is a film, and so are a `Video` and a list of frames."""
+"""A chat's images and videos in a list, or a single one: paths, data URLs, bytes, PIL images, arrays, tensors; a path
+with a video's suffix is a video, and so are a `Video` and a list of frames."""
 TOKENS_AT_ONCE = 4096
 """Tokens of a forward pass; a single longer chat still goes through."""
 TILES_AT_ONCE = 64
 LEAST_TEMPERATURE = 1e-4
-Model = TypeVar("Model", bound=IXCPreTrainedModel)
+Model = TypeVar("Model", bound=VisionLanguageModel)
 
 
 class Outcome(NamedTuple):
@@ -111,23 +98,27 @@ class RewardModel:
 
     def __init__(
         self,
-        model: IXCForRewardModel,
-        processor: IXCProcessor,
-        hd_num: int | None = None,
+        model: ScoringModel,
+        processor: Processor,
+        image_budget: int | None = None,
         max_length: int | None = None,
     ) -> None:
-        """`hd_num`: tiles per picture at most, default the processor's; `max_length`: tokens, more is an error."""
-        self.model, self.processor = (
-            model.eval(),
-            _changed(processor, hd_num=hd_num, max_length=max_length),
-        )
+        """Take a loaded model.
+
+        Args:
+            image_budget: what an image may take at most, in the unit of the model's family (tiles, say); default
+                the processor's.
+            max_length: tokens of a chat; more is an error.
+        """
+        changes = {"image_budget": image_budget, "max_length": max_length}
+        self.model, self.processor = model.eval(), _changed(processor, **changes)
 
     @classmethod
     def from_pretrained(
         cls,
         folder: str | Path,
         *,
-        hd_num: int | None = None,
+        image_budget: int | None = None,
         max_length: int | None = None,
         **options: Any,
     ) -> "RewardModel":
@@ -135,9 +126,9 @@ class RewardModel:
 
         Args:
             folder, options: as in `loaded`.
-            hd_num, max_length: as in `__init__`.
+            image_budget, max_length: as in `__init__`.
         """
-        return cls(*loaded(folder, IXCForRewardModel, **options), hd_num, max_length)
+        return cls(*loaded(load_scorer, folder, **options), image_budget, max_length)
 
     def score(self, chats: Sequence[Chat], media: Sequence[Shown] | None = None) -> list[float]:
         """One score per chat, unbounded; higher is better.
@@ -146,11 +137,11 @@ class RewardModel:
         differ by up to 5 % of the spread of scores (of 16 tiny models the worst: 3.5 %), much as both do from fp32's.
 
         Args:
-            media: pictures and films of each chat; None: what the chats themselves hold.
+            media: images and videos of each chat; None: what the chats themselves hold.
 
         Raises:
-            BadConversation: a chat without an answer, or pictures that do not match its placeholders.
-            BadMedia: a picture or film that cannot be read.
+            BadConversation: a chat without an answer, or images that do not match its placeholders.
+            BadMedia: an image or video that cannot be read.
             BadScore: a score that is no number.
         """
 
@@ -180,12 +171,13 @@ class RewardModel:
         records = _records(chats, media, refuse)
         scores: list[float | None] = [None] * len(chats)
         prompts = shared_prompts(records, self.processor, self._apart, TOKENS_AT_ONCE, refuse)
-        encoded: dict[int, tuple[ImageTiles, Tensor]] = {}
+        encoded: dict[int, tuple[Any, Tensor]] = {}
         for batch in passes(prompts, TOKENS_AT_ONCE):
-            rewards = self._rewards(batch, self._features(batch, encoded)).tolist()
-            for equal, reward in zip(
-                (equal for prompt in batch for equal in prompt.chats), rewards, strict=True
-            ):
+            packed = collate([prompt.group for prompt in batch]).to(self.model.device)
+            features = self._features(batch, encoded)
+            rewards = self.model.response_scores(packed, features).tolist()
+            equal_chats = [equal for prompt in batch for equal in prompt.chats]
+            for equal, reward in zip(equal_chats, rewards, strict=True):
                 for number in equal:
                     if objection := non_finite([reward]):
                         refuse(number, BadScore(objection))
@@ -206,60 +198,22 @@ class RewardModel:
         """Order, places and scores."""
         return ranked(self.score(chats, media))
 
-    def _apart(self, ids: Sequence[int]) -> Any:
-        """What sequences must have in common to be read as one group.
-
-        Dynamic rotary scaling turns the whole of a sequence by its length. `eager` shares nothing: it is the reference.
-        """
-        config = self.model.config
-        if config._attn_implementation == "eager":
-            return tuple(ids)
-        return (
-            max(len(ids), config.max_position_embeddings)
-            if config.rope["rope_type"] == "dynamic"
-            else None
-        )
+    def _apart(self, ids: Sequence[int]) -> object:
+        """What sequences must have in common to be read as one group; a model that cannot pack shares nothing."""
+        return tuple(ids) if self.model.packing_objection else self.model.sharing_key(len(ids))
 
     def _features(
-        self, batch: Sequence[SharedPrompt], encoded: dict[int, tuple[ImageTiles, Tensor]]
-    ) -> Float[Tensor, "P D"] | None:
-        """Tokens of all pictures; `encoded` keeps those of one batch for the next, which may show the same."""
-        shown = {id(image): image for prompt in batch for image in prompt.images}
-        for key in encoded.keys() - shown.keys():
+        self, batch: Sequence[SharedPrompt], encoded: dict[int, tuple[Any, Tensor]]
+    ) -> Float[Tensor, "P W"] | None:
+        """Features of all images; `encoded` holds those of one batch for the next, which may show the same."""
+        images = {id(image): image for prompt in batch for image in prompt.images}
+        for key in encoded.keys() - images.keys():
             del encoded[key]
-        new = [image for key, image in shown.items() if key not in encoded]
+        new = [image for key, image in images.items() if key not in encoded]
         for image, tokens in zip(new, encode(self.model, new), strict=True):
             encoded[id(image)] = image, tokens
         tokens = [encoded[id(image)][1] for prompt in batch for image in prompt.images]
         return torch.cat(tokens) if tokens else None
-
-    def _rewards(
-        self, batch: Sequence[SharedPrompt], image_features: Float[Tensor, "P D"] | None
-    ) -> Float[Tensor, " R"]:
-        if self.model.config._attn_implementation == "eager":
-            return self._plain(
-                [
-                    [*one.group.prefix, *response]
-                    for one in batch
-                    for response in one.group.responses
-                ],
-                image_features,
-            )
-        layout = collate([one.group for one in batch]).to(self.model.device)
-        return self.model.response_scores(layout, image_features)
-
-    def _plain(
-        self, rows: Sequence[Sequence[int]], image_features: Float[Tensor, "P D"] | None
-    ) -> Float[Tensor, " R"]:
-        """Scores of whole sequences by the model's own forward pass, as one padded batch."""
-        ids, mask = (
-            pad_sequence([torch.tensor(row) for row in some], True, fill).to(self.model.device)
-            for some, fill in (
-                (rows, self.model.config.pad_token_id),
-                ([[1] * len(row) for row in rows], 0),
-            )
-        )
-        return self.model(ids, mask, image_features=image_features).logits.squeeze(1)
 
 
 class ChatModel:
@@ -267,29 +221,27 @@ class ChatModel:
 
     def __init__(
         self,
-        model: IXCForCausalLM,
-        processor: IXCProcessor,
-        hd_num: int | None = None,
+        model: Policy,
+        processor: ChatProcessor,
+        image_budget: int | None = None,
         max_length: int | None = None,
     ) -> None:
-        """`hd_num`, `max_length`: as of a `RewardModel`; a reply's own tokens are not counted."""
-        self.model, self.processor = (
-            model.eval(),
-            _changed(processor, hd_num=hd_num, max_length=max_length),
-        )
-        suppress_control(model, processor)
+        """`image_budget`, `max_length`: as of a `RewardModel`; a reply's own tokens are not counted."""
+        changes = {"image_budget": image_budget, "max_length": max_length}
+        self.model, self.processor = model.eval(), _changed(processor, **changes)
+        self.model.suppress_control(processor)
 
     @classmethod
     def from_pretrained(
         cls,
         folder: str | Path,
         *,
-        hd_num: int | None = None,
+        image_budget: int | None = None,
         max_length: int | None = None,
         **options: Any,
     ) -> "ChatModel":
         """A chat model of ours or of the official form; arguments as of `RewardModel.from_pretrained`."""
-        return cls(*loaded(folder, IXCForCausalLM, **options), hd_num, max_length)
+        return cls(*loaded(load_policy, folder, **options), image_budget, max_length)
 
     @torch.no_grad()
     def reply(
@@ -331,22 +283,18 @@ class ChatModel:
         if options.get("stop_strings"):
             options.setdefault("tokenizer", self.processor.tokenizer)
         checks = [FiniteOnly(), *options.pop("logits_processor", ())]
-        is_byte = partial(is_byte_token, self.processor.backend)
-        shown = (
-            {}
-            if on_text is None
-            else {"streamer": Streamed(self.processor.decode, on_text, is_byte)}
-        )
+        if on_text is not None:
+            streamer = Streamed(self.processor.decode, on_text, self.processor.is_byte)
+            options["streamer"] = streamer
         with _seeded(seed, self.model.device):
-            out = self.model.generate(
-                **read.to(self.model.device), logits_processor=checks, **shown, **options
-            )
+            inputs = read.to(self.model.device)
+            out = self.model.generate(**inputs, logits_processor=checks, **options)
         return self.processor.decode(out[0, read["input_ids"].shape[1] :].tolist()).strip()
 
 
 def loaded(
+    load: Callable[..., tuple[Any, Any]],
     folder: str | Path,
-    kind: type[Model],
     *,
     device_map: str | int | torch.device | Mapping[str, Any] | None = None,
     device: torch.device | str | None = None,
@@ -356,15 +304,16 @@ def loaded(
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     **options: Any,
-) -> tuple[Model, IXCProcessor]:
+) -> tuple[Any, Any]:
     """A model on one device, and its processor.
 
     Args:
+        load: `load_scorer` or `load_policy` of `ixc.models`.
         folder: a model's folder, or the name of one in the local cache of Hugging Face; nothing is fetched.
         device_map, device: two names of one thing; by default the CPU, `auto`: the GPU if there is one.
         dtype, attn_implementation: as in `ixc.models.ixc25.from_official`.
         attention: what scores are computed with, whose chats share their prompts: auto, sdpa, flash_attention_2 or
-            flex, as in `ixc.models.ixc25.kernels`. `attn_implementation` is that of replies and of the vision tower.
+            flex, as in `ixc.models.kernels`. `attn_implementation` is that of replies and of the vision tower.
         revision, cache_dir: of the cache.
         options: of the processor instead of the stored ones, `max_pixels` or `max_frames`; see `ProcessorOptions`.
 
@@ -378,11 +327,13 @@ def loaded(
         )
     place = one_device(device_map) if device is None else device
     folder = stored(folder, revision, cache_dir)
-    model, processor = load(folder, kind, place, dtype, attn_implementation, attention)
+    model, processor = load(
+        folder, place, dtype, attention, attn_implementation=attn_implementation
+    )
     return model, _changed(processor, **options)
 
 
-def _changed(processor: IXCProcessor, **options: Any) -> IXCProcessor:
+def _changed(processor: Any, **options: Any) -> Any:
     """The processor with options that are given; None: as it has them."""
     given = {name: value for name, value in options.items() if value is not None}
     return processor.with_options(**given) if given else processor
@@ -422,42 +373,16 @@ def convert(source: str | Path, target: str | Path) -> dict[str, list[str]]:
         FileExistsError: the target is the source, or holds files that no conversion wrote; nothing was touched.
         BadCheckpoint: as in `from_official`.
     """
-    source, target = Path(source), Path(target)
-    if objection := _objection(source, target):
-        raise FileExistsError(objection)
-    if (source / "processor_config.json").is_file():
-        told = json.loads((source / "config.json").read_text()).get("architectures") or [""]
-        kind = IXCForRewardModel if told[0] == IXCForRewardModel.__name__ else IXCForCausalLM
-        model = from_official(source, model_class=kind)
-        to_official(model, target, asdict(processor_of(source, model).options))
-        for name in ("tokenizer.model", "tokenizer.json"):
-            if (source / name).is_file():
-                shutil.copy(source / name, target / name)
-        return {"new": [], "ignored": []}
-    model = from_official(source)
-    save(model, processor_of(source, model), target)
-    if (source / "tokenizer.model").is_file():  # the way back needs it
-        shutil.copy(source / "tokenizer.model", target / "tokenizer.model")
-    return {"new": list(model.load_report.new), "ignored": list(model.load_report.ignored)}
+    return family_of(Path(source)).convert(Path(source), Path(target))
 
 
-def _objection(source: Path, target: Path) -> str | None:
-    """Why a conversion must not replace its target."""
-    if target.resolve() == source.resolve():
-        return f"{target}: source and target are the same; name another folder"
-    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not is_ours(target)):
-        return f"{target}: is there, and no checkpoint that ixc wrote: it would be lost; name a new or an empty folder"
-    return None
-
-
-def encode(model: IXCPreTrainedModel, images: Sequence[ImageTiles]) -> list[Float[Tensor, "_ D"]]:
-    """Tokens of each picture; a bounded number of tiles passes the tower at once."""
-    chunks = pack_by_budget(
-        range(len(images)), [len(image.tiles) for image in images], TILES_AT_ONCE
-    )
-    return [
-        tokens for chunk in chunks for tokens in model.encode_images([images[i] for i in chunk])
-    ]
+def encode(model: VisionLanguageModel, images: Sequence[Any]) -> list[Float[Tensor, "_ W"]]:
+    """Features of each image; a bounded number of tiles passes the tower at once."""
+    tiles = [image.num_tiles for image in images]
+    features: list[Tensor] = []
+    for chunk in pack_by_budget(range(len(images)), tiles, TILES_AT_ONCE):
+        features += model.encode_images([images[i] for i in chunk])
+    return features
 
 
 def _records(

@@ -27,8 +27,8 @@ from ixc.engine.vision_cache import LOADERS, VisionCache
 from ixc.io.digests import digest, digest_of
 from ixc.io.files import replacing, track
 from ixc.metrics import Metrics, non_finite
-from ixc.models.ixc25 import IXCForRewardModel, PrefixGroup, collate
-from ixc.models.ixc25.kernels import attention_of
+from ixc.models.base import ScoringModel
+from ixc.packing.layout import PrefixGroup, Prompt, collate
 from ixc.serve.shards import Scored, Scores, Shards
 
 ROWS_AT_ONCE = 64
@@ -53,7 +53,7 @@ class Limits:
     budget_option: str = "--max-tokens-per-microbatch"
     """What that is called where the reader can change it."""
     rows_at_once: int = ROWS_AT_ONCE
-    """Rows in memory together at most, with their pictures."""
+    """Rows in memory together at most, with their images."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ class Row:
     """A sample as the model reads it, or why it cannot."""
 
     sample: Sample | None = None
-    prompt: list[int] = field(default_factory=list)
+    prompt: Prompt | None = None
     responses: list[list[int]] = field(default_factory=list)
     """Ids of each answer with the tail that its score is read from."""
     keys: list[bytes] = field(default_factory=list)
-    """A name for each answer with its prompt and pictures: equal ones have equal rewards."""
+    """A name for each answer with its prompt and images: equal ones have equal rewards."""
     objection: str = ""
 
 
@@ -78,7 +78,7 @@ class Part(NamedTuple):
 
 
 def score_table(
-    model: IXCForRewardModel,
+    model: ScoringModel,
     vision_cache: VisionCache,
     source: Path,
     target: Path,
@@ -105,7 +105,7 @@ def score_table(
         raise BadRecord(f"{target}: is what is to be read; name another file to write")
     about = {
         "model": model_name,
-        **told(model, vision_cache),
+        **settings_of(model, vision_cache),
         "max_tokens_per_microbatch": max_tokens_per_microbatch,
         "table": digest_of(source),
     }
@@ -121,7 +121,7 @@ def score_table(
 
 
 def score_rows(
-    model: IXCForRewardModel,
+    model: ScoringModel,
     vision_cache: VisionCache,
     parts: Iterable[Iterable[Item]],
     shards: Shards,
@@ -148,18 +148,18 @@ def score_rows(
     return shards.joined() if distributed.rank() == 0 else None
 
 
-def told(model: IXCForRewardModel, vision_cache: VisionCache) -> dict[str, str]:
+def settings_of(model: ScoringModel, vision_cache: VisionCache) -> dict[str, str]:
     """What rewards depend on beside weights and rows."""
     return {
         "dtype": str(model.dtype).removeprefix("torch."),
-        "attention": f"{model.config._attn_implementation}, {attention_of(model)}",
+        "attention": model.attention,
         "media_root": str(vision_cache.root.resolve()),
         "processor": digest(vision_cache.processor.options),
     }
 
 
 def scored(
-    model: IXCForRewardModel,
+    model: ScoringModel,
     vision_cache: VisionCache,
     rows: Sequence[Item],
     limits: Limits,
@@ -189,7 +189,7 @@ def readable(
     limits: Limits,
     answers_of: Callable[[Sample], Sequence[Reply]],
 ) -> Row:
-    """A sample's tokens, its pictures at hand; or what speaks against it."""
+    """A sample's tokens, its images at hand; or what speaks against it."""
     if isinstance(item, BadRecord):
         return Row(objection=str(item))
     try:
@@ -198,7 +198,7 @@ def readable(
         longest = len(prompt) + max(map(len, responses))
         if longest <= limits.max_tokens_per_microbatch:
             vision_cache.load_ahead([item])
-            return Row(item, prompt, responses, keys_of(vision_cache, item, prompt, responses))
+            return Row(item, prompt, responses, keys_of(vision_cache, item, prompt.ids, responses))
         more = f"more than {limits.max_tokens_per_microbatch:,}; raise {limits.budget_option}"
         objection = f"{longest:,} tokens, {more}"
     except (
@@ -239,10 +239,9 @@ def keys_of(
     responses: Iterable[Sequence[int]],
 ) -> list[bytes]:
     """A name, 16 bytes, for all that each answer's reward depends on in the row."""
-    shown = "\0".join(vision_cache.key(look) for look in vision_cache.image_refs([sample]))
-    common = blake2b(
-        shown.encode() + b"\0\0" + np.array(prompt, np.int64).tobytes(), digest_size=16
-    )
+    images = "\0".join(vision_cache.key(ref) for ref in vision_cache.image_refs([sample]))
+    ids = np.array(prompt, np.int64).tobytes()
+    common = blake2b(images.encode() + b"\0\0" + ids, digest_size=16)
     keys = []
     for response in responses:
         hashed = common.copy()
@@ -253,7 +252,7 @@ def keys_of(
 
 @torch.no_grad()
 def score_new(
-    model: IXCForRewardModel,
+    model: ScoringModel,
     vision_cache: VisionCache,
     rows: Sequence[Row],
     known: dict[bytes, float],
@@ -261,41 +260,36 @@ def score_new(
 ) -> None:
     """Add to `known` the rewards of all answers that it lacks."""
     parts: list[Part] = []
-    asked = set(known)
+    seen = set(known)
     for row in rows:
-        if row.sample is None:
+        if row.sample is None or row.prompt is None:
             continue
-        new = {
-            key: ids for key, ids in zip(row.keys, row.responses, strict=True) if key not in asked
-        }
-        asked.update(new)
+        responses = dict(zip(row.keys, row.responses, strict=True))
+        new = {key: ids for key, ids in responses.items() if key not in seen}
+        seen.update(new)
         if not new:
             vision_cache.release([row.sample])
         parts += _parts(row.sample, row.prompt, new, max_tokens_per_microbatch)
-    for batch in microbatches(
-        range(len(parts)), [len(part.group) for part in parts], max_tokens_per_microbatch
-    ):
+
+    # rows of like length go through the model together
+    lengths = [len(part.group) for part in parts]
+    for batch in microbatches(range(len(parts)), lengths, max_tokens_per_microbatch):
         some = [parts[i] for i in batch]
-        rewards = rewards_of(
-            model,
-            vision_cache,
-            [part.sample for part in some],
-            collate([part.group for part in some]),
-        )
+        packed = collate([part.group for part in some])
+        rewards = rewards_of(model, vision_cache, [part.sample for part in some], packed)
         keys = [key for part in some for key in part.keys]
         known.update(zip(keys, rewards.tolist(), strict=True))
 
 
 def _parts(
     sample: Sample,
-    prompt: list[int],
+    prompt: Prompt,
     responses: dict[bytes, list[int]],
     max_tokens_per_microbatch: int,
 ) -> Iterator[Part]:
     keys, ids = list(responses), list(responses.values())
-    for some in pack_by_budget(
-        range(len(ids)), list(map(len, ids)), max_tokens_per_microbatch - len(prompt)
-    ):
+    room = max_tokens_per_microbatch - len(prompt)
+    for some in pack_by_budget(range(len(ids)), list(map(len, ids)), room):
         yield Part(sample, PrefixGroup(prompt, [ids[k] for k in some]), [keys[k] for k in some])
 
 

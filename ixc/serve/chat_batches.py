@@ -6,14 +6,13 @@ However many answers one prompt has, a pass holds as many as its budget takes; t
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any, NamedTuple
 
 from ixc.data.media import BadMedia
-from ixc.models.ixc25 import PrefixGroup
-from ixc.models.ixc25.inputs import Kind
-from ixc.models.ixc25.processing import BadConversation, ImageTiles, IXCProcessor, Reading
+from ixc.models.base import BadConversation, ChatProcessor, Kind, Reading
+from ixc.packing.layout import PrefixGroup
 from ixc.serve.chat_media import opened
 from ixc.serve.chats import ChatRecord
 
@@ -26,7 +25,7 @@ class SharedPrompt:
     """A prompt with answers to it that are scored together."""
 
     group: PrefixGroup
-    images: list[ImageTiles]
+    images: list[Any]
     chats: list[list[int]]
     """Which chats each response stands for; equal ones are one response."""
 
@@ -43,7 +42,7 @@ class _Read(NamedTuple):
 
 def shared_prompts(
     chats: Mapping[int, ChatRecord],
-    processor: IXCProcessor,
+    processor: ChatProcessor,
     apart: Callable[[Sequence[int]], Any],
     budget: int,
     refuse: Refuse,
@@ -81,7 +80,7 @@ def _groups(chats: Mapping[int, ChatRecord]) -> dict[Any, dict[Any, list[int]]]:
 def _readings(
     chats: Mapping[int, ChatRecord],
     answers: Sequence[list[int]],
-    processor: IXCProcessor,
+    processor: ChatProcessor,
     refuse: Refuse,
 ) -> Iterator[_Read]:
     """Chats of one group as ids; their media are opened once, and if they cannot be, all are refused."""
@@ -118,9 +117,9 @@ def _within(chats: Iterable[_Read], budget: int) -> Iterator[list[_Read]]:
     some: list[_Read] = []
     shared = own = 0
     for chat in chats:
-        ids = chat.reading.ids
+        ids = chat.reading.prompt.ids
         if some:
-            together = _shared(some[0].reading.ids, ids, shared)
+            together = _shared(some[0].reading.prompt.ids, ids, shared)
             own_then = own + (shared - together) * len(some) + len(ids) - together
             if together + own_then <= max(budget, 2 * together):
                 shared, own = together, own_then
@@ -144,12 +143,16 @@ def _shared(first: Sequence[int], other: Sequence[int], most: int) -> int:
 def _trees(chats: Sequence[_Read], apart: Callable[[Sequence[int]], Any]) -> Iterator[SharedPrompt]:
     """One group; several where the length policy shortened the chats differently, or they cannot share a prompt."""
     groups: dict[Any, dict[tuple[int, ...], list[int]]] = defaultdict(lambda: defaultdict(list))
-    images: dict[Any, list[ImageTiles]] = {}
+    first: dict[Any, Reading] = {}
     for reading, numbers in chats:
-        groups[reading.dropped, apart(reading.ids)][tuple(reading.ids)] += numbers
-        images.setdefault(reading.dropped, reading.images)
-    for (dropped, _), rows in groups.items():
-        yield SharedPrompt(branched(list(rows)), images[dropped], list(rows.values()))
+        ids = reading.prompt.ids
+        key = reading.dropped, apart(ids)
+        groups[key][tuple(ids)] += numbers
+        first.setdefault(key, reading)
+    for key, rows in groups.items():
+        group = branched(list(rows))
+        prefix = first[key].prompt.cut(len(group.prefix))
+        yield SharedPrompt(replace(group, prefix=prefix), first[key].images, list(rows.values()))
 
 
 def branched(rows: Sequence[Sequence[int]]) -> PrefixGroup:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from ixc.data.media import BadMedia
 from ixc.data.sources.forms import RepeatedKey, unrepeated
-from ixc.models.ixc25.prompts import BadConversation
+from ixc.models.base import BadConversation
 from ixc.serve.chats import ChatRecord, read_chat
 
 _BOM = b"\xef\xbb\xbf"

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ixc.data.inline import begins_as_video, from_data_url, is_data_url
 from ixc.data.media import BadMedia
-from ixc.models.ixc25.inputs import Kind, is_video
+from ixc.models.base import Kind
+from ixc.models.inputs import is_video
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _HELD = ("bytes", "base64", "data", "url", "path", "image", "video")

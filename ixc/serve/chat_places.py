@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from ixc.data.samples import PLACEHOLDER
 from ixc.data.sources.phrases import without_edge
-from ixc.models.ixc25.prompts import BadConversation
+from ixc.models.base import BadConversation
 from ixc.serve.chat_media import Medium
 
 _MARK = re.compile(r"<(?:image|image-placeholder|video)>")

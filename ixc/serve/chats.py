@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ixc.data.samples import Turn
-from ixc.models.ixc25.inputs import Kind
-from ixc.models.ixc25.prompts import ROLES, BadConversation
+from ixc.models.base import ROLES, BadConversation, Kind
 from ixc.serve.chat_media import Medium, medium_key, read_medium
 from ixc.serve.chat_places import Pieces, Place, Spoken, fill_places, fill_text
 
@@ -249,7 +248,7 @@ def _piece(given: Any, where: str, base: Path | None) -> str | Place:
         return _only_text(part, where)
     if kind not in _MEDIA_PARTS:
         raise BadConversation(f"{where}: {given!r:.80}: give {form}")
-    part.pop("detail", None)  # how finely a server shall look; here hd_num says it
+    part.pop("detail", None)  # how finely a server shall look; here image_budget says it
     sources = [name for name in _SOURCES if name in part]
     if unknown := [key for key in part if key not in sources]:
         raise BadConversation(

@@ -175,7 +175,7 @@ def _api() -> ModuleType:
 def _loading(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from ixc.models.ixc25.official import as_device
+    from ixc.models.places import as_device
 
     try:
         device = as_device(options.device)
@@ -190,7 +190,7 @@ def _loading(options: argparse.Namespace) -> dict[str, Any]:
 
 def _reading(options: argparse.Namespace) -> dict[str, Any]:
     """Options of the processor."""
-    names = ("hd_num", "max_length", "max_frames", "max_pixels", "on_overflow")
+    names = ("image_budget", "max_length", "max_frames", "max_pixels", "on_overflow")
     return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
@@ -270,8 +270,8 @@ def score_table(options: argparse.Namespace) -> int:
     from ixc.engine import distributed
     from ixc.engine.checkpoints import digest_of
     from ixc.engine.vision_cache import VisionCache
-    from ixc.models.ixc25 import IXCForRewardModel
-    from ixc.models.ixc25.folder import load, stored
+    from ixc.models import load_scorer
+    from ixc.models.places import stored
     from ixc.serve import bulk
     from ixc.serve.chat_files import holds_chats
 
@@ -295,7 +295,7 @@ def score_table(options: argparse.Namespace) -> int:
     loading, folder = _loading(options), stored(options.model)
     if str(loading["device"]) == "cuda":
         loading["device"] = distributed.device()
-    model, processor = load(folder, IXCForRewardModel, **loading)
+    model, processor = load_scorer(folder, **loading)
     reading = _reading(options)
     counts = bulk.score_table(
         model,

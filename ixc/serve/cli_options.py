@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 _OPTIONS = (
-    "hd_num",
+    "image_budget",
     "max_length",
     "max_frames",
     "max_pixels",
@@ -85,16 +85,18 @@ def model_options(command: argparse.ArgumentParser, attention: Mapping[str, Any]
         "--attention", choices=attention, default=default, help=f"{about} (default: {default})"
     )
     command.add_argument(
-        "--hd-num", type=count, help="tiles per picture at most; default: as stored with the model"
+        "--image-budget",
+        type=count,
+        help="what an image may take at most (tiles, say); default: as stored with the model",
     )
     command.add_argument(
         "--max-length", type=count, help="tokens of a chat at most; default: as stored"
     )
     command.add_argument(
-        "--max-frames", type=count, help="frames of a film at most; default: as stored"
+        "--max-frames", type=count, help="frames of a video at most; default: as stored"
     )
     command.add_argument(
-        "--max-pixels", type=count, help="pixels of a picture or frame at most; default: as stored"
+        "--max-pixels", type=count, help="pixels of an image or frame at most; default: as stored"
     )
     policies = ("error", "drop_oldest_turns", "shrink_images")
     command.add_argument(

@@ -17,18 +17,19 @@ from PIL import Image
 from torch import Tensor
 
 from ixc.data.media import BadMedia
+from ixc.models.base import ROLES, BadConversation
 from ixc.models.ixc25 import IXCForRewardModel, IXCProcessor
-from ixc.models.ixc25.folder import kept_options, load, one_device, stored
-from ixc.models.ixc25.processing import SPECIAL, BadConversation
-from ixc.models.ixc25.prompts import ROLES
+from ixc.models.ixc25.folder import kept_options, load
+from ixc.models.ixc25.processing import SPECIAL
 from ixc.models.ixc25.tiles import Partition, to_tiles
+from ixc.models.places import one_device, stored
 from ixc.serve.api import Chat, RewardModel, Shown
 
 _START, _END = re.escape(SPECIAL["turn_start"]), re.escape(SPECIAL["turn_end"])
 _TURN = re.compile(f"{_START}({'|'.join(ROLES)})\n(.*?){_END}\n?", re.DOTALL)
 _TAIL = SPECIAL["eos"] + SPECIAL["reward"]
 SEVERAL = 6
-"""Tiles that each of several pictures in one chat has at most, whatever is asked for: the official rule."""
+"""Tiles that each of several images in one chat has at most, whatever is asked for: the official rule."""
 
 
 class AutoModel:
@@ -171,7 +172,7 @@ class OfficialRewardModel:
         hd_num: int,
         apply_template: bool,
     ) -> list[float]:
-        """Chats whose pictures may have different numbers of tiles are scored one by one."""
+        """Chats whose images may have different numbers of tiles are scored one by one."""
         chats = list(chats) if apply_template else [untemplated(chat) for chat in chats]
         shown = [image if isinstance(image, list | tuple) else [image] for image in images]
         limits = [self._limit(images, hd_num) for images in shown]
@@ -186,7 +187,7 @@ class OfficialRewardModel:
         ]
 
     def _limit(self, images: Sequence[Any], hd_num: int) -> int:
-        """Tiles per picture at most; a ready tensor keeps all of its own."""
+        """Tiles per image at most; a ready tensor keeps all of its own."""
         limit, side = SEVERAL if len(images) > 1 else hd_num, self.processor.tile_size
         ready = [sorted(size // side for size in x.shape[2:]) for x in images if is_ready(x)]
         most = max((long * (short + 1) for short, long in ready), default=limit)
@@ -197,7 +198,7 @@ class OfficialRewardModel:
         return max(most, limit)
 
     def _image(self, image: Any) -> Any:
-        """A ready tensor as a picture again."""
+        """A ready tensor as an image again."""
         if not is_ready(image):
             return image
         if any(size % self.processor.tile_size for size in image.shape[2:]):
@@ -212,7 +213,7 @@ def is_ready(image: Any) -> bool:
 
 
 def from_normalised(pixels: Tensor) -> Image.Image:
-    """The 8-bit picture whose normalised form, [1, 3, H, W], this is."""
+    """The 8-bit image whose normalised form, [1, 3, H, W], this is."""
     ends = [
         to_tiles(Image.new("RGB", (1, 1), end), Partition(1, 1, 1, 1), 1)[1]
         for end in ("black", "white")

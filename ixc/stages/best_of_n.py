@@ -14,8 +14,7 @@ from ixc.engine.scoring import score
 from ixc.engine.towers import Reader, refuse_unequal
 from ixc.engine.vision_cache import VisionCache
 from ixc.metrics import Log, Metrics, ignore
-from ixc.models.ixc25 import IXCForCausalLM, IXCForRewardModel
-from ixc.models.ixc25.folder import load
+from ixc.models import load_policy, load_scorer
 from ixc.params import BestOfNParams
 from ixc.verifiers.rules import check
 
@@ -54,9 +53,9 @@ def sample_and_score(
     params: BestOfNParams, samples: Sequence[Sample], media: Path, chat: Path, reward: Path
 ) -> tuple[list[list[Answer]], list[list[float]]]:
     """The chat model's answers to each prompt, as many as the largest N, and their rewards."""
-    place = distributed.device(), params.precision
-    policy, processor = load(chat, IXCForCausalLM, *place, attention=params.attention)
-    judge, judges_processor = load(reward, IXCForRewardModel, *place, attention=params.attention)
+    loading = distributed.device(), params.precision, params.attention
+    policy, processor = load_policy(chat, *loading)
+    judge, judges_processor = load_scorer(reward, *loading)
     refuse_unequal(Reader(chat, policy, processor), Reader(reward, judge, judges_processor))
     vision_cache = VisionCache(policy, processor, media, params.vision_cache)
     answers = generate(

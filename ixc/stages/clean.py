@@ -23,10 +23,9 @@ from ixc.engine.vision_cache import VisionCache
 from ixc.io.digests import digest_of
 from ixc.io.files import replacing
 from ixc.metrics import Log, Metrics, ignore
-from ixc.models.ixc25 import IXCForRewardModel
-from ixc.models.ixc25.folder import load
+from ixc.models import load_scorer
 from ixc.params import CleanParams
-from ixc.serve.bulk import Limits, NoAnswer, score_rows, told
+from ixc.serve.bulk import Limits, NoAnswer, score_rows, settings_of
 from ixc.serve.shards import Scores, Shards
 
 REWARD, REASON = "clean_reward", "clean_reason"
@@ -100,10 +99,13 @@ def run(
         NothingScored: not one of its rows could be scored; nothing was written.
     """
     _refuse_same(corpus, cleaned, removed, unscored, scores)
-    place = distributed.device(), params.precision
-    model, processor = load(reward, IXCForRewardModel, *place, attention=params.attention)
+
+    # whatever rewards depend on is what shards of an earlier run must agree in
+    device = distributed.device()
+    model, processor = load_scorer(reward, device, params.precision, params.attention)
     vision_cache = VisionCache(model, processor, media, params.vision_cache)
-    about = {"model": digest_of(reward), "table": digest_of(corpus), **told(model, vision_cache)}
+    about = {"model": digest_of(reward), "table": digest_of(corpus)}
+    about |= settings_of(model, vision_cache)
     about |= {
         "max_tokens_per_microbatch": params.max_tokens_per_microbatch,
         "plant": params.plant,

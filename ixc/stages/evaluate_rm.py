@@ -1,4 +1,4 @@
-"""The reward model on held-out pairs: by domain, modality, source and length, and again with every picture swapped."""
+"""The reward model on held-out pairs: by domain, modality, source and length, and again with every image swapped."""
 
 import random
 import re
@@ -14,8 +14,8 @@ from ixc.engine import distributed
 from ixc.engine.scoring import score
 from ixc.engine.vision_cache import VisionCache
 from ixc.metrics import Log, Metrics, accuracy_interval, calibration_error, ignore
-from ixc.models.ixc25 import IXCForRewardModel
-from ixc.models.ixc25.folder import load
+from ixc.models import load_scorer
+from ixc.models.base import ScoringModel
 from ixc.params import EvaluateRMParams
 
 LENGTHS = (16, 64, 256)
@@ -48,8 +48,8 @@ def run(
         if after.media != before.media
     ]
     with distributed.joined():
-        place = distributed.device(), params.precision
-        model, processor = load(reward, IXCForRewardModel, *place, attention=params.attention)
+        device = distributed.device()
+        model, processor = load_scorer(reward, device, params.precision, params.attention)
         vision_cache = VisionCache(model, processor, media, params.vision_cache)
         rewards = _score(params, model, vision_cache, samples)
         misled = _score(params, model, vision_cache, swapped)
@@ -66,7 +66,7 @@ def run(
 
 def _score(
     params: EvaluateRMParams,
-    model: IXCForRewardModel,
+    model: ScoringModel,
     vision_cache: VisionCache,
     samples: Sequence[Sample],
 ) -> list[Rewards]:
@@ -170,7 +170,7 @@ def num_words(turns: Sequence[Turn]) -> int:
 def swap_media(samples: Sequence[Sample], rng: random.Random) -> list[Sample]:
     """Give every sample with media those of another prompt of its domain and modality; where there is none, its own.
 
-    A model that looks at pictures then answers no better than chance; one that reads only the text does not notice.
+    A model that looks at images then answers no better than chance; one that reads only the text does not notice.
     """
     pools: dict[tuple[str, str, int], dict[tuple[Media, ...], int]] = defaultdict(dict)
     for s in samples:

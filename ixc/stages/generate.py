@@ -19,15 +19,13 @@ from typing import Any, NamedTuple
 from ixc.clients.content import Part, image_parts, text_part
 from ixc.clients.ledger import Paid
 from ixc.clients.server import address, ask_all
-from ixc.data.samples import Sample, balanced, read_samples, write_samples
+from ixc.data.samples import PLACEHOLDER, Sample, balanced, read_samples, write_samples
 from ixc.engine import distributed
 from ixc.engine.sampling import BatchIds, generate
 from ixc.engine.vision_cache import VisionCache
 from ixc.io.journal import Journal
 from ixc.metrics import Log, Metrics, ignore
-from ixc.models.ixc25 import IXCForCausalLM
-from ixc.models.ixc25.folder import load
-from ixc.models.ixc25.processing import PLACEHOLDER
+from ixc.models import load_policy
 from ixc.params import GenerateParams, ServerParams
 
 
@@ -94,9 +92,8 @@ def locally(
     params: GenerateParams, samples: Sequence[Sample], media: Path, base: Path, candidates: Path
 ) -> list[Answered]:
     """The base model's answers, batch by batch; processes share the batches out, each with a journal of its own."""
-    model, processor = load(
-        base, IXCForCausalLM, distributed.device(), params.precision, attention=params.attention
-    )
+    device = distributed.device()
+    model, processor = load_policy(base, device, params.precision, params.attention)
     vision_cache = VisionCache(model, processor, media, params.vision_cache)
     done = resume(candidates, job(params, samples, base)) if distributed.rank() == 0 else {}
     done = distributed.gathered(done)[0]
@@ -287,7 +284,7 @@ def answered_remotely(
 
 
 def messages(sample: Sample, root: Path, server: ServerParams) -> list[dict[str, Any]]:
-    """The conversation, each picture or film where `<ImageHere>` stands; without a mark, before the user's words."""
+    """The conversation, each image or video where `<ImageHere>` stands; without a mark, before the user's words."""
     shown = iter([image_parts(medium, root, server) for medium in sample.media])
     unmarked = len(sample.media) - sum(turn.content.count(PLACEHOLDER) for turn in sample.prompt)
     found = []
@@ -297,13 +294,13 @@ def messages(sample: Sample, root: Path, server: ServerParams) -> list[dict[str,
         parts = [*chain(*before), *_content(turn.content, shown)]
         plain = all(
             part["type"] == "text" for part in parts
-        )  # some servers know no parts where there is no picture
+        )  # some servers know no parts where there is no image
         found.append({"role": turn.role, "content": turn.content if plain else parts})
     return found
 
 
 def _content(text: str, shown: Iterator[list[Part]]) -> list[Part]:
-    """A turn's parts; a mark that no picture is left for is text like any other."""
+    """A turn's parts; a mark that no image is left for is text like any other."""
     head, *rest = text.split(PLACEHOLDER)
     parts = [text_part(head)]
     for tail in rest:

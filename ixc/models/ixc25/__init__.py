@@ -8,9 +8,10 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
+from ixc.models.base import BadCheckpoint
 from ixc.models.ixc25.configuration import IXCConfig
 from ixc.models.ixc25.heads import IXCForCausalLM, IXCForRewardModel, IXCModel
-from ixc.models.ixc25.official import BadCheckpoint, from_official, to_official
+from ixc.models.ixc25.official import from_official, to_official
 from ixc.models.ixc25.pretrained import IXCPreTrainedModel
 from ixc.models.ixc25.processing import IXCProcessor
 from ixc.packing.layout import PackedBatch, PrefixGroup, collate

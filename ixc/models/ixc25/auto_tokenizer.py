@@ -41,7 +41,7 @@ _OF_CHATS = (
 
 
 class IXCTokenizer(PreTrainedTokenizerFast):
-    """Ids of texts as `IXCProcessor.encode` gives them, and of chats without pictures as the processor gives them.
+    """Ids of texts as `IXCProcessor.encode` gives them, and of chats without images as the processor gives them.
 
     A pair of texts is a question and its answer, laid out by the template and with the tail that the score is read
     from, so that `pipeline("text-classification")` scores `{"text": question, "text_pair": answer}`.
@@ -71,7 +71,7 @@ class IXCTokenizer(PreTrainedTokenizerFast):
             options: as Transformers'; of chats and pairs: those of `apply_chat_template`.
 
         Raises:
-            BadConversation: a chat of another form, or with pictures; or an option that it has not.
+            BadConversation: a chat of another form, or with images; or an option that it has not.
         """
         if text_pair is not None:
             return self.apply_chat_template(
@@ -105,7 +105,7 @@ class IXCTokenizer(PreTrainedTokenizerFast):
             options: some of `_OF_CHATS`, as in `PreTrainedTokenizerBase.pad`.
 
         Raises:
-            BadConversation: a chat of another form, or with pictures; or an option that it has not.
+            BadConversation: a chat of another form, or with images; or an option that it has not.
         """
         _refuse_unknown(options)
         several = not _is_chat(conversation)

@@ -13,7 +13,7 @@ LINEARS = ("wqkv", "wo", "w1", "w2", "w3")
 MAX_TILE = 8192
 """Pixels of a tile's side at most."""
 MAX_TILES = 1024
-"""Tiles of a picture at most, whatever is asked for; the official evaluation has 9 to 55."""
+"""Tiles of an image at most, whatever is asked for; the official evaluation has 9 to 55."""
 Pooling = Literal["last_token", "mean"]
 _COUNTS = {
     "vocab_size": 2**22,
@@ -75,7 +75,7 @@ class IXCConfig(PreTrainedConfig):
     plora_scales: dict | None = None
     """The linear layers whose scale differs."""
     tile_size: int = 560
-    """Side of a picture tile, pixels."""
+    """Side of an image tile, pixels."""
     patch_size: int = 14
     vision_hidden_size: int = 1024
     vision_intermediate_size: int = 4096
@@ -83,14 +83,14 @@ class IXCConfig(PreTrainedConfig):
     vision_num_attention_heads: int = 16
     vision_layer_norm_eps: float = 1e-5
     hd_num: int = 9
-    """Tiles per picture at most, the global view not counted."""
+    """Tiles per image at most, the global view not counted."""
     pooling: Pooling = "last_token"
     """What the score head reads: the reward token (official checkpoint) or the mean state (the paper's text)."""
     bos_token_id: int = 1
     eos_token_id: int = 2
     pad_token_id: int = 2
     image_token_id: int = 92528
-    """Marks the places of picture tokens in `input_ids`; no text is ever encoded to it."""
+    """Marks the places of image tokens in `input_ids`; no text is ever encoded to it."""
     end_of_turn_token_id: int = 92542
     tie_word_embeddings: bool = False
     use_cache: bool = True

@@ -1,6 +1,5 @@
 """A model and its processor in one folder."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -8,14 +7,15 @@ from typing import Any, TypeVar
 import torch
 
 from ixc.io.files import replacing_folder
+from ixc.models.base import BadCheckpoint
 from ixc.models.ixc25.agreement import object_in, objection
 from ixc.models.ixc25.card import is_card
 from ixc.models.ixc25.configuration import IXCConfig
 from ixc.models.ixc25.heads import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel
-from ixc.models.ixc25.kernels import refuse_attention, use_attention
-from ixc.models.ixc25.official import OPTIONS, BadCheckpoint, as_device, from_official
+from ixc.models.ixc25.official import OPTIONS, from_official
 from ixc.models.ixc25.processing import BadProcessor, IXCProcessor
-from ixc.models.ixc25.tokenizers import unsampled_ids
+from ixc.models.kernels import refuse_attention, use_attention
+from ixc.models.places import as_device
 from ixc.models.precision import warn_of_slow_precision
 
 Model = TypeVar("Model", bound=IXCPreTrainedModel)
@@ -77,52 +77,9 @@ def load(
 
 
 def suppress_control(model: IXCPreTrainedModel, processor: IXCProcessor) -> None:
-    """Let a chat model never sample what its tokenizer has no text for; see `IXCForCausalLM.unsampled`.
-
-    Wherever a model and its processor meet: in a folder, and again before answers are sampled.
-    """
-    if isinstance(model, IXCForCausalLM) and model.generation_config is not None:
-        unsampled = unsampled_ids(processor.backend, model.config.vocab_size)
-        model.generation_config.suppress_tokens = unsampled
-
-
-def stored(
-    name: str | Path, revision: str | None = None, cache_dir: str | Path | None = None
-) -> Path:
-    """The folder of a model: itself, or a snapshot in the local cache of Hugging Face; nothing is fetched.
-
-    Raises:
-        BadCheckpoint: neither is there.
-    """
-    if Path(name).is_dir():
-        return Path(name)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(
-            snapshot_download(
-                str(name), revision=revision, cache_dir=cache_dir, local_files_only=True
-            )
-        )
-    except (LocalEntryNotFoundError, HFValidationError) as error:
-        form = "no such folder, and none of this name in the local cache of Hugging Face"
-        raise BadCheckpoint(
-            f"{name}: {form}; nothing is fetched here: `hf download {name}`"
-        ) from error
-
-
-def one_device(told: str | int | torch.device | Mapping[str, Any] | None) -> str | torch.device:
-    """The device of a `device_map`.
-
-    Raises:
-        ValueError: it names several.
-    """
-    places = set(told.values()) if isinstance(told, Mapping) else {told}
-    if len(places) != 1:
-        raise ValueError(f"device_map: {told!r}: a model lives on one device here; name it")
-    [place] = places
-    return f"cuda:{place}" if isinstance(place, int) else place or "cpu"
+    """`IXCForCausalLM.suppress_control`, where the model is one."""
+    if isinstance(model, IXCForCausalLM):
+        model.suppress_control(processor)
 
 
 def processor_of(folder: Path, model: IXCPreTrainedModel) -> IXCProcessor:

@@ -7,13 +7,17 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import Cache, GenerationMixin
+from transformers import Cache, DynamicCache, GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils.generic import ModelOutput
 from transformers.utils.output_capturing import capture_outputs
 
+from ixc.models.base import ChatModel, ScoringModel
 from ixc.models.ixc25.configuration import IXCConfig
 from ixc.models.ixc25.pretrained import IXCPreTrainedModel
+from ixc.models.ixc25.processing import IXCProcessor
+from ixc.models.ixc25.tokenizers import unsampled_ids
+from ixc.packing.attention import ResponseCache, to_device
 from ixc.packing.layout import PackedBatch
 
 
@@ -72,7 +76,7 @@ def refuse_right_padding(attention_mask: Tensor | None) -> None:
     raise ValueError(f"attention_mask: row {row}: {form}")
 
 
-class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin):
+class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin, ChatModel):
     """The chat model: base, policy and reference."""
 
     accepts_loss_kwargs = True
@@ -82,23 +86,58 @@ class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin):
         self.output: nn.Linear = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
         if self.generation_config is not None:
-            self.generation_config.eos_token_id = list(self.ends)
+            ends = [config.eos_token_id, config.end_of_turn_token_id]
+            self.generation_config.eos_token_id = ends
             control = {config.image_token_id, config.bos_token_id}
-            self.generation_config.suppress_tokens = sorted(control - set(self.ends))
+            self.generation_config.suppress_tokens = sorted(control - set(ends))
 
     @property
-    def ends(self) -> tuple[int, int]:
+    def end_ids(self) -> frozenset[int]:
         """Either of these ends an answer: `</s>` and the turn's end, as in the authors' chat."""
+        return frozenset((self.config.eos_token_id, self.config.end_of_turn_token_id))
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """`end_ids` in order."""
         return self.config.eos_token_id, self.config.end_of_turn_token_id
 
     @property
     def unsampled(self) -> list[int]:
-        """Ids that are no text and end nothing, which no answer may contain; `folder.load` has them of the tokenizer.
+        """Ids that are no text and end nothing, which no answer may contain; `suppress_control` finds them.
 
-        The config alone knows two of them. They are kept as `suppress_tokens`, which Transformers' `generate` heeds.
+        The config alone knows two of them. They stand in `suppress_tokens`, which Transformers' `generate` heeds.
         """
-        kept = self.generation_config and self.generation_config.suppress_tokens
-        return list(kept or ())
+        suppressed = self.generation_config and self.generation_config.suppress_tokens
+        return list(suppressed or ())
+
+    def suppress_control(self, processor: IXCProcessor) -> None:
+        """Never sample what the tokenizer has no text for."""
+        if self.generation_config is not None:
+            unsampled = unsampled_ids(processor.backend, self.config.vocab_size)
+            self.generation_config.suppress_tokens = unsampled
+
+    def logits(self, hidden: Float[Tensor, "*R D"]) -> Float[Tensor, "*R V"]:
+        """Of the next token."""
+        return self.output(hidden)
+
+    def read_prompts(
+        self, batch: PackedBatch, image_features: Float[Tensor, "P D"] | None, num_answers: int
+    ) -> tuple[Float[Tensor, "B D"], Cache]:
+        """Prompts as one packed row, whose cache all answers share."""
+        lengths = torch.tensor([prefix for prefix, _ in batch.layout.shapes])
+        columns = to_device(lengths.cumsum(0) - 1, batch.input_ids.device)
+        cache = DynamicCache()
+        hidden = self.hidden_states(batch, image_features, columns, cache)
+        last = hidden.repeat_interleave(num_answers, 0)
+        if len(last) == 1:  # a single answer has nobody to share with
+            return last, cache
+        return last, ResponseCache(cache, batch.layout, num_answers)
+
+    def next_states(
+        self, tokens: Int[Tensor, "B 1"], positions: Int[Tensor, " B"], cache: Cache
+    ) -> Float[Tensor, "B D"]:
+        """One more token of every answer."""
+        return self.model(tokens, position_ids=positions[:, None], past_key_values=cache)[:, -1]
 
     def get_output_embeddings(self) -> nn.Module:
         """The vocabulary head."""
@@ -174,7 +213,7 @@ class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, is_first_iteration: bool | None = False, **kwargs: Any
     ) -> dict[str, Any]:
-        """The pictures go in with the prompt, and then stand in the cache."""
+        """The images go in with the prompt, and then stand in the cache."""
         given = {"is_first_iteration": is_first_iteration, **kwargs}
         inputs = super().prepare_inputs_for_generation(input_ids, **given)  # pyright: ignore[reportAttributeAccessIssue]
         for name in GENERATING:
@@ -191,7 +230,7 @@ class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin):
         input_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor | None, dict[str, Any]]:
-        """Several answers to a prompt: its pictures pass the tower once, their tokens are repeated."""
+        """Several answers to a prompt: its images pass the tower once, their tokens are repeated."""
         pixels, grids = kwargs.pop("pixel_values", None), kwargs.pop("tile_grids", None)
         image_features = (
             kwargs.pop("image_features", None)
@@ -235,7 +274,7 @@ class ScoreHead(nn.Linear):
         return F.linear(input.float(), self.weight.float())
 
 
-class IXCForRewardModel(IXCPreTrainedModel):
+class IXCForRewardModel(IXCPreTrainedModel, ScoringModel):
     """The reward model, and the critic: one number per token, read where the caller pools."""
 
     def __init__(self, config: IXCConfig) -> None:
@@ -297,23 +336,23 @@ class IXCForRewardModel(IXCPreTrainedModel):
             past_key_values=out.past_key_values,
         )
 
-    def response_scores(
-        self, batch: PackedBatch, image_features: Float[Tensor, "P D"] | None = None
-    ) -> Float[Tensor, " R"]:
-        """One score per response, group by group, as separate rows would get; fp32.
+    @property
+    def pooling(self) -> str:
+        """What a score is read from."""
+        return self.config.pooling
 
-        Args:
-            image_features: picture tokens of all groups, in reading order.
-        """
-        given = {**batch.inputs(), "image_features": image_features}
-        if self.config.pooling == "last_token":
-            return self.scores(self.model(**given, columns=batch.end_at)[0])
-        return self.scores(batch.mean(self.model(**given)))
+    @pooling.setter
+    def pooling(self, pooling: str) -> None:
+        self.config.pooling = pooling
 
-    def scores(self, pooled: Float[Tensor, "*R D"]) -> Float[Tensor, "*R"]:
+    def scores(self, states: Float[Tensor, "*R D"]) -> Float[Tensor, "*R"]:
         """The score head's numbers, with what an adapter may add to it."""
-        with torch.autocast(pooled.device.type, enabled=False):
-            return self.score(pooled.float()).float().squeeze(-1)
+        with torch.autocast(states.device.type, enabled=False):
+            return self.score(states.float()).float().squeeze(-1)
+
+    def score_head(self) -> nn.Module:
+        """A linear layer."""
+        return self.score
 
 
 def pool(

@@ -1,4 +1,4 @@
-"""InternLM2 with Partial LoRA: a decoder whose linear layers add a low-rank path for picture tokens only.
+"""InternLM2 with Partial LoRA: a decoder whose linear layers add a low-rank path for image tokens only.
 
 Letters in names: B rows, T tokens, D hidden channels, H query heads, G key/value heads, E channels of a head.
 Parameter names are the official checkpoint's.
@@ -21,7 +21,7 @@ from ixc.packing.attention import NAME as SHARED_PREFIX
 from ixc.packing.attention import PackedLayout, ResponseCache, to_device
 
 Places = Int[Tensor, " P"] | Bool[Tensor, " BT"]
-"""Which tokens of a batch come from a picture: where these stand, or yes or no for each, where their number is not
+"""Which tokens of a batch come from an image: where these stand, or yes or no for each, where their number is not
 known to the host."""
 
 
@@ -30,7 +30,7 @@ class Read(NamedTuple):
 
     columns: Int[Tensor, " R"]
     places: Bool[Tensor, " R"] | None
-    """Which of them come from a picture; None: the row has none."""
+    """Which of them come from an image; None: the row has none."""
 
 
 class LowRank(nn.Module):
@@ -47,9 +47,9 @@ class LowRank(nn.Module):
 
 
 class PLoRALinear(nn.Linear):
-    """`x W^T`, plus `scale B A x` where a token comes from a picture.
+    """`x W^T`, plus `scale B A x` where a token comes from an image.
 
-    Only picture tokens take the low-rank path. Where they stand is found out once per forward pass, with a size that
+    Only image tokens take the low-rank path. Where they stand is found out once per forward pass, with a size that
     the host knows: no synchronisation. Source: InternLM-XComposer2, arXiv:2401.16420, section 3.2.
     """
 
@@ -62,7 +62,7 @@ class PLoRALinear(nn.Linear):
     def forward(
         self, input: Float[Tensor, "B T i"], places: Places | None
     ) -> Float[Tensor, "B T o"]:
-        """`places`: the picture tokens among the B x T; None when there is no picture."""
+        """`places`: the image tokens among the B x T; None when there is no image."""
         rows = input.flatten(0, 1)
         out = F.linear(rows, self.weight)
         if places is not None and places.dtype == torch.bool:
@@ -161,7 +161,7 @@ class Attention(nn.Module):
     """
 
     kernel = "auto"
-    """What packed rows are computed with; see `ixc.models.ixc25.kernels.use_attention`."""
+    """What packed rows are computed with; see `ixc.models.kernels.use_attention`."""
 
     def __init__(self, config: IXCConfig, layer_idx: int) -> None:
         super().__init__()
@@ -283,12 +283,12 @@ class InternLM2(nn.Module):
         """Hidden states after the final norm.
 
         Args:
-            input_ids: `config.image_token_id` where a picture token belongs.
-            image_features: projected picture tokens of the whole batch, in reading order.
+            input_ids: `config.image_token_id` where an image token belongs.
+            image_features: projected image tokens of the whole batch, in reading order.
             attention_mask: [B S], 1 on real tokens; or bool [B 1 T S], True where a query (T) may look at a key
                 (S: cache and input); None: no padding. Queries never look ahead, unless the 4-D form says so.
             position_ids: default 0, 1, 2, ... after what the cache holds, padding on the left not counted.
-            inputs_embeds: instead of `input_ids`, pictures in their places; no token then counts as a picture's.
+            inputs_embeds: instead of `input_ids`, images in their places; no token then counts as an image's.
             layout: the input is a packed row of groups, `ixc.packing.layout.Batch`, which gives `position_ids` too.
             columns: those of a single row that are returned, of all others nothing after the last layer's attention is
                 computed; None: all.
@@ -296,7 +296,7 @@ class InternLM2(nn.Module):
 
         Raises:
             TypeError: another keyword argument.
-            WrongPictures: not as many features as places for them.
+            WrongImages: not as many features as places for them.
             ValueError: an id that is not of the vocabulary.
         """
         refuse_unknown(kwargs)
@@ -344,10 +344,10 @@ class InternLM2(nn.Module):
     def embed(
         self, input_ids: Int[Tensor, "B T"], image_features: Float[Tensor, "P D"] | None
     ) -> tuple[Float[Tensor, "B T D"], Int[Tensor, " P"] | None]:
-        """Token embeddings with the pictures in their places, and these places among the B x T tokens.
+        """Token embeddings with the images in their places, and these places among the B x T tokens.
 
         Raises:
-            WrongPictures: not as many features as places for them.
+            WrongImages: not as many features as places for them.
             ValueError: an id that is not of the vocabulary (on a GPU: CUDA's own error, which waits for nothing).
         """
         x, image = self._tokens(input_ids), (input_ids == self.config.image_token_id).flatten()
@@ -379,7 +379,7 @@ def _read(
 
 
 class WrongImages(ValueError):
-    """Picture tokens that do not fill their places."""
+    """Image tokens that do not fill their places."""
 
 
 def _check_count(image: Bool[Tensor, " tokens"], given: int) -> None:

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from ixc.io.files import replacing_folder
+from ixc.models.base import BadCheckpoint, some
 from ixc.models.ixc25.agreement import TOKENS, size_objection
 from ixc.models.ixc25.card import write_card
 from ixc.models.ixc25.configuration import LINEARS, IXCConfig
@@ -24,15 +25,13 @@ from ixc.models.ixc25.heads import IXCForCausalLM, IXCForRewardModel
 from ixc.models.ixc25.pretrained import HEADS, UNUSED_KEYS, IXCPreTrainedModel
 from ixc.models.ixc25.tokenizers import SPECIAL, BadTokenizer, read_pieces
 from ixc.models.ixc25.weights import (
-    FLOATS,
     LAYER,
-    BadCheckpoint,
     Checkpoint,
     read_checkpoint,
     sizes_of,
-    some,
     stored_type,
 )
+from ixc.models.places import as_device, as_dtype
 
 OPTIONS = "ixc_processor"
 """Where the official form keeps the options of a processor, of which the official code has none."""
@@ -71,7 +70,6 @@ _FIXED = {
     "vision_select_layer": -1,
 }
 """What this architecture is, where `config.json` says it."""
-_SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _LINEARS = {name: "attention" if name in ("wqkv", "wo") else "feed_forward" for name in LINEARS}
 """Which part of a layer each is in."""
 
@@ -133,41 +131,6 @@ def from_official(
     model.load_state_dict(weights, assign=True)
     model.load_report = report  # pyright: ignore[reportArgumentType]
     return model.eval()
-
-
-def as_dtype(told: torch.dtype | str | None) -> torch.dtype | None:
-    """A floating-point type from torch's own, its name or its short name; `None` or "auto": none in particular.
-
-    >>> as_dtype("bfloat16"), as_dtype("bf16"), as_dtype("auto")
-    (torch.bfloat16, torch.bfloat16, None)
-    """
-    if told is None or told == "auto":
-        return None
-    name = _SHORT.get(told, told.removeprefix("torch.")) if isinstance(told, str) else told
-    found = getattr(torch, name, None) if isinstance(name, str) else name
-    if found not in FLOATS.values():
-        raise ValueError(
-            f'dtype: {told!r}: give "auto", "float32", "bfloat16" or "float16" ({", ".join(_SHORT)})'
-        )
-    return found
-
-
-def as_device(told: torch.device | str) -> torch.device:
-    """A device from torch's own or its name; "auto": the GPU if there is one."""
-    if told == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    form = f'device: {told!r}: give "auto", "cpu", "cuda" or "cuda:1"'
-    try:
-        device = torch.device(told)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(form) from error
-    if device.type == "meta":  # which computes nothing
-        raise ValueError(form)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f'device: {told!r}: no GPU that this torch can use; give "cpu", or install torch for CUDA'
-        )
-    return device
 
 
 def _kind(checkpoint: Checkpoint) -> type[IXCPreTrainedModel]:

@@ -1,4 +1,4 @@
-"""How conversations, pictures and films are read: the options of a processor."""
+"""How conversations, images and videos are read: the options of a processor."""
 
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -13,7 +13,7 @@ from ixc.models.ixc25.configuration import MAX_TILE, MAX_TILES
 from ixc.models.ixc25.tiles import Geometry
 
 MAX_FRAMES = 8192
-"""Frames of a film at most, whatever is asked for: its composite is one picture in memory."""
+"""Frames of a video at most, whatever is asked for: its composite is one image in memory."""
 OnOverflow = Literal["error", "drop_oldest_turns", "shrink_images"]
 
 
@@ -26,15 +26,15 @@ class ProcessorOptions:
     """What `processor_config.json` says; with the defaults, training and inference read the same."""
 
     tile_size: int = Field(default=560, gt=0, le=MAX_TILE)
-    """Side of a picture tile, pixels."""
+    """Side of an image tile, pixels."""
     patch_size: int = Field(default=14, gt=0, le=MAX_TILE)
     """Side of a patch, pixels; a token is made of 2 x 2."""
     hd_num: int = Field(default=9, gt=0, le=MAX_TILES)
-    """Tiles per picture at most, the global view not counted. Official evaluation: 9; its API's default: 24."""
+    """Tiles per image at most, the global view not counted. Official evaluation: 9; its API's default: 24."""
     hd_num_several: int | None = Field(default=None, gt=0, le=MAX_TILES)
-    """The same where a conversation shows several pictures; none: `hd_num`. Official inference: 6, always."""
+    """The same where a conversation shows several images; none: `hd_num`. Official inference: 6, always."""
     geometry: Geometry = "official"
-    """How pictures are cut; the official code differs between inference and training, see `pictures.partition`."""
+    """How images are cut; the official code differs between inference and training, see `images.partition`."""
     transparency: Transparency = "white"
     """What stands behind transparent pixels; `official`: the colour that the file happens to hold there. Either way a
     photograph stands upright as its EXIF data says; what the official code does with these is not known."""
@@ -44,22 +44,22 @@ class ProcessorOptions:
     """A newline between the last turn and `</s>`. The transformers that the authors pin (4.33.2) drops it; newer ones
     keep it. The released scores of the 7B, or its tokenizer's config, decide."""
     max_frames: int = Field(default=32, gt=0, le=MAX_FRAMES)
-    """Frames of a film at most."""
+    """Frames of a video at most."""
     video_lengths: Literal["tile", "official"] = "tile"
-    """Pixels of a film's composite: in proportion to the tile, or `official`: 1120 for a frame's long side, 40 for its
+    """Pixels of a video's composite: in proportion to the tile, or `official`: 1120 for a frame's long side, 40 for its
     label, 10 between frames, which are constants of the official code (its tile's 560 is one of its own). At 560 both
     are the same."""
     include_last: bool = False
-    """Show the last frame of every film, which the official rule does not; see `videos.frames_seen`."""
+    """Show the last frame of every video, which the official rule does not; see `videos.frames_seen`."""
     video_decoder: VideoDecoder = "pyav"
     """What reads videos: `decord`, the official code's, or `pyav`, which gives the same frames, and also reads AV1,
     10 bits a channel and rotated videos, which decord does not; see `ixc.data.videos`."""
     max_pixels: int = Field(default=MAX_PIXELS, gt=0)
-    """Larger pictures, and films of larger frames, are refused: a decompression bomb looks like this."""
+    """Larger images, and videos of larger frames, are refused: a decompression bomb looks like this."""
     max_length: int = Field(default=16384, gt=0, le=2**31)
     """Tokens of a conversation at most. Official default: 16384."""
     on_overflow: OnOverflow = "error"
-    """What becomes of a longer one: it is refused, or loses its oldest exchanges, or its pictures lose tiles. The
+    """What becomes of a longer one: it is refused, or loses its oldest exchanges, or its images lose tiles. The
     answer and its tail are never cut."""
     padding_side: Literal["right", "left"] = "right"
     """Of conversations to be scored. Those to be answered are padded on the left, as `generate` needs it."""
@@ -74,7 +74,7 @@ class ProcessorOptions:
             )
 
     def hd_num_of(self, images: int) -> int:
-        """Tiles per picture at most, in a conversation that shows so many."""
+        """Tiles per image at most, in a conversation that shows so many."""
         return (self.hd_num_several if images > 1 else None) or self.hd_num
 
 

@@ -1,6 +1,6 @@
 """What IXC-2.5 is without its heads: vision tower, projector, language model; loading that lets nothing be missing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from ixc.io.files import share_files
+from ixc.models.base import BadCheckpoint, VisionLanguageModel, some
 from ixc.models.ixc25.agreement import refuse_mismatch
 from ixc.models.ixc25.card import write_card
 from ixc.models.ixc25.configuration import IXCConfig
@@ -23,8 +24,11 @@ from ixc.models.ixc25.language import (
     PLoRALinear,
     WrongImages,
 )
+from ixc.models.ixc25.tiles import ImageTiles
 from ixc.models.ixc25.vision import VisionEmbeddings, VisionTower, image_sequence, merge_patches
-from ixc.models.ixc25.weights import BadCheckpoint, some
+from ixc.models.precision import warn_of_slow_precision
+from ixc.packing.layout import PackedBatch
+from ixc.packing.plain import PlainRow, plain_hidden_states
 
 HEADS = ("output.weight", "score.weight")
 UNUSED_KEYS = (
@@ -35,9 +39,10 @@ UNUSED_KEYS = (
 """What official checkpoints may hold and no score or answer depends on."""
 
 
-class IXCPreTrainedModel(PreTrainedModel):
+class IXCPreTrainedModel(PreTrainedModel, VisionLanguageModel):
     """Vision tower, projector and language model under the official names; the heads are its subclasses."""
 
+    family = "ixc25"
     config_class = IXCConfig
     config: IXCConfig
     base_model_prefix = ""
@@ -126,10 +131,10 @@ class IXCPreTrainedModel(PreTrainedModel):
     def encode_images(
         self, images: Sequence[tuple[Float[Tensor, "_ 3 S S"], int]]
     ) -> list[Float[Tensor, "_ D"]]:
-        """Projected tokens of each picture; all tiles pass the tower together.
+        """Projected tokens of each image; all tiles pass the tower together.
 
         Args:
-            pictures: (normalised tiles with the global view first, rows of tiles) per picture.
+            images: (normalised tiles with the global view first, rows of tiles) per image.
         """
         if not images:
             return []
@@ -147,14 +152,14 @@ class IXCPreTrainedModel(PreTrainedModel):
     def get_image_features(
         self, pixel_values: Float[Tensor, "N 3 S S"], tile_grids: Int[Tensor, "pictures 2"]
     ) -> Float[Tensor, "P D"]:
-        """Projected tokens of a batch's pictures, one after another.
+        """Projected tokens of a batch's images, one after another.
 
         Args:
-            pixel_values: tiles of all pictures; each picture's global view comes before its tiles.
-            tile_grids: rows and columns of tiles of each picture.
+            pixel_values: tiles of all images; each image's global view comes before its tiles.
+            tile_grids: rows and columns of tiles of each image.
 
         Raises:
-            WrongPictures: tiles of another size than the tower's, or not as many as the grids say.
+            WrongImages: tiles of another size than the tower's, or not as many as the grids say.
         """
         grids = tile_grids.tolist()
         self._check_tiles(pixel_values, sum(rows * columns + 1 for rows, columns in grids))
@@ -172,12 +177,127 @@ class IXCPreTrainedModel(PreTrainedModel):
             form = f"{len(tiles)} tiles, but tile_grids speak of {wanted}, global views included"
             raise WrongImages(f"pixel_values: {form}; pass both as one processor call gives them")
 
+    # What the pipeline knows of it, see `VisionLanguageModel`
+
+    @property
+    def hidden_size(self) -> int:
+        """Channels of a hidden state."""
+        return self.config.hidden_size
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding."""
+        return self.config.vocab_size
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of an attention head."""
+        return self.config.head_dim
+
+    @property
+    def packing_objection(self) -> str:
+        """With `eager`, the reference, every sequence is read whole, in plain formulae."""
+        eager = self.config._attn_implementation == "eager"
+        return "attn_implementation: 'eager': the reference reads row by row" if eager else ""
+
+    def sharing_key(self, length: int) -> object:
+        """Dynamic rotary scaling turns the whole of a sequence by its length."""
+        if self.config.rope["rope_type"] != "dynamic":
+            return None
+        return max(length, self.config.max_position_embeddings)
+
+    @property
+    def attention(self) -> str:
+        """That of padded rows and of packed ones."""
+        kernels = {module.kernel for module in self.modules() if isinstance(module, Attention)}
+        return f"{self.config._attn_implementation}, {', '.join(sorted(kernels))}"
+
+    @property
+    @torch.no_grad()
+    def feature_dtype(self) -> torch.dtype:
+        """By a probe: under autocast it is not that of the weights."""
+        side = self.config.tile_size
+        [tokens] = self.encode_images([ImageTiles(torch.zeros(2, 3, side, side), 1)])
+        return tokens.dtype
+
+    def tower_weights(self) -> Mapping[str, Tensor]:
+        """Tower, projector, newline and separator."""
+        parts = {**self.vit.state_dict(), **self.vision_proj.state_dict(prefix="proj.")}
+        return {**parts, "glb": self.plora_glb_GN, "sub": self.plora_sub_GN}
+
+    def tower_facts(self) -> Mapping[str, object]:
+        """Sizes that the tower's weights do not show."""
+        names = ("vision_num_attention_heads", "vision_layer_norm_eps")
+        return {name: getattr(self.config, name) for name in names}
+
+    def hidden_states(
+        self,
+        batch: PackedBatch,
+        image_features: Float[Tensor, "P D"] | None = None,
+        columns: Int[Tensor, " R"] | None = None,
+        cache: Cache | None = None,
+    ) -> Float[Tensor, "R D"]:
+        """States of a packed row; `cache` takes its keys and values."""
+        if self.packing_objection and cache is None:
+            is_image = batch.input_ids[0] == self.config.image_token_id
+            return plain_hidden_states(self._read_row, batch, is_image, image_features, columns)
+        given = {"image_features": image_features, "past_key_values": cache, "columns": columns}
+        return self.model(**batch.inputs(), **given)[0]
+
+    def _read_row(self, row: PlainRow) -> Float[Tensor, "t D"]:
+        ids = row.input_ids[None]
+        return self.model(ids, row.image_features, position_ids=row.position_ids)[0]
+
     def freeze_vision(self) -> None:
-        """Stop training everything that turns a picture into tokens (paper, section 3, Training Strategy)."""
+        """Stop training everything that turns an image into tokens (paper, section 3, Training Strategy)."""
         for part in (self.vit, self.vision_proj):
             part.requires_grad_(False)
         self.plora_glb_GN.requires_grad_(False)
         self.plora_sub_GN.requires_grad_(False)
+
+    def decoder_module(self) -> nn.Module:
+        """InternLM2."""
+        return self.model
+
+    def lora_layers(self) -> list[nn.Linear]:
+        """Those that have a Partial LoRA, which stays as it is."""
+        return [module for module in self.model.modules() if isinstance(module, PLoRALinear)]
+
+    def muon_matrices(self) -> list[nn.Parameter]:
+        """Not Partial LoRA, which starts from nothing."""
+        found = []
+        for name, weights in self.named_parameters():
+            inside = "layers." in name or "vision_proj." in name
+            if inside and "Plora_" not in name and weights.ndim == 2 and weights.requires_grad:
+                found.append(weights)
+        return found
+
+    def image_only_parameters(self) -> list[nn.Parameter]:
+        """Partial LoRA, which text does not pass."""
+        return [weights for name, weights in self.named_parameters() if ".Plora_" in name]
+
+    def compute_in_bf16(self) -> None:
+        """Activations included; weights and heads stay as they are."""
+        warn_of_slow_precision(self.device, torch.bfloat16)
+        reduced = torch.autocast(self.device.type, torch.bfloat16)
+        self.model.forward = reduced(self.model.forward)
+        self.encode_images = reduced(self.encode_images)
+        embeddings = self.get_input_embeddings()
+        embeddings.register_forward_hook(lambda _, __, embedded: embedded.bfloat16())
+
+    def keep_in_bf16(self) -> None:
+        """Linear layers read their weights in bf16 anyway; norms and heads do not."""
+        for part in (self.model, self.vit, self.vision_proj):
+            for module in part.modules():
+                if isinstance(module, nn.Linear):
+                    module.bfloat16()
+        self.get_input_embeddings().bfloat16()
+
+    def set_attention(self, name: str) -> None:
+        """Of packed rows."""
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.kernel = name
 
     def states(
         self,
@@ -195,16 +315,16 @@ class IXCPreTrainedModel(PreTrainedModel):
         """Hidden states after the final norm: what every head reads.
 
         Args:
-            input_ids: `config.image_token_id` where a picture token belongs.
+            input_ids: `config.image_token_id` where an image token belongs.
             attention_mask, position_ids, past_key_values, inputs_embeds: as in `InternLM2.forward`.
-            pixel_values, tile_grids: the pictures, as in `get_image_features`.
-            image_features: picture tokens computed before, instead of the pictures.
+            pixel_values, tile_grids: the images, as in `get_image_features`.
+            image_features: image tokens computed before, instead of the images.
             use_cache: return keys and values of this pass for the next.
             kwargs: `ixc.models.ixc25.arguments.PASSED_ON`.
 
         Raises:
             TypeError: another keyword argument, by its name.
-            WrongPictures: pictures that do not fill their places.
+            WrongImages: images that do not fill their places.
         """
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)

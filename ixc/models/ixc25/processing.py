@@ -1,7 +1,7 @@
-"""From conversations, pictures and films to what the model reads.
+"""From conversations, images and videos to what the model reads.
 
-The official geometry, template and special tokens; the parts are in `pictures` (geometry, tiles, film strips), `inputs`
-(what a picture may come as), `prompts` (the template, built from ids) and `tokenizers`.
+The official geometry, template and special tokens; the parts are in `images` (geometry, tiles, video strips), `inputs`
+(what an image may come as), `prompts` (the template, built from ids) and `tokenizers`.
 """
 
 import json
@@ -20,10 +20,11 @@ from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 from ixc.data.images import BadMedia, image_size
 from ixc.data.samples import Media, Reply, Turn, objection_to_turns
 from ixc.io.files import replacing
+from ixc.models.base import ChatProcessor, ImageRef, ImageSize, Kind, Reading
+from ixc.models.inputs import is_video, read_image, read_video
 from ixc.models.ixc25.agreement import config_in, objection
 from ixc.models.ixc25.auto_tokenizer import CONFIG, IXCTokenizer
 from ixc.models.ixc25.configuration import IXCConfig
-from ixc.models.ixc25.inputs import Kind, is_video, read_image, read_video
 from ixc.models.ixc25.options import BadProcessor, OnOverflow, ProcessorOptions, checked_options
 from ixc.models.ixc25.padding import Padding
 from ixc.models.ixc25.prompts import (
@@ -49,11 +50,13 @@ from ixc.models.ixc25.tiles import (
 from ixc.models.ixc25.tokenizers import (
     SPECIAL,
     BadTokenizer,
+    is_byte,
     official_tokenizer,
     special_ids,
     train_tokenizer,
     words_of,
 )
+from ixc.packing.layout import Prompt
 
 __all__ = [
     "PLACEHOLDER",
@@ -74,6 +77,19 @@ __all__ = [
     "video_strip",
     "words_of",
 ]
+GEOMETRY = (
+    "tile_size",
+    "patch_size",
+    "geometry",
+    "transparency",
+    "max_frames",
+    "include_last",
+    "video_lengths",
+    "video_decoder",
+)
+"""The options that an image's tokens depend on, beside the number of tiles."""
+READING = ("hd_num", "hd_num_several", "strip_turns", "tail_newline")
+"""The other options that ids depend on."""
 Conversation = Sequence[Message]
 _FROM_AUTO = (
     *(
@@ -107,24 +123,15 @@ class Dropped(NamedTuple):
     turns: int = 0
     """Messages, from the oldest."""
     images: tuple[int, ...] = ()
-    """Which of its pictures went with them."""
+    """Which of its images went with them."""
     hd_num: int | None = None
-    """Tiles that its pictures were shrunk to."""
-
-
-class Reading(NamedTuple):
-    """A conversation without a batch around it."""
-
-    ids: list[int]
-    images: list[ImageTiles]
-    """In reading order; a picture that several conversations show is one object."""
-    dropped: Dropped
+    """Tiles that its images were shrunk to."""
 
 
 class IXCBatch(BatchFeature):
-    """`input_ids` and `attention_mask` [B, T]; with pictures, `pixel_values` [N, 3, S, S] and `tile_grids` [P, 2].
+    """`input_ids` and `attention_mask` [B, T]; with images, `pixel_values` [N, 3, S, S] and `tile_grids` [P, 2].
 
-    What a model's forward takes, so `model(**batch)`. Pictures are in reading order, each with its global view first.
+    What a model's forward takes, so `model(**batch)`. Images are in reading order, each with its global view first.
     """
 
     def __init__(self, data: dict[str, Any], dropped: list[Dropped]) -> None:
@@ -134,7 +141,7 @@ class IXCBatch(BatchFeature):
 
     @property
     def images(self) -> list[ImageTiles]:
-        """The pictures one by one: tiles and rows."""
+        """The images one by one: tiles and rows."""
         if "pixel_values" not in self:
             return []
         grids: list[list[int]] = self["tile_grids"].tolist()
@@ -150,7 +157,7 @@ class IXCBatch(BatchFeature):
 
 @dataclass(frozen=True, eq=False)
 class _Shown:
-    """A picture or a film's strip, decoded; one per source, however many conversations show it."""
+    """An image or a video's strip, decoded; one per source, however many conversations show it."""
 
     canvas: Image.Image
     kind: Kind
@@ -168,8 +175,8 @@ class _Draft(NamedTuple):
     dropped: Dropped
 
 
-class IXCProcessor(ProcessorMixin):
-    """Tokenizer, template and picture geometry of one model.
+class IXCProcessor(ProcessorMixin, ChatProcessor):
+    """Tokenizer, template and image geometry of one model.
 
     Called as a processor of transformers is, with its file names (`processor_config.json`, `tokenizer.json`), and known
     to `AutoProcessor`. Of `ProcessorMixin`, which writes a prompt as one string with the control tokens in it and
@@ -223,7 +230,7 @@ class IXCProcessor(ProcessorMixin):
 
     @property
     def tile_size(self) -> int:
-        """Side of a picture tile, pixels."""
+        """Side of an image tile, pixels."""
         return self.options.tile_size
 
     @property
@@ -233,11 +240,11 @@ class IXCProcessor(ProcessorMixin):
 
     @property
     def hd_num(self) -> int:
-        """Tiles per picture at most."""
+        """Tiles per image at most."""
         return self.options.hd_num
 
     def hd_num_of(self, images: int) -> int:
-        """Tiles per picture at most, in a conversation that shows so many."""
+        """Tiles per image at most, in a conversation that shows so many."""
         return self.options.hd_num_of(images)
 
     # Files
@@ -282,7 +289,7 @@ class IXCProcessor(ProcessorMixin):
     def from_official(cls, folder: str | Path, **options: Any) -> "IXCProcessor":
         """The processor of an official checkpoint: `config.json` and `tokenizer.model`, or else `tokenizer.json`.
 
-        As official inference: at most 6 tiles per picture where there are several, transparency dropped, a film's
+        As official inference: at most 6 tiles per image where there are several, transparency dropped, a video's
         composite in official pixels. What official training does is `geometry="official_train", strip_turns=True`.
 
         Args:
@@ -332,15 +339,15 @@ class IXCProcessor(ProcessorMixin):
 
         Args:
             conversations: messages (`prompts.Message`), oldest first, or a list of such lists; see `prompts` for
-                pictures' places, and for text that strangers wrote.
-            images: pictures of the conversation, or for several conversations a list of such lists; see
-                `inputs.PictureSource`. A file with a film's suffix is a film.
-            videos: likewise films, `inputs.FilmSource`; they come after the images.
+                images' places, and for text that strangers wrote.
+            images: images of the conversation, or for several conversations a list of such lists; see
+                `inputs.PictureSource`. A file with a video's suffix is a video.
+            videos: likewise videos, `inputs.FilmSource`; they come after the images.
             text: another name for `conversations`, as other processors have it; a string, or a list of them, is
                 what a user says.
             for_reward: conversations end in an answer, and the tail that the score is read from is added; else they
                 end before an answer, and its opening is added. None: so, but for strings.
-            hd_num: tiles per picture at most, whatever the options say.
+            hd_num: tiles per image at most, whatever the options say.
             max_length, on_overflow: instead of the options.
             padding: True or "longest" (default), "max_length", or False: rows of unequal lengths are then refused.
             padding_side: default: the option's for what is scored, left for what is to be answered, as `generate`
@@ -350,9 +357,9 @@ class IXCProcessor(ProcessorMixin):
             return_tensors: none: `input_ids` and `attention_mask` are lists, not padded.
 
         Raises:
-            BadConversation: a message of another form; pictures and placeholders that do not match; nothing to score.
+            BadConversation: a message of another form; images and placeholders that do not match; nothing to score.
             TooLong: more tokens than `max_length`.
-            BadMedia: a picture or film that cannot be read.
+            BadMedia: an image or video that cannot be read.
         """
         conversations, for_reward = _spoken(conversations, text, for_reward)
         pad = Padding.of(padding, pad_to_multiple_of, truncation, return_tensors)
@@ -398,9 +405,14 @@ class IXCProcessor(ProcessorMixin):
     def with_options(self, **changes: Any) -> "IXCProcessor":
         """The same tokenizer under options of which some differ; a `hd_num` given here holds for several images too.
 
+        Args:
+            changes: `ProcessorOptions`, or `image_budget`, the pipeline's name of `hd_num`.
+
         Raises:
             BadProcessor: an unknown option or a bad value.
         """
+        if "image_budget" in changes:
+            changes["hd_num"] = changes.pop("image_budget")
         options: dict[str, Any] = asdict(self.options)
         if "hd_num" in changes:
             options["hd_num_several"] = None
@@ -412,7 +424,7 @@ class IXCProcessor(ProcessorMixin):
         media: Sequence[tuple[Kind, Any]],
         seen: dict[Any, Any],
         for_reward: bool = True,
-    ) -> "Reading":
+    ) -> Reading:
         """One conversation of many that share their images and videos, which are decoded and cut into tiles once.
 
         Args:
@@ -425,7 +437,7 @@ class IXCProcessor(ProcessorMixin):
         draft = self._draft(messages, media, for_reward, self.options, seen)
         ids = draft.layout.ids(draft.counts, self.ids["image"])
         images = [self._tiles(draft.shown[n], draft.hd_num) for n in draft.layout.images()]
-        return Reading(ids, images, draft.dropped)
+        return Reading(Prompt.counted(ids), images, draft.dropped)
 
     def _draft(
         self,
@@ -491,7 +503,7 @@ class IXCProcessor(ProcessorMixin):
         """What `__call__` does, by the name and with the form of parts that Transformers' pipelines use.
 
         Args:
-            conversation: as in `__call__`; a part may also hold its picture or film, `{"type": "image", "image": ...}`.
+            conversation: as in `__call__`; a part may also hold its image or video, `{"type": "image", "image": ...}`.
             add_generation_prompt: the opening of an answer follows; else what the score is read from.
             tokenize: False: a text for people to read, a list of them for several conversations. The model must not be
                 given that: what a user wrote and what steers the model look alike in it.
@@ -546,18 +558,43 @@ class IXCProcessor(ProcessorMixin):
             for p in pieces
         )
 
-    # Pictures
+    # Images
+
+    def image_refs(self, media: Sequence[Media]) -> list[ImageRef]:
+        """Each with its tiles at most, which depend on how many there are."""
+        return [ImageRef(medium, self.hd_num_of(len(media))) for medium in media]
+
+    def measure(self, root: Path, media: Media, budget: int) -> ImageSize:
+        """Tokens of a stored image by its header, or of a video."""
+        return ImageSize(self.count(root, media, budget))
+
+    def size_of(self, image: ImageTiles) -> ImageSize:
+        """Tokens of a loaded one."""
+        return ImageSize(self.num_tokens(image))
+
+    @property
+    def max_image_tokens(self) -> int:
+        """Those of an image of `hd_num` tiles below each other."""
+        return num_tokens(self.hd_num, 1, self._side)
+
+    def geometry(self) -> dict[str, object]:
+        """The options that an image's tokens depend on, beside the number of its tiles."""
+        return {name: getattr(self.options, name) for name in GEOMETRY}
+
+    def reading(self) -> dict[str, object]:
+        """Those, and what ids depend on."""
+        return {name: getattr(self.options, name) for name in (*GEOMETRY, *READING)}
 
     def composite(self, frames: Sequence[Image.Image]) -> Image.Image:
-        """A film's frames on one canvas."""
+        """A video's frames on one canvas."""
         return video_strip(frames, self.tile_size if self.options.video_lengths == "tile" else 560)
 
     def load(self, root: Path, media: Media, hd_num: int) -> ImageTiles:
-        """A stored picture or film as `hd_num` tiles at most; see `hd_num_of`."""
+        """A stored image or video as `hd_num` tiles at most; see `hd_num_of`."""
         return self._tiles(self._show(media.kind, root / media.path, {}), hd_num)
 
     def count(self, root: Path, media: Media, hd_num: int) -> int:
-        """Tokens of a stored picture, of which only the header is read, or of a film."""
+        """Tokens of a stored image, of which only the header is read, or of a video."""
         if media.kind == "video":
             return self.num_tokens(self.load(root, media, hd_num))
         size = image_size(root / media.path, self.options.max_pixels)
@@ -565,7 +602,7 @@ class IXCProcessor(ProcessorMixin):
         return num_tokens(place.rows, place.columns, self._side)
 
     def num_tokens(self, image: ImageTiles) -> int:
-        """Tokens of a picture; see `pictures.num_tokens`."""
+        """Tokens of an image; see `images.num_tokens`."""
         return num_tokens(image.rows, (len(image.tiles) - 1) // image.rows, self._side)
 
     @property
@@ -626,16 +663,42 @@ class IXCProcessor(ProcessorMixin):
         rows = rows.tolist() if isinstance(rows, Tensor) else rows
         return [self.decode(row, skip_special_tokens) for row in rows]
 
+    def is_byte(self, token: int) -> bool:
+        """Whether a token stands for one byte of a character."""
+        return is_byte(self.backend, token)
+
+    def vocabulary(self) -> dict[str, int]:
+        """Every token with its id."""
+        return self.backend.get_vocab()
+
+    def read_prompt(self, turns: Sequence[Turn], images: Sequence[ImageSize]) -> Prompt:
+        """As `prompt`; positions count the tokens, those of images too."""
+        return Prompt.counted(self.prompt(turns, [size.tokens for size in images]))
+
+    def shared_length(self, prompt: Prompt) -> int:
+        """Up to the last image, which stands at the start where it is the only one; of a text, `<s>` alone."""
+        places = [place for place, id_ in enumerate(prompt.ids) if id_ == self.ids["image"]]
+        return places[-1] + 1 if places else 1
+
+    def as_turn(self, sampled_ids: Sequence[int]) -> list[int]:
+        """`</s>`, which ends an answer too, becomes the end of the turn."""
+        *text, last = sampled_ids
+        return [*text, self.ids["turn_end"] if last == self.ids["eos"] else last]
+
+    def has_ended(self, answer_ids: Sequence[int]) -> bool:
+        """Whether the turn's end is there."""
+        return answer_ids[-1] == self.ids["turn_end"]
+
     def prompt(self, turns: Sequence[Turn], num_tokens: Sequence[int]) -> list[int]:
         """Ids from `<s>` to the opening of the assistant's answer.
 
-        One picture without a placeholder goes to the very start; else each placeholder takes one picture, in order.
+        One image without a placeholder goes to the very start; else each placeholder takes one image, in order.
 
         Args:
-            num_tokens: tokens of each picture.
+            num_tokens: tokens of each image.
 
         Raises:
-            BadConversation: pictures and placeholders do not match.
+            BadConversation: images and placeholders do not match.
         """
         layout = self.template.layout(
             parse(turns, self.options.strip_turns), ["any"] * len(num_tokens)
@@ -785,7 +848,7 @@ def _too_long(
     tried = "" if least == tokens else f", {least:,} after {options.on_overflow}"
     ways = ["raise max_length"]
     if any(kinds[i] == "image" for i in shown) and options.on_overflow != "shrink_images":
-        ways.append("lower hd_num or set on_overflow to shrink_images")
+        ways.append("lower hd_num (image_budget) or set on_overflow to shrink_images")
     if any(kinds[i] == "video" for i in shown):
         ways.append(
             "lower max_frames (a film has as many tokens as its frames need, whatever hd_num is)"

@@ -1,12 +1,12 @@
-"""Conversations as blocks of ids with places for pictures: the official template, built from ids.
+"""Conversations as blocks of ids with places for images: the official template, built from ids.
 
 Because every text is encoded on its own, with control tokens only between texts, no text can become a control token.
 
 TEXT THAT STRANGERS WROTE belongs into a content of parts, `[{"type": "image"}, {"type": "text", "text": ...}]`: places
 are then where the parts say, and `<ImageHere>` is text everywhere in the conversation, in its plain strings too. In a
-conversation of plain strings alone, `<ImageHere>` in a user's or a system's is a picture's place: that is the official
-form, which stored data has, so that "What does <ImageHere> mean?" beside one picture shows it there. As many places as
-pictures are needed, or the conversation is refused. An assistant's string never holds a place.
+conversation of plain strings alone, `<ImageHere>` in a user's or a system's is an image's place: that is the official
+form, which stored data has, so that "What does <ImageHere> mean?" beside one image shows it there. As many places as
+images are needed, or the conversation is refused. An assistant's string never holds a place.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,24 +14,20 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from ixc.data.samples import PLACEHOLDER, Turn
+from ixc.models.base import ROLES, BadConversation
 
-ROLES = ("system", "user", "assistant")
 Message = Turn | Mapping[str, Any]
 """`{"role": ..., "content": ...}`; the content is a string, or a list of parts."""
 
 
-class BadConversation(ValueError):
-    """A conversation that cannot be laid out: what is wrong, and what the right form is."""
-
-
 class Slot(NamedTuple):
-    """A picture's place in a message."""
+    """An image's place in a message."""
 
     kind: Literal["any", "image", "video"] = "any"
 
 
 class Said(NamedTuple):
-    """A message: its texts, and the places of pictures between them."""
+    """A message: its texts, and the places of images between them."""
 
     role: str
     parts: tuple[str | Slot, ...]
@@ -132,15 +128,15 @@ def _stripped(said: Said) -> Said:
 
 
 def assign(messages: Sequence[Said], kinds: Sequence[str]) -> list[int] | None:
-    """Which picture fills which slot, in the order of the slots; None: the only picture goes to the very start.
+    """Which image fills which slot, in the order of the slots; None: the only image goes to the very start.
 
-    A slot of any kind takes the first picture left, another one the first of its kind.
+    A slot of any kind takes the first image left, another one the first of its kind.
 
     Args:
-        kinds: image, video or any, per picture.
+        kinds: image, video or any, per image.
 
     Raises:
-        BadConversation: pictures and slots do not match.
+        BadConversation: images and slots do not match.
     """
     slots = [part for message in messages for part in message.parts if isinstance(part, Slot)]
     if len(kinds) == 1 and not slots:
@@ -175,37 +171,37 @@ class Block:
 
     role: str
     pieces: tuple[list[int] | int, ...]
-    """Ids, and the numbers of pictures."""
+    """Ids, and the numbers of images."""
 
     def length(self, counts: Sequence[int]) -> int:
-        """Tokens, where picture i has `counts[i]`."""
+        """Tokens, where image i has `counts[i]`."""
         return sum(counts[piece] if isinstance(piece, int) else len(piece) for piece in self.pieces)
 
     def images(self) -> list[int]:
-        """The pictures in it, in reading order."""
+        """The images in it, in reading order."""
         return [piece for piece in self.pieces if isinstance(piece, int)]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A conversation as blocks, ready to be written out once the pictures' token counts are known."""
+    """A conversation as blocks, ready to be written out once the images' token counts are known."""
 
     blocks: tuple[Block, ...]
 
     def length(self, counts: Sequence[int]) -> int:
-        """Tokens, where picture i has `counts[i]`."""
+        """Tokens, where image i has `counts[i]`."""
         return sum(block.length(counts) for block in self.blocks)
 
     def images(self) -> list[int]:
-        """The pictures in it, in reading order."""
+        """The images in it, in reading order."""
         return [piece for piece in self.pieces() if isinstance(piece, int)]
 
     def pieces(self) -> list[list[int] | int]:
-        """Ids, and the numbers of pictures."""
+        """Ids, and the numbers of images."""
         return [piece for block in self.blocks for piece in block.pieces]
 
     def ids(self, counts: Sequence[int], image_id: int) -> list[int]:
-        """All ids, the image token in every place of a picture token."""
+        """All ids, the image token in every place of an image token."""
         return [
             i for p in self.pieces() for i in ([image_id] * counts[p] if isinstance(p, int) else p)
         ]
@@ -226,14 +222,14 @@ class Template:
     """The official template over one tokenizer.
 
     Every message is `[UNUSED_TOKEN_146]role`, newline, content, `[UNUSED_TOKEN_145]`, newline. Role and content are
-    encoded together, as officially; a picture cuts the text in two.
+    encoded together, as officially; an image cuts the text in two.
     """
 
     def __init__(self, ids: Mapping[str, int], encode: Callable[[str], list[int]]) -> None:
         self.ids, self.encode = ids, encode
 
     def layout(self, messages: Sequence[Said], kinds: Sequence[str]) -> Layout:
-        """`<s>`, the only picture if no slot wants it, and the messages."""
+        """`<s>`, the only image if no slot wants it, and the messages."""
         order = assign(messages, kinds)
         numbers = iter(order or ())
         start = ([self.ids["bos"]], *([0] if order is None else []))

@@ -1,6 +1,6 @@
-"""Pictures and films as the vision tower reads them: geometry, film strips, tiles.
+"""Images and videos as the vision tower reads them: geometry, video strips, tiles.
 
-Every length in pixels scales with the tile size (official: 560), so that a tiny model sees the same layout; a film's
+Every length in pixels scales with the tile size (official: 560), so that a tiny model sees the same layout; a video's
 lengths may also be the official ones whatever the tile is, see `ProcessorOptions.video_lengths`.
 """
 
@@ -23,37 +23,42 @@ _NORMALISED = (np.arange(256, dtype=np.float32) / np.float32(255) - _MEAN) / _ST
 
 
 class Partition(NamedTuple):
-    """A picture's place on the grid of tiles."""
+    """An image's place on the grid of tiles."""
 
     width: int
     height: int
-    """The resized picture, pixels."""
+    """The resized image, pixels."""
     rows: int
     columns: int
     """Tiles, after padding."""
     left: int = 0
     top: int = 0
-    """Where the picture lies between its padding, pixels."""
+    """Where the image lies between its padding, pixels."""
 
     def turned(self) -> "Partition":
-        """The place of the mirrored picture."""
+        """The place of the mirrored image."""
         return Partition(self.height, self.width, self.columns, self.rows, self.top, self.left)
 
 
 class ImageTiles(NamedTuple):
-    """A picture or film as the vision tower reads it."""
+    """An image or video as the vision tower reads it."""
 
     tiles: Float[Tensor, "N 3 S S"]
     rows: int
+
+    @property
+    def num_tiles(self) -> int:
+        """Tiles, the global view among them."""
+        return len(self.tiles)
 
 
 def partition(
     width: int, height: int, hd_num: int, tile: int, geometry: Geometry = "official"
 ) -> Partition:
-    """The official dynamic partition: as many tiles as the picture fills, `hd_num` at most.
+    """The official dynamic partition: as many tiles as the image fills, `hd_num` at most.
 
     `official` is that of inference: padding at the end. `official_train`, of the released reward training, takes
-    pictures half as wide again, so that 560 x 560 already has four tiles, and pads on both sides.
+    images half as wide again, so that 560 x 560 already has four tiles, and pads on both sides.
 
     Source: `ixc_utils.Image_transform`; for training `R560_HD18_Identity_transform`.
 
@@ -80,7 +85,7 @@ def partition(
 
 
 def strip(width: int, height: int, tile: int) -> Partition:
-    """A film's composite: its short side one tile, its long side as many as it takes."""
+    """A video's composite: its short side one tile, its long side as many as it takes."""
     if width < height:
         return strip(height, width, tile).turned()
     long = int(tile * (width / height))
@@ -101,7 +106,7 @@ def to_tiles(image: Image.Image, place: Partition, tile: int) -> Float[Tensor, "
 
 
 def num_tokens(rows: int, columns: int, side: int) -> int:
-    """Tokens of a picture of so many tiles: each has `side` squared, as has the global view; a newline ends every
+    """Tokens of an image of so many tiles: each has `side` squared, as has the global view; a newline ends every
     row of both, and a separator stands between them.
 
     >>> num_tokens(1, 1, 20)

@@ -30,7 +30,7 @@ SPECIAL = {
     "reward": "[UNUSED_TOKEN_130]",
     "image": "[UNUSED_TOKEN_131]",
 }
-"""The official vocabulary's names; `image` is ours and marks a picture token's place."""
+"""The official vocabulary's names; `image` is ours and marks an image token's place."""
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
 _BPE = 2
 _SPACE = "\u2581"

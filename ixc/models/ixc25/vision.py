@@ -1,6 +1,6 @@
-"""The picture's way into the language model: CLIP ViT, 2x2 merge, newline and separator, projector.
+"""The image's way into the language model: CLIP ViT, 2x2 merge, newline and separator, projector.
 
-Letters in names: N tiles, L patches and the class token, C vision channels, H heads, E channels of a head, T picture
+Letters in names: N tiles, L patches and the class token, C vision channels, H heads, E channels of a head, T image
 tokens, D hidden channels.
 Parameter names are the official checkpoint's.
 """

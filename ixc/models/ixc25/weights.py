@@ -12,22 +12,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ixc.models.base import BadCheckpoint, some
+
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 LAYER = "model.layers.0."
 VIT = "vit.vision_tower.vision_model."
-
-
-class BadCheckpoint(ValueError):
-    """A folder that is not a whole checkpoint of this architecture: what is wrong with which file or key."""
-
-
-def some(names: Sequence[str]) -> str:
-    """The first of many names, for an error.
-
-    >>> some(["a", "b", "c", "d", "e"])
-    'a, b, c and 2 more'
-    """
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 @dataclass(frozen=True)

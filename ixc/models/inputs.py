@@ -1,4 +1,4 @@
-"""Images and videos from whatever a caller has at hand: files, bytes, PIL pictures, arrays, frames."""
+"""Images and videos from whatever a caller has at hand: files, bytes, PIL images, arrays, frames."""
 
 import re
 import tempfile
@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -16,9 +15,8 @@ from ixc.data.containers import VIDEO_SUFFIXES
 from ixc.data.images import BadMedia, Transparency, naming_damage, open_image, to_rgb
 from ixc.data.videos import VideoDecoder, frames_seen, read_frames
 
-Kind = Literal["image", "video"]
 ImageSource = str | PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
-"""A file, its bytes, a PIL picture, an array [H, W, C] or [H, W], or a tensor [C, H, W] or [H, W]; 8-bit values, or
+"""A file, its bytes, a PIL image, an array [H, W, C] or [H, W], or a tensor [C, H, W] or [H, W]; 8-bit values, or
 floats from 0 to 1."""
 VideoSource = str | PathLike[str] | bytes | Sequence[ImageSource]
 """A file, its bytes, or frames."""
@@ -34,14 +32,14 @@ def is_video(source: object) -> bool:
 
 
 def read_image(source: object, transparency: Transparency, max_pixels: int) -> Image.Image:
-    """A picture as RGB, upright (EXIF), 16 bits and floats from 0 to 1 scaled to 8 bits.
+    """An image as RGB, upright (EXIF), 16 bits and floats from 0 to 1 scaled to 8 bits.
 
     Args:
-        source: a `PictureSource`.
+        source: an `ImageSource`.
         transparency: see `images.to_rgb`.
 
     Raises:
-        BadMedia: it is missing, damaged, closed, empty, no picture, larger than `max_pixels`, or an address; or its
+        BadMedia: it is missing, damaged, closed, empty, no image, larger than `max_pixels`, or an address; or its
             values do not tell which of them is white.
     """
     if isinstance(source, np.ndarray | Tensor):
@@ -109,7 +107,7 @@ def read_video(
     """The frames of a video that the model sees; of a list of frames, at most `max_frames` by the same rule.
 
     Args:
-        source: a `FilmSource`.
+        source: a `VideoSource`.
         include_last: see `videos.frames_seen`.
         max_pixels: of a frame; a video of larger ones is refused before any is decoded.
         decoder: of a file or its bytes; see `videos`.
