@@ -84,7 +84,7 @@ def test_no_image_of_validation_is_in_training_and_a_group_stays_together(rows: 
         splits[row.group].add(row.split)
         for file in row.media:
             splits[hashlib.sha256(file.data or b"").hexdigest()].add(row.split)
-    assert all(len(found) == 1 for found in splits.values())
+    assert all(len(names) == 1 for names in splits.values())
 
 
 def image(row: Row) -> Image.Image:
@@ -103,8 +103,8 @@ def things(row: Row) -> list[object] | None:
         operation = "-" if re.search(r" - |Take|sells|takes", text) else "+"
         return [wording, operation, *re.findall(r"\d+", text)]
     if kind == "count":
-        shown = {colour for _, colour in image(row).getcolors(99999) or []}
-        [colour] = [name for name, colour in COLOURS.items() if colour in shown]
+        colours = {colour for _, colour in image(row).getcolors(99999) or []}
+        [colour] = [name for name, colour in COLOURS.items() if colour in colours]
         shape = re.search(r"square|triangle|cross|ring", text)
         return [shape and shape.group(), colour, row.gold.value, image(row).getpixel((0, 0))]
     return None
@@ -113,10 +113,10 @@ def things(row: Row) -> list[object] | None:
 def test_no_combination_of_validation_is_in_training(rows: list[Row]):
     seen: dict[tuple[object, ...], set[str | None]] = defaultdict(set)
     for row in rows:
-        if row.gold is not None and (found := things(row)) is not None:
-            seen[row.group.split("-")[0], *found].add(row.split)
+        if row.gold is not None and (combination := things(row)) is not None:
+            seen[row.group.split("-")[0], *combination].add(row.split)
     assert {kind for kind, *_ in seen} == {"instruction", "sum", "count"}
-    assert [found for found, splits in seen.items() if len(splits) > 1] == []
+    assert [combination for combination, splits in seen.items() if len(splits) > 1] == []
 
 
 def test_a_thing_in_a_corner_of_a_canvas_is_in_one_split(rows: list[Row]):
@@ -132,22 +132,29 @@ def test_a_thing_in_a_corner_of_a_canvas_is_in_one_split(rows: list[Row]):
             m.group(1) for a in answers if (m := re.fullmatch(r"The \w+ is at the (.*)\.", a))
         )
         if " and " not in thing:
-            shown = image(group[0])
-            seen[thing, place, shown.size, shown.getpixel((0, 0))].add(group[0].split)
+            drawn = image(group[0])
+            seen[thing, place, drawn.size, drawn.getpixel((0, 0))].add(group[0].split)
     assert len(seen) > 50
     assert all(len(splits) == 1 for splits in seen.values())
 
 
 def test_videos_are_seen_once_a_second_and_show_their_event(rows: list[Row], tmp_path: Path):
-    found: dict[str, list[Image.Image]] = {}
+    frames_of: dict[str, list[Image.Image]] = {}
     for row in rows:
         event = row.gold.value if row.domain == "video" and row.gold else "red"
-        if event not in found and event not in COLOURS:
+        if event not in frames_of and event not in COLOURS:
             path = tmp_path / f"{row.id}.mp4"
             path.write_bytes(row.media[0].data or b"")
-            found[event] = read_frames(path)
-    assert set(found) == {"moves left", "moves right", "moves up", "moves down", "grows", "shrinks"}
-    for event, frames in found.items():
+            frames_of[event] = read_frames(path)
+    assert set(frames_of) == {
+        "moves left",
+        "moves right",
+        "moves up",
+        "moves down",
+        "grows",
+        "shrinks",
+    }
+    for event, frames in frames_of.items():
         assert len(frames) == FRAMES // FPS == 4
         start, end = (box(frame) for frame in (frames[0], frames[-1]))
         moved = (end[0] - start[0], end[1] - start[1], end[2] - start[2])
@@ -168,7 +175,7 @@ def test_videos_are_seen_once_a_second_and_show_their_event(rows: list[Row], tmp
 
 
 def box(frame: Image.Image) -> tuple[float, float, float]:
-    """Centre and width of what is not ground, pixels; films are compressed, so the ground is not even."""
+    """Centre and width of what is not ground, pixels; videos are compressed, so the ground is not even."""
     ground = min(GROUNDS, key=lambda g: distance(g, frame.getpixel((1, 1))))
     width, height = frame.size
     places = ((x, y) for x in range(width) for y in range(height))

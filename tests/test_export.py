@@ -53,7 +53,7 @@ def pair(id: str, *prompt: str, media: tuple[Media, ...] = (), **changes: Any) -
 
 @pytest.fixture
 def store(tmp_path: Path) -> dict[str, Media]:
-    """Two pictures and a film in the store `media`."""
+    """Two images and a video in the store `media`."""
     folder, files = tmp_path / "native", {}
     folder.mkdir()
     for name in ("red", "blue"):
@@ -110,15 +110,15 @@ def back(folder: Path, exported: Path) -> dict[str, Sample]:
     }
 
 
-def told(sample: Sample) -> tuple[Any, ...]:
+def content(sample: Sample) -> tuple[Any, ...]:
     media = [(medium.kind, medium.sha256) for medium in sample.media]
     return sample.prompt, sample.chosen, sample.rejected, media, sample.domain, sample.modality
 
 
-def assert_same(found: dict[str, Sample], pairs: list[Sample]) -> None:
-    assert found.keys() == {sample.id for sample in pairs}
+def assert_same(exported: dict[str, Sample], pairs: list[Sample]) -> None:
+    assert exported.keys() == {sample.id for sample in pairs}
     for sample in pairs:
-        assert told(found[sample.id]) == told(sample), sample.id
+        assert content(exported[sample.id]) == content(sample), sample.id
 
 
 @FORMS
@@ -127,9 +127,9 @@ def test_what_is_exported_comes_back_with_the_same_texts_order_and_media(
 ):
     assert main(["export", str(written(tmp_path, pairs)), "--to", form, "--out", str(tmp_path / "out"),
                  "--media-root", str(tmp_path / "media")]) == 0  # fmt: skip
-    found = back(tmp_path, tmp_path / "out")
-    assert_same(found, pairs)
-    assert found["made/val"].split == "val"
+    exported = back(tmp_path, tmp_path / "out")
+    assert_same(exported, pairs)
+    assert exported["made/val"].split == "val"
     files = [file for file in (tmp_path / "back" / "media").rglob("*") if file.is_file()]
     assert (
         all(file.stem == hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
@@ -156,7 +156,7 @@ def test_trl_finds_images_in_the_column_that_it_looks_for(tmp_path: Path, pairs:
     assert rows["two"]["images"][0].getpixel((0, 0)) == (0, 0, 255)
     assert rows["text"]["images"] == []
     assert [part["type"] for part in rows["first"]["prompt"][0]["content"]] == ["image", "text"]
-    assert not {"film", "mixed", "val"} & rows.keys()  # TRL would read films blindly
+    assert not {"film", "mixed", "val"} & rows.keys()  # TRL would read videos blindly
 
 
 def test_texts_alone_are_turns_of_text_without_a_column_of_images(tmp_path: Path):

@@ -40,9 +40,9 @@ def test_sixteen_bits_of_either_order_are_the_same_ramp(
 ):
     deep = (RAMP * 65535).astype(kind)
     image = Image.frombytes("I;16B" if kind == ">u2" else "I;16", (64, 8), deep.tobytes())
-    wanted = np.stack([deep >> 8] * 3, axis=-1)
-    assert (read(image, transparency) == wanted).all()
-    assert (read(put(tmp_path / "deep.tif", image), transparency) == wanted).all()
+    expected = np.stack([deep >> 8] * 3, axis=-1)
+    assert (read(image, transparency) == expected).all()
+    assert (read(put(tmp_path / "deep.tif", image), transparency) == expected).all()
 
 
 def test_a_sixteen_bit_map_is_scaled_too(tmp_path: Path):
@@ -87,14 +87,14 @@ def test_greys_of_a_tiff_that_count_from_white_or_have_twelve_bits(
     packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=1).astype(
         np.uint8
     )
-    wanted = np.stack([deep >> 8] * 3, axis=-1)
+    expected = np.stack([deep >> 8] * 3, axis=-1)
     for name, data in {
         "sixteen": tiff(65535 - deep, photometric=0),
         "twelve": tiff(packed, bits=12),
     }.items():
         (tmp_path / f"{name}.tif").write_bytes(data)
         for source in (tmp_path / f"{name}.tif", data, Image.open(tmp_path / f"{name}.tif")):
-            assert (read(source, transparency) == wanted).all(), name
+            assert (read(source, transparency) == expected).all(), name
     (tmp_path / "float.tif").write_bytes(tiff(1 - RAMP, bits=32, photometric=0, kind=3))
     assert (read(tmp_path / "float.tif", transparency) == EIGHT_BIT[..., None]).all()
 

@@ -1,4 +1,4 @@
-"""Pictures and films from files, bytes, PIL, arrays and frames; and what is refused, with the remedy."""
+"""Images and videos from files, bytes, PIL, arrays and frames; and what is refused, with the remedy."""
 
 from io import BytesIO
 from pathlib import Path
@@ -59,9 +59,9 @@ def test_every_form_of_a_image_is_the_same_image(tmp_path: Path):
 
 def test_grey_arrays_are_images_too():
     grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    wanted = np.stack([grey] * 3, -1)
+    expected = np.stack([grey] * 3, -1)
     for form in (grey, grey[..., None], torch.from_numpy(grey)[None]):
-        assert (np.asarray(read(form)) == wanted).all()
+        assert (np.asarray(read(form)) == expected).all()
 
 
 def test_transparency_is_white_paper_or_as_the_official_code_has_it():
@@ -122,7 +122,7 @@ def test_any_bytes_are_read_or_refused(data: bytes, headed: bool):
             look(source)
 
 
-# Films
+# Videos
 
 
 def test_a_video_of_huge_frames_is_refused_before_one_is_decoded(

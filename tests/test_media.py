@@ -1,4 +1,4 @@
-"""Pictures and films: what enters the store, what is turned away, and what is read back."""
+"""Images and videos: what enters the store, what is turned away, and what is read back."""
 
 from fractions import Fraction
 from hashlib import sha256
@@ -17,7 +17,7 @@ from ixc.data.videos import read_frames, sampled
 
 
 def video(path: Path, num_frames: int, fps: int = 10, rotation: int = 0) -> Path:
-    """A film whose frame i is a grey of 6 * i, in a container that begins with its index."""
+    """A video whose frame i is a grey of 6 * i, in a container that begins with its index."""
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("libx264", rate=fps, options={"qp": "0"})
         stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
@@ -264,10 +264,10 @@ def test_a_image_that_many_rows_bring_along_is_looked_at_once(tmp_path: Path, im
 
 def test_what_no_row_shows_is_pruned(tmp_path: Path, image: Path):
     store = Store(tmp_path / "media")
-    kept = store.add(File(kind="image", path=image))
+    stored = store.add(File(kind="image", path=image))
     other = tmp_path / "other.png"
     Image.new("RGB", (3, 3)).save(other)
     gone = store.add(File(kind="image", path=other))
-    store.prune({kept.path})
-    assert (store.root / kept.path).exists()
+    store.prune({stored.path})
+    assert (store.root / stored.path).exists()
     assert not (store.root / gone.path).exists()

@@ -416,11 +416,11 @@ COUNTS = {
 READER = {"algopuzzlevqa": "puzzlevqa"}
 """Of the folders that are not called as their reader is."""
 PAIRS = {"gsm8k": 159, "math_vision": 220, "videos": 4, "photos": 26}
-"""Problems with right and wrong solutions; problems; films; two absent objects for each of 13 photographs."""
+"""Problems with right and wrong solutions; problems; videos; two absent objects for each of 13 photographs."""
 
 
 def native(row: Row) -> str:
-    """The native record of a row; the questions about a photograph or film share one."""
+    """The native record of a row; the questions about a photograph or video share one."""
     return row.group if row.id.split("/")[0] in ("images", row.group) else row.id
 
 
@@ -454,11 +454,11 @@ def test_every_real_row_of_the_benchmark_is_read():
         sorted((REAL / "rm_bench").glob("*.json")),
     )
     rows = [row for file in files for row in json.loads(file.read_text(encoding="utf-8"))]
-    found = [
+    matches = [
         benchmarks.text_overlap(map(Words.of, (row["prompt"], *row["chosen"], *row["rejected"])))
         for row in rows
     ]
-    assert (len(rows), sum(map(bool, found))) == (337, 337)  # as the README of the data says
+    assert (len(rows), sum(map(bool, matches))) == (337, 337)  # as the README of the data says
 
 
 @needs_real

@@ -28,10 +28,10 @@ def texts(origin: Origin) -> list[str | Refused]:
         turn = Turn(role="user", content=take(entry.record, "text", str))
         return [Row(id=entry.id, domain="general", prompt=(turn,))]
 
-    found = each(origin, make)
+    items = each(origin, make)
     return [
         item if isinstance(item, Refused) else f"{item.id}: {item.prompt[0].content}"
-        for item in found
+        for item in items
     ]
 
 
@@ -72,8 +72,8 @@ def test_parquet_and_both_kinds_of_arrow_are_read(tmp_path: Path):
     pq.write_table(pa.Table.from_pylist([HELLO] * 600), tmp_path / "a.parquet", row_group_size=250)
     arrow(tmp_path / "b.arrow", [HELLO] * 300, pa.ipc.new_stream)
     arrow(tmp_path / "c.arrow", [HELLO] * 300, pa.ipc.new_file)
-    found = texts(tmp_path)
-    assert (len(found), found[599], found[-1]) == (1200, "a/600: hello", "c/300: hello")
+    items = texts(tmp_path)
+    assert (len(items), items[599], items[-1]) == (1200, "a/600: hello", "c/300: hello")
 
 
 def test_a_folder_is_read_in_order_without_what_lies_beside_the_data(tmp_path: Path):
@@ -114,14 +114,14 @@ def reasons(path: Path) -> list[str]:
 
 
 def test_a_damaged_list_gives_what_comes_before_the_damage(tmp_path: Path):
-    found = texts(put(tmp_path / "a.json", b'[{"text": "a"}, {"text": "b"'))
-    assert found[0] == "a/1: a"
+    items = texts(put(tmp_path / "a.json", b'[{"text": "a"}, {"text": "b"'))
+    assert items[0] == "a/1: a"
     assert (
-        isinstance(found[1], Refused)
-        and found[1].where == "a.json:2"
-        and "cut off" in found[1].reason
+        isinstance(items[1], Refused)
+        and items[1].where == "a.json:2"
+        and "cut off" in items[1].reason
     )
-    assert len(found) == 2
+    assert len(items) == 2
 
 
 def test_what_is_no_object_or_empty_is_refused_in_its_place(tmp_path: Path):
@@ -171,9 +171,9 @@ def test_objects_behind_a_list_and_the_last_of_a_cut_one_are_read(
 ):
     monkeypatch.setattr(forms, "_CHUNK", chunk)
     content = b'["header"]\n{"text": "a"}\n{"text": "b"}[{"text": "c"}, {"text": "d"}'
-    header, *kept, cut = texts(put(tmp_path / "a.jsonl", content))
+    header, *usable, cut = texts(put(tmp_path / "a.jsonl", content))
     assert isinstance(header, Refused) and header.reason.startswith("str, not an object")
-    assert kept == ["a/2: a", "a/3: b", "a/4: c", "a/5: d"]
+    assert usable == ["a/2: a", "a/3: b", "a/4: c", "a/5: d"]
     assert isinstance(cut, Refused) and "5 rows were read and the rest is missing" in cut.reason
 
 
@@ -194,9 +194,9 @@ def test_a_cut_list_of_a_few_bytes_in_gz_is_still_a_list(tmp_path: Path):
         json.dumps([{"text": f"{number:x}"} for number in range(999)]).encode(),
     )
     path.write_bytes(path.read_bytes()[:-20])
-    *kept, refused = texts(path)
+    *usable, refused = texts(path)
     assert isinstance(refused, Refused) and "the rest is missing" in refused.reason
-    assert 500 < len(kept) < 999 and all(isinstance(item, str) for item in kept)
+    assert 500 < len(usable) < 999 and all(isinstance(item, str) for item in usable)
 
 
 @pytest.mark.parametrize(
@@ -266,9 +266,9 @@ def test_a_cut_gz_file_says_how_many_rows_were_read(tmp_path: Path):
     )
     path = put(tmp_path / "a.jsonl.gz", lines)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    *kept, refused = texts(path)
+    *usable, refused = texts(path)
     assert isinstance(refused, Refused)
-    assert 0 < len(kept) < 2000 and all(isinstance(item, str) for item in kept)
+    assert 0 < len(usable) < 2000 and all(isinstance(item, str) for item in usable)
     assert f"{len(kept):,} rows were read and the rest is missing" in refused.reason
 
 
@@ -292,12 +292,12 @@ def test_a_damaged_part_of_a_parquet_file_loses_its_own_rows_and_says_how_many(t
     start = group.data_page_offset
     content[start : start + group.total_compressed_size] = b"\xff" * group.total_compressed_size
     put(tmp_path / "a.parquet", bytes(content))
-    found = texts(tmp_path)
-    kept, [refused] = (
-        [item for item in found if isinstance(item, str)],
-        [i for i in found if isinstance(i, Refused)],
+    items = texts(tmp_path)
+    usable, [refused] = (
+        [item for item in items if isinstance(item, str)],
+        [i for i in items if isinstance(i, Refused)],
     )
-    assert [int(item.split("/")[1].split(":")[0]) for item in kept] == [
+    assert [int(item.split("/")[1].split(":")[0]) for item in usable] == [
         *range(1, 201),
         *range(401, 601),
     ]
@@ -312,18 +312,18 @@ def test_a_damaged_part_of_a_parquet_file_loses_its_own_rows_and_says_how_many(t
 )
 @pytest.mark.parametrize("form", [b'{"text": %b}\n{"text": "b"}', b'[{"text": %b}, {"text": "b"}]'])
 def test_no_value_brings_the_reader_down(tmp_path: Path, value: bytes, form: bytes):
-    found = texts(put(tmp_path / "a.json", form % value))
-    assert found and all("\n" not in item.reason for item in found if isinstance(item, Refused))
+    items = texts(put(tmp_path / "a.json", form % value))
+    assert items and all("\n" not in item.reason for item in items if isinstance(item, Refused))
     if form.startswith(b"{") and b"\n" not in value:
-        assert found[1] == "a/2: b"
+        assert items[1] == "a/2: b"
 
 
 def test_a_record_of_gigabytes_is_skipped_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(forms, "MAX_RECORD", 64)
     long = json.dumps({"text": "x" * 1000})
-    found = texts(put(tmp_path / "a.jsonl", f'{long}\n{{"text": "b"}}\n'.encode()))
-    assert isinstance(found[0], Refused) and "is it one record?" in found[0].reason
-    assert found[1:] == ["a/2: b"]
+    items = texts(put(tmp_path / "a.jsonl", f'{long}\n{{"text": "b"}}\n'.encode()))
+    assert isinstance(items[0], Refused) and "is it one record?" in items[0].reason
+    assert items[1:] == ["a/2: b"]
     monkeypatch.setattr(forms, "_CHUNK", 16)
     assert "not JSON, or cut off" in reasons(put(tmp_path / "b.json", f"[{long}]".encode()))[0]
 
@@ -454,15 +454,15 @@ class Streamed(list):
 
 
 def test_name_config_split_and_revision_reach_datasets(monkeypatch: pytest.MonkeyPatch):
-    datasets, asked = pytest.importorskip("datasets"), []
+    datasets, calls = pytest.importorskip("datasets"), []
 
     def load_dataset(*args: Any, **kwargs: Any) -> Streamed:
-        asked.append((args, kwargs))
+        calls.append((args, kwargs))
         return Streamed([HELLO])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert texts(Hub(name="a/b", config="c", split="test", revision="r")) == ["test/1: hello"]
-    assert asked == [(("a/b", "c"), {"split": "test", "revision": "r", "streaming": True})]
+    assert calls == [(("a/b", "c"), {"split": "test", "revision": "r", "streaming": True})]
 
 
 def test_a_hub_that_cannot_be_reached_says_what_to_do(monkeypatch: pytest.MonkeyPatch):
@@ -511,10 +511,10 @@ def test_a_stream_that_breaks_off_for_good_says_where_and_what_to_do(
             return Gone([])
 
     waits = broken_off(monkeypatch, Gone([HELLO, HELLO]))
-    told = (
+    message = (
         r"hub a/b: ConnectionError at row 2 of train, 4 times: reset by peer; run `collect` again"
     )
-    with pytest.raises(BadSource, match=told):
+    with pytest.raises(BadSource, match=message):
         texts(Hub(name="a/b"))
     assert waits == [1.0, 10.0, 60.0]
 

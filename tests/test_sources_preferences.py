@@ -31,13 +31,13 @@ def parquet(path: Path, *records: dict[str, Any]) -> Path:
 
 
 def stored(colour: str = "red") -> dict[str, Any]:
-    """A picture as `datasets` writes it to Parquet."""
+    """An image as `datasets` writes it to Parquet."""
     file = io.BytesIO()
     Image.new("RGB", (4, 4), colour).save(file, "PNG")
     return {"bytes": file.getvalue(), "path": "1.png"}
 
 
-def said(*texts: str) -> list[dict[str, str]]:
+def messages(*texts: str) -> list[dict[str, str]]:
     return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
 
 
@@ -68,8 +68,8 @@ TASK = (
     "ASSISTANT:\n"
 )
 BATTLE = {
-    "conversation_a": said("What is it?", "A."),
-    "conversation_b": said("What is it?", "B."),
+    "conversation_a": messages("What is it?", "A."),
+    "conversation_b": messages("What is it?", "B."),
     "image": stored(),
 }
 SAFE = {
@@ -90,7 +90,12 @@ POST = {
 HHH = {"input": "Help?", "targets": {"choices": ["No.", "Yes."], "labels": [0, 1]}}
 UF = {"source": "s", "instruction": "Do it.", "completions": rated("1", "5", "3")}
 VLF = {"id": "1", "prompt": "What?", "completions": rated("4", "2", "3"), "image": stored()}
-TULU = {"id": "t", "prompt": "Do.", "chosen": said("Do.", "Done."), "rejected": said("Do.", "No.")}
+TULU = {
+    "id": "t",
+    "prompt": "Do.",
+    "chosen": messages("Do.", "Done."),
+    "rejected": messages("Do.", "No."),
+}
 RLAIF = {
     "question": "What?",
     "chosen": "A cat.",
@@ -120,8 +125,8 @@ GOOD: dict[str, tuple[dict[str, Any], tuple[str, str, str]]] = {
 """A row, and the prompt, the better and the worse answer that it holds."""
 BAD: dict[str, list[tuple[dict[str, Any], str]]] = {
     "tulu_if": [
-        ({"chosen": said("Do.")}, "an answer that does not end with the assistant's turn"),
-        ({"rejected": said("Go.", "No.")}, "the dialogues part before their last turn"),
+        ({"chosen": messages("Do.")}, "an answer that does not end with the assistant's turn"),
+        ({"rejected": messages("Go.", "No.")}, "the dialogues part before their last turn"),
         ({"chosen": [{"role": "robot", "content": "?"}]}, "no turn whose role is one of"),
         ({"chosen": [{"role": "user", "content": None}]}, "a turn without a text"),
     ],
@@ -149,7 +154,7 @@ BAD: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"winner": "tie"}, "winner: 'tie': a tie is no pair"),
         ({"image": None}, "image: None: neither bytes nor a file's name"),
         (
-            {"conversation_a": said("Hi.", "x", "And?", "y")},
+            {"conversation_a": messages("Hi.", "x", "And?", "y")},
             "the dialogues part before their last turn",
         ),
     ],
@@ -239,52 +244,58 @@ def test_the_binarised_form_of_ultrafeedback_is_read(tmp_path: Path):
     record = {
         "prompt": "Do.",
         "prompt_id": "x",
-        "chosen": said("Do.", "Done."),
-        "rejected": said("Do.", "No."),
+        "chosen": messages("Do.", "Done."),
+        "rejected": messages("Do.", "No."),
     }
     [row], _ = read("ultrafeedback", parquet(tmp_path / "a.parquet", record))
     assert (question(row), row.chosen, row.rejected) == ("Do.", "Done.", "No.")
 
 
 @pytest.mark.parametrize(
-    ("scores", "kept"), [((7.5, 7.0), 1), ((7.0, 7.0), 0), ((None, 7.0), 1), ((6.0, 7.0), 0)]
+    ("scores", "num_rows"), [((7.5, 7.0), 1), ((7.0, 7.0), 0), ((None, 7.0), 1), ((6.0, 7.0), 0)]
 )
 def test_a_binarised_tie_of_ultrafeedback_is_refused(
-    tmp_path: Path, scores: tuple[float | None, float], kept: int
+    tmp_path: Path, scores: tuple[float | None, float], num_rows: int
 ):
-    record = {"prompt": "Do.", "chosen": said("Do.", "Done."), "rejected": said("Do.", "No.")}
+    record = {
+        "prompt": "Do.",
+        "chosen": messages("Do.", "Done."),
+        "rejected": messages("Do.", "No."),
+    }
     scored = {"score_chosen": scores[0], "score_rejected": scores[1]}
     rows, refused = read("ultrafeedback", write(tmp_path / "a.jsonl", record | scored))
-    assert (len(rows), len(refused)) == (kept, 1 - kept)
+    assert (len(rows), len(refused)) == (num_rows, 1 - num_rows)
     assert all("a tie is no pair" in item.reason for item in refused)
 
 
 @pytest.mark.parametrize("name", ["tulu_if", "ultrafeedback"])
 def test_a_set_of_texts_may_talk_of_image_tags(tmp_path: Path, name: str):
-    asked = "What does <image> mean in HTML?"
-    record = {"prompt": asked, "chosen": said(asked, "A tag."), "rejected": said(asked, "No idea.")}
+    text = "What does <image> mean in HTML?"
+    record = {
+        "prompt": text,
+        "chosen": messages(text, "A tag."),
+        "rejected": messages(text, "No idea."),
+    }
     [row], refused = read(name, write(tmp_path / "a.jsonl", record))
-    assert (question(row), refused) == (asked, [])
+    assert (question(row), refused) == (text, [])
 
 
 def test_your_own_texts_may_talk_of_image_tags_if_you_say_that_they_are_texts(tmp_path: Path):
-    asked = "What does <image> mean in HTML?"
-    path = write(
-        tmp_path / "a.jsonl", {"prompt": asked, "chosen": "A tag.", "rejected": "No idea."}
-    )
+    text = "What does <image> mean in HTML?"
+    path = write(tmp_path / "a.jsonl", {"prompt": text, "chosen": "A tag.", "rejected": "No idea."})
     [row], _ = read("preferences", path, columns={"images": "", "videos": ""})
-    assert question(row) == asked
+    assert question(row) == text
     assert "marks 1 pictures, the row has 0" in read("preferences", path)[1][0].reason
 
 
 def test_a_text_of_the_official_file_may_talk_of_image_tags(tmp_path: Path):
-    asked = "What does <image> mean?"
+    text = "What does <image> mean?"
     record = {
-        "conversations_a": shared(asked, "A tag."),
-        "conversations_b": shared(asked, "No idea."),
+        "conversations_a": shared(text, "A tag."),
+        "conversations_b": shared(text, "No idea."),
     }
     [row], _ = read("ixc_pairs", write(tmp_path / "a.jsonl", record))
-    assert question(row) == asked
+    assert question(row) == text
 
 
 def test_pku_by_helpfulness(tmp_path: Path):
@@ -515,8 +526,8 @@ def test_an_option_that_a_reader_does_not_take_is_named(
 def test_an_implicit_prompt_is_what_both_begin_with():
     hh = "\n\nHuman: Hi.\n\nAssistant:"
     assert pair(None, f"{hh} Hello.", f"{hh} No.").chosen == "Hello."
-    found = pair(None, said("Hi.", "Hello."), said("Hi.", "No."))
-    assert ([turn.content for turn in found.prompt], found.chosen, found.rejected) == (
+    result = pair(None, messages("Hi.", "Hello."), messages("Hi.", "No."))
+    assert ([turn.content for turn in result.prompt], result.chosen, result.rejected) == (
         ["Hi."],
         "Hello.",
         "No.",
@@ -524,7 +535,7 @@ def test_an_implicit_prompt_is_what_both_begin_with():
 
 
 @pytest.mark.parametrize(
-    "answers", [("Yes.", "No."), (said("Hi.", "Yes.")[1:], said("Hi.", "No.")[1:])]
+    "answers", [("Yes.", "No."), (messages("Hi.", "Yes.")[1:], messages("Hi.", "No.")[1:])]
 )
 def test_answers_without_any_prompt_are_refused(answers: tuple[Any, Any]):
     with pytest.raises(Unusable, match="no prompt"):
@@ -762,17 +773,17 @@ def test_a_part_of_a_turn_may_bring_its_image_along(tmp_path: Path, part: dict[s
 
 
 def test_an_answer_that_shows_another_image_than_the_prompt_is_refused(tmp_path: Path):
-    asked = {
+    questions = {
         name: {"role": "user", "content": [{"type": "image", "image": f"{name}.png"}]}
         for name in "ab"
     }
     answers = {
-        word: [asked["b"], {"role": "assistant", "content": word}] for word in ("Red.", "Blue.")
+        word: [questions["b"], {"role": "assistant", "content": word}] for word in ("Red.", "Blue.")
     }
-    record = {"prompt": [asked["a"]], "chosen": answers["Red."], "rejected": answers["Blue."]}
+    record = {"prompt": [questions["a"]], "chosen": answers["Red."], "rejected": answers["Blue."]}
     item = read_one(tmp_path, record)
     assert isinstance(item, Refused) and "prompt and answers show other pictures" in item.reason
-    same = read_one(tmp_path, record | {"prompt": [asked["b"]]})
+    same = read_one(tmp_path, record | {"prompt": [questions["b"]]})
     assert isinstance(same, Row) and [file.path for file in same.media] == [tmp_path / "b.png"]
 
 
@@ -805,7 +816,7 @@ def test_videos_and_images_come_in_the_order_of_their_marks(tmp_path: Path):
 
 
 def test_a_image_of_a_later_question_stays_there(tmp_path: Path):
-    prompt = said("Hi.", "Hello.", "<image>\nWhat is it?")
+    prompt = messages("Hi.", "Hello.", "<image>\nWhat is it?")
     item = read_one(tmp_path, {**PLAIN_PAIR, "prompt": prompt})
     assert isinstance(item, Row) and item.prompt[2].content == "<ImageHere>\nWhat is it?"
 
@@ -816,17 +827,17 @@ def test_a_image_of_a_later_question_stays_there(tmp_path: Path):
 @pytest.mark.parametrize(
     "record",
     [
-        {"messages": said("What is it?", "Red."), "rejected_response": "Blue."},
+        {"messages": messages("What is it?", "Red."), "rejected_response": "Blue."},
         {
-            "messages": said("What is it?", "Red."),
-            "rejected_messages": said("What is it?", "Blue."),
+            "messages": messages("What is it?", "Red."),
+            "rejected_messages": messages("What is it?", "Blue."),
         },
         {
             "conversations": shared("What is it?"),
             "chosen": shared("", "Red.")[1],
             "rejected": shared("", "Blue.")[1],
         },
-        {"messages": said("What is it?"), "chosen": "Red.", "rejected": "Blue."},
+        {"messages": messages("What is it?"), "chosen": "Red.", "rejected": "Blue."},
     ],
 )
 def test_the_forms_of_ms_swift_and_llama_factory_are_read(tmp_path: Path, record: dict[str, Any]):
@@ -840,7 +851,7 @@ def test_the_forms_of_ms_swift_and_llama_factory_are_read(tmp_path: Path, record
 
 
 @pytest.mark.parametrize(
-    "record", [{"messages": said("What is it?")}, {"conversations": shared("What is it?")}]
+    "record", [{"messages": messages("What is it?")}, {"conversations": shared("What is it?")}]
 )
 def test_a_conversation_that_waits_for_its_answer_is_a_prompt(
     tmp_path: Path, record: dict[str, Any]
@@ -856,12 +867,15 @@ def test_a_conversation_that_waits_for_its_answer_is_a_prompt(
 
 
 def test_answers_of_several_turns_against_one_are_no_pair(tmp_path: Path):
-    item = read_one(tmp_path, PLAIN_PAIR | {"chosen": said("", "Red.", "Sure?", "Yes.")[1:]})
+    item = read_one(tmp_path, PLAIN_PAIR | {"chosen": messages("", "Red.", "Sure?", "Yes.")[1:]})
     assert isinstance(item, Refused) and "two prompts, no pair" in item.reason
 
 
 def test_a_prompt_that_the_dialogue_does_not_hold_is_not_dropped(tmp_path: Path):
-    whole = {"chosen": said("What is it?", "Red."), "rejected": said("What is it?", "Blue.")}
+    whole = {
+        "chosen": messages("What is it?", "Red."),
+        "rejected": messages("What is it?", "Blue."),
+    }
     assert isinstance(read_one(tmp_path, PLAIN_PAIR | whole), Row)
     item = read_one(tmp_path, PLAIN_PAIR | whole | {"prompt": "Answer in French."})
     assert isinstance(item, Refused) and item.reason.startswith("prompt: says something else")

@@ -98,7 +98,7 @@ def as_lessons(folder: Path, records: list[Record]) -> None:
 
 
 def as_people(folder: Path, records: list[Record]) -> None:
-    """One picture for each question, so that a broken one is one record."""
+    """One image for each question, so that a broken one is one record."""
     people = {
         key: {
             "imgPath": r.get("imgPath"),
@@ -705,8 +705,8 @@ def test_whatever_a_field_holds_each_record_is_kept_or_refused(data: st.DataObje
     value = data.draw(VALUES | st.just(MISSING))
     with TemporaryDirectory() as folder:
         rows, refused = read(name, folder_of(name, Path(folder), {}, {column: value}, {}))
-    kept = [row for row in rows if not row.id.endswith("/direct")]
-    assert len(kept) + len(refused) == 3
+    usable = [row for row in rows if not row.id.endswith("/direct")]
+    assert len(usable) + len(refused) == 3
 
 
 @pytest.mark.parametrize("module", sorted({a_set.module for a_set in SETS.values()}))
@@ -776,16 +776,17 @@ def test_pmc_vqa_knows_the_answer_by_letter_or_text(tmp_path: Path, answer: str)
 
 
 @pytest.mark.parametrize(
-    ("files", "kept"), [(("test", "test_clean"), 1), (("test_clean",), 1), (("test", "test_2"), 2)]
+    ("files", "num_rows"),
+    [(("test", "test_clean"), 1), (("test_clean",), 1), (("test", "test_2"), 2)],
 )
 def test_pmc_vqa_reads_the_clean_part_of_its_test_once(
-    tmp_path: Path, files: tuple[str, ...], kept: int
+    tmp_path: Path, files: tuple[str, ...], num_rows: int
 ):
     folder = folder_of("pmc_vqa", tmp_path, {})
     for name in files:
         put(folder / f"{name}.csv", (folder / "train.csv").read_bytes())
     (folder / "train.csv").unlink()
-    assert len(read("pmc_vqa", folder)[0]) == kept
+    assert len(read("pmc_vqa", folder)[0]) == num_rows
 
 
 def test_pmc_vqa_as_a_table_of_the_hub_has_its_figures_in_a_column(monkeypatch: pytest.MonkeyPatch):

@@ -124,18 +124,18 @@ ROWS = st.lists(
 
 def decided(rows: list[tuple[list[int], str]]) -> list[str]:
     splits = Splits()
-    for bonds, own in rows:
-        splits.add(bonds, own)
+    for keys, own in rows:
+        splits.add(keys, own)
     return list(splits.decided(0.5, seed=0))
 
 
 @given(ROWS)
 def test_what_shares_a_bond_shares_a_split_and_nothing_is_trained_on_that_is_held_out(rows: list):
     splits = decided(rows)
-    for (bonds, own), split in zip(rows, splits, strict=True):
+    for (keys, own), split in zip(rows, splits, strict=True):
         assert split == (own or split)
         for (others, theirs), other in zip(rows, splits, strict=True):
-            if set(bonds) & set(others) and not own and theirs != "train":
+            if set(keys) & set(others) and not own and theirs != "train":
                 assert split == other
 
 

@@ -182,8 +182,8 @@ class _Writer:
         """Write what the folder holds, and how each tool reads it."""
         names = sorted(self._tables)
         if self._form == "llama-factory":
-            info = {f"ixc_{name}": _dataset_info(name) for name in names}
             # LLaMA-Factory reads no folder without it.
+            info = {f"ixc_{name}": _dataset_info(name) for name in names}
             text = json.dumps(info, indent=2) + "\n"
             (self._folder / "dataset_info.json").write_text(text, encoding="utf-8")
         readme = _readme(self._form, names)
