@@ -27,7 +27,7 @@ from ixc.engine.preference_groups import (
 )
 from ixc.engine.trainer import Learner, Share, Trainer, make_optimizer, share, update
 from ixc.engine.vision_cache import VisionCache
-from ixc.metrics import Log, Metrics, ignore
+from ixc.metrics import Lineage, Log, Metrics, ignore
 from ixc.models.ixc25 import IXCForRewardModel, IXCProcessor
 from ixc.models.ixc25.folder import save
 from ixc.models.ixc25.kernels import refuse_attention, use_attention
@@ -47,7 +47,14 @@ FREE = (
 
 
 def run(
-    params: TrainRMParams, pairs: Path, media: Path, base: Path, reward: Path, *, log: Log = ignore
+    params: TrainRMParams,
+    pairs: Path,
+    media: Path,
+    base: Path,
+    reward: Path,
+    *,
+    log: Log = ignore,
+    lineage: Lineage | None = None,
 ) -> Metrics:
     """Train on the pairs, starting from the base model with a new score head, or where a killed run had come to."""
     with distributed.joined(alone=params.zero >= 2):
@@ -56,7 +63,7 @@ def run(
         model = ready(params, base)
         processor = IXCProcessor.from_pretrained(base)
         folder = reward.with_name(f".{reward.name}.checkpoints")
-        checkpoints = Checkpoints(folder, about(params, samples, base))
+        checkpoints = Checkpoints(folder, about(params, samples, base), lineage)
         vision_cache = VisionCache(model, processor, media, params.vision_cache)
 
         with checkpoints:
@@ -70,8 +77,13 @@ def run(
                 save(model, processor, reward)
         checkpoints.remove()
     last = history[-max(1, len(history) // 10) :]
-    numbers = {name: sum(step[name] for step in last) / len(last) for name in ("loss", "accuracy")}
-    return {"pairs": len(samples), "steps": len(history), **numbers, "padding_share": waste.padding}
+    return {
+        "pairs": len(samples),
+        "steps": len(history),
+        "loss": sum(step["loss"] for step in last) / len(last),
+        "accuracy": sum(step["accuracy"] for step in last) / len(last),
+        "padding_share": waste.padding,
+    }
 
 
 def ready(params: TrainRMParams, base: Path) -> IXCForRewardModel:
@@ -232,17 +244,13 @@ class Tally:
 
     def waste(self) -> Waste:
         """So far; all processes call this."""
-        mine = {
-            "waited": self.vision_cache.waited - self.waited,
-            "seconds": perf_counter() - self.start,
-            "needed": self.needed,
-            "computed": self.computed,
-        }
-        everyones = distributed.gathered(mine)
-        total = {name: sum(each[name] for each in everyones) for name in mine}
+        waited = self.vision_cache.waited - self.waited
+        seconds = perf_counter() - self.start
+        needed = sum(distributed.gathered(self.needed))
+        computed = sum(distributed.gathered(self.computed))
         return Waste(
-            padding=1 - total["needed"] / max(1, total["computed"]),
-            waiting=total["waited"] / total["seconds"],
+            padding=1 - needed / max(1, computed),
+            waiting=sum(distributed.gathered(waited)) / sum(distributed.gathered(seconds)),
         )
 
 
