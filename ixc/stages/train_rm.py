@@ -12,7 +12,7 @@ from ixc.data.samples import Sample, read_pairs
 from ixc.engine import distributed
 from ixc.engine.batching import Plan, prefetch
 from ixc.engine.checkpoints import Checkpoints, History, digest, digest_of
-from ixc.engine.lora import add_lora, merge_lora
+from ixc.engine.lora import adapter_of, add_lora, merge_lora
 from ixc.engine.losses import bradley_terry_loss, centering_loss
 from ixc.engine.optim import Optimizer, compute_in_bf16, seed_everything
 from ixc.engine.preference_groups import (
@@ -73,8 +73,12 @@ def run(
         # One process writes the model; until it is on disk, the last state stays.
         if distributed.rank() == 0:
             print(f"train_rm: {waste.waiting:.1%} of the time was spent waiting for data")
+            adapter = adapter_of(model, base)
+            merge_lora(model)
             with checkpoints.saving(reward):
                 save(model, processor, reward)
+                if adapter is not None:
+                    adapter.save(reward / "adapter")
         checkpoints.remove()
     last = history[-max(1, len(history) // 10) :]
     return {
@@ -172,13 +176,11 @@ def train(
             trainer.keep_if_best("reward", "held_out_loss", numbers["held_out_loss"])
         trainer.finish_step(numbers)
 
-    # What is left is an ordinary model, the best there was.
+    # What is left to the first process is an ordinary model, the best there was.
     waste = tally.waste()
     optimizer.close(model)
-    if distributed.rank() == 0:
-        if held_out:
-            trainer.restore_best("reward")
-        merge_lora(model)
+    if held_out and distributed.rank() == 0:
+        trainer.restore_best("reward")
     return trainer.history, waste
 
 
