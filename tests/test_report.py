@@ -595,7 +595,7 @@ def test_the_pairs_can_be_browsed_kept_and_dropped(root: Path) -> None:
     )
     assert {one["data-split"] for one in articles(found)} == {"train"}
     assert [attributes["name"] for tag, attributes in found.tags if tag == "select"] == (
-        ["source", "domain", "modality", "split", "fate"]
+        ["source", "domain", "modality", "split", "outcome"]
     )
     assert ("a", {"href": "pairs.html"}) in page(root).tags
 
