@@ -158,7 +158,7 @@ THEIR_MISTAKES = {
 @needs_real
 def test_where_the_authors_of_math_vision_are_right_we_are() -> None:
     marked = [one for one in math_vision(REAL) if one.id.split("/")[0] not in THEIR_MISTAKES]
-    apart = [one for one in marked if one.ours != one.theirs]
+    apart = [one for one in marked if one.our_mark != one.author_mark]
     assert len(marked) > 1500 and len(apart) <= 0.005 * len(marked), apart
 
 

@@ -13,9 +13,9 @@ from ixc.stages.collect.mixture import BadMixture, Ticket, draw, ticket
 PICTURE = Media(kind="image", path="00/0.png", sha256="0")
 
 
-def sample(id: str, source: str = "a", pictured: bool = False) -> Sample:
+def sample(id: str, source: str = "a", has_media: bool = False) -> Sample:
     prompt = (Turn(role="user", content="Why?"),)
-    media, modality = ((PICTURE,), "image") if pictured else ((), "text")
+    media, modality = ((PICTURE,), "image") if has_media else ((), "text")
     return Sample(
         id=id, source=source, domain="general", modality=modality, prompt=prompt, media=media
     )
@@ -51,7 +51,7 @@ def test_a_number_larger_than_what_there_is_takes_all():
 
 def test_two_images_to_a_text_by_hand():
     # 7 pictures and 9 texts: 3 texts want 6 pictures, so that 1 picture and 6 texts are left out
-    samples = [sample(f"p{i}", pictured=True) for i in range(7)] + [
+    samples = [sample(f"p{i}", has_media=True) for i in range(7)] + [
         sample(f"t{i}") for i in range(9)
     ]
     found = kept(samples, MixtureParams(images_per_text=2))
@@ -63,7 +63,7 @@ def test_where_one_kind_is_missing_the_other_is_kept_whole():
 
 
 TEXTS = [sample(f"t{i}", "t") for i in range(300)]
-PICTURES = [sample(f"p{i}", "p", pictured=True) for i in range(300)]
+PICTURES = [sample(f"p{i}", "p", has_media=True) for i in range(300)]
 
 
 def test_numbers_that_contradict_the_images_to_a_text_are_refused_by_name():
@@ -86,7 +86,9 @@ def test_numbers_that_leave_the_ratio_something_to_decide_are_not(sources: dict[
 
 
 def test_a_source_of_both_kinds_can_be_thinned():
-    both = [sample(f"t{i}") for i in range(20)] + [sample(f"p{i}", pictured=True) for i in range(8)]
+    both = [sample(f"t{i}") for i in range(20)] + [
+        sample(f"p{i}", has_media=True) for i in range(8)
+    ]
     found = Counter(id[0] for id in kept(both, MixtureParams(sources={"a": 25}, images_per_text=2)))
     assert found["p"] == 2 * found["t"] > 0
 
@@ -97,8 +99,8 @@ TICKETS = st.lists(
         rank=st.binary(min_size=2, max_size=2),
         source=st.sampled_from("ab"),
         domain=st.sampled_from(["general", "safety"]),
-        pile=st.sampled_from(["pairs/train", "pairs/val"]),
-        pictured=st.booleans(),
+        group=st.sampled_from(["pairs/train", "pairs/val"]),
+        has_media=st.booleans(),
     ),
     max_size=60,
 )
@@ -118,14 +120,14 @@ def test_numbers_are_exact(tickets: list[Ticket], source: int, domain: int):
 
 
 @given(TICKETS, st.integers(1, 3))
-def test_the_ratio_holds_in_every_pile(tickets: list[Ticket], ratio: int):
+def test_the_ratio_holds_in_every_group(tickets: list[Ticket], ratio: int):
     keep = draw(tickets, MixtureParams(images_per_text=ratio))
-    for pile in {each.pile for each in tickets}:
-        there = Counter(each.pictured for each in tickets if each.pile == pile)
+    for group in {each.group for each in tickets}:
+        there = Counter(each.has_media for each in tickets if each.group == group)
         found = Counter(
-            each.pictured
+            each.has_media
             for each, yes in zip(tickets, keep, strict=True)
-            if yes and each.pile == pile
+            if yes and each.group == group
         )
         if there[True] and there[False]:
             assert (

@@ -92,11 +92,7 @@ def test_who_knows_the_code_of_another_question_gains_nothing() -> None:
 
 def test_the_code_is_in_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
     digests = iter(["ab" * 32, "cd" * 32])
-    monkeypatch.setattr(
-        module.hashlib,
-        "sha256",
-        lambda _: type("Digest", (), {"hexdigest": lambda _: next(digests)})(),
-    )
+    monkeypatch.setattr(module, "json_sha256", lambda _: next(digests))
     assert boundary("it is " + "AB" * 10, "no") == "cd" * 10
 
 

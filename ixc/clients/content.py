@@ -1,4 +1,4 @@
-"""Texts, pictures and films as the parts of an OpenAI-compatible message."""
+"""Texts, images and videos as the content parts of an OpenAI-compatible message."""
 
 import base64
 import io
@@ -24,7 +24,7 @@ def text_part(text: str) -> Part:
 
 
 def image_parts(medium: Media, root: Path, params: ServerParams) -> list[Part]:
-    """A picture as one data URL; a film as `video_frames` of the frames that the model sees."""
+    """An image as one data URL; a video as `video_frames` of the frames that the model sees."""
     if medium.kind == "image":
         images = [load_image(root, medium)]
     else:
@@ -42,16 +42,19 @@ def spaced(items: Sequence[T], count: int) -> list[T]:
     (['a', 'c', 'e'], ['a', 'b'], ['a'])
     """
     last = len(items) - 1
-    return [items[i] for i in sorted({round(k * last / max(count - 1, 1)) for k in range(count)})]
+    gaps = max(count - 1, 1)
+    # A set, for a short sequence is asked for the same place twice.
+    places = {round(k * last / gaps) for k in range(count)}
+    return [items[place] for place in sorted(places)]
 
 
 def data_url(image: Image.Image, max_side: int) -> str:
-    """A picture of at most `max_side` pixels as text."""
+    """An image of at most `max_side` pixels as text."""
     image = image.convert("RGB")
     image.thumbnail((max_side, max_side))
-    form = (
-        "png" if max(image.size) <= 256 else "jpeg"
-    )  # a small drawing is smaller as PNG, and exact
+    # A small drawing is smaller as PNG, and exact.
+    form = "png" if max(image.size) <= 256 else "jpeg"
     buffer = io.BytesIO()
     image.save(buffer, format=form)
-    return f"data:image/{form};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    text = base64.b64encode(buffer.getvalue()).decode()
+    return f"data:image/{form};base64,{text}"

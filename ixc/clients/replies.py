@@ -29,11 +29,11 @@ class TooLong(RuntimeError):
     """A reply of more bytes than were asked for; the rest was not read."""
 
 
-class Said(NamedTuple):
-    """What a completion says."""
+class Response(NamedTuple):
+    """What a completion comes to: a text or a refusal, and what it cost."""
 
     text: str | None
-    """None where there is none to keep."""
+    """None where there is none to store."""
     refused: str | None
     """Why there will be none, however often the question is asked."""
     tokens_in: int
@@ -45,7 +45,7 @@ class Refusal(NamedTuple):
 
     reason: str
     about_content: bool
-    """Whether it is the question's words or pictures; else it may be the parameters, which all questions share."""
+    """Whether it is the question's words or images; else it may be the parameters, which all questions share."""
 
 
 def wire_bytes(text_bytes: int) -> int:
@@ -60,21 +60,22 @@ class _Bounded(httpx.AsyncByteStream, httpx.SyncByteStream):
     """A reply's bytes, and an error where they should have ended."""
 
     def __init__(self, stream: Any, max_bytes: int) -> None:
-        self.stream, self.left, self.max_bytes = stream, max_bytes, max_bytes
+        self.stream, self.max_bytes = stream, max_bytes
+        self.bytes_left = max_bytes
 
-    def count(self, part: bytes) -> bytes:
-        self.left -= len(part)
-        if self.left < 0:
+    def count(self, chunk: bytes) -> bytes:
+        self.bytes_left -= len(chunk)
+        if self.bytes_left < 0:
             raise TooLong(f"a reply of more than {self.max_bytes:,} bytes")
-        return part
+        return chunk
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for part in self.stream:
-            yield self.count(part)
+        async for chunk in self.stream:
+            yield self.count(chunk)
 
     def __iter__(self) -> Iterator[bytes]:
-        for part in self.stream:
-            yield self.count(part)
+        for chunk in self.stream:
+            yield self.count(chunk)
 
     async def aclose(self) -> None:
         await self.stream.aclose()
@@ -120,23 +121,25 @@ def too_long(error: BaseException) -> TooLong | None:
     return cause
 
 
-# What is said
+# What a reply says
 
 
-def read_completion(reply: ChatCompletion, max_bytes: int) -> Said:
+def read_completion(reply: ChatCompletion, max_bytes: int) -> Response:
     """A completion's text, or why there is none.
 
     There is none where the model or a filter refused, and where it has more than `max_bytes`.
     """
-    used = reply.usage
-    tokens_in, tokens_out = (
-        _tokens(getattr(used, name, None)) for name in ("prompt_tokens", "completion_tokens")
-    )
+    tokens_in = _tokens(getattr(reply.usage, "prompt_tokens", None))
+    tokens_out = _tokens(getattr(reply.usage, "completion_tokens", None))
+
+    # A server may leave out, or make up, any of these.
     choice = reply.choices[0] if isinstance(reply.choices, list) and reply.choices else None
     message = getattr(choice, "message", None)
-    text, refusal = getattr(message, "content", None), getattr(message, "refusal", None)
+    refusal = getattr(message, "refusal", None)
+    text = getattr(message, "content", None)
     if isinstance(text, str):
         text = text.encode("utf-8", "replace").decode()  # half a character cannot be stored
+
     refused = None
     if getattr(choice, "finish_reason", None) == "content_filter":
         refused = "content filter"
@@ -144,9 +147,8 @@ def read_completion(reply: ChatCompletion, max_bytes: int) -> Said:
         refused = f"refused by the model: {one_line(refusal)}"
     elif isinstance(text, str) and len(text.encode()) > max_bytes:
         refused = f"a text of more than {max_bytes:,} bytes, which is more than was asked for"
-    return Said(
-        text if isinstance(text, str) and refused is None else None, refused, tokens_in, tokens_out
-    )
+    usable = isinstance(text, str) and refused is None
+    return Response(text if usable else None, refused, tokens_in, tokens_out)
 
 
 def completion_of(body: dict[str, Any]) -> ChatCompletion:
@@ -156,9 +158,8 @@ def completion_of(body: dict[str, Any]) -> ChatCompletion:
     []
     """
     try:
-        return ChatCompletion.construct(
-            **{name: body[name] for name in ChatCompletion.model_fields if name in body}
-        )
+        known = [name for name in ChatCompletion.model_fields if name in body]
+        return ChatCompletion.construct(**{name: body[name] for name in known})
     except Exception:  # a body may be anything, and the client raises whatever it stumbles over
         return ChatCompletion.construct(choices=[])
 
@@ -194,19 +195,21 @@ def refusal_of(status: int, body: object) -> Refusal | None:
     >>> refusal_of(401, {}), refusal_of(500, {}), refusal_of(403, {"message": "no access"})
     (None, None, None)
     """
-    told: dict[Any, Any] = body if isinstance(body, dict) else {"message": body}
-    if isinstance(told.get("error"), dict):
-        told = told["error"]
-    code, kind, message = (_words(told.get(name)) for name in ("code", "type", "message"))
+    details: dict[Any, Any] = body if isinstance(body, dict) else {"message": body}
+    if isinstance(details.get("error"), dict):  # OpenAI's form; others send it bare
+        details = details["error"]
+    code = _words(details.get("code"))
+    kind = _words(details.get("type"))
+    message = _words(details.get("message"))
     about_content = _ABOUT_CONTENT.search(" ".join((code, kind, message))) is not None
-    if (
-        not 400 <= status < 500
-        or status in _FAULTS
-        or {code, kind} & _ACCOUNT
-        or (status == 403 and not about_content)
-    ):
+
+    # The server, the key or the account is at fault: another question would fare no better.
+    if not 400 <= status < 500 or status in _FAULTS or {code, kind} & _ACCOUNT:
         return None
-    return Refusal(": ".join(filter(None, (str(status), code, message or kind))), about_content)
+    if status == 403 and not about_content:
+        return None
+    reason = filter(None, (str(status), code, message or kind))
+    return Refusal(": ".join(reason), about_content)
 
 
 def _words(value: object) -> str:
@@ -219,4 +222,5 @@ def one_line(text: str) -> str:
     >>> one_line("red:\x1b[31m\n \ud800no")
     'red: [31m no'
     """
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    printable = "".join(letter if letter.isprintable() else " " for letter in text)
+    return " ".join(printable.split())

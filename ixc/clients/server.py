@@ -12,10 +12,9 @@ import openai
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletion
 
-from ixc.clients.ledger import Due, Ledger, Paid, Usage, due
 from ixc.clients.replies import (
     Refusal,
-    Said,
+    Response,
     TooLong,
     async_http_client,
     httpx,
@@ -25,6 +24,7 @@ from ixc.clients.replies import (
     too_long,
     wire_bytes,
 )
+from ixc.clients.usage import Due, Ledger, Paid, Usage, due
 from ixc.data.media import BadMedia
 from ixc.io.files import track
 from ixc.params import ServerParams
@@ -36,7 +36,7 @@ MAX_RETRIES = 4
 MAX_PAUSE_S = 120.0
 """Between two of them, however long the server asks for."""
 MAX_WORDS = 300
-"""Characters of a server's words that are kept or shown."""
+"""Characters of a server's words that are stored or printed."""
 MAX_REFUSED_AT_FIRST = 16
 """Refusals in a row, before any reply ever came, that are taken for the fault of the parameters."""
 
@@ -54,7 +54,7 @@ class Garbled(RuntimeError):
 
 
 def ask_all(section: str, params: ServerParams, jobs: Iterable[T], ledger: Ledger[T]) -> Usage:
-    """Ask about every job that is due, `concurrency` at a time, until all are kept or the budget is spent.
+    """Ask about every job that is due, `concurrency` at a time, until all are stored or the budget is spent.
 
     Args:
         section: where `params` stands in `params.yaml`, for messages.
@@ -69,23 +69,17 @@ def ask_all(section: str, params: ServerParams, jobs: Iterable[T], ledger: Ledge
     key, where = api_key(section, params), address(section, params)
     asking = _Asking(section, params, key, ledger, todo)
     usage = asyncio.run(asking.all())
-    usage.tell_media(where)
+    usage.warn_media(where)
+
+    # Failures alone are worth an error, unless the server was there and has answered before.
     refused = usage.refused - todo.refused
-    if (
-        usage.unreachable
-        and not usage.done
-        and not refused
-        and not (asking.reached and todo.answered)
-    ):
+    nothing_done = usage.unreachable and not usage.done and not refused
+    if nothing_done and not (asking.reached and todo.answered):
         raise ServerFailed(f"{where}: no request came through ({usage.last_error}); is it up?")
-    settled = (
-        usage.done
-        + usage.unreadable
-        - todo.given_up
-        + refused
-        + usage.unreachable
-        + usage.unusable_media
-    )
+
+    # What was given up or refused by earlier runs is not among the jobs of this one.
+    unreadable = usage.unreadable - todo.given_up
+    settled = usage.done + unreadable + refused + usage.unreachable + usage.unusable_media
     usage.left = len(todo.jobs) - settled
     return usage
 
@@ -134,12 +128,9 @@ def words(key: str, text: str) -> str:
 
 def hopeless(error: Exception) -> bool:
     """Whether every other request would fail like this one: key, credit, address or model is wrong."""
-    if not isinstance(error, openai.APIStatusError) or error.status_code not in (
-        401,
-        402,
-        403,
-        404,
-    ):
+    if not isinstance(error, openai.APIStatusError):
+        return False
+    if error.status_code not in (401, 402, 403, 404):
         return False
     return refusal_of(error.status_code, error.body) is None
 
@@ -156,19 +147,16 @@ def refused(error: Exception) -> Refusal | None:
     cut = too_long(error)
     if cut is not None:
         return Refusal(str(cut), about_content=False)
-    return (
-        refusal_of(error.status_code, error.body)
-        if isinstance(error, openai.APIStatusError)
-        else None
-    )
+    if isinstance(error, openai.APIStatusError):
+        return refusal_of(error.status_code, error.body)
+    return None
 
 
 def reached(error: Exception) -> bool:
     """Whether a server was there, be it that it failed."""
-    lost = isinstance(error, openai.APIConnectionError) and not isinstance(
-        error.__cause__, httpx.ReadTimeout
-    )
-    return not lost
+    # Who reads too slowly was connected.
+    timed_out = isinstance(error.__cause__, httpx.ReadTimeout)
+    return not isinstance(error, openai.APIConnectionError) or timed_out
 
 
 def passing(error: Exception) -> bool:
@@ -177,12 +165,10 @@ def passing(error: Exception) -> bool:
         return False
     if not isinstance(error, openai.APIStatusError):
         return True  # time-outs, lost connections, garbled bodies
-    told = error.response.headers.get("x-should-retry")
-    return (
-        told == "true"
-        if told in ("true", "false")
-        else error.status_code in (408, 409, 429, *range(500, 600))
-    )
+    should_retry = error.response.headers.get("x-should-retry")
+    if should_retry in ("true", "false"):
+        return should_retry == "true"
+    return error.status_code in (408, 409, 429, *range(500, 600))
 
 
 def pause_s(error: Exception, retry: int) -> float:
@@ -190,8 +176,9 @@ def pause_s(error: Exception, retry: int) -> float:
     headers = error.response.headers if isinstance(error, openai.APIStatusError) else {}
     for name, units in (("retry-after-ms", 1000), ("retry-after", 1)):
         with suppress(KeyError, ValueError):  # it may also be a date
-            if (asked := float(headers[name]) / units) > 0:
-                return min(asked, MAX_PAUSE_S)
+            requested = float(headers[name]) / units
+            if requested > 0:
+                return min(requested, MAX_PAUSE_S)
     return min(0.5 * 2**retry, 8.0) * random.uniform(0.75, 1)
 
 
@@ -219,7 +206,9 @@ class _Asking(Generic[T]):
         self, section: str, params: ServerParams, key: str, ledger: Ledger[T], todo: Due[T]
     ) -> None:
         self.section, self.params, self.key, self.ledger = section, params, key, ledger
-        self.jobs, self.dearest, self.usage = todo.jobs, todo.dearest, todo.usage()
+        self.jobs, self.usage = todo.jobs, todo.usage()
+        self.max_cost_seen = todo.max_cost_seen
+        """Of a reply, in US dollars: what the next one is reckoned with."""
         self.in_flight = self.failed_in_a_row = 0
         self.reached = False
         """Whether a server was there."""
@@ -230,12 +219,12 @@ class _Asking(Generic[T]):
 
     async def all(self) -> Usage:
         """Work off the jobs; on the first hopeless error, stop."""
-        left = iter(track(self.jobs, f"asking {self.params.model}", len(self.jobs)))
+        jobs = iter(track(self.jobs, f"asking {self.params.model}", len(self.jobs)))
         http = async_http_client(wire_bytes(self.ledger.max_bytes))
         options = client_options(self.params, self.key, 0)  # we try again: each try counts
         async with AsyncOpenAI(**options, http_client=http) as client:
             workers = [
-                asyncio.create_task(self.work(client, left)) for _ in range(self.params.concurrency)
+                asyncio.create_task(self.work(client, jobs)) for _ in range(self.params.concurrency)
             ]
             try:
                 await asyncio.gather(*workers)
@@ -247,9 +236,9 @@ class _Asking(Generic[T]):
             raise self.all_refused()
         return self.usage
 
-    async def work(self, client: AsyncOpenAI, left: Iterator[T]) -> None:
+    async def work(self, client: AsyncOpenAI, jobs: Iterator[T]) -> None:
         """One of the workers that share the jobs."""
-        while self.affordable(self.in_flight + 1) and (job := next(left, None)) is not None:
+        while self.affordable(self.in_flight + 1) and (job := next(jobs, None)) is not None:
             failure: Exception | None = None
             self.usage.requests += 1  # at once, for the other workers reckon with it
             self.in_flight += 1
@@ -277,11 +266,11 @@ class _Asking(Generic[T]):
         self.failed_in_a_row += 1
         if self.failed_in_a_row < 3 * self.params.concurrency:
             return None
-        said = f"{self.failed_in_a_row} requests in a row failed ({self.usage.last_error})"
-        return ServerFailed(f"{address(self.section, self.params)}: {said}")
+        reason = f"{self.failed_in_a_row} requests in a row failed ({self.usage.last_error})"
+        return ServerFailed(f"{address(self.section, self.params)}: {reason}")
 
     def refusal(self, job: T, no: Refusal) -> Exception | None:
-        """Keep a refusal; what to stop with, if nothing but refusals came and they may be the parameters' fault."""
+        """Note a refusal; what to stop with, if nothing but refusals came and they may be the parameters' fault."""
         reason = words(self.key, no.reason)
         self.works |= no.about_content  # who looks at what is asked has taken the parameters
         self.failed_in_a_row = 0
@@ -307,23 +296,25 @@ class _Asking(Generic[T]):
         self.held.clear()
 
     def affordable(self, in_flight: int) -> bool:
-        """Whether one more request is within the budget, if those in flight are as dear as the dearest so far."""
-        cost = self.usage.spent + in_flight * self.dearest
+        """Whether one more request is within the budget, if those in flight cost as much as the costliest so far."""
+        cost = self.usage.spent + in_flight * self.max_cost_seen
         within = self.params.max_cost is None or cost <= self.params.max_cost
         return within and self.usage.requests < self.params.max_requests
 
     async def settle(self, client: AsyncOpenAI, job: T) -> None:
-        """Ask until the reply can be kept, or there were too many that cannot be read."""
-        arguments, paid = await asyncio.to_thread(self.ledger.request, job), self.ledger.paid(job)
+        """Ask until the reply can be stored, or there were too many that cannot be read."""
+        # In a thread, for images take their time to load and the other workers need not wait.
+        arguments = await asyncio.to_thread(self.ledger.request, job)
+        paid = self.ledger.paid(job)
         while True:
-            said, paid = self.account(await self.send(client, arguments), paid)
-            text = said.text
-            if said.refused is not None:
+            reply = await self.send(client, arguments)
+            response, paid = self.account(reply, paid)
+            if response.refused is not None:
                 self.usage.refused += 1
-                self.usage.last_refusal = said.refused
-                self.ledger.refuse(job, said.refused, paid)
+                self.usage.last_refusal = response.refused
+                self.ledger.refuse(job, response.refused, paid)
                 return
-            if self.ledger.keep(job, text, paid):
+            if self.ledger.keep(job, response.text, paid):
                 self.usage.done += 1
                 return
             if paid.given_up:
@@ -344,36 +335,33 @@ class _Asking(Generic[T]):
             try:
                 return await _completion(client, self.params, arguments)
             except (openai.APIError, Garbled, TooLong) as error:
-                if (
-                    retry == MAX_RETRIES
-                    or not passing(error)
-                    or not self.affordable(self.in_flight)
-                ):
+                if retry == MAX_RETRIES or not passing(error):
+                    raise
+                if not self.affordable(self.in_flight):
                     raise
                 pause = pause_s(error, retry)
             retry += 1
             self.usage.requests += 1
             await asyncio.sleep(pause)
 
-    def account(self, reply: ChatCompletion, before: Paid) -> tuple[Said, Paid]:
+    def account(self, reply: ChatCompletion, before: Paid) -> tuple[Response, Paid]:
         """What a reply says, and what the job has cost with it."""
         self.failed_in_a_row = 0
         self.reached = self.works = True
         self.release()
-        said, paid = read(self.params, self.key, reply, before, self.ledger.max_bytes)
+        response, paid = read(self.params, self.key, reply, before, self.ledger.max_bytes)
         cost = paid.cost - before.cost
         self.usage.cost += cost
         self.usage.spent += cost
-        self.dearest = max(self.dearest, cost)
-        return said, paid
+        self.max_cost_seen = max(self.max_cost_seen, cost)
+        return response, paid
 
 
 async def _completion(
     client: AsyncOpenAI, params: ServerParams, arguments: dict[str, Any]
 ) -> ChatCompletion:
-    whole_s = (
-        2 * params.timeout_s
-    )  # `timeout_s` bounds each wait, and a server may send byte after byte for ever
+    # `timeout_s` bounds each wait, and a server may send byte after byte for ever.
+    whole_s = 2 * params.timeout_s
     try:
         async with asyncio.timeout(whole_s):
             reply: object = await client.chat.completions.create(model=params.model, **arguments)
@@ -383,7 +371,7 @@ async def _completion(
         raise
     except (
         Exception
-    ) as error:  # a body may be anything, and the client raises whatever it stumbles over
+    ) as error:  # a body may be anything, and the client raises what it stumbles over
         raise Garbled(f"a body that is no JSON ({type(error).__name__})") from None
     if not isinstance(reply, ChatCompletion):  # a body that is not JSON comes as text
         raise Garbled("a body that is no chat completion")
@@ -392,11 +380,11 @@ async def _completion(
 
 def read(
     params: ServerParams, key: str, reply: ChatCompletion, paid: Paid, max_bytes: int
-) -> tuple[Said, Paid]:
+) -> tuple[Response, Paid]:
     """What a reply says, and what the job has cost with it; one that tells the key says nothing: it is never stored."""
-    said = read_completion(reply, max_bytes)
-    if said.text is not None and secret(key) and key in said.text:
-        said = said._replace(text=None)
-    if said.refused is not None:
-        said = said._replace(refused=words(key, said.refused))
-    return said, paid.plus(params, said.tokens_in, said.tokens_out)
+    response = read_completion(reply, max_bytes)
+    if response.text is not None and secret(key) and key in response.text:
+        response = response._replace(text=None)
+    if response.refused is not None:
+        response = response._replace(refused=words(key, response.refused))
+    return response, paid.plus(params, response.tokens_in, response.tokens_out)

@@ -1,6 +1,7 @@
 """Short names for files and values: by them a run tells whether what an earlier one made of these is still good."""
 
-from hashlib import sha256
+import json
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +10,37 @@ class OtherRun(ValueError):
     """Work begun with other parameters, data or base model: what differs, and what to do."""
 
 
-def digest(*parts: Any) -> str:
-    """A name for data classes, texts and bytes."""
+def digest(*values: Any) -> str:
+    """A name for data classes, texts and bytes: 16 hexadecimal digits."""
     hashed = sha256()
-    for part in parts:
-        hashed.update(repr(part).encode("utf-8", "surrogatepass") + b"\0")
+    for value in values:
+        hashed.update(repr(value).encode("utf-8", "surrogatepass") + b"\0")
     return hashed.hexdigest()[:16]
+
+
+def json_sha256(value: Any) -> str:
+    """SHA-256, in hexadecimal digits, of what JSON can hold: the key of a request."""
+    return sha256(json.dumps(value).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256, in hexadecimal digits, of a file's bytes, all of them."""
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 def digest_of(path: Path, ends: int = 2**20) -> str:
     """A name for a file, or for the files of a folder: by names, sizes and both ends, which is all of a small one."""
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.is_file())
+    # Weights have gigabytes; another training changes their ends like the rest of them.
     hashed = sha256()
-    for each in (
-        sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
-    ):
+    for each in files:
+        size = each.stat().st_size
         with each.open("rb") as file:
-            hashed.update(f"{each.name} {each.stat().st_size}".encode() + file.read(ends))
-            file.seek(max(0, each.stat().st_size - ends))
+            hashed.update(f"{each.name} {size}".encode())
+            hashed.update(file.read(ends))
+            file.seek(max(0, size - ends))
             hashed.update(file.read(ends))
     return hashed.hexdigest()[:16]

@@ -43,6 +43,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         for file in part.rglob("*"):
             if file.is_file():
                 _to_disk(file)
+        # A folder cannot replace one that is not empty: for a moment there is none.
         with suppress(FileNotFoundError):
             os.replace(path, _old(path))
         os.replace(part, path)
@@ -83,6 +84,7 @@ def _to_disk(path: Path) -> None:
 
 def track(items: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
     """`items` with a progress bar, the first process's; in a log file, a line every few seconds."""
+    # In a log file ten lines a second would bury everything else.
     silent = os.environ.get("RANK", "0") != "0"
     return tqdm(
         items,
@@ -96,9 +98,8 @@ def track(items: Iterable[T], what: str, total: int | None = None) -> Iterable[T
 @contextmanager
 def damage(what: str, become: type[ValueError]) -> Iterator[None]:
     """Arrow's errors about a file's bytes become ours; those of the machine, which have a number, stay."""
-    from pyarrow import (
-        ArrowException,
-    )  # a fifth of a second, which a score of one chat need not spend
+    # A fifth of a second, which a score of one chat need not spend.
+    from pyarrow import ArrowException
 
     try:
         yield

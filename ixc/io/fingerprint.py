@@ -51,32 +51,38 @@ class Code:
         Raises:
             LookupError: there is no module `ixc.stages.<stage>`.
         """
-        found: dict[Path, str] = {}
+        digests: dict[Path, str] = {}
         for name in self.reached(stage, named):
             path = self.paths[name]
-            found[path] = self._module(name).digest
-            if "__file__" in self._module(name).names:
-                found |= {each: digest(each.read_bytes()) for each in _data(path.parent)}
-        return {path.relative_to(self.root).as_posix(): found[path] for path in sorted(found)}
+            module = self._module(name)
+            digests[path] = module.digest
+            if "__file__" in module.names:
+                for file in _data(path.parent):
+                    digests[file] = digest(file.read_bytes())
+        return {path.relative_to(self.root).as_posix(): digests[path] for path in sorted(digests)}
 
     def reached(self, stage: str, named: Collection[str] = ()) -> set[str]:
         """The names of the modules that the digests are of."""
         entry = f"{PACKAGE}.stages.{stage}"
         if entry not in self.paths:
-            raise LookupError(
-                f"{entry}: no such module below {self.root}; a stage is called like its module"
-            )
-        found, todo = set[str](), {entry}
+            remedy = "a stage is called like its module"
+            raise LookupError(f"{entry}: no such module below {self.root}; {remedy}")
+
+        reached = set[str]()
+        todo = {entry}
         while todo:
             name = todo.pop()
-            found.add(name)
+            reached.add(name)
             module = self._module(name)
             uses = {name.rpartition(".")[0], *module.names}  # its package is imported first
             for text in module.texts:
-                begun = {each for each in self.paths if each.startswith(text)}
-                uses |= {text + reader for reader in named} if text == READERS else begun
-            todo |= (uses & self.paths.keys()) - found - {PARAMS}
-        return found
+                # Of the readers only those that the parameters name are run.
+                if text == READERS:
+                    uses |= {text + reader for reader in named}
+                else:
+                    uses |= {each for each in self.paths if each.startswith(text)}
+            todo |= (uses & self.paths.keys()) - reached - {PARAMS}
+        return reached
 
     def _module(self, name: str) -> Module:
         path = self.paths[name]
@@ -88,24 +94,24 @@ class Code:
 def _parsed(path: Path, package: str, text: str) -> Module:
     tree = ast.parse(text, str(path))
     for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.If)
-            and ast.unparse(node.test).removeprefix("typing.") == "TYPE_CHECKING"
-        ):
+        if not isinstance(node, ast.If):
+            continue
+        condition = ast.unparse(node.test).removeprefix("typing.")
+        if condition == "TYPE_CHECKING":
             node.body = []  # it never runs
-    found = Module(digest(canonical(tree)), set(), set())
+    parsed = Module(digest(canonical(tree)), set(), set())
     for node in ast.walk(tree):
         match node:
             case ast.Import(names=imported):
-                found.names.update(alias.name for alias in imported)
+                parsed.names.update(alias.name for alias in imported)
             case ast.ImportFrom(module=module, names=imported, level=level):
                 origin = resolve_name("." * level + (module or ""), package)
-                found.names.update([origin, *(f"{origin}.{alias.name}" for alias in imported)])
+                parsed.names.update([origin, *(f"{origin}.{alias.name}" for alias in imported)])
             case ast.Constant(value=str(value)) if value.startswith(f"{PACKAGE}."):
-                found.texts.add(value)
+                parsed.texts.add(value)
             case ast.Name(id="__file__" as name):
-                found.names.add(name)
-    return found
+                parsed.names.add(name)
+    return parsed
 
 
 def canonical(node: object) -> str:
@@ -116,27 +122,29 @@ def canonical(node: object) -> str:
     True
     """
     if isinstance(node, list):
-        # without texts that stand alone: docstrings, also those under attributes
-        texts = [
-            isinstance(each, ast.Expr) and isinstance(getattr(each.value, "value", None), str)
-            for each in node
-        ]
-        return f"[{','.join(canonical(each) for each, text in zip(node, texts, strict=True) if not text)}]"
+        # Without texts that stand alone: docstrings, also those under attributes.
+        items = [canonical(each) for each in node if not _is_text(each)]
+        return f"[{','.join(items)}]"
     if not isinstance(node, ast.AST):
         return repr(node)
-    fields = [
-        (name, value)
-        for name, value in ast.iter_fields(node)
-        if name not in ("ctx", "kind", "type_comment")
-    ]
-    # an empty field is left out: Python versions differ in which there are
-    shown = [f"{name}={canonical(value)}" for name, value in fields if value not in (None, [])]
-    return f"{type(node).__name__}({','.join(shown)})"
+    fields = []
+    for name, value in ast.iter_fields(node):
+        # An empty field is left out: Python versions differ in which there are.
+        if name not in ("ctx", "kind", "type_comment") and value not in (None, []):
+            fields.append(f"{name}={canonical(value)}")
+    return f"{type(node).__name__}({','.join(fields)})"
+
+
+def _is_text(node: object) -> bool:
+    """Whether a statement is a text that stands alone."""
+    return isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str)
 
 
 def _data(folder: Path) -> list[Path]:
     """The files in a folder, and below it, that are no code."""
-    files = [
-        path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts
-    ]
-    return [path for path in files if path.suffix != ".py" and not path.name.startswith(".")]
+    files = []
+    for path in folder.rglob("*"):
+        is_code = path.suffix == ".py" or "__pycache__" in path.parts
+        if path.is_file() and not is_code and not path.name.startswith("."):
+            files.append(path)
+    return files

@@ -17,6 +17,7 @@ class Journal:
         """The lines, oldest first; a torn last one is cut off, and the next starts in its place."""
         if not self.path.exists():
             return
+        # Bytes of the lines that are whole.
         whole = 0
         with self.path.open("rb") as file:
             for line in file:
@@ -29,6 +30,7 @@ class Journal:
     def append(self, record: dict[str, Any]) -> None:
         """Add a line."""
         with self.path.open("a", encoding="utf-8", newline="\n") as file:
+            # On the disk, not in a buffer: whatever a line is about was paid for.
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -33,6 +33,7 @@ def quarantining(path: Path, schema: pa.Schema) -> Iterator[Callable[[tuple[str,
 
     with replacing(path) as part, pq.ParquetWriter(part, schema) as writer:
         yield put
+        # What is left of the last row group.
         if group:
             flush()
 

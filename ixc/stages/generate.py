@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ixc.clients.content import Part, image_parts, text_part
-from ixc.clients.ledger import Paid
 from ixc.clients.server import address, ask_all
+from ixc.clients.usage import Paid
 from ixc.data.samples import PLACEHOLDER, Sample, balanced, read_samples, write_samples
 from ixc.engine import distributed
 from ixc.engine.sampling import BatchIds, generate
@@ -189,7 +189,7 @@ def remotely(
     ]
     answers = _Answers(params, server, media, journal)
     usage = ask_all("generate.server", server, chain.from_iterable(wanted), answers)
-    usage.tell_vain(address("generate.server", server), journal.path, '"text": null')
+    usage.warn_unanswered(address("generate.server", server), journal.path, '"text": null')
     rows = [
         answered_remotely(server.model, *each, answers)
         for each in zip(samples, wanted, strict=True)

@@ -42,15 +42,26 @@ from ixc.stages.collect.admission import admitted
 from ixc.stages.collect.mixture import draw, ticket
 
 QUARANTINE = pa.schema(
-    {"source": pa.string(), "where": pa.string(), "reason": pa.string(), "stage": pa.string()}
+    {
+        "source": pa.string(),
+        "where": pa.string(),
+        "reason": pa.string(),
+        "stage": pa.string(),
+    }
 )
-_BONDS = pa.schema({"own": pa.string(), "bonds": pa.string()})
-SAMPLES, REFUSED, BONDS = "samples.parquet", "refused.parquet", "bonds.parquet"
+_LINKS = pa.schema(
+    {
+        "own": pa.string(),
+        "bonds": pa.string(),
+    }
+)
+"""By sample: the split that its source gives it, and the keys that it shares with what it is linked to."""
+SAMPLES, REFUSED, LINKS = "samples.parquet", "refused.parquet", "bonds.parquet"
 """What a source gave: in a folder that is whole or absent, so that a run that was stopped need not read it again."""
 
 
 class Source(NamedTuple):
-    """A source of `params.yaml`, found and ready to be read."""
+    """A source of `params.yaml`, ready to be read."""
 
     name: str
     licence: Licence
@@ -60,8 +71,8 @@ class Source(NamedTuple):
     respect_splits: bool
     role: Role | None
     rows: Iterator[Row | Refused]
-    part: str
-    """What its samples are kept under until the run ends: another for everything that they depend on."""
+    folder: str
+    """Where its samples are until the run ends: a name that changes with everything that they depend on."""
 
 
 def run(
@@ -74,90 +85,127 @@ def run(
     *,
     log: Log = ignore,
 ) -> Metrics:
-    """Sort the rows of every source into prompts, pairs and corpus; what is refused is kept with its reason.
+    """Sort the rows of every source into prompts, pairs and corpus; what is refused is quarantined with its reason.
 
     Rows = kept + quarantined + left out by the mixture, for every source; `unread` counts those that
-    `collect.licences` leaves out. The media folder is added to, and then cleared of what no row shows any more: its
+    `collect.licences` leaves out. The media folder is added to, and then cleared of what no row refers to any more: its
     files never change. What a run that was stopped had taken in is not checked again: single media, and whole sources.
 
     Raises:
         BadSource: a source is unknown or missing, or no row of any source can be used.
     """
+    # Every source is checked, and its licence, before anything is read.
     code = Code()
-    sources = [_source(source, index, params, code) for index, source in enumerate(params.sources)]
-    print(_licences(sources))
-    counts = Counter(f"unread/{source.name}" for source in sources if not source.admitted)
-    sources = [source for source in sources if source.admitted]
+    configured = []
+    for index, source in enumerate(params.sources):
+        configured.append(_source(source, index, params, code))
+    print(_licences(configured))
+    sources = [source for source in configured if source.admitted]
     if params.sources and not sources:
         raise BadSource(
             "params.yaml: every source is left out; set collect.licences: any, or add a source"
         )
-    media_out.mkdir(parents=True, exist_ok=True)
+    counts = Counter(f"unread/{source.name}" for source in configured if not source.admitted)
     counts.update(dict.fromkeys(_expected(sources), 0))
+    media_out.mkdir(parents=True, exist_ok=True)
 
+    # Each source in a folder of its own: what a run that was stopped has read whole is taken from there.
     work = prompts_out.with_name(".collect")
-    parts = [work / source.part for source in sources]
-    for stale in set(work.glob("*")) - set(parts):
+    folders = [work / source.folder for source in sources]
+    for stale in set(work.glob("*")) - set(folders):
         shutil.rmtree(stale)
     store = Store(media_out, params.max_pixels)
-    for step, (source, part) in enumerate(zip(sources, parts, strict=True)):
-        if _whole(part, media_out):
-            print(f"{source.name}: read by the run before, which was stopped: taken from {part}")
+    for step, (source, folder) in enumerate(zip(sources, folders, strict=True)):
+        if _is_whole(folder, media_out):
+            print(f"{source.name}: read by the run before, which was stopped: taken from {folder}")
         else:
-            _take_in(source, params, part, store)
-        counts[f"quarantined/{source.name}"] = pq.read_metadata(part / REFUSED).num_rows
-        counts[f"rows/{source.name}"] = (
-            counts[f"quarantined/{source.name}"] + pq.read_metadata(part / SAMPLES).num_rows
-        )
-        log({"rows": float(sum(counts[f"rows/{each.name}"] for each in sources))}, step)
+            _read_source(source, params, folder, store)
+        num_refused = pq.read_metadata(folder / REFUSED).num_rows
+        num_samples = pq.read_metadata(folder / SAMPLES).num_rows
+        counts[f"quarantined/{source.name}"] = num_refused
+        counts[f"rows/{source.name}"] = num_refused + num_samples
+        num_rows = sum(counts[f"rows/{each.name}"] for each in sources)
+        log({"rows": float(num_rows)}, step)
+    write_quarantine(_refused(folders), quarantine_out, QUARANTINE)
 
-    refused = (tuple(row.values()) for part in parts for row in _texts(part / REFUSED))
-    write_quarantine(refused, quarantine_out, QUARANTINE)
-    splits, fates = _decided(parts, params)
+    # Splits and mixture look at all samples together; then each goes to its output.
+    splits, outcomes = _decide(folders, params)
     if not len(splits):
         shutil.rmtree(work, ignore_errors=True)
         raise BadSource(_nothing(quarantine_out))
     outputs = {"prompts": prompts_out, "pairs": public_out, "corpus": corpus_out}
-    shown = _give_out(parts, splits, fates, outputs, counts)
+    used_media = _write_outputs(folders, splits, outcomes, outputs, counts)
+
+    # The outputs are whole: what was read is not needed again, nor are media that no row refers to.
     shutil.rmtree(work)
+    store.prune(used_media)
     counts.update(_short(params.mixture, counts))
-    store.prune(shown)
     print(_balance(sources, counts))
     for source in sources:
         if counts[f"held_out/{source.name}"] == counts[f"kept/{source.name}"] > 0:
             print(f"{source.name}: all is held out: {_ALL_HELD_OUT}")
-    return {name: float(count) for name, count in sorted({**counts, "media": len(shown)}.items())}
+    counts["media"] = len(used_media)
+    return {name: float(count) for name, count in sorted(counts.items())}
 
 
 # Where the rows come from
 
 
-def _source(source: SourceParams, index: int, params: CollectParams, code: Code) -> Source:
+def _source(
+    source: SourceParams,
+    index: int,
+    params: CollectParams,
+    code: Code,
+) -> Source:
     """A source, checked before anything is read."""
     key = f"params.yaml: collect.sources[{index}]"
     if source.reader not in READERS:
-        raise BadSource(
-            f"{key}.reader: {source.reader!r}: no such reader; one of {', '.join(sorted(READERS))}"
-        )
+        known = ", ".join(sorted(READERS))
+        raise BadSource(f"{key}.reader: {source.reader!r}: no such reader; one of {known}")
+
+    # The owner of a data set may have granted more, or less, than its licence does.
     licence = READERS[source.reader].licence
     commercial = licence.commercial if source.commercial is None else source.commercial
     admitted = commercial or params.licences == "any"
     rows = _rows(source, key, params) if admitted else iter(())
-    # without path and hub, nothing is stale
-    part = _digest(source, params, code) if source.path or source.hub else str(index)
-    name = source.name or source.reader
+
+    # Without path and hub, nothing is stale.
+    folder = str(index)
+    if source.path or source.hub:
+        folder = _digest(source, params, code)
     return Source(
-        name, licence, commercial, admitted, source.respect_splits, source.role, rows, part
+        name=source.name or source.reader,
+        licence=licence,
+        commercial=commercial,
+        admitted=admitted,
+        respect_splits=source.respect_splits,
+        role=source.role,
+        rows=rows,
+        folder=folder,
     )
 
 
-def _rows(source: SourceParams, key: str, params: CollectParams) -> Iterator[Row | Refused]:
+def _rows(
+    source: SourceParams,
+    key: str,
+    params: CollectParams,
+) -> Iterator[Row | Refused]:
+    """The rows of a source, which are read only when they are taken."""
     path = Path(params.root) / source.path
     if not source.hub and not path.exists():
         raise BadSource(f"{key}.path: {path}: does not exist; correct it, or fetch the data")
-    hub = Hub(name=source.hub, config=source.config, split=source.split, revision=source.revision)
+    # Some data sets are nowhere but on the hub; everything else is a file or a folder.
+    origin: Hub | Path = path
+    if source.hub:
+        origin = Hub(
+            name=source.hub,
+            config=source.config,
+            split=source.split,
+            revision=source.revision,
+        )
+    read = READERS[source.reader]
     try:
-        rows = READERS[source.reader](hub if source.hub else path, params.seed, **source.options)
+        rows = read(origin, params.seed, **source.options)
     except BadOption as error:
         raise BadSource(f"{key}.{error}") from error
     return islice(rows, source.limit)
@@ -166,235 +214,339 @@ def _rows(source: SourceParams, key: str, params: CollectParams) -> Iterator[Row
 def _digest(source: SourceParams, params: CollectParams, code: Code) -> str:
     """Of the parameters, the code and the files, by name, size and time, that a source's samples depend on."""
     place = Path(source.hub) if source.hub else Path(params.root) / source.path
-    files = sorted(file for file in (place, *place.rglob("*")) if file.is_file())
-    seen = [(file.as_posix(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    runs = code.digests("collect", {source.reader})
-    return digest(source, params.seed, params.max_pixels, params.max_chars, seen, runs)
+    files = []
+    for path in sorted([place, *place.rglob("*")]):
+        if not path.is_file():
+            continue
+        stat = path.stat()
+        files.append((path.as_posix(), stat.st_size, stat.st_mtime_ns))
+    # A changed reader gives other samples, and so does a changed file.
+    modules = code.digests("collect", {source.reader})
+    return digest(source, params.seed, params.max_pixels, params.max_chars, files, modules)
 
 
 def _licences(sources: Sequence[Source]) -> str:
     """What may be done with the sources, as a table."""
     lines = [("source", "licence", "commercial use", "")]
     for source in sources:
+        # A source that is left out is listed too, for its licence is the reason.
         left_out = "" if source.admitted else "left out by collect.licences"
-        note = "; ".join(filter(None, (left_out, source.licence.note)))
-        lines.append((source.name, source.licence.name, "yes" if source.commercial else "no", note))
+        notes = filter(None, (left_out, source.licence.note))
+        note = "; ".join(notes)
+        commercial = "yes" if source.commercial else "no"
+        lines.append((source.name, source.licence.name, commercial, note))
     return _table(lines)
 
 
 def _balance(sources: Sequence[Source], counts: Counter[str]) -> str:
     """What came in and what did not, as a table; `held_out` is a part of `kept`."""
-    columns = (*_FATES, "held_out")
-    lines = [("source", *columns)]
-    lines += [
-        (source.name, *(f"{counts[f'{column}/{source.name}']:,}" for column in columns))
-        for source in sources
-    ]
+    columns = (*_OUTCOMES, "held_out")
+    lines: list[tuple[str, ...]] = [("source", *columns)]
+    for source in sources:
+        numbers = [counts[f"{column}/{source.name}"] for column in columns]
+        lines.append((source.name, *(f"{number:,}" for number in numbers)))
     return _table(lines)
 
 
 def _short(mixture: MixtureParams, counts: Counter[str]) -> Counter[str]:
     """How many samples are fewer than the mixture asks for: `short`, they did not come in; `thinned`, they did."""
     short: Counter[str] = Counter()
-    for key, name, most, kept in _asked(mixture, counts):
-        there = kept + counts[f"left_out/{name}"]
-        lacking, thinned = max(most - there, 0), min(most, there) - kept
-        short[f"short/{name}"], short[f"thinned/{name}"] = lacking, thinned
+    for limit in _limits(mixture, counts):
+        present = limit.retained + counts[f"left_out/{limit.name}"]
+        lacking = max(limit.most - present, 0)
+        thinned = min(limit.most, present) - limit.retained
+        short[f"short/{limit.name}"] = lacking
+        short[f"thinned/{limit.name}"] = thinned
+
+        # Two remedies: more data, or another number in the mixture.
+        where = f"{limit.key}: {limit.most}"
         if lacking:
-            print(f"{key}: {most}: {lacking:,} samples are lacking; add data, or ask for less")
+            print(f"{where}: {lacking:,} samples are lacking; add data, or ask for less")
         if thinned:
-            rules = " and ".join(
-                rule for rule in _rules(mixture) if not key.startswith(rule.partition(":")[0])
-            )
-            print(
-                f"{key}: {most}: {thinned:,} samples are there, but left out by {rules}; change one of the two"
-            )
+            others = []
+            for rule in _rules(mixture):
+                if not limit.key.startswith(rule.key):
+                    others.append(f"{rule.key}: {rule.value}")
+            rules = " and ".join(others)
+            there = f"{thinned:,} samples are there, but left out by {rules}"
+            print(f"{where}: {there}; change one of the two")
     return short
 
 
-def _asked(mixture: MixtureParams, counts: Counter[str]) -> Iterator[tuple[str, str, int, int]]:
-    """Each number of the mixture: its key, what it counts, the number, and how many were kept."""
+class _Limit(NamedTuple):
+    """A number of the mixture."""
+
+    key: str
+    """Where it stands in `params.yaml`."""
+    name: str
+    """What it counts, as the metrics name it."""
+    most: int
+    retained: int
+
+
+def _limits(mixture: MixtureParams, counts: Counter[str]) -> Iterator[_Limit]:
+    """Every number of the mixture, the sources first."""
     for name, most in mixture.sources.items():
-        yield f"collect.mixture.sources.{name}", name, most, counts[f"kept/{name}"]
+        retained = counts[f"kept/{name}"]
+        yield _Limit(f"collect.mixture.sources.{name}", name, most, retained)
     for name, most in mixture.domains.items():
-        kept = counts[f"prompts/domain/{name}"] + counts[f"pairs/domain/{name}"]
-        yield f"collect.mixture.domains.{name}", f"domain/{name}", most, kept
+        retained = counts[f"prompts/domain/{name}"] + counts[f"pairs/domain/{name}"]
+        yield _Limit(f"collect.mixture.domains.{name}", f"domain/{name}", most, retained)
 
 
-def _rules(mixture: MixtureParams) -> Iterator[str]:
-    for rule in ("sources", "domains", "images_per_text"):
-        if value := getattr(mixture, rule):
-            yield f"collect.mixture.{rule}: {value}"
+class _Rule(NamedTuple):
+    """A section of the mixture that is in force."""
+
+    key: str
+    value: object
 
 
-_FATES = ("rows", "kept", "quarantined", "left_out")
+def _rules(mixture: MixtureParams) -> Iterator[_Rule]:
+    """The sections of the mixture that are in force."""
+    for name in ("sources", "domains", "images_per_text"):
+        value = getattr(mixture, name)
+        if value:
+            yield _Rule(f"collect.mixture.{name}", value)
+
+
+_OUTCOMES = ("rows", "kept", "quarantined", "left_out")
 _ALL_HELD_OUT = "its authors' test rows, or bound to such; `respect_splits: false` for it trains on them all the same"
 
 
 def _table(lines: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = (zip(line, widths, strict=True) for line in lines)
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in line).rstrip() for line in padded
-    )
+    """Lines of cells as text, in columns."""
+    columns = zip(*lines, strict=True)
+    widths = [max(map(len, column)) for column in columns]
+    padded = []
+    for line in lines:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+        padded.append("  ".join(cells).rstrip())
+    return "\n".join(padded)
 
 
 def _expected(sources: Sequence[Source]) -> Iterator[str]:
     """Counts that are reported even if they are 0."""
     for source in sources:
-        yield from (f"{fate}/{source.name}" for fate in (*_FATES, "held_out"))
+        for outcome in (*_OUTCOMES, "held_out"):
+            yield f"{outcome}/{source.name}"
     yield from ("prompts/all", "pairs/all", "corpus/all")
 
 
 # Rows in
 
 
-def _take_in(source: Source, params: CollectParams, part: Path, store: Store) -> None:
-    """Write the usable rows of a source as samples, what binds them to others, and the refused rows."""
-    seen: set[str] = set()
+def _read_source(
+    source: Source,
+    params: CollectParams,
+    path: Path,
+    store: Store,
+) -> None:
+    """Write the usable rows of a source as samples, what links them to others, and the refused rows."""
+    ids: set[str] = set()
     with ExitStack() as stack:
-        folder = stack.enter_context(replacing_folder(part))
-        put = stack.enter_context(writing(folder / SAMPLES))
-        bind = stack.enter_context(quarantining(folder / BONDS, _BONDS))
-        refuse = stack.enter_context(quarantining(folder / REFUSED, QUARANTINE))
+        folder = stack.enter_context(replacing_folder(path))
+        put_sample = stack.enter_context(writing(folder / SAMPLES))
+        put_link = stack.enter_context(quarantining(folder / LINKS, _LINKS))
+        put_refused = stack.enter_context(quarantining(folder / REFUSED, QUARANTINE))
+        # Row by row: a source may be larger than the memory.
         for item in track(source.rows, source.name):
-            sample = admitted(item, source.name, source.role, params, store, seen)
+            sample = admitted(item, source.name, source.role, params, store, ids)
             if isinstance(sample, Refused):
-                refuse((source.name, sample.where, sample.reason, "collect"))
+                put_refused((source.name, sample.where, sample.reason, "collect"))
             elif isinstance(item, Row):
-                seen.add(sample.id)
-                put(sample)
-                own = item.split if source.respect_splits else None
-                bind((own or "", " ".join(map(str, link_keys(sample, item.group)))))
+                ids.add(sample.id)
+                put_sample(sample)
+                # The group of a row is not in its sample, so that the keys are computed here.
+                own_split = item.split if source.respect_splits else None
+                keys = map(str, link_keys(sample, item.group))
+                put_link((own_split or "", " ".join(keys)))
 
 
-def _whole(part: Path, media: Path) -> bool:
+def _is_whole(folder: Path, media: Path) -> bool:
     """Whether a source was read to its end by a run that was stopped, and its media are still there."""
-    if not part.is_dir():
+    if not folder.is_dir():
         return False
-    batches = (batch["media"].to_pylist() for _, batch in read_batches(part / SAMPLES))
-    return all(
-        (media / file["path"]).is_file() for batch in batches for files in batch for file in files
-    )
+    for _, batch in read_batches(folder / SAMPLES):
+        paths = _media_paths(batch)
+        if not all((media / path).is_file() for path in paths):
+            return False
+    return True
+
+
+def _media_paths(batch: pa.RecordBatch) -> set[str]:
+    """The files that rows of samples refer to, relative to the media folder."""
+    paths = set()
+    for files in batch["media"].to_pylist():
+        paths.update(file["path"] for file in files)
+    return paths
+
+
+def _refused(folders: Sequence[Path]) -> Iterator[tuple[str, ...]]:
+    """The rows of the quarantine, source after source."""
+    for folder in folders:
+        for row in _texts(folder / REFUSED):
+            yield tuple(row.values())
 
 
 def _texts(path: Path) -> Iterator[dict[str, str]]:
+    """The rows of a table of texts, batch by batch."""
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches():
             yield from batch.to_pylist()
 
 
-def _decided(parts: Sequence[Path], params: CollectParams) -> tuple[np.ndarray, np.ndarray]:
-    """Of every sample, its split and its fate: the output it goes to, or `left_out`."""
-    splits, tickets = Splits(), []
-    for part in parts:
-        for sample in read_samples(part / SAMPLES):
+def _decide(folders: Sequence[Path], params: CollectParams) -> tuple[np.ndarray, np.ndarray]:
+    """Of every sample, its split and its outcome: the output it goes to, or `left_out`."""
+    # Links go through other sources, so that no sample's split is known before all are read.
+    linked = Splits()
+    tickets = []
+    for folder in folders:
+        for sample in read_samples(folder / SAMPLES):
             tickets.append(ticket(sample, params.seed))
-        for row in _texts(part / BONDS):
-            splits.add(map(int, row["bonds"].split()), row["own"])
-    decided = list(splits.decided(params.val_fraction, params.seed))
-    kinds = [each.pile.partition("/")[0] for each in tickets]
-    piled = zip(tickets, kinds, decided, strict=True)
-    keep = draw(
-        [each._replace(pile=f"{kind}/{split}") for each, kind, split in piled], params.mixture
-    )
-    return np.array(decided), np.where(keep, kinds, "left_out")
+        for row in _texts(folder / LINKS):
+            linked.add(map(int, row["bonds"].split()), row["own"])
+    splits = list(linked.decided(params.val_fraction, params.seed))
+
+    # A ticket's group ends in the sample's split, which was not known when it was written.
+    outputs = [each.group.partition("/")[0] for each in tickets]
+    grouped = []
+    for each, output, split in zip(tickets, outputs, splits, strict=True):
+        grouped.append(each._replace(group=f"{output}/{split}"))
+    is_drawn = draw(grouped, params.mixture)
+    return np.array(splits), np.where(is_drawn, outputs, "left_out")
 
 
 def _nothing(quarantine: Path) -> str:
+    """Why there is nothing to write, and where to look."""
+    # The first refusal is most often the reason of all.
     lines = pq.read_table(quarantine).slice(0, 1).to_pylist()
-    first = (
-        f"the first: {lines[0]['where']}: {lines[0]['reason']}"
-        if lines
-        else "the sources are empty"
-    )
+    first = "the sources are empty"
+    if lines:
+        first = f"the first: {lines[0]['where']}: {lines[0]['reason']}"
     return f"no row of any source can be used; {first}; see {quarantine.name}"
 
 
 # Samples out
 
 
-def _give_out(
-    parts: Sequence[Path],
+def _write_outputs(
+    folders: Sequence[Path],
     splits: np.ndarray,
-    fates: np.ndarray,
+    outcomes: np.ndarray,
     outputs: dict[str, Path],
     counts: Counter[str],
 ) -> set[str]:
-    """Sort what the draw kept into the outputs, rows as they are but for their split; the media that they show.
+    """Sort what was drawn into the outputs, rows as they are but for their split; the media that they refer to.
 
     Args:
         splits: of every sample.
-        fates: of every sample: the output it goes to, or `left_out`.
+        outcomes: of every sample: the output it goes to, or `left_out`.
     """
-    shown: set[str] = set()
+    used_media: set[str] = set()
     with ExitStack() as stack:
-        whole = {name: stack.enter_context(replacing(path)) for name, path in outputs.items()}
-        put = {name: stack.enter_context(copying(whole[name])) for name in ("prompts", "pairs")}
-        refer = stack.enter_context(writing(whole["corpus"]))
-        for start, batch in _batches(parts, splits):
-            here = fates[start : start + len(batch)]
-            _count_left_out(batch.filter(pa.array(here == "left_out")), counts)
-            for name, copy in put.items():
-                rows = batch.filter(pa.array(here == name))
+        parts = {}
+        for name, path in outputs.items():
+            parts[name] = stack.enter_context(replacing(path))
+        copy_prompts = stack.enter_context(copying(parts["prompts"]))
+        copy_pairs = stack.enter_context(copying(parts["pairs"]))
+        put_corpus = stack.enter_context(writing(parts["corpus"]))
+        for start, batch in _batches(folders, splits):
+            batch_outcomes = outcomes[start : start + len(batch)]
+            left_out = batch.filter(pa.array(batch_outcomes == "left_out"))
+            _count_left_out(left_out, counts)
+
+            # Prompts and pairs are copied as they are, without a look at their rows.
+            for name, copy in (("prompts", copy_prompts), ("pairs", copy_pairs)):
+                rows = batch.filter(pa.array(batch_outcomes == name))
                 copy(rows)
                 _count(name, rows, counts)
-            rows = batch.filter(pa.array(here != "left_out"))
-            counts.update(f"kept/{source}" for source in rows["source"].to_pylist())
-            kept = zip(rows["source"].to_pylist(), rows["split"].to_pylist(), strict=True)
-            counts.update(f"held_out/{source}" for source, split in kept if split == "val")
-            shown.update(file["path"] for files in rows["media"].to_pylist() for file in files)
+
+            rows = batch.filter(pa.array(batch_outcomes != "left_out"))
+            _count_retained(rows, counts)
+            used_media |= _media_paths(rows)
+
+            # The corpus has its own rows, and those whose reference answer can be cleaned like one.
             cleanable = _cleanable(rows)
             _count("corpus", cleanable, counts)
             for sample in decoded(cleanable, outputs["corpus"]):
-                refer(sample if sample.role == "corpus" else _reference(sample))
-    return shown
+                put_corpus(sample if sample.role == "corpus" else _reference(sample))
+    return used_media
 
 
-def _batches(parts: Sequence[Path], splits: np.ndarray) -> Iterator[tuple[int, pa.RecordBatch]]:
+def _batches(folders: Sequence[Path], splits: np.ndarray) -> Iterator[tuple[int, pa.RecordBatch]]:
     """The samples of all sources with their splits, each batch with the number of its first."""
-    start, column = 0, SCHEMA.get_field_index("split")
-    for part in parts:
-        for _, batch in read_batches(part / SAMPLES):
-            here = pa.array(splits[start : start + len(batch)], pa.string())
-            yield start, batch.set_column(column, "split", here)
-            start += len(batch)
+    start = 0
+    column = SCHEMA.get_field_index("split")
+    for folder in folders:
+        for _, batch in read_batches(folder / SAMPLES):
+            end = start + len(batch)
+            batch_splits = pa.array(splits[start:end], pa.string())
+            yield start, batch.set_column(column, "split", batch_splits)
+            start = end
 
 
 def _cleanable(rows: pa.RecordBatch) -> pa.RecordBatch:
     """The rows for the corpus, and the held-out prompts and pairs whose gold answer is known in full words."""
-    known = [gold is not None and gold["answer"] != "" for gold in rows["gold"].to_pylist()]
-    held_out = [split == "val" for split in rows["split"].to_pylist()]
-    wanted = [
-        own or (out and has)
-        for own, out, has in zip(_for_corpus(rows), held_out, known, strict=True)
-    ]
-    return rows.filter(pa.array(wanted, pa.bool_()))
+    is_cleanable = []
+    for for_corpus, split, gold in zip(
+        _for_corpus(rows),
+        rows["split"].to_pylist(),
+        rows["gold"].to_pylist(),
+        strict=True,
+    ):
+        has_reference = gold is not None and gold["answer"] != ""
+        is_cleanable.append(for_corpus or (split == "val" and has_reference))
+    return rows.filter(pa.array(is_cleanable, pa.bool_()))
 
 
 def _for_corpus(rows: pa.RecordBatch) -> list[bool]:
     """Whether each row has one answer, as `Sample.role` has it."""
-    return [
-        bool(one) and not other
-        for one, other in zip(*(rows[c].to_pylist() for c in _ANSWERS), strict=True)
-    ]
-
-
-_ANSWERS = ("chosen", "rejected")
+    answers = zip(
+        rows["chosen"].to_pylist(),
+        rows["rejected"].to_pylist(),
+        strict=True,
+    )
+    return [bool(chosen) and not rejected for chosen, rejected in answers]
 
 
 def _reference(sample: Sample) -> Sample:
+    """A held-out sample with its reference answer as the only one."""
     assert sample.gold is not None
-    return replace(sample, chosen=answer(sample.gold.answer), rejected=(), verdict=None)
+    return replace(
+        sample,
+        chosen=answer(sample.gold.answer),
+        rejected=(),
+        verdict=None,
+    )
 
 
 def _count_left_out(rows: pa.RecordBatch, counts: Counter[str]) -> None:
-    counts.update(f"left_out/{source}" for source in rows["source"].to_pylist())
-    domains = zip(rows["domain"].to_pylist(), _for_corpus(rows), strict=True)
-    counts.update(f"left_out/domain/{domain}" for domain, for_corpus in domains if not for_corpus)
+    """What the mixture left out, by source and by domain."""
+    for source in rows["source"].to_pylist():
+        counts[f"left_out/{source}"] += 1
+    # The mixture's numbers by domain are about what is trained on.
+    domains = rows["domain"].to_pylist()
+    for domain, for_corpus in zip(domains, _for_corpus(rows), strict=True):
+        if not for_corpus:
+            counts[f"left_out/domain/{domain}"] += 1
 
 
-def _count(name: str, rows: pa.RecordBatch, counts: Counter[str]) -> None:
+def _count_retained(rows: pa.RecordBatch, counts: Counter[str]) -> None:
+    """What goes to one of the outputs, and how much of it is held out, by source."""
+    sources, splits = rows["source"].to_pylist(), rows["split"].to_pylist()
+    for source, split in zip(sources, splits, strict=True):
+        counts[f"kept/{source}"] += 1
+        if split == "val":
+            counts[f"held_out/{source}"] += 1
+
+
+def _count(
+    name: str,
+    rows: pa.RecordBatch,
+    counts: Counter[str],
+) -> None:
+    """The rows of an output: all, by split, by domain and by modality."""
     counts[f"{name}/all"] += len(rows)
     for aspect in ("split", "domain", "modality"):
-        counts.update(f"{name}/{aspect}/{value}" for value in rows[aspect].to_pylist())
+        for value in rows[aspect].to_pylist():
+            counts[f"{name}/{aspect}/{value}"] += 1

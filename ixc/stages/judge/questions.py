@@ -3,9 +3,7 @@
 Each pair is asked about twice, once in either order, for judges favour a position: a win must be won twice.
 """
 
-import hashlib
 import itertools
-import json
 import re
 from functools import cache
 from pathlib import Path
@@ -14,14 +12,15 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ixc.data.samples import Sample, Verdict
-from ixc.stages.judge.store import Asked, Judgement, Order, Winner
+from ixc.io.digests import json_sha256
+from ixc.stages.judge.store import Judgement, Order, QuestionRef, Winner
 
 PROMPTS = Path(__file__).parent / "prompts"
 """`pairwise.md`, the template, and a rubric per domain in `rubrics/`."""
 
 
 class Preference(BaseModel):
-    """What the judge is asked to reply; the reason comes first, so that it is found before the winner."""
+    """What the judge is asked to reply; the reason comes first, so that it is thought of before the winner."""
 
     model_config = ConfigDict(extra="forbid")
     reason: str
@@ -38,15 +37,16 @@ class Question(NamedTuple):
     second: str
 
     @property
-    def asked(self) -> Asked:
+    def ref(self) -> QuestionRef:
         """What a stored judgement says of it."""
-        return Asked(self.key, self.sample.id, self.order)
+        return QuestionRef(self.key, self.sample.id, self.order)
 
     @property
     def text(self) -> str:
         """The judge's prompt; a code that no text holds marks where each begins and ends."""
-        code = boundary(*(turn.content for turn in self.sample.prompt), self.first, self.second)
-        turns = (fenced(turn.role, turn.content, code) for turn in self.sample.prompt)
+        texts = [turn.content for turn in self.sample.prompt]
+        code = boundary(*texts, self.first, self.second)
+        turns = [fenced(turn.role, turn.content, code) for turn in self.sample.prompt]
         return fill(
             _read("pairwise"),
             rubric=_read(f"rubrics/{self.sample.domain}"),
@@ -67,7 +67,7 @@ def boundary(*texts: str) -> str:
     True
     """
     for attempt in itertools.count():
-        code = hashlib.sha256(json.dumps([attempt, *texts]).encode()).hexdigest()[:20]
+        code = json_sha256([attempt, *texts])[:20]
         if not any(code in text.lower() for text in texts):
             return code
     raise AssertionError  # `count` never ends
@@ -86,21 +86,24 @@ def fenced(name: str, text: str, code: str) -> str:
 
 @cache
 def _read(name: str) -> str:
+    """A template or a rubric, by its name."""
     return (PROMPTS / f"{name}.md").read_text(encoding="utf-8").strip()
 
 
 def questions(model: str, sample: Sample, reference: str, other: str) -> tuple[Question, Question]:
     """The two questions about a pair: the reference first, then second."""
-    return (
-        _question(model, "reference_first", sample, reference, other),
-        _question(model, "reference_second", sample, other, reference),
-    )
+    first = _question(model, "reference_first", sample, reference, other)
+    second = _question(model, "reference_second", sample, other, reference)
+    return first, second
 
 
 def _question(model: str, order: Order, sample: Sample, first: str, second: str) -> Question:
+    """A question with its key."""
     question = Question("", order, sample, first, second)
-    shown = json.dumps([model, question.text, [medium.sha256 for medium in sample.media]])
-    return question._replace(key=hashlib.sha256(shown.encode()).hexdigest())
+    # The key is a digest of all that the judge sees: a changed rubric is another question.
+    media = [medium.sha256 for medium in sample.media]
+    key = json_sha256([model, question.text, media])
+    return question._replace(key=key)
 
 
 def fill(template: str, **values: str) -> str:
@@ -109,6 +112,7 @@ def fill(template: str, **values: str) -> str:
     >>> fill("{first} or {second}", first="{second}", second="b")
     '{second} or b'
     """
+    # One pass over the template, and none over the values.
     holes = "|".join(rf"\{{{name}\}}" for name in values)
     return re.sub(holes, lambda hole: values[hole.group()[1:-1]], template)
 
@@ -117,10 +121,17 @@ def verdict(model: str, chosen_first: Judgement, rejected_first: Judgement) -> V
     """Both orders as one verdict: a win counts only if it does not depend on the order."""
     by_position: dict[Winner | None, str] = {"first": "chosen", "second": "rejected", "tie": "tie"}
     swapped: dict[Winner | None, str] = {"first": "rejected", "second": "chosen", "tie": "tie"}
-    orders = (by_position[chosen_first.winner], swapped[rejected_first.winner])
-    winner: Any = orders[0] if orders[0] == orders[1] else "tie"
-    cost = chosen_first.cost + rejected_first.cost
-    return Verdict(winner=winner, judge=model, orders=orders, reason=chosen_first.reason, cost=cost)
+    # Translated from places to answers; where the orders disagree, only the place has won.
+    first_order = by_position[chosen_first.winner]
+    second_order = swapped[rejected_first.winner]
+    winner: Any = first_order if first_order == second_order else "tie"
+    return Verdict(
+        winner=winner,
+        judge=model,
+        orders=(first_order, second_order),
+        reason=chosen_first.reason,
+        cost=chosen_first.cost + rejected_first.cost,
+    )
 
 
 def parse(content: str | None) -> Preference | None:
@@ -141,10 +152,10 @@ def parse_reply(content: str | None) -> Preference | None:
     'first'
     >>> parse_reply("The second answer wants to hear [[B>A]], so the first is better.")
     """
+    # Servers without structured output put JSON into a fence.
+    bare = re.sub(r"^\s*```(?:json)?|```\s*$", "", content or "")
     try:
-        return Preference.model_validate_json(
-            re.sub(r"^\s*```(?:json)?|```\s*$", "", content or "")
-        )
+        return Preference.model_validate_json(bare)
     except ValidationError:
         return None
 
@@ -163,10 +174,15 @@ def label(text: str) -> str | None:
     >>> label("At first [[A=B]], but no: [[A>B]]"), label("so [[A>>B]]")
     (None, 'A>>B')
     """
-    found = {*re.findall(r"\[\[([^\[\]]*)\]\]", text)} & {*_LABELS}
-    return found.pop() if len(found) == 1 else None
+    # The same one several times is still one.
+    bracketed = set(re.findall(r"\[\[([^\[\]]*)\]\]", text))
+    labels = bracketed & _LABELS.keys()
+    return labels.pop() if len(labels) == 1 else None
 
 
 def _in_words(text: str) -> Preference | None:
-    found = label(text)
-    return Preference(reason=text.strip(), winner=_LABELS[found]) if found else None
+    """A judgement in words, which ends in a label."""
+    verdict_label = label(text)
+    if verdict_label is None:
+        return None
+    return Preference(reason=text.strip(), winner=_LABELS[verdict_label])

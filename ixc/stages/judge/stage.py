@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from ixc.clients.ledger import Usage
+from ixc.clients.usage import Usage
 from ixc.data.samples import Gold, Sample, Verdict, answer, read_samples, write_samples
 from ixc.metrics import Log, Metrics, ignore
 from ixc.params import JudgeParams
@@ -39,32 +39,40 @@ def run(
     *,
     log: Log = ignore,
 ) -> Metrics:
-    """Write up to `pairs_per_prompt` pairs per prompt; every judgement of a model is kept in `verdicts`."""
+    """Write up to `pairs_per_prompt` pairs per prompt; every judgement of a model is stored in `verdicts`."""
     verdicts.mkdir(parents=True, exist_ok=True)
     panel = Panel(params, verdicts)
-    usages = [
-        ask(
-            judge, asked(params, judge.model, candidates), media, panel.stores[judge.model], log=log
-        )
-        for judge in params.judges
-    ]
+
+    # One judge after the other; what they have judged in earlier runs is not asked again.
+    usages = []
+    spent: Metrics = {}
+    for judge in params.judges:
+        due = open_questions(params, judge.model, candidates)
+        usage = ask(judge, due, media, panel.stores[judge.model], log=log)
+        usages.append(usage)
+        spent[f"llm/{slug(judge.model)}/spent"] = usage.spent
+
+    # Pairs are made of what the stores hold, so that a run without a server gives the same ones.
     tally: Counter[str] = Counter()
     write_samples(pairs(params, candidates, panel, tally), judged)
-    spent = {
-        f"llm/{slug(j.model)}/spent": u.spent for j, u in zip(params.judges, usages, strict=True)
-    }
     return metrics(tally, usages) | panel.metrics() | spent
 
 
 class Panel:
-    """The judges, what they have said so far, and what they said about the pairs of this run."""
+    """The judges, their judgements so far, and their opinions of the pairs of this run."""
 
     def __init__(self, params: JudgeParams, verdicts: Path) -> None:
-        self.stores = {judge.model: VerdictStore(verdicts, judge.model) for judge in params.judges}
+        models = [judge.model for judge in params.judges]
+        self.stores = {model: VerdictStore(verdicts, model) for model in models}
         self.opinions: dict[str, list[Opinion]] = {model: [] for model in self.stores}
         self.verdicts: list[list[Verdict]] = []
 
-    def verdict(self, sample: Sample, reference: str, other: str) -> Verdict | None:
+    def verdict(
+        self,
+        sample: Sample,
+        reference: str,
+        other: str,
+    ) -> Verdict | None:
         """The judges' verdict on the reference, as `chosen`, against another answer; None if too few have spoken."""
         verdicts: list[Verdict] = []
         for model in self.stores:
@@ -75,29 +83,38 @@ class Panel:
         self.verdicts.append(verdicts)
         return majority(verdicts, len(self.stores))
 
-    def opinion(self, model: str, sample: Sample, reference: str, other: str) -> Opinion | None:
-        """One judge's stored judgements of a pair."""
-        first, second = (
-            self.stores[model].get(q.key) for q in questions(model, sample, reference, other)
-        )
-        words = len(reference.split()), len(other.split())
-        longer = (words[0] > words[1]) - (words[0] < words[1])
-        known = first and second and first.winner and second.winner
-        return Opinion(first, second, longer) if first and second and known else None
+    def opinion(
+        self,
+        model: str,
+        sample: Sample,
+        reference: str,
+        other: str,
+    ) -> Opinion | None:
+        """One judge's stored judgements of a pair; None unless there is a winner in both orders."""
+        store = self.stores[model]
+        question_first, question_second = questions(model, sample, reference, other)
+        first, second = store.get(question_first.key), store.get(question_second.key)
+        if first is None or second is None:
+            return None
+        if first.winner is None or second.winner is None:
+            return None
+        # For the judge's bias: does it take the longer one?
+        num_words, num_other = len(reference.split()), len(other.split())
+        longer = (num_words > num_other) - (num_words < num_other)
+        return Opinion(first, second, longer)
 
     def metrics(self) -> Metrics:
         """How far the judges agree, and what each is biased by."""
-        agreements = agreement(self.verdicts, len(self.stores)) | pairwise(
-            self.verdicts, list(self.stores)
-        )
-        pairs: Metrics = {
-            f"llm/{slug(model)}/pairs": len(found) for model, found in self.opinions.items()
-        }
+        agreements = agreement(self.verdicts, len(self.stores))
+        agreements |= pairwise(self.verdicts, list(self.stores))
+        pairs: Metrics = {}
+        for model, opinions in self.opinions.items():
+            pairs[f"llm/{slug(model)}/pairs"] = len(opinions)
         return agreements | biases(self.opinions) | pairs
 
 
-def asked(params: JudgeParams, model: str, candidates: Path) -> Iterator[Question]:
-    """What a judge is asked: each open prompt's reference answer against candidates, in both orders."""
+def open_questions(params: JudgeParams, model: str, candidates: Path) -> Iterator[Question]:
+    """What a judge has to tell: each open prompt's reference answer against candidates, in both orders."""
     for sample in read_samples(candidates):
         if sample.gold is not None and sample.gold.check == "open":
             for other in rivals(params, sample, sample.gold):
@@ -105,19 +122,22 @@ def asked(params: JudgeParams, model: str, candidates: Path) -> Iterator[Questio
 
 
 def pairs(
-    params: JudgeParams, candidates: Path, panel: Panel, tally: Counter[str]
+    params: JudgeParams,
+    candidates: Path,
+    panel: Panel,
+    tally: Counter[str],
 ) -> Iterator[Sample]:
     """Every prompt's pairs, as samples; what happened is counted in `tally`."""
     for sample in read_samples(candidates):
         try:
-            found = pairs_of(params, sample, panel, tally)
+            made = pairs_of(params, sample, panel, tally)
         except NoPair as reason:
             tally[f"without_pair/{reason}"] += 1
             continue
-        for k, pair in enumerate(found):
-            tally.update(
-                ("pairs/all", f"pairs/modality/{sample.modality}", f"pairs/domain/{sample.domain}")
-            )
+        for k, pair in enumerate(made):
+            tally["pairs/all"] += 1
+            tally[f"pairs/modality/{sample.modality}"] += 1
+            tally[f"pairs/domain/{sample.domain}"] += 1
             yield as_sample(sample, k, pair)
 
 
@@ -135,7 +155,12 @@ def as_sample(sample: Sample, k: int, pair: Pair) -> Sample:
     )
 
 
-def pairs_of(params: JudgeParams, sample: Sample, panel: Panel, tally: Counter[str]) -> list[Pair]:
+def pairs_of(
+    params: JudgeParams,
+    sample: Sample,
+    panel: Panel,
+    tally: Counter[str],
+) -> list[Pair]:
     """A prompt's pairs, at least one.
 
     Raises:
@@ -145,6 +170,7 @@ def pairs_of(params: JudgeParams, sample: Sample, panel: Panel, tally: Counter[s
         raise NoPair("no_gold")
     if not sample.candidates:
         raise NoPair("no_candidates")
+    # Where a rule can tell, no judge is paid for it.
     if sample.gold.check != "open":
         return verified_pairs(params, sample, sample.gold, tally)
     if not params.judges:
@@ -153,33 +179,40 @@ def pairs_of(params: JudgeParams, sample: Sample, panel: Panel, tally: Counter[s
 
 
 def verified_pairs(
-    params: JudgeParams, sample: Sample, gold: Gold, tally: Counter[str]
+    params: JudgeParams,
+    sample: Sample,
+    gold: Gold,
+    tally: Counter[str],
 ) -> list[Pair]:
     """Right candidates, or else the reference answer, each against a wrong candidate."""
     counts = Counter(sample.candidates)
     scores = {text: check(gold, text) for text in counts}
     tally[f"candidates/{sample.domain}"] += counts.total()
-    tally[f"right/{sample.domain}"] += sum(
-        counts[text] for text, score in scores.items() if score == 1.0
-    )
+    num_right = sum(counts[text] for text, score in scores.items() if score == 1.0)
+    tally[f"right/{sample.domain}"] += num_right
 
+    # Between right and wrong lies what nobody can tell: it is neither chosen nor rejected.
     ranked = by_frequency(params, sample)
     right = [text for text in ranked if scores[text] == 1.0]
     wrong = [text for text in ranked if scores[text] == 0.0]
     if not wrong:
         raise NoPair("no_wrong_candidate")
     reason = "A candidate with the known answer against one without it."
+    # The reference answer stands in, if the rule itself takes it for right.
     if not right:
         if not gold.answer or check(gold, gold.answer) != 1.0:
             raise NoPair("no_right_answer")
         right, reason = [gold.answer], "The reference answer against a candidate that misses it."
-    found = Verdict(winner="chosen", judge=f"verifier/{gold.check}", reason=reason)
+    verdict = Verdict(winner="chosen", judge=f"verifier/{gold.check}", reason=reason)
+
+    # Right ones take turns, or the most frequent would stand in every pair.
     rejected = wrong[: params.pairs_per_prompt]
-    return [Pair(right[k % len(right)], text, found) for k, text in enumerate(rejected)]
+    return [Pair(right[k % len(right)], text, verdict) for k, text in enumerate(rejected)]
 
 
 def by_frequency(params: JudgeParams, sample: Sample) -> list[str]:
     """Distinct candidates, the most frequent first; the seed orders the equally frequent ones."""
+    # Shuffled from a known order, so that the candidates' own order counts for nothing.
     counts = Counter(sample.candidates)
     texts = sorted(counts)
     random.Random(f"{params.seed}/{sample.id}").shuffle(texts)
@@ -190,25 +223,30 @@ def rivals(params: JudgeParams, sample: Sample, gold: Gold) -> list[str]:
     """The candidates that an open prompt's reference answer is held against; none without a reference."""
     if not gold.answer:
         return []
-    texts = [text for text in by_frequency(params, sample) if text.strip() != gold.answer.strip()]
+    # The reference itself is no rival of its own.
+    reference = gold.answer.strip()
+    texts = [text for text in by_frequency(params, sample) if text.strip() != reference]
     return texts[: params.pairs_per_prompt]
 
 
-def judged_pairs(params: JudgeParams, sample: Sample, gold: Gold, panel: Panel) -> list[Pair]:
+def judged_pairs(
+    params: JudgeParams,
+    sample: Sample,
+    gold: Gold,
+    panel: Panel,
+) -> list[Pair]:
     """The reference answer against candidates that the judges found worse in both orders (paper, section 3)."""
     if not gold.answer:
         raise NoPair("no_reference")
-    verdicts = {
-        text: panel.verdict(sample, gold.answer, text) for text in rivals(params, sample, gold)
-    }
-    answered = [
-        Pair(gold.answer, text, verdict)
-        for text, verdict in verdicts.items()
-        if verdict is not None
-    ]
-    if not answered:
+    judged = []
+    for text in rivals(params, sample, gold):
+        verdict = panel.verdict(sample, gold.answer, text)
+        if verdict is not None:
+            judged.append(Pair(gold.answer, text, verdict))
+    if not judged:
         raise NoPair("not_judged")
-    won = [pair for pair in answered if pair.verdict.winner == "chosen"]
+    # A tie, or a candidate that is better than its reference, teaches nothing reliable.
+    won = [pair for pair in judged if pair.verdict.winner == "chosen"]
     if not won:
         raise NoPair("reference_not_better")
     return won
@@ -216,14 +254,19 @@ def judged_pairs(params: JudgeParams, sample: Sample, gold: Gold, panel: Panel) 
 
 def metrics(tally: Counter[str], usages: Sequence[Usage]) -> Metrics:
     """Counts as they are, shares of right candidates, and what the judges took."""
-    domains = [name.removeprefix("candidates/") for name in tally if name.startswith("candidates/")]
-    shares = {
-        f"right/{domain}": tally[f"right/{domain}"] / tally[f"candidates/{domain}"]
-        for domain in domains
-    }
-    counts = {
-        name: float(n) for name, n in tally.items() if name.startswith(("pairs/", "without_pair/"))
-    }
-    taken = [usage.metrics() for usage in usages]
-    llm = {f"llm/{name}": sum(each[name] for each in taken) for name in Usage().metrics()}
-    return {"pairs/all": 0.0, **counts, **shares, **llm}
+    counts: Metrics = {"pairs/all": 0.0}
+    shares: Metrics = {}
+    for name, count in tally.items():
+        kind, _, domain = name.partition("/")
+        if kind in ("pairs", "without_pair"):
+            counts[name] = float(count)
+        elif kind == "candidates":
+            shares[f"right/{domain}"] = tally[f"right/{domain}"] / count
+
+    # Summed over the judges; each one's own is on its server's bill.
+    taken: Metrics = dict.fromkeys(Usage().metrics(), 0)
+    for usage in usages:
+        for name, value in usage.metrics().items():
+            taken[name] += value
+    llm = {f"llm/{name}": value for name, value in taken.items()}
+    return counts | shares | llm

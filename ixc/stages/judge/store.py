@@ -19,11 +19,11 @@ Winner = Literal["first", "second", "tie"]
 Order = Literal["reference_first", "reference_second"]
 
 
-class Asked(NamedTuple):
-    """What a judge was asked, in short."""
+class QuestionRef(NamedTuple):
+    """What a stored judgement says of its question."""
 
     key: str
-    """SHA-256 of everything the judge was shown - prompt, rubric, pictures, answers, their order - and its name."""
+    """SHA-256 of everything the judge sees - prompt, rubric, images, answers, their order - and of its name."""
     sample: str
     """The prompt's id."""
     order: Order
@@ -32,10 +32,10 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Judgement:
-    """What a judge said when it was shown two answers in one order."""
+    """A judge's reply about two answers in one order."""
 
     key: str
-    """As in `Asked`, like `sample` and `order`."""
+    """As in `QuestionRef`, like `sample` and `order`."""
     model: str
     sample: str
     order: Order
@@ -77,13 +77,18 @@ class VerdictStore:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{slug(model)}.jsonl"
         self._journal = Journal(self.path)
-        found = (self._decode(line, number) for number, line in enumerate(self._journal, 1))
-        self._judgements = {judgement.key: judgement for judgement in found}
+        self._judgements: dict[str, Judgement] = {}
+        # The last line of a key counts: an unreadable reply may have got a readable successor.
+        for number, line in enumerate(self._journal, 1):
+            judgement = self._decode(line, number)
+            self._judgements[judgement.key] = judgement
 
     def _decode(self, line: bytes, number: int) -> Judgement:
+        """A line as a judgement, or an error that names the line."""
         try:
             return _LINE.validate_json(line)
         except ValidationError as error:
+            # The first fault is enough: the remedy is the same for all.
             detail = error.errors()[0]
             where = ".".join(map(str, detail["loc"])) or "line"
             raise ValueError(
@@ -98,8 +103,9 @@ class VerdictStore:
         return self._judgements.get(key)
 
     def add(self, judgement: Judgement) -> None:
-        """Keep a judgement, in place of an older one; it is on the disk when this returns."""
+        """Store a judgement, in place of an older one; it is on the disk when this returns."""
         if self._judgements.get(judgement.key) == judgement:
             return
+        # On the disk first: what is in memory alone was paid for in vain if we are killed now.
         self._journal.append(_LINE.dump_python(judgement))
         self._judgements[judgement.key] = judgement

@@ -14,8 +14,8 @@ T_contra = TypeVar("T_contra", contravariant=True)
 
 MAX_REASKS = 2
 """More replies that are asked, and paid, for a job, when one cannot be read."""
-MAX_TOLD = 10
-"""Unusable pictures that are named."""
+MAX_WARNINGS = 10
+"""Unusable images and videos that are named."""
 
 
 class Paid(NamedTuple):
@@ -41,13 +41,8 @@ class Paid(NamedTuple):
     @classmethod
     def stored(cls, line: Mapping[str, Any]) -> "Paid":
         """As a line of a file has it; what is less than nothing lowers no sum."""
-        return cls(
-            **{
-                name: max(line[name], cls._field_defaults[name])
-                for name in cls._fields
-                if name in line
-            }
-        )
+        known = [name for name in cls._fields if name in line]
+        return cls(**{name: max(line[name], cls._field_defaults[name]) for name in known})
 
     @property
     def given_up(self) -> bool:
@@ -75,7 +70,7 @@ class Usage:
     left: int = 0
     """Jobs that the budget left for the next run."""
     media: Counter[str] = field(default_factory=Counter)
-    """Why jobs could not be asked, for want of a picture or film, and how many; the next run tries them again."""
+    """Why jobs could not be asked, for want of an image or video, and how many; the next run tries them again."""
     last_error: str = ""
     last_refusal: str = ""
 
@@ -97,32 +92,32 @@ class Usage:
         )
         return {name: getattr(self, name) for name in names}
 
-    def tell_media(self, where: str) -> None:
-        """Name what could not be shown to the server."""
-        for reason, count in self.media.most_common(MAX_TOLD):
+    def warn_media(self, where: str) -> None:
+        """Name the media that could not be sent to the server."""
+        for reason, count in self.media.most_common(MAX_WARNINGS):
             print(f"{where}: {count} not asked: {reason}", file=sys.stderr)
-        if len(self.media) > MAX_TOLD:
+        if len(self.media) > MAX_WARNINGS:
             print(
-                f"{where}: and {len(self.media) - MAX_TOLD:,} other pictures or films",
+                f"{where}: and {len(self.media) - MAX_WARNINGS:,} other images or videos",
                 file=sys.stderr,
             )
 
-    def tell_vain(self, where: str, path: Path, empty: str) -> None:
+    def warn_unanswered(self, where: str, path: Path, empty: str) -> None:
         """Say what got no answer, and how it is asked again: `empty` is what its lines of a file have."""
-        for count, said, mark in (
+        refusal = f"refused ({self.last_refusal or 'in an earlier run'})"
+        outcomes = (
             (self.unreadable, "without a readable reply", empty),
-            (self.refused, f"refused ({self.last_refusal or 'in an earlier run'})", '"refused": "'),
-        ):
+            (self.refused, refusal, '"refused": "'),
+        )
+        # These are on file, so that only a person can have them asked again.
+        for count, outcome, mark in outcomes:
             if count:
                 remedy = f"to ask them again, remove the lines of {path} with {mark}"
-                print(
-                    f"{where}: {count} {said}; they are not asked again; {remedy}", file=sys.stderr
-                )
+                message = f"{where}: {count} {outcome}; they are not asked again; {remedy}"
+                print(message, file=sys.stderr)
         if self.unreachable:
-            said = (
-                f"{self.unreachable} got no reply ({self.last_error}); the next run asks them again"
-            )
-            print(f"{where}: {said}", file=sys.stderr)
+            outcome = f"{self.unreachable} got no reply ({self.last_error})"
+            print(f"{where}: {outcome}; the next run asks them again", file=sys.stderr)
 
 
 @runtime_checkable
@@ -133,7 +128,7 @@ class Ledger(Protocol[T_contra]):
     """Of a reply's text, in UTF-8; one that is longer counts as refused."""
 
     def request(self, job: T_contra, /) -> dict[str, Any]:
-        """The arguments of `chat.completions.create`, all but the model; may take its time over pictures.
+        """The arguments of `chat.completions.create`, all but the model; may take its time over images.
 
         Raises:
             BadMedia: one cannot be used.
@@ -168,7 +163,7 @@ class Due(Generic[T]):
     jobs: list[T]
     spent: float
     """US dollars, in earlier runs."""
-    dearest: float
+    max_cost_seen: float
     """The highest price of a reply, in US dollars; 0 where none is known."""
     answered: int
     refused: int
@@ -181,12 +176,14 @@ class Due(Generic[T]):
 
 def due(jobs: Iterable[T], ledger: Ledger[T]) -> Due[T]:
     """Leave out what is answered, refused, or given up."""
-    found, spent, dearest = [], 0.0, 0.0
+    remaining, spent, max_cost_seen = [], 0.0, 0.0
     counts: Counter[str] = Counter()
     for job in jobs:
         paid = ledger.paid(job)
         spent += paid.cost
-        dearest = max(dearest, paid.cost / max(paid.attempts, 1))
+        cost_per_reply = paid.cost / max(paid.attempts, 1)
+        max_cost_seen = max(max_cost_seen, cost_per_reply)
+        # An answer counts even if the job was refused, or given up, at some earlier time.
         if ledger.answered(job):
             counts["answered"] += 1
         elif ledger.refused(job):
@@ -194,7 +191,12 @@ def due(jobs: Iterable[T], ledger: Ledger[T]) -> Due[T]:
         elif paid.given_up:
             counts["given_up"] += 1
         else:
-            found.append(job)
+            remaining.append(job)
     return Due(
-        found, spent, dearest, *(counts[name] for name in ("answered", "refused", "given_up"))
+        jobs=remaining,
+        spent=spent,
+        max_cost_seen=max_cost_seen,
+        answered=counts["answered"],
+        refused=counts["refused"],
+        given_up=counts["given_up"],
     )
