@@ -465,7 +465,7 @@ def test_every_real_row_of_the_benchmark_is_read():
 def test_every_real_verdict_is_read():
     marked = list(wildvision(REAL))
     assert len(marked) == len({one.id for one in marked}) == 60  # as the README of the data says
-    assert all(one.answer.strip() and one.ours == one.theirs for one in marked)
+    assert all(one.answer.strip() and one.our_mark == one.author_mark for one in marked)
 
 
 # python -m ixc.data.sources

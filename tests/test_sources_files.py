@@ -269,7 +269,7 @@ def test_a_cut_gz_file_says_how_many_rows_were_read(tmp_path: Path):
     *usable, refused = texts(path)
     assert isinstance(refused, Refused)
     assert 0 < len(usable) < 2000 and all(isinstance(item, str) for item in usable)
-    assert f"{len(kept):,} rows were read and the rest is missing" in refused.reason
+    assert f"{len(usable):,} rows were read and the rest is missing" in refused.reason
 
 
 def test_a_cut_parquet_file_says_that_all_is_missing(tmp_path: Path):

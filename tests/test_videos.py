@@ -21,7 +21,6 @@ from ixc.data.images import MAX_PIXELS, BadMedia
 from ixc.data.media import Store, check, verify
 from ixc.data.sources import File
 from ixc.data.videos import read_frames_of, survey, verify_video
-from ixc.engine.vision_cache import GEOMETRY
 from ixc.models.inputs import is_video, read_video
 from ixc.models.ixc25.options import BadProcessor, checked_options
 from ixc.models.ixc25.processing import IXCProcessor
@@ -373,9 +372,8 @@ def test_a_processor_reads_with_the_decoder_that_it_is_told(
         options = {"tile_size": tiny.TILE, "patch_size": tiny.PATCH, "video_decoder": decoder}
         IXCProcessor(tiny.processor().tokenizer, **options)(chat, videos=[path])
         assert len(seen) == times
-    assert (
-        "video_decoder" in GEOMETRY
-    )  # what one decoder read is not taken for what the other reads
+    # what one decoder read is not taken for what the other reads
+    assert "video_decoder" in tiny.processor().geometry()
 
 
 def test_a_decoder_that_is_not_installed_is_refused_at_once(monkeypatch: pytest.MonkeyPatch):
