@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 
 from ixc.data.samples import Domain, Media, Modality, Sample, Turn, answer, write_samples
 from ixc.report import STAGES, summary, write_report
-from ixc.report.galleries import in_turn
+from ixc.report.cards import in_turn
 from ixc.report.images import SIDE, thumbnail
 from ixc.report.record import MADE_BY
 from ixc.report.svg import Mark, Row, _running_mean, bars, dots, histogram, lines, ticks
@@ -181,8 +181,8 @@ def write_validation_summary(root: Path) -> None:
             {
                 "path": "infra/benchmarks",
                 "texts": 10,
-                "pictures": 0,
-                "films": 0,
+                "images": 0,
+                "videos": 0,
                 "unread": ["films/notes.pkl"],
             }
         ],
@@ -583,11 +583,11 @@ def articles(found: Page) -> list[dict[str, str | None]]:
 
 def test_the_pairs_can_be_browsed_kept_and_dropped(root: Path) -> None:
     found = browsed(root)
-    fates = [one["data-fate"] for one in articles(found)]
+    outcomes = [one["data-outcome"] for one in articles(found)]
     assert (
-        fates.count("kept") == 80
-        and fates.count("identical answers") == 2
-        and fates.count(HOSTILE) == 1
+        outcomes.count("kept") == 80
+        and outcomes.count("identical answers") == 2
+        and outcomes.count(HOSTILE) == 1
     )
     assert (
         "Dropped, identical answers (detail 0)" in " ".join(found.text.split())
@@ -595,7 +595,7 @@ def test_the_pairs_can_be_browsed_kept_and_dropped(root: Path) -> None:
     )
     assert {one["data-split"] for one in articles(found)} == {"train"}
     assert [attributes["name"] for tag, attributes in found.tags if tag == "select"] == (
-        ["source", "domain", "modality", "split", "fate"]
+        ["source", "domain", "modality", "split", "outcome"]
     )
     assert ("a", {"href": "pairs.html"}) in page(root).tags
 
@@ -616,7 +616,7 @@ def test_the_page_of_pairs_is_bounded_and_leaves_no_kind_out(root: Path) -> None
     shown = articles(browsed(root, 6))
     assert len(shown) == 6
     assert {one["data-modality"] for one in shown} == {"text", "image", "video"}
-    assert {"kept", "identical answers"} < {one["data-fate"] for one in shown}
+    assert {"kept", "identical answers"} < {one["data-outcome"] for one in shown}
     (root / "reports" / "pairs.html").unlink()
     write_report(root, 0)
     assert not (root / "reports" / "pairs.html").exists()

@@ -18,5 +18,5 @@ command.add_argument(
 command.add_argument(
     "--max-pairs", type=int, default=200, help="pairs to browse at most; 0: none (default: 200)"
 )
-given = command.parse_args()
-print(write_report(given.root, given.max_pairs))
+options = command.parse_args()
+print(write_report(options.root, options.max_pairs))

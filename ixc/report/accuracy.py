@@ -1,4 +1,4 @@
-"""What the report says of the reward model on held-out pairs."""
+"""Blocks about the reward model on held-out pairs."""
 
 import numpy as np
 
@@ -9,18 +9,23 @@ from ixc.report.svg import Mark, Row, dots, histogram, lines, number, percent, w
 
 
 def accuracy(record: Record) -> Block | None:
-    """Accuracy by group, with intervals and with exchanged pictures."""
+    """Accuracy by group, with intervals and with exchanged images."""
     metrics = record.metrics("evaluate_rm")
     groups = [key.removeprefix("accuracy/") for key in metrics if key.startswith("accuracy/")]
     if not groups:
         return None
-    shown = [_accuracy_row(metrics, name) for name in ("all", *MODALITIES) if name in groups]
+    names = [name for name in ("all", *MODALITIES) if name in groups]
+    rows = [_accuracy_row(metrics, name) for name in names]
     for prefix in ("domain", "source"):
-        if members := sorted(name for name in groups if name.startswith(f"{prefix}:")):
-            shown += [Row(f"By {prefix}"), *(_accuracy_row(metrics, name) for name in members)]
+        members = sorted(name for name in groups if name.startswith(f"{prefix}:"))
+        if members:
+            rows.append(Row(f"By {prefix}"))
+            rows += [_accuracy_row(metrics, name) for name in members]
+
+    # A coin is the measure of all of them.
     figure = Figure(
         "Accuracy on held-out pairs",
-        dots(shown, label="Reward model accuracy by group", reference=0.5),
+        dots(rows, label="Reward model accuracy by group", reference=0.5),
         "Dots with their 95 % intervals, in which pairs of one prompt count as dependent; dashed: a coin. "
         "After the arrows: the same pairs by a rule that takes the longer answer, and with pictures exchanged.",
         wide=True,
@@ -33,7 +38,7 @@ def accuracy_table(record: Record) -> Block | None:
     metrics = record.metrics("evaluate_rm")
     groups = named(metrics, "accuracy")
     first = [name for name in ("all", *MODALITIES) if name in groups]
-    shown = {
+    formats = {
         "pairs": whole,
         "prompts": whole,
         "accuracy": percent,
@@ -47,13 +52,11 @@ def accuracy_table(record: Record) -> Block | None:
     }
     table = []
     for group in (*first, *sorted(set(groups) - set(first))):
-        values = {name: metrics.get(f"{name}/{group}") for name in shown}
-        table.append(
-            [
-                group,
-                *("–" if value is None else shown[name](value) for name, value in values.items()),
-            ]
-        )
+        cells = [group]
+        for name, as_text in formats.items():
+            value = metrics.get(f"{name}/{group}")
+            cells.append("–" if value is None else as_text(value))
+        table.append(cells)
     head = ("group", "pairs", "prompts", "accuracy", "longer wins", "calibration error", "ties")
     words = ("words, chosen", "words, rejected", "pairs exchanged", "accuracy exchanged")
     caption = (
@@ -69,6 +72,7 @@ def calibration(record: Record) -> Block | None:
     table = record.table("scored/val", ("rewards",))
     if table is None or not len(table):
         return None
+    # By how much the chosen answer is ahead; the model claims a probability of its sigmoid.
     margins = pair_rewards(table) @ [1.0, -1.0]
     claimed, right, count = reliability(margins.tolist())
     series = {
@@ -93,31 +97,42 @@ def reward_histograms(record: Record) -> Block | None:
     table = record.table("scored/val", ("modality", "rewards"))
     if table is None or not len(table):
         return None
-    pairs, modalities = pair_rewards(table), np.array(table["modality"].to_pylist())
+    pairs = pair_rewards(table)
+    modalities = np.array(table["modality"].to_pylist())
+    # A modality may be easy, and hide that another is not learnt.
     figures = []
     for name in ("all", *MODALITIES):
         rewards = pairs if name == "all" else pairs[modalities == name]
-        if len(rewards):
-            caption = f"{percent(float(np.mean(rewards[:, 0] > rewards[:, 1])))} of the pairs in the right order."
-            groups = {"chosen": rewards[:, 0], "rejected": rewards[:, 1]}
-            svg = histogram(
-                groups, label=f"Rewards of chosen and rejected answers, {name}", x_label="reward"
-            )
-            figures.append(Figure("Rewards" if name == "all" else f"Rewards, {name}", svg, caption))
+        if not len(rewards):
+            continue
+        chosen, rejected = rewards[:, 0], rewards[:, 1]
+        accuracy = float(np.mean(chosen > rejected))
+        svg = histogram(
+            {"chosen": chosen, "rejected": rejected},
+            label=f"Rewards of chosen and rejected answers, {name}",
+            x_label="reward",
+        )
+        title = "Rewards" if name == "all" else f"Rewards, {name}"
+        caption = f"{percent(accuracy)} of the pairs in the right order."
+        figures.append(Figure(title, svg, caption))
     return Figures(figures)
 
 
 def num_swapped(metrics: dict[str, float]) -> str:
-    """How many of the pairs with pictures could be given another one, in brackets."""
+    """How many of the pairs with images could be given another one, in brackets."""
     count, total = metrics.get("pairs_swapped/image"), metrics.get("pairs/image")
     return "" if count is None or total is None else f" ({count:,.0f} of {total:,.0f})"
 
 
 def _accuracy_row(metrics: dict[str, float], group: str) -> Row:
+    """A group as a line of dots."""
     low, high = metrics.get(f"accuracy_low/{group}"), metrics.get(f"accuracy_high/{group}")
     marks = [Mark("as they are", metrics[f"accuracy/{group}"], low, high)]
-    if (length_only := metrics.get(f"length_only/{group}")) is not None:
+    # What a rule without eyes, and the model without the right image, make of the same pairs.
+    length_only = metrics.get(f"length_only/{group}")
+    if length_only is not None:
         marks.append(Mark("longer wins", length_only))
-    if (swapped := metrics.get(f"accuracy_swapped_media/{group}")) is not None:
+    swapped = metrics.get(f"accuracy_swapped_media/{group}")
+    if swapped is not None:
         marks.append(Mark("pictures exchanged", swapped))
     return Row(group.partition(":")[2] or group, tuple(marks))

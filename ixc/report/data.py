@@ -5,19 +5,18 @@ from ixc.report.record import MODALITIES, Record, named
 from ixc.report.svg import bars
 
 FILES = {"Prompts": "prompts", "Training pairs": "pairs/train", "Held-out pairs": "pairs/val"}
-FATES = {"kept": "kept", "quarantined": "quarantined", "left_out": "left out by the mixture"}
+OUTCOMES = {"kept": "kept", "quarantined": "quarantined", "left_out": "left out by the mixture"}
 
 
 def sources_plot(record: Record) -> Block | None:
-    """How many rows of each source were kept."""
+    """How many rows of each source were used."""
     metrics = record.metrics("collect")
-    fates = {
-        name: {FATES[key]: _fate(metrics, key, name) for key in FATES}
-        for name in named(metrics, "rows")
-    }
-    if not fates:
+    sources = {}
+    for name in named(metrics, "rows"):
+        sources[name] = {title: _rows(metrics, key, name) for key, title in OUTCOMES.items()}
+    if not sources:
         return None
-    svg = bars(fates, label="Rows by source and what became of them")
+    svg = bars(sources, label="Rows by source and what became of them")
     caption = "Rows of each source. Why rows are in quarantine is told below."
     return Figures([Figure("What came in", svg, caption, wide=True)])
 
@@ -25,19 +24,15 @@ def sources_plot(record: Record) -> Block | None:
 def sources_table(record: Record) -> Block | None:
     """The same in numbers, and what was not read at all."""
     metrics = record.metrics("collect")
-    table = [
-        [name, *(f"{_fate(metrics, key, name):,.0f}" for key in ("rows", *FATES))]
-        for name in named(metrics, "rows")
-    ]
-    table += [
-        [f"{name} (left out by its licence, not read)", *"––––"]
-        for name in named(metrics, "unread")
-    ]
-    return (
-        Table(("source", "rows", *FATES.values()), table, "What came in, and what was left out")
-        if table
-        else None
-    )
+    table = []
+    for name in named(metrics, "rows"):
+        counts = [_rows(metrics, key, name) for key in ("rows", *OUTCOMES)]
+        table.append([name, *(f"{count:,.0f}" for count in counts)])
+    # Of these not even the number of rows is known.
+    for name in named(metrics, "unread"):
+        table.append([f"{name} (left out by its licence, not read)", *"––––"])
+    head = ("source", "rows", *OUTCOMES.values())
+    return Table(head, table, "What came in, and what was left out") if table else None
 
 
 def data_counts(record: Record) -> Block | None:
@@ -46,10 +41,10 @@ def data_counts(record: Record) -> Block | None:
     for title, name in FILES.items():
         counts = _counts(record, name)
         if counts:
-            caption = f"{sum(map(sum, (row.values() for row in counts.values()))):,} by domain and modality."
-            figures.append(
-                Figure(title, bars(counts, label=f"{title} by domain and modality"), caption)
-            )
+            total = sum(sum(row.values()) for row in counts.values())
+            svg = bars(counts, label=f"{title} by domain and modality")
+            caption = f"{total:,} by domain and modality."
+            figures.append(Figure(title, svg, caption))
     return Figures(figures) if figures else None
 
 
@@ -57,23 +52,19 @@ def data_table(record: Record) -> Block | None:
     """The same in numbers."""
     files = {title: _counts(record, name) for title, name in FILES.items()}
     files = {title: counts for title, counts in files.items() if counts}
-    cells = sorted(
-        {(domain, kind) for counts in files.values() for domain in counts for kind in MODALITIES}
-    )
-    numbers = {
-        cell: [counts.get(cell[0], {}).get(cell[1], 0) for counts in files.values()]
-        for cell in cells
-    }
-    table = [
-        [*cell, *(f"{count:,}" for count in counts)]
-        for cell, counts in numbers.items()
-        if any(counts)
-    ]
-    return (
-        Table(("domain", "modality", *files), table, "The same in numbers", num_texts=2)
-        if table
-        else None
-    )
+    domains: set[str] = set()
+    for counts in files.values():
+        domains.update(counts)
+
+    # A row for each domain and modality of which there is anything.
+    table = []
+    for domain in sorted(domains):
+        for modality in sorted(MODALITIES):
+            numbers = [counts.get(domain, {}).get(modality, 0) for counts in files.values()]
+            if any(numbers):
+                table.append([domain, modality, *(f"{number:,}" for number in numbers)])
+    head = ("domain", "modality", *files)
+    return Table(head, table, "The same in numbers", num_texts=2) if table else None
 
 
 def _counts(record: Record, name: str) -> dict[str, dict[str, int]]:
@@ -81,13 +72,21 @@ def _counts(record: Record, name: str) -> dict[str, dict[str, int]]:
     table = record.table(name, ("domain", "modality"))
     if table is None:
         return {}
-    counted = table.group_by(["domain", "modality"]).aggregate([([], "count_all")]).to_pylist()
-    counts = {(row["domain"], row["modality"]): row["count_all"] for row in counted}
-    return {
-        domain: {modality: counts.get((domain, modality), 0) for modality in MODALITIES}
-        for domain in sorted({domain for domain, _ in counts})
-    }
+    # Zeros included, so that every domain has the same series in the same colours.
+    groups = table.group_by(["domain", "modality"])
+    rows = groups.aggregate([([], "count_all")]).to_pylist()
+    counts: dict[str, dict[str, int]] = {}
+    for domain in sorted({row["domain"] for row in rows}):
+        counts[domain] = dict.fromkeys(MODALITIES, 0)
+    for row in rows:
+        counts[row["domain"]][row["modality"]] = row["count_all"]
+    return counts
 
 
-def _fate(metrics: dict[str, float], fate: str, source: str) -> float:
-    return metrics.get(f"{fate}/{source}", 0.0)
+def _rows(
+    metrics: dict[str, float],
+    outcome: str,
+    source: str,
+) -> float:
+    """Rows of a source with some outcome."""
+    return metrics.get(f"{outcome}/{source}", 0.0)

@@ -21,24 +21,25 @@ def thumbnail(path: Path, kind: str) -> str:
     image = _strip(path) if kind == "video" else _small(recognised(path, MAX_PIXELS))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=82, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    text = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f"data:image/jpeg;base64,{text}"
 
 
 def _small(image: Image.Image, side: int = SIDE) -> Image.Image:
+    """An image upright, on white and small: JPEG has no transparency."""
     image.thumbnail((side, side))
     return on_white(ImageOps.exif_transpose(image))  # JPEG has no transparency
 
 
 def _strip(path: Path) -> Image.Image:
-    from ixc.data.videos import (
-        read_frames_of,
-    )  # a fifth of a second, and most runs have no video to show
+    """Three frames of the first 17, side by side."""
+    # A fifth of a second, and most runs have no video.
+    from ixc.data.videos import read_frames_of
 
     first = read_frames_of(path, lambda num_frames, rate: range(0, min(num_frames, 17), 8))
     frames = [_small(frame, SIDE // 2) for frame in first]
-    strip = Image.new(
-        "RGB", (sum(frame.width + 3 for frame in frames) - 3, frames[0].height), "white"
-    )
+    width = sum(frame.width + 3 for frame in frames) - 3
+    strip = Image.new("RGB", (width, frames[0].height), "white")
     for index, frame in enumerate(frames):
         strip.paste(frame, (index * (frame.width + 3), 0))
     return strip

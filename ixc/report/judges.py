@@ -10,9 +10,9 @@ _KAPPAS = {"llm/cohen_kappa": "both: Cohen's kappa", "llm/fleiss_kappa": "all: F
 def judges(record: Record) -> Block | None:
     """How each judge judged, and what it cost."""
     metrics = record.metrics("judge")
-    names = [
-        key.split("/")[1] for key in metrics if key.startswith("llm/") and key.endswith("/pairs")
-    ]
+    # `llm/<judge>/pairs` is there for every judge.
+    keys = [key for key in metrics if key.startswith("llm/") and key.endswith("/pairs")]
+    names = [key.split("/")[1] for key in keys]
     rows = [_row(metrics, name) for name in names]
     head = (
         "judge",
@@ -31,7 +31,10 @@ def judges(record: Record) -> Block | None:
 
 
 def _row(metrics: dict[str, float], name: str) -> list[str]:
+    """A judge as a line of the table."""
+
     def cell(what: str, form: str) -> str:
+        """A metric of the judge as text."""
         value = metrics.get(f"llm/{name}/{what}")
         return "–" if value is None else format(value, form)
 
@@ -54,9 +57,8 @@ def judges_agree(record: Record) -> Block | None:
         rows.insert(0, ["one verdict, share of the pairs", percent(metrics["llm/agreement"])])
     for key in metrics:
         if key.startswith("llm/cohen_kappa/"):
-            rows.append(
-                [f"{' and '.join(key.split('/')[2:])}: Cohen's kappa", number(metrics[key])]
-            )
+            both = " and ".join(key.split("/")[2:])
+            rows.append([f"{both}: Cohen's kappa", number(metrics[key])])
     kappa = "Kappa: 1 is agreement on every pair, 0 as much as by chance."
     caption = f"{kappa} The odd one of several judges has low values."
     return Table(("agreement of the judges", "value"), rows, caption) if rows else None

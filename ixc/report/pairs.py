@@ -1,136 +1,167 @@
-"""The page of pairs: a bounded choice of what was kept and of what was dropped, to be filtered and read."""
+"""The page of pairs: a bounded choice of what was retained and of what was dropped, to be filtered and read."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
 import pyarrow.parquet as pq
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ixc.io.files import replacing
-from ixc.report.galleries import MAX_TEXT, image_of, in_turn, said
+from ixc.report.cards import MAX_TEXT, image_of, in_turn, text_of
+from ixc.report.pages import render
 from ixc.report.record import Record
 
-KEPT = {"train": "pairs/train", "val": "pairs/val"}
-CAME = ("judged", "pairs/public")
+RETAINED = {"train": "pairs/train", "val": "pairs/val"}
+INPUTS = ("judged", "pairs/public")
 """Where dropped pairs can still be read; the quarantine holds their ids."""
-GROUPS = ("source", "domain", "modality", "split", "fate")
+GROUPS = ("source", "domain", "modality", "split", "outcome")
 """What the page filters by."""
-PICTURES = 3
+MAX_IMAGES = 3
 """Of one pair, at most."""
 
 
-class Picked(NamedTuple):
-    """A pair that will be shown, before its texts are read."""
+class PairRef(NamedTuple):
+    """A pair before its texts are read."""
 
     id: str
-    fate: str
+    outcome: str
     """`kept`, or why it was dropped."""
     kind: tuple[str, ...]
-    """Kinds are shown in turn."""
+    """The page takes kinds in turn."""
     detail: str = ""
     advice: str = ""
 
 
 @dataclass(frozen=True)
-class Shown:
+class PairCard:
     """A pair on the page."""
 
     row: dict[str, Any]
-    picked: Picked
+    ref: PairRef
     question: str
     chosen: str
     rejected: str
     images: Sequence[str]
     missing: Sequence[str]
-    """Why there are pictures less than the pair has."""
+    """Why there are less images than the pair has."""
 
     def group(self, name: str) -> str:
         """What a filter selects by."""
-        return self.picked.fate if name == "fate" else self.row[name]
+        return self.ref.outcome if name == "outcome" else self.row[name]
 
 
 def write_pairs(record: Record, max_pairs: int) -> Path | None:
     """Write `reports/pairs.html`, or nothing before there are pairs."""
-    found = [*_dropped(record), *_kept(record)] if max_pairs > 0 else []
-    if not found:
+    refs = []
+    if max_pairs > 0:
+        refs = [*_dropped(record), *_retained(record)]
+    if not refs:
         return None
-    chosen = in_turn(range(len(found)), lambda place: "/".join(found[place].kind), max_pairs)
-    pairs = [
-        _shown(record, row, one)
-        for one, row in _read(record, [found[place] for place in sorted(chosen)])
-    ]
-    folder = FileSystemLoader(Path(__file__).parent)
-    pages = Environment(
-        loader=folder,
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    groups = {name: sorted({pair.group(name) for pair in pairs}) for name in GROUPS}
-    origins = record.origins(
-        ("collect", "judge", "validate")
-    )  # what came in, and what became of it
-    html = pages.get_template("pairs.html.jinja").render(
-        pairs=pairs, total=len(found), groups=groups, origins=origins
-    )
+
+    # Every kind in turn, or the most frequent source would fill the page.
+    places = in_turn(range(len(refs)), lambda place: "/".join(refs[place].kind), max_pairs)
+    chosen = [refs[place] for place in sorted(places)]
+    pairs = [_card(record, row, ref) for ref, row in _read(record, chosen)]
+
+    groups: dict[str, list[str]] = {}
+    for name in GROUPS:
+        groups[name] = sorted({pair.group(name) for pair in pairs})
+    content = {
+        "pairs": pairs,
+        "total": len(refs),
+        "groups": groups,
+        # What came in, and what became of it.
+        "origins": record.origins(("collect", "judge", "validate")),
+    }
+    html = render("pairs.html.jinja", content)
     path = record.root / "reports" / "pairs.html"
     with replacing(path) as part:
         part.write_text(html, encoding="utf-8")
     return path
 
 
-def _kept(record: Record) -> Iterator[Picked]:
+def _retained(record: Record) -> Iterator[PairRef]:
+    """The pairs that are trained on or validated with."""
     columns = ("id", "source", "domain", "modality")
-    for split, name in KEPT.items():
+    for split, name in RETAINED.items():
         table = record.table(name, columns)
-        for id, *kind in (
-            zip(*(table[column].to_pylist() for column in columns), strict=True) if table else ()
-        ):
-            yield Picked(id, "kept", (split, *kind))
+        for id, source, domain, modality in _columns(table, columns):
+            yield PairRef(id, "kept", (split, source, domain, modality))
 
 
-def _dropped(record: Record) -> Iterator[Picked]:
+def _dropped(record: Record) -> Iterator[PairRef]:
+    """The pairs in quarantine."""
     columns = ("id", "source", "reason", "detail", "advice")
+    # The quarantine has ids and reasons; the texts are in the tables that came in.
     table = record.table("quarantine/validate", columns)
-    for id, source, reason, detail, advice in (
-        zip(*(table[column].to_pylist() for column in columns), strict=True) if table else ()
-    ):
-        yield Picked(id, reason, (source, reason), detail, advice)
+    for id, source, reason, detail, advice in _columns(table, columns):
+        yield PairRef(id, reason, (source, reason), detail, advice)
 
 
-def _read(record: Record, picked: Sequence[Picked]) -> Iterator[tuple[Picked, dict[str, Any]]]:
-    """The picked pairs with their rows; a dropped one whose table has changed since is left out."""
-    kept = _rows(record, KEPT.values(), [one.id for one in picked if one.fate == "kept"])
-    dropped = _rows(record, CAME, [one.id for one in picked if one.fate != "kept"])
-    for one in picked:
-        if row := (kept if one.fate == "kept" else dropped).get(one.id):
-            yield one, row
+def _columns(table: pa.Table | None, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """The rows of some columns; none of a table that is not there."""
+    if table is None or not len(table):
+        return
+    columns = [table[name].to_pylist() for name in names]
+    yield from zip(*columns, strict=True)
 
 
-def _rows(record: Record, names: Iterable[str], ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _read(record: Record, refs: Sequence[PairRef]) -> Iterator[tuple[PairRef, dict[str, Any]]]:
+    """The pairs with their rows; a dropped one whose table has changed since is left out."""
+    retained_ids = [ref.id for ref in refs if ref.outcome == "kept"]
+    dropped_ids = [ref.id for ref in refs if ref.outcome != "kept"]
+    retained = _rows(record, RETAINED.values(), retained_ids)
+    dropped = _rows(record, INPUTS, dropped_ids)
+    for ref in refs:
+        rows = retained if ref.outcome == "kept" else dropped
+        if ref.id in rows:
+            yield ref, rows[ref.id]
+
+
+def _rows(
+    record: Record,
+    names: Iterable[str],
+    ids: Sequence[str],
+) -> dict[str, dict[str, Any]]:
     """Rows by id; only these are decoded, for a table may have millions."""
-    found: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     for name in names:
         path = record.root / "data" / f"{name}.parquet"
-        if path.exists() and ids:
-            for row in pq.read_table(path, filters=[("id", "in", list(ids))]).to_pylist():
-                found.setdefault(row["id"], row)
-    return found
+        if not path.exists() or not ids:
+            continue
+        table = pq.read_table(path, filters=[("id", "in", list(ids))])
+        for row in table.to_pylist():
+            rows.setdefault(row["id"], row)
+    return rows
 
 
-def _shown(record: Record, row: dict[str, Any], picked: Picked) -> Shown:
-    looks = [image_of(record, medium) for medium in row["media"][:PICTURES]]
-    more = len(row["media"]) - PICTURES
-    missing = [*(why for _, why in looks if why), *([f"{more} more"] if more > 0 else [])]
-    return Shown(
-        row,
-        picked,
-        said(row["prompt"], 3 * MAX_TEXT),
-        said(row["chosen"], 3 * MAX_TEXT),
-        said(row["rejected"], 3 * MAX_TEXT),
-        [image for image, _ in looks if image],
-        missing,
+def _card(
+    record: Record,
+    row: dict[str, Any],
+    ref: PairRef,
+) -> PairCard:
+    """A pair with its texts and images."""
+    images, missing = [], []
+    for medium in row["media"][:MAX_IMAGES]:
+        image, reason = image_of(record, medium)
+        if image:
+            images.append(image)
+        if reason:
+            missing.append(reason)
+    num_more = len(row["media"]) - MAX_IMAGES
+    if num_more > 0:
+        missing.append(f"{num_more} more")
+
+    # There is more room than on a card of the report.
+    limit = 3 * MAX_TEXT
+    return PairCard(
+        row=row,
+        ref=ref,
+        question=text_of(row["prompt"], limit),
+        chosen=text_of(row["chosen"], limit),
+        rejected=text_of(row["rejected"], limit),
+        images=images,
+        missing=missing,
     )

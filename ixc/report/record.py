@@ -55,6 +55,7 @@ class Origin:
 
     @property
     def is_known(self) -> bool:
+        """Whether nothing of it is missing."""
         return bool(self.run and self.commit and self.data and self.command)
 
     @property
@@ -62,9 +63,8 @@ class Origin:
         """One digest for all data; where there is one file, its md5."""
         if len(self.data) == 1:
             return next(iter(self.data.values()))
-        return hashlib.md5(
-            json.dumps(dict(self.data), sort_keys=True).encode(), usedforsecurity=False
-        ).hexdigest()
+        listing = json.dumps(dict(self.data), sort_keys=True)
+        return hashlib.md5(listing.encode(), usedforsecurity=False).hexdigest()
 
 
 class Record:
@@ -77,22 +77,25 @@ class Record:
 
     def origins(self, stages: Iterable[str]) -> list[Origin]:
         """Where the numbers of some stages come from, in the order of the graph; those that do not know it, empty."""
-        wanted = set(stages)
-        return [
-            self._origin(stage)
-            for stage in (*STAGES, *sorted(wanted - set(STAGES)))
-            if stage in wanted
-        ]
+        requested = set(stages)
+        ordered = [stage for stage in STAGES if stage in requested]
+        ordered += sorted(requested - set(STAGES))  # files that no stage of ours has written
+        return [self._origin(stage) for stage in ordered]
 
     def _origin(self, stage: str) -> Origin:
-        path = self.root / "metrics" / "provenance" / f"{stage}.json"
+        """Where the numbers of one stage come from."""
+        name = f"metrics/provenance/{stage}.json"
+        # A number whose origin cannot be read is still a number: the page says that it is unknown.
         try:
-            content = _json_object(
-                path.read_text(encoding="utf-8"), f"metrics/provenance/{stage}.json"
-            )
-            data = {str(name): str(md5) for name, md5 in dict(content["data"]).items()}
+            text = (self.root / name).read_text(encoding="utf-8")
+            content = _json_object(text, name)
+            data = {str(path): str(md5) for path, md5 in dict(content["data"]).items()}
             return Origin(
-                stage, str(content["run"]), str(content["commit"]), data, str(content["command"])
+                stage=stage,
+                run=str(content["run"]),
+                commit=str(content["commit"]),
+                data=data,
+                command=str(content["command"]),
             )
         except (OSError, ValueError, LookupError, TypeError):
             return Origin(stage)
@@ -103,21 +106,22 @@ class Record:
         Raises:
             ValueError: the file is not a flat JSON object of numbers.
         """
-        path = self.root / "metrics" / f"{stage}.json"
+        name = f"metrics/{stage}.json"
+        path = self.root / name
         if not path.exists():
             return {}
         self.read.add(stage)
-        content = _json_object(path.read_text(encoding="utf-8"), f"metrics/{stage}.json")
+        content = _json_object(path.read_text(encoding="utf-8"), name)
         for key, value in content.items():
             if not isinstance(value, int | float):
-                raise ValueError(
-                    f"metrics/{stage}.json: {key}: {value!r}: not a number; run `dvc repro {stage}`"
-                )
+                remedy = f"run `dvc repro {stage}`"
+                raise ValueError(f"{name}: {key}: {value!r}: not a number; {remedy}")
         return {key: float(value) for key, value in content.items()}
 
     def curves(self, stage: str) -> dict[str, Points]:
         """(step, value) pairs by column of `metrics/curves/<stage>.csv`; a blank cell is no point."""
         path = self.root / "metrics" / "curves" / f"{stage}.csv"
+        # A row may lack a value, for not every step measures everything.
         curves: dict[str, list[tuple[float, float]]] = {}
         if not path.exists():
             return {}
@@ -130,11 +134,16 @@ class Record:
                         curves.setdefault(name, []).append((step, float(value)))
         return dict(curves)
 
-    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table | None:
+    def table(
+        self,
+        name: str,
+        columns: Sequence[str] | None = None,
+    ) -> pa.Table | None:
         """Columns of `data/<name>.parquet`; None before the file is there."""
         path = self.root / "data" / f"{name}.parquet"
         if not path.exists():
             return None
+        # The page names the run that made what it shows.
         self.read.add(MADE_BY.get(name, f"data/{name}.parquet"))
         return pq.read_table(path, columns=None if columns is None else list(columns))
 
@@ -150,37 +159,40 @@ def rows(table: pa.Table, indexes: Sequence[int]) -> list[dict[str, Any]]:
 
 def metas(table: pa.Table) -> list[dict[str, Any]]:
     """The column `meta`, decoded."""
-    return [
-        _json_object(text or "{}", f"meta of row {row}")
-        for row, text in enumerate(table["meta"].to_pylist())
-    ]
+    texts = table["meta"].to_pylist()
+    return [_json_object(text or "{}", f"meta of row {row}") for row, text in enumerate(texts)]
 
 
 def named(metrics: Metrics, prefix: str) -> list[str]:
     """What follows `<prefix>/` in the names of metrics."""
-    return [key.removeprefix(f"{prefix}/") for key in metrics if key.startswith(f"{prefix}/")]
+    keys = [key for key in metrics if key.startswith(f"{prefix}/")]
+    return [key.removeprefix(f"{prefix}/") for key in keys]
 
 
-def kinds(found: Iterable[str]) -> list[str]:
+def kinds(names: Iterable[str]) -> list[str]:
     """Each kind once, sound samples first, then the known defects."""
+    # Always in one order, so that a colour means one kind on every page.
     known = (NONE_PLANTED, *DEFECTS)
-    return sorted(
-        set(found), key=lambda kind: (known.index(kind) if kind in known else len(known), kind)
-    )
+
+    def rank(kind: str) -> tuple[int, str]:
+        """Known kinds in their order, then the others by name."""
+        return known.index(kind) if kind in known else len(known), kind
+
+    return sorted(set(names), key=rank)
 
 
 def pair_rewards(table: pa.Table) -> np.ndarray:
     """Rewards of (chosen, rejected), a pair a row."""
     rewards = table["rewards"].to_pylist()
-    odd = next((row for row, pair in enumerate(rewards) if pair is None or len(pair) != 2), None)
-    if odd is not None:
-        raise ValueError(
-            f"rewards of row {odd}: {rewards[odd]!r}: two were expected; run its stage again"
-        )
+    for row, pair in enumerate(rewards):
+        if pair is None or len(pair) != 2:
+            problem = f"rewards of row {row}: {pair!r}: two were expected"
+            raise ValueError(f"{problem}; run its stage again")
     return np.array(rewards, float).reshape(-1, 2)
 
 
 def _json_object(text: str, where: str) -> dict[str, Any]:
+    """A JSON object, or an error that says what to do."""
     try:
         content = json.loads(text)
     except ValueError as error:

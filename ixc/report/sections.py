@@ -15,14 +15,16 @@ from ixc.report.accuracy import (
     reward_histograms,
 )
 from ixc.report.blocks import Block, Figure, Figures, Table, Tile, Tiles
+from ixc.report.cards import picks, removed_gallery, right_examples, wrong_examples
 from ixc.report.cleaning import cleaned_table, cleaning_table, planted
 from ixc.report.data import data_counts, data_table, sources_plot, sources_table
-from ixc.report.galleries import picks, removed_gallery, right_examples, wrong_examples
 from ixc.report.judges import judges, judges_agree
-from ixc.report.record import Record, metas
+from ixc.report.record import Record, metas, named
 from ixc.report.svg import Mark, Row, dots, histogram, lines, number, percent, whole_percent
 
 MODELS = ("base", "chat")
+MAX_REASONS = 12
+"""Of a stage's quarantine, each on a line of its own."""
 _TITLES = {
     "kl": "KL",
     "gold": "Right answers",
@@ -45,7 +47,9 @@ def headline(record: Record) -> Block | None:
     """The few numbers that say whether the run went well."""
     reward_model = record.metrics("evaluate_rm")
     best = record.metrics("best_of_n")
-    found = [
+    ppo = record.metrics("train_ppo")
+    largest = max(_sizes(best, "gold"), default=1)
+    candidates = [
         _tile(
             "Pair accuracy",
             f"Held-out pairs whose better answer gets the higher reward{_interval(reward_model, 'all')}. "
@@ -62,13 +66,13 @@ def headline(record: Record) -> Block | None:
         _tile(
             "Right after PPO",
             "Answers to held-out prompts that agree with the gold answer, against the base model's.",
-            record.metrics("train_ppo").get("gold/chat"),
-            record.metrics("train_ppo").get("gold/base"),
+            ppo.get("gold/chat"),
+            ppo.get("gold/base"),
         ),
         _tile(
-            f"Best of {max(_sizes(best, 'gold'), default=1)}",
+            f"Best of {largest}",
             "Right answers when the reward model picks one of so many, against a single one.",
-            best.get(f"gold/{max(_sizes(best, 'gold'), default=1)}"),
+            best.get(f"gold/{largest}"),
             best.get("gold/1"),
         ),
         _tile(
@@ -78,7 +82,8 @@ def headline(record: Record) -> Block | None:
             record.metrics("clean").get("auroc/all"),
         ),
     ]
-    tiles = [tile for tile in found if tile is not None]
+    # A stage that has not run has no number yet.
+    tiles = [tile for tile in candidates if tile is not None]
     return Tiles(tiles) if tiles else None
 
 
@@ -115,40 +120,33 @@ def ppo_curves(record: Record) -> Block | None:
 def ppo_gain(record: Record) -> Block | None:
     """Base against chat, as measured on held-out prompts."""
     metrics = record.metrics("train_ppo")
-    names = [
-        "all",
-        *sorted(key.removeprefix("gold/base/") for key in metrics if key.startswith("gold/base/")),
-    ]
-    found = [(name, _before_after(metrics, "" if name == "all" else f"/{name}")) for name in names]
-    gains = [Row(name.removeprefix("domain:"), marks) for name, marks in found if marks]
+    gains = []
+    for name in ("all", *sorted(named(metrics, "gold/base"))):
+        marks = _before_after(metrics, "" if name == "all" else f"/{name}")
+        if marks:
+            gains.append(Row(name.removeprefix("domain:"), marks))
     if not gains:
         return None
-    svg = dots(gains, label="Right answers of base and chat by domain")
-    return Figures(
-        [
-            Figure(
-                "Right answers, base → chat",
-                svg,
-                "Sampled answers to held-out prompts, by domain.",
-                True,
-            )
-        ]
+    figure = Figure(
+        "Right answers, base → chat",
+        dots(gains, label="Right answers of base and chat by domain"),
+        "Sampled answers to held-out prompts, by domain.",
+        wide=True,
     )
+    return Figures([figure])
 
 
 def ppo_table(record: Record) -> Block | None:
     """Base against chat in every number that has both."""
     metrics = record.metrics("train_ppo")
+    # Whatever was measured of both.
     names = [key.removesuffix("/base") for key in metrics if key.endswith("/base")]
     both = [name for name in names if f"{name}/chat" in metrics]
-    shown = {"gold": percent}
-    table = [
-        [
-            _TITLES.get(name, name.capitalize()),
-            *(shown.get(name, number)(metrics[f"{name}/{model}"]) for model in MODELS),
-        ]
-        for name in both
-    ]
+    table = []
+    for name in both:
+        as_text = percent if name == "gold" else number
+        values = [as_text(metrics[f"{name}/{model}"]) for model in MODELS]
+        table.append([_TITLES.get(name, name.capitalize()), *values])
     if "kl" in metrics:
         table.append(["KL to base, nats per token", "", number(metrics["kl"])])
     return Table(("on held-out prompts", *MODELS), table) if table else None
@@ -165,15 +163,17 @@ def scaling(record: Record) -> Block | None:
         "x_label": "N answers per prompt",
         "x_ticks": {np.log2(n): str(n) for n in sizes},
     }
+    # Over log2 of N, for N doubles.
     shares = {title: _by_size(metrics, name) for name, title in names.items()}
     svg = lines(shares, label="Right answers against N", y_format=whole_percent, **axis)
     caption = "The gap to the oracle is what a better reward model could still gain."
     figures = [Figure("Right answers against N", svg, caption)]
-    for name, caption in (
-        ("reward", "Reward of the picked answer."),
-        ("length", "Its length, tokens."),
-    ):
-        if points := _by_size(metrics, name):
+
+    # A reward that climbs while the right answers do not is over-optimisation.
+    captions = {"reward": "Reward of the picked answer.", "length": "Its length, tokens."}
+    for name, caption in captions.items():
+        points = _by_size(metrics, name)
+        if points:
             svg = lines({name: points}, label=f"{name} against N", **axis)
             figures.append(Figure(f"{name.capitalize()} against N", svg, caption))
     return Figures(figures)
@@ -184,6 +184,7 @@ def candidates(record: Record) -> Block | None:
     table = record.table("scored/best_of_n", ("rewards", "meta"))
     if table is None or not len(table):
         return None
+    # `best_of_n` notes in `meta` which candidates are right.
     groups: dict[str, list[float]] = {"right": [], "wrong": []}
     for rewards, meta in zip(table["rewards"].to_pylist(), metas(table), strict=True):
         for reward, correct in zip(rewards, meta.get("correct", ()), strict=False):
@@ -195,14 +196,20 @@ def candidates(record: Record) -> Block | None:
 
 def quarantine(record: Record) -> Block | None:
     """Why rows were set aside, by stage."""
-    found = []
+    rows = []
     for stage in ("collect", "validate"):
         table = record.table(f"quarantine/{stage}")
-        reasons = Counter(() if table is None else table["reason"].to_pylist())
-        found += [[stage, str(reason), f"{count:,}"] for reason, count in reasons.most_common(12)]
-        if rest := sum(reasons.values()) - sum(count for _, count in reasons.most_common(12)):
-            found.append([stage, f"{len(reasons) - 12:,} other reasons", f"{rest:,}"])
-    return Table(("stage", "reason", "rows"), found, num_texts=2) if found else None
+        if table is None:
+            continue
+        reasons = Counter(table["reason"].to_pylist())
+        num_others = reasons.total()
+        for reason, count in reasons.most_common(MAX_REASONS):
+            rows.append([stage, str(reason), f"{count:,}"])
+            num_others -= count
+        if num_others:
+            other = f"{len(reasons) - MAX_REASONS:,} other reasons"
+            rows.append([stage, other, f"{num_others:,}"])
+    return Table(("stage", "reason", "rows"), rows, num_texts=2) if rows else None
 
 
 SECTIONS = (
@@ -258,20 +265,24 @@ SECTIONS = (
 def _tile(
     label: str, meaning: str, value: float | None, before: float | None = None
 ) -> Tile | None:
+    """A share as a tile; None while it is not known."""
     if value is None:
         return None
     return Tile(label, percent(value), meaning, "" if before is None else percent(before))
 
 
-def _small_multiples(record: Record, stage: str, captions: dict[str, str]) -> Block | None:
+def _small_multiples(
+    record: Record,
+    stage: str,
+    captions: dict[str, str],
+) -> Block | None:
     """A plot per column of a stage's curves, the explained ones first."""
+    # Whatever a stage logs is drawn; what is explained here comes first.
     curves = record.curves(stage)
-    names = [
-        *(name for name in captions if name in curves),
-        *(name for name in curves if name not in captions),
-    ]
+    explained = [name for name in captions if name in curves]
+    others = [name for name in curves if name not in captions]
     figures = []
-    for name in names:
+    for name in (*explained, *others):
         title = _TITLES.get(name, name.replace("_", " ").capitalize())
         svg = lines(
             {title: curves[name]},
@@ -284,29 +295,29 @@ def _small_multiples(record: Record, stage: str, captions: dict[str, str]) -> Bl
 
 
 def _interval(metrics: dict[str, float], group: str) -> str:
-    low, high = metrics.get(f"accuracy_low/{group}"), metrics.get(f"accuracy_high/{group}")
-    return (
-        f" (95\u202f% interval: {percent(low)} to {percent(high)})"
-        if low is not None and high is not None
-        else ""
-    )
+    """The 95 % interval of an accuracy, in brackets; empty while it is not known."""
+    low = metrics.get(f"accuracy_low/{group}")
+    high = metrics.get(f"accuracy_high/{group}")
+    if low is None or high is None:
+        return ""
+    return f" (95\u202f% interval: {percent(low)} to {percent(high)})"
 
 
 def _before_after(metrics: dict[str, float], suffix: str) -> tuple[Mark, ...]:
     """Base and chat, or nothing where one is unknown."""
-    models = [model for model in MODELS if f"gold/{model}{suffix}" in metrics]
-    return (
-        tuple(Mark(model, metrics[f"gold/{model}{suffix}"]) for model in models)
-        if len(models) == 2
-        else ()
-    )
+    base = metrics.get(f"gold/base{suffix}")
+    chat = metrics.get(f"gold/chat{suffix}")
+    if base is None or chat is None:
+        return ()
+    return Mark("base", base), Mark("chat", chat)
 
 
 def _sizes(metrics: dict[str, float], name: str) -> list[int]:
     """The N for which `<name>/<N>` is known."""
-    ends = (key.removeprefix(f"{name}/") for key in metrics if key.startswith(f"{name}/"))
+    ends = named(metrics, name)
     return sorted(int(end) for end in ends if end.isdigit())
 
 
 def _by_size(metrics: dict[str, float], name: str) -> list[tuple[float, float]]:
+    """The points of a curve over log2 of N."""
     return [(float(np.log2(n)), metrics[f"{name}/{n}"]) for n in _sizes(metrics, name)]

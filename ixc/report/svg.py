@@ -59,7 +59,11 @@ def whole_percent(value: Real) -> str:
     return f"{100 * value:.0f}\u202f%"
 
 
-def ticks(low: Real, high: Real, about: int = 5) -> list[Real]:
+def ticks(
+    low: Real,
+    high: Real,
+    about: int = 5,
+) -> list[Real]:
     """Round numbers from `low` to `high`, 1, 2 or 5 times a power of ten apart.
 
     >>> ticks(0.0, 1.0)
@@ -70,7 +74,10 @@ def ticks(low: Real, high: Real, about: int = 5) -> list[Real]:
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(step * power for step in (10, 5, 2, 1) if step * power <= rough * 1.3)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+
+    # A little outwards, for a tick at the very end must not be lost to rounding.
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
     return [round(index * step, 12) for index in range(first, last + 1)]
 
 
@@ -83,7 +90,9 @@ class Scale(NamedTuple):
     end: Real
 
     def __call__(self, value: Real) -> Real:
-        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+        """Where a value lies, in pixels."""
+        share = (value - self.low) / (self.high - self.low)
+        return self.start + share * (self.end - self.start)
 
 
 @dataclass(frozen=True)
@@ -114,18 +123,27 @@ def lines(
     smooth: bool = False,
 ) -> Markup:
     """Curves over a common axis; `smooth` adds a running mean and fades the raw curve behind it."""
-    finite = {name: kept for name, points in series.items() if (kept := _thin(_finite(points)))}
-    if not finite:
+    # The x axis goes as far as the data, the y axis only as far as what is drawn of them.
+    thinned: dict[str, Points] = {}
+    xs: list[Real] = []
+    ys: list[Real] = []
+    for name, points in series.items():
+        finite = _finite(points)
+        drawn = _thin(finite)
+        if drawn:
+            thinned[name] = drawn
+            xs += [x for x, _ in finite]
+            ys += [y for _, y in drawn]
+    if not thinned:
         return Markup()
-    xs = [x for points in series.values() for x, _ in _finite(points)]
-    ys = [y for points in finite.values() for _, y in points]
     x = Scale(*_padded(min(xs), max(xs), 0.0), LEFT, WIDTH - RIGHT)
     y = Scale(*_padded(min(ys), max(ys)), HEIGHT - BOTTOM, TOP)
+
     names = x_ticks or {tick: number(tick) for tick in ticks(x.low, x.high, 3)}
-    parts = [_y_axis(y, y_format), _x_axis(x, names, x_label)]
-    for index, (name, points) in enumerate(finite.items()):
-        parts.append(_curve(index, name, points, x, y, y_format, smooth))
-    return _legend(finite) + _svg(label, HEIGHT, *parts)
+    elements = [_y_axis(y, y_format), _x_axis(x, names, x_label)]
+    for index, (name, points) in enumerate(thinned.items()):
+        elements.append(_curve(index, name, points, x, y, y_format, smooth))
+    return _legend(thinned) + _svg(label, HEIGHT, *elements)
 
 
 def histogram(
@@ -136,146 +154,184 @@ def histogram(
     num_bins: int | None = None,
 ) -> Markup:
     """Distributions on top of each other, each as shares of its own group: groups differ in size."""
-    arrays = {name: np.asarray(values, float) for name, values in groups.items()}
-    arrays = {
-        name: kept for name, values in arrays.items() if len(kept := values[np.isfinite(values)])
-    }
+    arrays: dict[str, np.ndarray] = {}
+    for name, values in groups.items():
+        array = np.asarray(values, float)
+        finite = array[np.isfinite(array)]
+        if len(finite):
+            arrays[name] = finite
     if not arrays:
         return Markup()
+
+    # Common edges, about twice as many bins as the square root of a group's size.
     every = np.concatenate(list(arrays.values()))
-    num_bins = num_bins or int(np.clip(2 * np.sqrt(len(every) / len(arrays)), 8, 26))
-    edges = np.linspace(*_padded(float(every.min()), float(every.max()), 0.02), num_bins + 1)
-    shares = {name: np.histogram(values, edges)[0] / len(values) for name, values in arrays.items()}
+    if num_bins is None:
+        num_bins = int(np.clip(2 * np.sqrt(len(every) / len(arrays)), 8, 26))
+    low, high = _padded(float(every.min()), float(every.max()), 0.02)
+    edges = np.linspace(low, high, num_bins + 1)
+    shares: dict[str, np.ndarray] = {}
+    for name, values in arrays.items():
+        counts, _ = np.histogram(values, edges)
+        shares[name] = counts / len(values)
+
+    # Some air above the highest step.
+    top = 1.08 * max(float(share.max()) for share in shares.values())
     x = Scale(float(edges[0]), float(edges[-1]), LEFT, WIDTH - RIGHT)
-    y = Scale(
-        0.0, 1.08 * max(float(share.max()) for share in shares.values()), HEIGHT - BOTTOM, TOP
-    )
-    parts = [
-        _y_axis(y, whole_percent, 3),
-        _x_axis(x, {tick: number(tick) for tick in ticks(x.low, x.high)}, x_label),
-    ]
+    y = Scale(0.0, top, HEIGHT - BOTTOM, TOP)
+    names = {tick: number(tick) for tick in ticks(x.low, x.high)}
+    elements = [_y_axis(y, whole_percent, 3), _x_axis(x, names, x_label)]
     for index, (name, share) in enumerate(shares.items()):
-        parts.append(_steps(index, name, edges, share, x, y))
+        elements.append(_steps(index, name, edges, share, x, y))
     legend = [f"{name} ({len(values):,})" for name, values in arrays.items()]
-    return _legend(legend) + _svg(label, HEIGHT, *parts)
+    return _legend(legend) + _svg(label, HEIGHT, *elements)
 
 
 def bars(rows: Mapping[str, Mapping[str, Real]], *, label: str) -> Markup:
     """Horizontal bars, one per row, stacked by series, with the total at the end."""
+    # A series has one colour in all rows.
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     left, right, step = _room(rows), 44, 26
-    x = Scale(
-        0.0,
-        max((sum(row.values()) for row in rows.values()), default=0.0) or 1.0,
-        left,
-        WIDTH - right,
-    )
-    parts = []
+    totals = [sum(row.values()) for row in rows.values()]
+    longest = max(totals, default=0.0) or 1.0
+    x = Scale(0.0, longest, left, WIDTH - right)
+
+    elements = []
     for line, (row_name, row) in enumerate(rows.items()):
-        top, reached = TOP + line * step, 0.0
-        parts.append(_name(left - 8, top + 13, row_name))
+        top = TOP + line * step
+        total = 0.0
+        elements.append(_name(left - 8, top + 13, row_name))
         for name, value in row.items():
             tip = f"{row_name}, {name}: {number(value)}"
-            box = f'x="{x(reached):.1f}" y="{top}" width="{x(value) - left:.1f}" height="18"'
-            parts.append(_titled("rect", f'class="bar c{names.index(name) % 6}" {box}', tip))
-            reached += value
-        parts.append(_text(x(reached) + 6, top + 13, number(reached), "start", "value"))
-    return _legend(names) + _svg(label, TOP + len(rows) * step + 4, *parts)
+            colour = f"c{names.index(name) % 6}"
+            box = f'x="{x(total):.1f}" y="{top}" width="{x(value) - left:.1f}" height="18"'
+            elements.append(_titled("rect", f'class="bar {colour}" {box}', tip))
+            total += value
+        elements.append(_text(x(total) + 6, top + 13, number(total), "start", "value"))
+    height = TOP + len(rows) * step + 4
+    return _legend(names) + _svg(label, height, *elements)
 
 
-def dots(rows: Sequence[Row], *, label: str, reference: Real | None = None) -> Markup:
+def dots(
+    rows: Sequence[Row],
+    *,
+    label: str,
+    reference: Real | None = None,
+) -> Markup:
     """Shares as dots with their intervals, a row each; `reference` is a dashed line, chance for instance."""
     marks = [mark for row in rows for mark in row.marks]
     if not marks:
         return Markup()
     names = list(dict.fromkeys(mark.series for mark in marks))
     left, right, step = 120, 118, 24
-    ends = [
-        end
-        for mark in marks
-        for end in (mark.value, mark.low, mark.high, reference)
-        if end is not None
-    ]
+    # The axis reaches to the ends of all intervals, and to the reference.
+    ends = [] if reference is None else [reference]
+    for mark in marks:
+        ends += [end for end in (mark.value, mark.low, mark.high) if end is not None]
     x = Scale(*_padded(min(ends), max(ends), 0.04), left, WIDE - right)
     bottom = TOP + len(rows) * step
-    parts = [
-        _x_axis(
-            x, {tick: whole_percent(tick) for tick in ticks(x.low, x.high)}, "", bottom, grid=True
-        )
-    ]
+    ticks_x = {tick: whole_percent(tick) for tick in ticks(x.low, x.high)}
+    elements = [_x_axis(x, ticks_x, "", bottom, grid=True)]
+
     if reference is not None:
         at = f"{x(reference):.1f}"
         line = f'class="reference" x1="{at}" x2="{at}" y1="{TOP - 4}" y2="{bottom}"'
-        parts.append(_titled("line", line, percent(reference)))
+        elements.append(_titled("line", line, percent(reference)))
     for index, row in enumerate(rows):
-        parts.append(_dot_row(row, names, x, TOP + index * step + step // 2, left))
-    return _legend(names) + _svg(label, bottom + 24, *parts, width=WIDE)
+        middle = TOP + index * step + step // 2
+        elements.append(_dot_row(row, names, x, middle, left))
+    return _legend(names) + _svg(label, bottom + 24, *elements, width=WIDE)
 
 
-def _dot_row(row: Row, names: list[str], x: Scale, y: int, left: int) -> Markup:
+def _dot_row(
+    row: Row,
+    names: list[str],
+    x: Scale,
+    y: int,
+    left: int,
+) -> Markup:
+    """A line of `dots`, or a heading."""
     if not row.marks:
         return _text(8, y + 4, row.label, "start", "heading")
-    parts = [_name(left - 10, y + 4, row.label)]
+    elements = [_name(left - 10, y + 4, row.label)]
     for mark in row.marks:
-        colour, tip = (
-            f"c{names.index(mark.series) % 6}",
-            f"{row.label}, {mark.series}: {percent(mark.value)}",
-        )
+        colour = f"c{names.index(mark.series) % 6}"
+        tip = f"{row.label}, {mark.series}: {percent(mark.value)}"
+        # The whisker lies below its dot.
         if mark.low is not None and mark.high is not None:
             tip += f" ({percent(mark.low)} to {percent(mark.high)})"
             whisker = f'x1="{x(mark.low):.1f}" x2="{x(mark.high):.1f}" y1="{y}" y2="{y}"'
-            parts.append(_titled("line", f'class="whisker {colour}" {whisker}', tip))
-        parts.append(
-            _titled(
-                "circle", f'class="dot {colour}" cx="{x(mark.value):.1f}" cy="{y}" r="4.5"', tip
-            )
-        )
+            elements.append(_titled("line", f'class="whisker {colour}" {whisker}', tip))
+        dot = f'class="dot {colour}" cx="{x(mark.value):.1f}" cy="{y}" r="4.5"'
+        elements.append(_titled("circle", dot, tip))
     values = " → ".join(percent(mark.value) for mark in row.marks)
-    return Markup().join([*parts, _text(WIDE - 2, y + 4, values, "end", "value")])
+    elements.append(_text(WIDE - 2, y + 4, values, "end", "value"))
+    return Markup().join(elements)
 
 
 def _curve(
-    index: int, name: str, points: Points, x: Scale, y: Scale, y_format: Format, smooth: bool
+    index: int,
+    name: str,
+    points: Points,
+    x: Scale,
+    y: Scale,
+    y_format: Format,
+    smooth: bool,
 ) -> Markup:
-    colour, parts = f"c{index % 6}", []
-    smoothed = _running_mean(points) if smooth and len(points) > 20 else points
-    if smoothed is not points:
-        parts.append(Markup(f'<path class="line faint {colour}" d="{_path(points, x, y)}"/>'))
-    parts.append(Markup(f'<path class="line {colour}" d="{_path(smoothed, x, y)}"/>'))
-    shown = "dot" if len(points) <= 12 else "hover"
-    for px, py in points[:: math.ceil(len(points) / MAX_TOOLTIPS)]:
-        circle = f'class="{shown} {colour}" cx="{x(px):.1f}" cy="{y(py):.1f}" r="4"'
-        parts.append(_titled("circle", circle, f"{name} at {number(px)}: {y_format(py)}"))
-    return Markup().join(parts)
+    """A line with tooltips."""
+    colour = f"c{index % 6}"
+    elements = []
+    # A short curve is its own mean: a tenth of it is no neighbourhood.
+    mean = _running_mean(points) if smooth and len(points) > 20 else points
+    if mean is not points:
+        elements.append(Markup(f'<path class="line faint {colour}" d="{_path(points, x, y)}"/>'))
+    elements.append(Markup(f'<path class="line {colour}" d="{_path(mean, x, y)}"/>'))
+
+    # Tooltips need something to point at; of many points only some, and invisible.
+    css = "dot" if len(points) <= 12 else "hover"
+    stride = math.ceil(len(points) / MAX_TOOLTIPS)
+    for px, py in points[::stride]:
+        circle = f'class="{css} {colour}" cx="{x(px):.1f}" cy="{y(py):.1f}" r="4"'
+        elements.append(_titled("circle", circle, f"{name} at {number(px)}: {y_format(py)}"))
+    return Markup().join(elements)
 
 
 def _steps(
-    index: int, name: str, edges: np.ndarray, shares: np.ndarray, x: Scale, y: Scale
+    index: int,
+    name: str,
+    edges: np.ndarray,
+    shares: np.ndarray,
+    x: Scale,
+    y: Scale,
 ) -> Markup:
+    """The outline of a histogram with tooltips."""
+    bins = list(zip(edges[:-1], edges[1:], shares, strict=True))
     corners = [(edges[0], 0.0)]
-    for low, high, share in zip(edges[:-1], edges[1:], shares, strict=True):
+    for low, high, share in bins:
         corners += [(low, share), (high, share)]
     corners.append((edges[-1], 0.0))
-    parts = [Markup(f'<path class="area c{index % 6}" d="{_path(corners, x, y)}"/>')]
-    for low, high, share in zip(edges[:-1], edges[1:], shares, strict=True):
+    elements = [Markup(f'<path class="area c{index % 6}" d="{_path(corners, x, y)}"/>')]
+
+    # An invisible box for each bin, which has the tooltip.
+    for low, high, share in bins:
         if share > 0:
-            size = f'width="{x(high) - x(low):.1f}" height="{y(0.0) - y(share):.1f}"'
+            width, height = x(high) - x(low), y(0.0) - y(share)
+            size = f'width="{width:.1f}" height="{height:.1f}"'
+            box = f'class="hover" x="{x(low):.1f}" y="{y(share):.1f}" {size}'
             tip = f"{name}, {number(low)} to {number(high)}: {percent(share)}"
-            parts.append(
-                _titled("rect", f'class="hover" x="{x(low):.1f}" y="{y(share):.1f}" {size}', tip)
-            )
-    return Markup().join(parts)
+            elements.append(_titled("rect", box, tip))
+    return Markup().join(elements)
 
 
 def _y_axis(y: Scale, y_format: Format, about: int = 4) -> Markup:
-    parts = []
+    """Grid lines with their numbers."""
+    elements = []
+    left, right = LEFT, WIDTH - RIGHT
     for tick in ticks(y.low, y.high, about):
         at = f"{y(tick):.1f}"
-        parts.append(
-            Markup(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
-        )
-        parts.append(_text(LEFT - 8, y(tick) + 4, y_format(tick), "end", "tick"))
-    return Markup().join(parts)
+        line = f'<line class="grid" x1="{left}" x2="{right}" y1="{at}" y2="{at}"/>'
+        elements.append(Markup(line))
+        elements.append(_text(left - 8, y(tick) + 4, y_format(tick), "end", "tick"))
+    return Markup().join(elements)
 
 
 def _x_axis(
@@ -285,76 +341,99 @@ def _x_axis(
     bottom: int = HEIGHT - BOTTOM,
     grid: bool = False,
 ) -> Markup:
-    parts = [
-        Markup(f'<line class="axis" x1="{x.start:g}" x2="{x.end:g}" y1="{bottom}" y2="{bottom}"/>')
-    ]
+    """The axis with its ticks and its label."""
+    axis = f'<line class="axis" x1="{x.start:g}" x2="{x.end:g}" y1="{bottom}" y2="{bottom}"/>'
+    elements = [Markup(axis)]
+    top = TOP - 4 if grid else bottom
     for tick, name in names.items():
-        at, top = f"{x(tick):.1f}", TOP - 4 if grid else bottom
-        parts.append(
-            Markup(f'<line class="grid" x1="{at}" x2="{at}" y1="{top}" y2="{bottom + 4}"/>')
-        )
-        parts.append(_text(x(tick), bottom + 18, name, "middle", "tick"))
-    return Markup().join(
-        [*parts, _text((x.start + x.end) / 2, bottom + 36, label, "middle", "axis-label")]
-    )
+        at = f"{x(tick):.1f}"
+        line = f'<line class="grid" x1="{at}" x2="{at}" y1="{top}" y2="{bottom + 4}"/>'
+        elements.append(Markup(line))
+        elements.append(_text(x(tick), bottom + 18, name, "middle", "tick"))
+    middle = (x.start + x.end) / 2
+    elements.append(_text(middle, bottom + 36, label, "middle", "axis-label"))
+    return Markup().join(elements)
 
 
 def _legend(names: Collection[str]) -> Markup:
     """Names beside their colours, above the plot; a single series needs none, the title names it."""
     if len(names) < 2:
         return Markup()
-    items = (
-        Markup(f'<li class="c{index % 6}">{escape(name)}</li>') for index, name in enumerate(names)
-    )
+    items = []
+    for index, name in enumerate(names):
+        items.append(Markup(f'<li class="c{index % 6}">{escape(name)}</li>'))
     return Markup('<ul class="legend">') + Markup().join(items) + Markup("</ul>")
 
 
-def _svg(label: str, height: int, *parts: Markup, width: int = WIDTH) -> Markup:
+def _svg(
+    label: str,
+    height: int,
+    *elements: Markup,
+    width: int = WIDTH,
+) -> Markup:
+    """The picture around its elements."""
+    # It shrinks with the window, and grows a little.
     size = f'viewBox="0 0 {width} {height}" style="max-width: {1.25 * width:g}px"'
     head = f'<svg {size} role="img" aria-label="{escape(label)}">'
-    return Markup(head) + Markup().join(parts) + Markup("</svg>")
+    return Markup(head) + Markup().join(elements) + Markup("</svg>")
 
 
 def _titled(tag: str, attributes: str, title: str) -> Markup:
+    """An element with a tooltip."""
     return Markup(f"<{tag} {attributes}><title>{escape(title)}</title></{tag}>")
 
 
-def _text(x: Real, y: Real, text: str, anchor: str, css: str = "label") -> Markup:
-    return Markup(
-        f'<text class="{css}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
-    )
+def _text(
+    x: Real,
+    y: Real,
+    text: str,
+    anchor: str,
+    css: str = "label",
+) -> Markup:
+    """A text that starts, ends or is centred at `x`."""
+    attributes = f'class="{css}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+    return Markup(f"<text {attributes}>{escape(text)}</text>")
 
 
 def _name(x: Real, y: Real, text: str) -> Markup:
     """A row's name that ends at `x`; what has no room before it is in the tooltip."""
+    # As wide as the widest letters would make it: no text runs out of the plot.
     most = int(x / LETTER)
     if len(text) <= most:
         return _text(x, y, text, "end")
     short = escape(f"{text[: most - 1]}…")
-    label = f'<text class="label" x="{x:.1f}" y="{y:.1f}" text-anchor="end">{short}<title>{escape(text)}</title></text>'
-    return Markup(label)
+    attributes = f'class="label" x="{x:.1f}" y="{y:.1f}" text-anchor="end"'
+    return Markup(f"<text {attributes}>{short}<title>{escape(text)}</title></text>")
 
 
 def _room(names: Collection[str]) -> int:
     """Pixels for the names of rows, within limits."""
-    return int(np.clip(8 + LETTER * max(map(len, names), default=0), 88, 150))
+    longest = max(map(len, names), default=0)
+    return int(np.clip(8 + LETTER * longest, 88, 150))
 
 
 def _path(points: Points, x: Scale, y: Scale) -> str:
-    return "M" + "L".join(f"{x(px):.1f},{y(py):.1f}" for px, py in points)
+    """The corners of a path in pixels."""
+    corners = [f"{x(px):.1f},{y(py):.1f}" for px, py in points]
+    return "M" + "L".join(corners)
 
 
 def _finite(points: Points) -> Points:
+    """The points without NaN and infinity."""
     return [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
 
 
 def _thin(points: Points) -> Points:
     """Means of equal runs, so that no more than `MAX_POINTS` are left."""
+    # Means, not samples: a spike between two of them would vanish.
     size = math.ceil(len(points) / MAX_POINTS)
     if size <= 1:
         return points
-    runs = [np.mean(points[start : start + size], axis=0) for start in range(0, len(points), size)]
-    return [(float(x), float(y)) for x, y in runs]
+    means = []
+    for start in range(0, len(points), size):
+        x, y = np.mean(points[start : start + size], axis=0)
+        means.append((float(x), float(y)))
+    return means
 
 
 def _running_mean(points: Points) -> Points:
@@ -365,15 +444,24 @@ def _running_mean(points: Points) -> Points:
     >>> _running_mean([(0.0, 0.0), (1.0, 3.0), (2.0, 0.0)])
     [(0.0, 0.0), (1.0, 1.0), (2.0, 0.0)]
     """
-    reach, last = max(1, len(points) // 20), len(points) - 1
+    reach = max(1, len(points) // 20)
+    last = len(points) - 1
     means = []
     for index, (x, _) in enumerate(points):
         side = min(reach, index, last - index)
-        means.append((x, float(np.mean([y for _, y in points[index - side : index + side + 1]]))))
+        neighbours = points[index - side : index + side + 1]
+        mean = np.mean([y for _, y in neighbours])
+        means.append((x, float(mean)))
     return means
 
 
-def _padded(low: Real, high: Real, share: float = 0.06) -> tuple[Real, Real]:
+def _padded(
+    low: Real,
+    high: Real,
+    share: float = 0.06,
+) -> tuple[Real, Real]:
     """The range with some air; a single value gets a range around it."""
-    air = (high - low) * share or (0.0 if high > low else abs(high) * 0.1 or 0.5)
+    air = (high - low) * share
+    if high <= low:
+        air = abs(high) * 0.1 or 0.5
     return low - air, high + air
