@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from real import REAL, needs_real
 
 from ixc.stages.validate.contamination import COMMON, BadBenchmark, Benchmarks, entries
-from ixc.stages.validate.image_hash import Looks, look
+from ixc.stages.validate.image_hash import ImageIndex, image_hash
 from ixc.stages.validate.shingles import Words
 
 QUESTION = (
@@ -140,13 +140,13 @@ def test_images_are_found_in_folders_and_in_parquet(tmp_path: Path):
     )
     benchmarks = Benchmarks([tmp_path / "pictures", tmp_path / "b.parquet"], 13, 6)
     assert [row.images for row in benchmarks.read] == [1, 1]
-    assert benchmarks.image_overlap(look(encoded(scene(1), "JPEG", quality=70))).endswith(
+    assert benchmarks.image_overlap(image_hash(encoded(scene(1), "JPEG", quality=70))).endswith(
         "one.png:1"
     )
-    assert benchmarks.image_overlap(look(encoded(scene(2).resize((160, 120))))).endswith(
+    assert benchmarks.image_overlap(image_hash(encoded(scene(2).resize((160, 120))))).endswith(
         "b.parquet:1"
     )
-    assert benchmarks.image_overlap(look(encoded(scene(3)))) == ""
+    assert benchmarks.image_overlap(image_hash(encoded(scene(3)))) == ""
 
 
 def in_text(image: Image.Image, form: str = "PNG") -> str:
@@ -168,7 +168,7 @@ def test_images_in_base64_are_found_in_tables_and_in_lists_of_them(tmp_path: Pat
     benchmarks = Benchmarks([tmp_path], 13, 6)
     assert [(row.texts, row.images, row.videos) for row in benchmarks.read] == [(0, 5, 0)]
     places = [
-        benchmarks.image_overlap(look(encoded(scene(seed), "JPEG", quality=80)))
+        benchmarks.image_overlap(image_hash(encoded(scene(seed), "JPEG", quality=80)))
         for seed in range(1, 6)
     ]
     assert [place.rpartition("/")[2] for place in places] == [
@@ -249,8 +249,8 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_images_scaled_and_recompressed_are_the_same_and_others_are_not():
-    seen = [look(encoded(scene(seed))) for seed in range(20)]
-    gallery = Looks(seen)
+    hashes = [image_hash(encoded(scene(seed))) for seed in range(20)]
+    index = ImageIndex(hashes)
     for seed in range(20):
         image = scene(seed)
         copies = (
@@ -258,7 +258,7 @@ def test_images_scaled_and_recompressed_are_the_same_and_others_are_not():
             encoded(image.resize((200, 150), Image.Resampling.LANCZOS), "JPEG", quality=85),
             encoded(image.resize((640, 480)), "WEBP", quality=80),
         )
-        assert [gallery.like(look(copy), 6) for copy in copies] == [[seed]] * 3
+        assert [index.similar(image_hash(copy), 6) for copy in copies] == [[seed]] * 3
 
 
 def test_a_changed_digit_is_another_image():
@@ -267,9 +267,9 @@ def test_a_changed_digit_is_another_image():
         ImageDraw.Draw(image).text((60, 90), text, fill="black", font_size=36)
         return image
 
-    gallery = Looks([look(encoded(sum_("12 + 30")))])
-    assert gallery.like(look(encoded(sum_("12 + 30"), "JPEG", quality=80)), 6) == [0]
-    assert gallery.like(look(encoded(sum_("17 + 30"))), 6) == []
+    index = ImageIndex([image_hash(encoded(sum_("12 + 30")))])
+    assert index.similar(image_hash(encoded(sum_("12 + 30"), "JPEG", quality=80)), 6) == [0]
+    assert index.similar(image_hash(encoded(sum_("17 + 30"))), 6) == []
 
 
 @pytest.mark.parametrize(

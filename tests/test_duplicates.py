@@ -89,14 +89,14 @@ def test_pairs_about_other_images_are_no_repeat():
     assert found([same, same, same], groups=[1, 2, 1]) == [0, 1, 0]
 
 
-def test_prompts_near_unseen_ones_are_found_whatever_is_answered():
+def test_prompts_near_held_out_ones_are_detected_whatever_is_answered():
     rng = random.Random(0)
-    unseen = [text(rng, 40) for _ in range(300)]
-    near = [edited_text(rng, one, 0.025) for one in unseen]
-    far = [edited_text(rng, one, 0.3) for one in unseen]
+    held_out = [text(rng, 40) for _ in range(300)]
+    near = [edited_text(rng, one, 0.025) for one in held_out]
+    far = [edited_text(rng, one, 0.3) for one in held_out]
     asked, held = (
         signatures(words(one, text(rng, 9), "") for one in texts)[:, :1]
-        for texts in ([*near, *far], unseen)
+        for texts in ([*near, *far], held_out)
     )
     found = near_prompts(asked, np.arange(600), held, 0.75).tolist()
     assert sum(found[place] == place for place in range(300)) >= 0.98 * 300

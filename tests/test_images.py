@@ -17,7 +17,7 @@ from ixc.data.samples import Media
 from ixc.data.sources import File
 from ixc.models.ixc25.inputs import read_image
 from ixc.report.images import thumbnail
-from ixc.stages.validate.image_hash import look
+from ixc.stages.validate.image_hash import image_hash
 
 RAMP = np.linspace(0, 1, 64, dtype=np.float32)[None].repeat(8, axis=0)
 """From black to white, as a person sees it."""
@@ -231,7 +231,7 @@ def use_everywhere(path: Path) -> None:
     """What is admitted can be read by every later stage."""
     verify(path, "image", 10**6)
     load_image(path.parent, Media(kind="image", path=path.name, sha256=""))
-    look(path)
+    image_hash(path)
     thumbnail(path, "image")
 
 

@@ -257,7 +257,9 @@ def test_the_expectations_see_a_leak_from_the_prompts_that_the_rules_missed(stag
     written = frame(map(OBSERVER.facts, [TRAIN, pair("t", modality="image", media=(red,))]))
     leak = table_of(written, stage.folder / "media", held_out=frame(map(OBSERVER.facts, held)))
     failed = {
-        check.says for check in run_checks(leak, suite("kept", LENIENT)) if check.status == "failed"
+        check.says
+        for check in run_checks(leak, suite("written", LENIENT))
+        if check.status == "failed"
     }
     assert failed == {
         "No prompt is in train and in val",
@@ -307,7 +309,9 @@ def table(root: Path, *pairs: Sample) -> pd.DataFrame:
 def test_the_expectations_see_a_leak_that_the_rules_missed(tmp_path: Path):
     leak = table(tmp_path, TRAIN, replace(TRAIN, id="b", split="val"))
     failed = {
-        check.says for check in run_checks(leak, suite("kept", LENIENT)) if check.status == "failed"
+        check.says
+        for check in run_checks(leak, suite("written", LENIENT))
+        if check.status == "failed"
     }
     assert failed == {"No prompt is in train and in val"}
 
@@ -328,7 +332,7 @@ def test_each_broken_column_breaks_its_own_expectation(tmp_path: Path):
         ("language", None, "Every pair with text enough to tell is in en"),
     ):
         told = sound.assign(**{"language": "en", column: value})
-        checks = run_checks(told, suite("kept", replace(LENIENT, languages=("en",))))
+        checks = run_checks(told, suite("written", replace(LENIENT, languages=("en",))))
         assert [check.says for check in checks if check.status == "failed" and check.critical] == [
             says
         ]
@@ -359,7 +363,7 @@ def test_ratings_that_do_not_prefer_the_chosen_answer_are_a_warning(
 
 def test_an_expectation_that_cannot_be_computed_is_errored_not_failed(tmp_path: Path):
     broken = table(tmp_path, TRAIN, VAL).drop(columns="domain")
-    statuses = {check.says: check.status for check in run_checks(broken, suite("kept", LENIENT))}
+    statuses = {check.says: check.status for check in run_checks(broken, suite("written", LENIENT))}
     assert statuses["Domains are known ones"] == "errored"
     assert statuses["The table has the columns it should have"] == "failed"
     assert statuses["Ids are unique"] == "passed"

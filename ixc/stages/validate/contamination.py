@@ -1,17 +1,17 @@
 """What the model will be tested on, so that nothing of it is trained on.
 
-Texts overlap if they share `n` consecutive words (GPT-3, arXiv:2005.14165, appendix C: 13); pictures, if they look
-the same; films, if they are the same file. Any layout will do: every text, picture and film in a file counts.
+Texts overlap if they share `n` consecutive words (GPT-3, arXiv:2005.14165, appendix C: 13); images, if they look
+the same; videos, if they are the same file. Any layout will do: every text, image and video in a file counts.
 """
 
 import base64
 import csv
 import gzip
-import hashlib
 import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha256
 from io import TextIOBase
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 
 from ixc.data.containers import VIDEO_SUFFIXES
 from ixc.data.images import NotAnImage
-from ixc.stages.validate.image_hash import Look, Looks, look
+from ixc.io.digests import file_sha256
+from ixc.stages.validate.image_hash import ImageHash, ImageIndex, image_hash
 from ixc.stages.validate.shingles import Words, ngrams
 
 SHORTEST = 8
@@ -33,27 +34,27 @@ TABLES = {".csv": ",", ".tsv": "\t"}
 """Tables with a header, and what separates their columns."""
 TEXTS = (".jsonl", ".json", ".parquet", ".txt", *TABLES)
 """All but Parquet may be compressed, too: `.jsonl.gz`."""
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _NOTES = ("README", "LICENSE")
 """Files about a benchmark begin so."""
 _MAX_CELL = 1 << 30
-"""Characters of a cell: pictures of VLMEvalKit have millions."""
+"""Characters of a cell: images of VLMEvalKit have millions."""
 _BITS = np.uint64((1 << 24) - 1)
 _BASE64 = re.compile(
     r"(?<![\w.:/+-])(?:data:image/[\w.+-]+;base64,)?"
     r"((?:/9j/|iVBORw0KGgo|R0lGOD|UklGR|SUkqA|TU0AK)[A-Za-z0-9+/]{60,}(?:\r?\n[A-Za-z0-9+/]+)*={0,2})"
 )
-"""A picture as text, as VLMEvalKit has it: JPEG, PNG, GIF, WEBP or TIFF by its first bytes."""
-_BEGINS = re.compile(rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP|II\*\0|MM\0\*", re.DOTALL)
-"""How bytes of pictures begin."""
+"""An image as text, as VLMEvalKit has it: JPEG, PNG, GIF, WEBP or TIFF by its first bytes."""
+_IMAGE_MAGIC = re.compile(rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP|II\*\0|MM\0\*", re.DOTALL)
+"""How bytes of images begin."""
 
 
 class Record(NamedTuple):
-    """The texts and the pictures of a row."""
+    """The texts and the images of a row."""
 
     texts: list[str]
     images: list[Path | bytes]
-    """Bytes may also be a film, or anything else."""
+    """Bytes may also be a video, or anything else."""
 
 
 class BadBenchmark(ValueError):
@@ -67,7 +68,7 @@ class Benchmark(NamedTuple):
     texts: int
     images: int
     videos: int
-    """And other bytes that are no picture."""
+    """And other bytes that are no image."""
     unread: tuple[str, ...] = ()
     """Files that nothing is compared with, for want of a way to read them."""
 
@@ -78,13 +79,18 @@ class Benchmarks:
     Args:
         paths: files and folders, a benchmark each.
         n: words that a text shares with a benchmark if it overlaps.
-        distance: bits of the picture hash that may differ.
+        distance: bits of the image hash that may differ.
 
     Raises:
-        BadBenchmark: one is missing, or something in it cannot be read, or it has no text, picture or film.
+        BadBenchmark: one is missing, or something in it cannot be read, or it has no text, image or video.
     """
 
-    def __init__(self, paths: Sequence[Path], n: int, distance: int) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        n: int,
+        distance: int,
+    ) -> None:
         self.n, self.distance = n, distance
         self.read: list[Benchmark] = []
         self._places: list[str] = []
@@ -92,77 +98,113 @@ class Benchmarks:
         self._lengths: set[int] = set()
         self._owners: list[int] = []
         grams: list[np.ndarray] = []
-        looks: list[Look] = []
+        hashes: list[ImageHash] = []
         for path in paths:
-            self.read.append(self._add(path, grams, looks))
+            self.read.append(self._add(path, grams, hashes))
+        self._images = ImageIndex(hashes)
         self._grams, self._records = _distinct(grams)
-        self._maybe = np.zeros(1 << 24, bool)  # ten times faster than to search for every piece
+
+        # A bit for each hash of a piece: ten times faster than to search for every piece.
+        self._maybe = np.zeros(1 << 24, bool)
         self._maybe[self._grams & _BITS] = True
-        self._looks = Looks(looks)
 
     def text_overlap(self, texts: Iterable[Words]) -> str:
         """Where in a benchmark the words of a text occur, and which; empty if they do not."""
-        for text in texts if len(self._grams) else ():
+        if not len(self._grams):
+            return ""
+        # Short texts of a benchmark are pieces of their own length.
+        for text in texts:
             for n in sorted(self._lengths):
-                if n <= len(text.numbers) and (hit := self._first(ngrams(text.numbers, n))):
-                    return f"{self._places[hit[1]]}: {' '.join(text.spoken[hit[0] : hit[0] + n])!r}"
+                if n > len(text.numbers):
+                    continue
+                hit = self._first(ngrams(text.numbers, n))
+                if hit is not None:
+                    start, record = hit
+                    words = " ".join(text.spoken[start : start + n])
+                    return f"{self._places[record]}: {words!r}"
         return ""
 
-    def image_overlap(self, one: Look) -> str:
-        """Where a benchmark has a picture that looks like this one; empty if it has none."""
-        found = self._looks.like(one, self.distance)
-        return self._places[self._owners[found[0]]] if found else ""
+    def image_overlap(self, one: ImageHash) -> str:
+        """Where a benchmark has an image that looks like this one; empty if it has none."""
+        similar = self._images.similar(one, self.distance)
+        return self._places[self._owners[similar[0]]] if similar else ""
 
-    def video_overlap(self, sha256: str) -> str:
-        """Where a benchmark has the film of this digest; empty if it has not."""
-        return self._places[self._videos[sha256]] if sha256 in self._videos else ""
+    def video_overlap(self, digest: str) -> str:
+        """Where a benchmark has the video of this SHA-256; empty if it has not."""
+        return self._places[self._videos[digest]] if digest in self._videos else ""
 
     def _first(self, grams: np.ndarray) -> tuple[int, int] | None:
         """The place of the first known piece of a text, and the record that has it."""
+        # What has no bit is in no benchmark; what has one may be.
         for place in np.flatnonzero(self._maybe[grams & _BITS]):
             at = np.searchsorted(self._grams, grams[place])
             if at < len(self._grams) and self._grams[at] == grams[place]:
                 return int(place), int(self._records[at])
         return None
 
-    def _add(self, path: Path, grams: list[np.ndarray], looks: list[Look]) -> Benchmark:
+    def _add(
+        self,
+        path: Path,
+        grams: list[np.ndarray],
+        hashes: list[ImageHash],
+    ) -> Benchmark:
         """Read what is below a path; an entry of `grams` for every record."""
         files, unread = _files(path)
-        texts, images, videos = 0, len(looks), len(self._videos)
-        for place, record in (item for file in files for item in _records(file)):
-            pieces = [piece for text in record.texts if len(piece := self._pieces(text))]
-            for image in record.images:
-                self._see(image, place, looks)
-            self._places.append(place)
-            grams.append(np.unique(np.concatenate(pieces)) if pieces else np.zeros(0, np.uint64))
-            texts += len(pieces)
-        found = Benchmark(
-            path.as_posix(), texts, len(looks) - images, len(self._videos) - videos, unread
-        )
-        if not any(found[1:4]):
-            nothing = f"no text of {min(SHORTEST, self.n)} words, no picture and no film is in it"
-            raise BadBenchmark(
-                f"{_key(path)}: {nothing}; name a {', '.join(TEXTS)} file or a folder with pictures"
-            )
-        return found
+        num_texts, images_before, videos_before = 0, len(hashes), len(self._videos)
+        for file in files:
+            for place, record in _records(file):
+                # A record's number is how many came before it: the media refer to it.
+                for image in record.images:
+                    self._add_medium(image, place, hashes)
+                self._places.append(place)
+                pieces = [self._pieces(text) for text in record.texts]
+                pieces = [piece for piece in pieces if len(piece)]
+                num_texts += len(pieces)
+                distinct = np.zeros(0, np.uint64)
+                if pieces:
+                    distinct = np.unique(np.concatenate(pieces))
+                grams.append(distinct)
 
-    def _see(self, image: Path | bytes, place: str, looks: list[Look]) -> None:
-        """Note what a picture looks like, and of films and other bytes what they are."""
+        # For the page: a path that was misread shows in its numbers.
+        benchmark = Benchmark(
+            path=path.as_posix(),
+            texts=num_texts,
+            images=len(hashes) - images_before,
+            videos=len(self._videos) - videos_before,
+            unread=unread,
+        )
+        if not (benchmark.texts or benchmark.images or benchmark.videos):
+            nothing = f"no text of {min(SHORTEST, self.n)} words, no picture and no film is in it"
+            remedy = f"name a {', '.join(TEXTS)} file or a folder with pictures"
+            raise BadBenchmark(f"{_key(path)}: {nothing}; {remedy}")
+        return benchmark
+
+    def _add_medium(
+        self,
+        image: Path | bytes,
+        place: str,
+        hashes: list[ImageHash],
+    ) -> None:
+        """Note what an image looks like, and of videos and other bytes what they are."""
+        record = len(self._places)
         if isinstance(image, Path) and image.suffix.lower() in VIDEO_SUFFIXES:
-            self._videos.setdefault(_digest(image), len(self._places))
+            self._videos.setdefault(file_sha256(image), record)
             return
         try:
-            looks.append(look(image))
-            self._owners.append(len(self._places))
+            hashes.append(image_hash(image))
+            self._owners.append(record)
         except Exception as error:  # decoders raise what they like
-            if not isinstance(error, NotAnImage) or isinstance(image, Path) or _BEGINS.match(image):
+            # Bytes that do not even begin like an image may be a video, or anything else.
+            is_other = isinstance(error, NotAnImage)
+            if not is_other or isinstance(image, Path) or _IMAGE_MAGIC.match(image):
                 remedy = "fetch it again, scale it down if it is too large, or remove it"
                 raise BadBenchmark(
                     f"{_key(place)}: a picture that cannot be read ({error}); {remedy}"
                 ) from error
-            self._videos.setdefault(hashlib.sha256(image).hexdigest(), len(self._places))
+            self._videos.setdefault(sha256(image).hexdigest(), record)
 
     def _pieces(self, text: str) -> np.ndarray:
+        """The pieces of a text, by their numbers; none of a text that is too short to count."""
         numbers = Words.of(text).numbers
         if len(numbers) < min(SHORTEST, self.n):
             return numbers[:0]
@@ -180,57 +222,60 @@ def entries(place: str | None) -> list[Path]:
         return []
     path = Path(place)
     if not path.exists():
-        raise BadBenchmark(
-            f"params.yaml: validate.benchmarks: {place}: no such file or folder; correct the path"
-        )
+        raise BadBenchmark(f"{_key(place)}: no such file or folder; correct the path")
     if path.is_file():
         return [path]
-    return sorted(entry for entry in path.iterdir() if not entry.name.startswith((".", *_NOTES)))
+    ignored = (".", *_NOTES)
+    return sorted(entry for entry in path.iterdir() if not entry.name.startswith(ignored))
 
 
 def _distinct(grams: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """All pieces in order, each with the first record that has it; not those that too many records have."""
     if not grams:
         return np.zeros(0, np.uint64), np.zeros(0, np.int64)
-    records = np.repeat(np.arange(len(grams)), [len(pieces) for pieces in grams])
-    pieces, first, counts = np.unique(np.concatenate(grams), return_index=True, return_counts=True)
-    telling = counts <= COMMON
-    return pieces[telling], records[first[telling]]
+    sizes = [len(pieces) for pieces in grams]
+    records = np.repeat(np.arange(len(grams)), sizes)
+    pieces, first, counts = np.unique(
+        np.concatenate(grams),
+        return_index=True,
+        return_counts=True,
+    )
+    # What many records share tells nothing about any of them.
+    is_rare = counts <= COMMON
+    return pieces[is_rare], records[first[is_rare]]
 
 
 def _key(place: Path | str) -> str:
+    """Where a benchmark is named in the parameters, for messages."""
     return f"params.yaml: validate.benchmarks: {place}"
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _kind(path: Path) -> str:
     """The suffix in small letters, without that of compression."""
     name = path.name.lower()
-    packed = next(
-        (suffix for suffix in TEXTS if suffix != ".parquet" and name.endswith(f"{suffix}.gz")), None
-    )
-    return packed or path.suffix.lower()
+    for suffix in TEXTS:
+        if suffix != ".parquet" and name.endswith(f"{suffix}.gz"):
+            return suffix
+    return path.suffix.lower()
 
 
 def _files(path: Path) -> tuple[list[Path], tuple[str, ...]]:
     """What is read of a benchmark, and what is not; of a folder neither notes about it nor hidden files."""
     if not path.is_dir():
         return [path], ()
-    below = sorted(file for file in path.rglob("*") if file.is_file() or file.is_symlink())
-    told = [
-        file
-        for file in below
-        if not any(part.startswith(".") for part in file.relative_to(path).parts)
-    ]
-    files = [file for file in told if _kind(file) in (*TEXTS, *PICTURES, *VIDEO_SUFFIXES)]
-    left = set(told) - set(files)
-    return files, tuple(
-        file.as_posix() for file in told if file in left and not file.name.startswith(_NOTES)
-    )
+    readable = (*TEXTS, *IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
+    files, unread = [], []
+    for file in sorted(path.rglob("*")):
+        if not file.is_file() and not file.is_symlink():
+            continue
+        # Caches and version control, at any depth.
+        if any(name.startswith(".") for name in file.relative_to(path).parts):
+            continue
+        if _kind(file) in readable:
+            files.append(file)
+        elif not file.name.startswith(_NOTES):
+            unread.append(file.as_posix())
+    return files, tuple(unread)
 
 
 def _records(path: Path) -> Iterator[tuple[str, Record]]:
@@ -251,24 +296,26 @@ def _records(path: Path) -> Iterator[tuple[str, Record]]:
 
 
 def _rows(path: Path) -> Iterator[Any]:
-    """What a file holds, row by row: nested, with texts, pictures and other things in it."""
+    """What a file holds, row by row: nested, with texts, images and other things in it."""
     kind = _kind(path)
-    if kind in (*PICTURES, *VIDEO_SUFFIXES):
+    if kind in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES):
         yield path
     elif kind == ".parquet":
         for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
             yield from batch.to_pylist()
     else:
-        with (gzip.open if path.suffix.lower() == ".gz" else open)(
-            path, "rt", encoding="utf-8", newline=""
-        ) as stream:
+        open_file = gzip.open if path.suffix.lower() == ".gz" else open
+        with open_file(path, "rt", encoding="utf-8", newline="") as stream:
             yield from _rows_of(kind, stream)
 
 
 def _rows_of(kind: str, stream: TextIOBase) -> Iterator[Any]:
+    """The rows of an open text file of some kind."""
     match kind:
         case ".jsonl":
-            yield from (json.loads(line) for line in stream if line.strip())
+            for line in stream:
+                if line.strip():
+                    yield json.loads(line)
         case ".json":
             content = json.load(stream)
             yield from content if isinstance(content, list) else [content]
@@ -280,18 +327,23 @@ def _rows_of(kind: str, stream: TextIOBase) -> Iterator[Any]:
 
 
 def _collect(content: Any, record: Record) -> None:
-    """Sort the leaves of a row into texts and pictures."""
+    """Sort the leaves of a row into texts and images."""
     if isinstance(content, str):
+        # An image inside a text must not count as words.
         record.texts.append(_BASE64.sub(" ", content))
         record.images.extend(map(_decoded, _BASE64.findall(content)))
     elif isinstance(content, bytes | Path) and content != b"":
         record.images.append(content)
     elif isinstance(content, list | dict):
-        for part in content.values() if isinstance(content, dict) else content:
-            _collect(part, record)
+        items = content.values() if isinstance(content, dict) else content
+        for item in items:
+            _collect(item, record)
 
 
 def _decoded(image: str) -> bytes:
-    """Bytes of a picture in base64; what is missing at its end is for the picture's decoder to find."""
+    """Bytes of an image in base64; what is missing at its end is for the image's decoder to notice."""
     letters = "".join(image.split()).rstrip("=")
-    return base64.b64decode(letters[: len(letters) - (len(letters) % 4 == 1)] + "===")
+    # One letter alone after groups of four is less than a byte.
+    if len(letters) % 4 == 1:
+        letters = letters[:-1]
+    return base64.b64decode(letters + "===")

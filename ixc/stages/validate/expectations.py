@@ -1,6 +1,6 @@
 """Great Expectations suites: one for each table that comes in, and one for the pairs that are about to be written.
 
-The table of kept pairs is derived from the very samples that are written, not from the rules that chose them: a
+The table of written pairs is derived from the very samples that are written, not from the rules that chose them: a
 mistake in a rule shows here. A check that could not be computed is `errored`, not `failed`: Great Expectations
 reports both as `success=False`.
 """
@@ -16,9 +16,9 @@ from ixc.data.samples import Domain, Modality
 from ixc.params import ValidateParams
 from ixc.stages.validate.facts import COLUMNS
 
-Suite = Literal["prompts", "candidates", "pairs", "kept"]
+Suite = Literal["prompts", "candidates", "pairs", "written"]
 
-TOLD = 0.5
+MIN_LANGUAGE_SHARE = 0.5
 """Share of pairs that should have text enough to tell their language."""
 _NOTHING = "nothing_told"
 """Key of what an expectation says if no row has a value; without it, it passes."""
@@ -40,11 +40,14 @@ def suite(name: Suite, params: ValidateParams) -> list[Any]:
     Of what comes in, only its shape must hold: single rows that are at fault are dropped.
     """
     rules = _shape()
-    if name in ("prompts", "candidates"):
-        return [*rules, *_prompts(), *(_candidates() if name == "candidates" else [])]
+    if name == "prompts":
+        return [*rules, *_prompts()]
+    if name == "candidates":
+        return [*rules, *_prompts(), *_candidates()]
     if name == "pairs":
         return [*rules, *_pairs("warning"), *_verdicts()]
-    return [*rules, *_pairs("critical"), *_kept(params), *_lengths()]
+    # What goes out must hold of every row: a rule that let one through is wrong.
+    return [*rules, *_pairs("critical"), *_written(params), *_lengths()]
 
 
 def _shape() -> list[Any]:
@@ -57,16 +60,16 @@ def _shape() -> list[Any]:
     )
     return [
         columns,
-        *(
-            _present(column, what)
-            for column, what in (("id", "an id"), ("source", "a source"), ("split", "a split"))
-        ),
+        _present("id", "an id"),
+        _present("source", "a source"),
+        _present("split", "a split"),
         _one_of("domain", get_args(Domain), "Domains are known ones"),
         _one_of("modality", get_args(Modality), "Modalities are known ones"),
     ]
 
 
 def _prompts() -> list[Any]:
+    """What prompts should fulfil."""
     return [
         _present("prompt", "words in its prompt", "warning"),
         _unique("id", "Ids are unique", "warning"),
@@ -78,6 +81,7 @@ def _prompts() -> list[Any]:
 
 
 def _candidates() -> list[Any]:
+    """What candidates should fulfil beyond what prompts do."""
     return [
         _between("num_candidates", "Every prompt has candidates", "warning", min_value=1),
         _mean(
@@ -90,6 +94,7 @@ def _candidates() -> list[Any]:
 
 def _pairs(severity: str) -> list[Any]:
     """What single pairs are held to; those that come in and fail it are dropped."""
+    # Critical where they go out, for the rules have dropped whatever fails them.
     columns = {"prompt": "words in its prompt", "judge": "a judge", "winner": "a verdict"}
     flags = {
         "answers_differ": "The two answers differ",
@@ -134,7 +139,8 @@ def _verdicts() -> list[Any]:
     ]
 
 
-def _kept(params: ValidateParams) -> list[Any]:
+def _written(params: ValidateParams) -> list[Any]:
+    """What the pairs to train on must fulfil as a whole."""
     gxe = _expectations()
     enough = gxe.ExpectTableRowCountToBeBetween(
         min_value=2 * params.min_pairs, description="There are enough pairs"
@@ -151,6 +157,7 @@ def _kept(params: ValidateParams) -> list[Any]:
 
 
 def _languages(languages: Sequence[str]) -> list[Any]:
+    """Pairs are in these languages, and their texts are long enough to tell."""
     gxe = _expectations()
     return [
         gxe.ExpectColumnValuesToBeInSet(
@@ -161,14 +168,16 @@ def _languages(languages: Sequence[str]) -> list[Any]:
         ),
         gxe.ExpectColumnValuesToNotBeNull(
             column="language",
-            mostly=TOLD,
+            mostly=MIN_LANGUAGE_SHARE,
             severity="warning",
-            description=f"{TOLD:.0%} of the pairs have text enough to tell their language",
+            description=f"{MIN_LANGUAGE_SHARE:.0%} of the pairs have text enough to tell their language",
         ),
     ]
 
 
 def _lengths() -> list[Any]:
+    """Length alone must not tell the better answer."""
+    # Either way a reward model would learn to count words.
     gxe = _expectations()
     says = "The longer answer is not nearly always the better or the worse one (20 to 80 %)"
     return [
@@ -185,12 +194,13 @@ def _lengths() -> list[Any]:
 
 @cache
 def _expectations() -> Any:
-    return import_module(
-        "great_expectations.expectations"
-    )  # two seconds that not every importer need wait
+    """Great Expectations' classes."""
+    # Two seconds that not every importer need wait.
+    return import_module("great_expectations.expectations")
 
 
 def _present(column: str, what: str, severity: str = "critical") -> Any:
+    """Every row has a value."""
     says = f"Every row has {what}"
     return _expectations().ExpectColumnValuesToNotBeNull(
         column=column, severity=severity, description=says
@@ -198,30 +208,49 @@ def _present(column: str, what: str, severity: str = "critical") -> Any:
 
 
 def _unique(column: str, says: str, severity: str = "critical") -> Any:
+    """No value occurs twice."""
     return _expectations().ExpectColumnValuesToBeUnique(
         column=column, severity=severity, description=says
     )
 
 
-def _true(column: str, says: str, severity: str = "critical", mostly: float = 1.0) -> Any:
+def _true(
+    column: str,
+    says: str,
+    severity: str = "critical",
+    mostly: float = 1.0,
+) -> Any:
+    """All rows, or most of them, are True."""
     return _expectations().ExpectColumnValuesToBeInSet(
         column=column, value_set=[True], mostly=mostly, severity=severity, description=says
     )
 
 
-def _one_of(column: str, values: Sequence[str], says: str) -> Any:
+def _one_of(
+    column: str,
+    values: Sequence[str],
+    says: str,
+) -> Any:
+    """Every value is one of some."""
     return _expectations().ExpectColumnValuesToBeInSet(
         column=column, value_set=list(values), description=says
     )
 
 
-def _between(column: str, says: str, severity: str, min_value: int) -> Any:
+def _between(
+    column: str,
+    says: str,
+    severity: str,
+    min_value: int,
+) -> Any:
+    """No value is below a limit."""
     return _expectations().ExpectColumnValuesToBeBetween(
         column=column, min_value=min_value, severity=severity, description=says
     )
 
 
 def _mean(column: str, says: str, **limits: float) -> Any:
+    """The mean is within limits; no more than a warning."""
     return _expectations().ExpectColumnMeanToBeBetween(
         column=column, severity="warning", description=says, **limits
     )
@@ -233,43 +262,59 @@ def run_checks(table: pd.DataFrame, rules: list[Any]) -> list[Check]:
 
     context: Any = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
-    asset = context.data_sources.add_or_update_pandas("pairs").add_dataframe_asset("kept")
+
+    # The table stays where it is, in memory.
+    asset = context.data_sources.add_or_update_pandas("pairs").add_dataframe_asset("rows")
     batch = asset.add_batch_definition_whole_dataframe("all")
     suite = context.suites.add(gx.ExpectationSuite(name="pairs", expectations=rules))
     definition = gx.ValidationDefinition(name="pairs", data=batch, suite=suite)
     context.validation_definitions.add(definition)
-    found = definition.run(batch_parameters={"dataframe": table}, result_format="SUMMARY")
+    validation = definition.run(
+        batch_parameters={"dataframe": table},
+        result_format="SUMMARY",
+    )
+
     # Errored checks come first in the results; readers look for the order of the rules.
     order = {rule.description: index for index, rule in enumerate(rules)}
-    return sorted(
-        (_check(result) for result in found.results), key=lambda check: order.get(check.says, 0)
-    )
+    checks = [_check(result) for result in validation.results]
+    return sorted(checks, key=lambda check: order.get(check.says, 0))
 
 
 def _check(result: Any) -> Check:
+    """One result of Great Expectations as ours."""
     config = result.expectation_config
     critical = str(getattr(config.severity, "value", config.severity)) == "critical"
     says = config.description or config.type
-    if error := _raised(result.exception_info or {}):
+    # An expectation that could not be computed says nothing about the data.
+    error = _raised(result.exception_info or {})
+    if error:
         return Check(says, "errored", critical, error)
-    found = result.result or {}
-    if _NOTHING in (config.meta or {}) and found.get("missing_count") == found.get("element_count"):
+    counts = result.result or {}
+
+    # Great Expectations passes a column without a single value: nothing in it is unexpected.
+    is_empty = counts.get("missing_count") == counts.get("element_count")
+    if _NOTHING in (config.meta or {}) and is_empty:
         return Check(says, "failed", critical, config.meta[_NOTHING])
-    return Check(says, "passed" if result.success else "failed", critical, _detail(found))
+    status = "passed" if result.success else "failed"
+    return Check(says, status, critical, _detail(counts))
 
 
 def _raised(info: dict[Any, Any]) -> str:
     """The message of a metric that could not be computed; empty if all could."""
-    entries = (
-        [info] if "raised_exception" in info else [e for e in info.values() if isinstance(e, dict)]
-    )
-    messages = [
-        str(entry.get("exception_message")) for entry in entries if entry.get("raised_exception")
-    ]
-    return messages[0].strip().splitlines()[0] if messages else ""
+    # Of one metric alone, or of several by their names.
+    entries = [info]
+    if "raised_exception" not in info:
+        entries = [entry for entry in info.values() if isinstance(entry, dict)]
+    for entry in entries:
+        if entry.get("raised_exception"):
+            message = str(entry.get("exception_message"))
+            return message.strip().splitlines()[0]
+    return ""
 
 
 def _detail(result: dict[str, Any]) -> str:
+    """Examples of what is not met, or what was observed."""
+    # Of expectations about single values; of those about a column there is one value.
     if "unexpected_count" in result:
         examples = ", ".join(map(str, result.get("partial_unexpected_list", [])[:3]))
         count = f"{result['unexpected_count']:,} of {result['element_count']:,} do not"

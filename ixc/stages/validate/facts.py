@@ -23,7 +23,7 @@ from ixc.stages.validate.shingles import Words
 from ixc.verifiers.languages import language_of
 
 LANGUAGE_EVERY, LANGUAGE_WORDS, LANGUAGE_CHARACTERS = 16, 8, 128
-"""Where no language is asked for, one pair of so many is guessed, for the page; a guess needs so many words of letters
+"""Where no language is required, one pair of so many is guessed, for the page; a guess needs so many words of letters
 in the beginnings of prompt and chosen answer, each of so many characters. It takes 0.1 to 0.2 ms. Of
 1400 real English pairs none was taken for another language."""
 
@@ -40,13 +40,13 @@ class Facts:
     judge: str | None
     winner: str | None
     orders_agree: bool
-    """Whether a judge that was asked in both orders said the same; True if it was not."""
+    """Whether a judge that saw both orders gave one verdict; True if it saw one."""
     scores_finite: bool
     """Whether cost and rewards are numbers, and the cost is not negative."""
     ratings_sound: bool
     """Whether the source, where it rates both answers (`meta.ratings`), rates the chosen one higher."""
     prompt: bytes
-    """Digest of its words and media: "Describe the picture." is asked of every picture."""
+    """Digest of its words and media: "Describe the picture." is asked of every image."""
     media: tuple[Media, ...]
     pair: bytes
     """Digest of prompt and answers, to the letter."""
@@ -61,20 +61,20 @@ class Facts:
     overlap: str | None
     """Where a benchmark has the same text; None if none has."""
     language: str | None
-    """ISO 639-1 code; None of a text too short to tell, or of one that was not asked."""
+    """ISO 639-1 code; None of a text too short to tell, or of one that was not guessed."""
     reason: Reason | None
-    """Why the pair is dropped; None: it is kept."""
+    """Why the pair is dropped; None: it is not."""
     detail: str = ""
     """What exactly: the other pair, the file, the numbers."""
 
 
-class Part(NamedTuple):
+class RowGroup(NamedTuple):
     """A row group in small."""
 
     facts: pd.DataFrame
     """A column for each field of `Facts`."""
     signatures: Signatures
-    """What near duplicates are found by; of no row where they were not asked for."""
+    """What near duplicates are detected by; of no row where they were not requested."""
 
 
 class Observer:
@@ -89,11 +89,18 @@ class Observer:
     """
 
     def __init__(self, params: ValidateParams, benchmarks: Benchmarks) -> None:
-        self._params, self._benchmarks = params, benchmarks
+        self._params = params
+        self._benchmarks = benchmarks
+        # Each answer is measured twice, once for the rule and once for the page.
         self._length = lru_cache(4)(ruler(params))
         self._language_every = 1 if params.languages else LANGUAGE_EVERY
 
-    def part(self, path: Path, group: int | None = None, sign: bool = False) -> Part:
+    def row_group(
+        self,
+        path: Path,
+        group: int | None = None,
+        sign: bool = False,
+    ) -> RowGroup:
         """A row group of a table of samples, or all of it; `sign`: with signatures.
 
         Raises:
@@ -108,23 +115,38 @@ class Observer:
                 if sign:
                     yield words
 
+        # Signing pulls the samples through, so that their texts are never all in memory.
         signed = signatures(observed())
-        return Part(frame(facts), signed)
+        return RowGroup(frame(facts), signed)
 
     def facts(self, sample: Sample) -> Facts:
         """What the rules need to know of a sample."""
         return self._facts(sample, _words(sample))
 
-    def _facts(self, sample: Sample, words: tuple[Words, ...]) -> Facts:
-        asked, chosen, rejected = map(text, (sample.prompt, sample.chosen, sample.rejected))
-        verdict, digests = sample.verdict, [media.sha256 for media in sample.media]
-        start = _digest([[turn.role, turn.content] for turn in sample.prompt], digests)
-        ends = _digest(chosen), _digest(rejected)
+    def _facts(
+        self,
+        sample: Sample,
+        words: tuple[Words, ...],
+    ) -> Facts:
+        """The same, of a sample whose words are known."""
+        question = text(sample.prompt)
+        chosen = text(sample.chosen)
+        rejected = text(sample.rejected)
+        verdict = sample.verdict
+        media_digests = [media.sha256 for media in sample.media]
+
+        # Digests to the letter; two pairs contradict each other if their answers are exchanged.
+        turns = [[turn.role, turn.content] for turn in sample.prompt]
+        prompt_digest = _digest(turns, media_digests)
+        chosen_digest, rejected_digest = _digest(chosen), _digest(rejected)
+
+        # Which pairs a language is guessed of depends on their ids alone.
         overlap = self._benchmarks.text_overlap(words) or None
-        language = (
-            _language(asked, chosen) if _digest(sample.id)[0] % self._language_every == 0 else None
-        )
-        found = objection(sample, self._params, self._length) or self._against(overlap, language)
+        language = None
+        if _digest(sample.id)[0] % self._language_every == 0:
+            language = _language(question, chosen)
+        against = objection(sample, self._params, self._length)
+        against = against or self._contextual_objection(overlap, language)
         return Facts(
             id=sample.id,
             source=intern(sample.source),
@@ -136,10 +158,10 @@ class Observer:
             orders_agree=len(set(verdict.orders)) <= 1 if verdict else True,
             scores_finite=_scores_finite(sample),
             ratings_sound=_ratings_sound(sample.meta.get("ratings")),
-            prompt=_digest(words[0].spoken, digests),
+            prompt=_digest(words[0].spoken, media_digests),
             media=sample.media,
-            pair=_joined(start, *ends),
-            exchanged=_joined(start, *ends[::-1]),
+            pair=_joined(prompt_digest, chosen_digest, rejected_digest),
+            exchanged=_joined(prompt_digest, rejected_digest, chosen_digest),
             prompt_words=len(words[0].spoken),
             chosen_length=self._length(chosen),
             rejected_length=self._length(rejected),
@@ -148,11 +170,15 @@ class Observer:
             distinct_candidates=len(set(sample.candidates)),
             overlap=overlap,
             language=language,
-            reason=found.reason if found else None,
-            detail=found.detail if found else "",
+            reason=against.reason if against else None,
+            detail=against.detail if against else "",
         )
 
-    def _against(self, overlap: str | None, language: str | None) -> Objection | None:
+    def _contextual_objection(
+        self,
+        overlap: str | None,
+        language: str | None,
+    ) -> Objection | None:
         """What speaks against a sample that shares a text with a benchmark or is in a language."""
         if overlap:
             return Objection("in benchmark", overlap)
@@ -172,34 +198,44 @@ def _words(sample: Sample) -> tuple[Words, Words, Words]:
 
 
 def _scores_finite(sample: Sample) -> bool:
+    """Whether cost and rewards are numbers, and the cost is not negative."""
     cost = sample.verdict.cost if sample.verdict else 0.0
-    return all(map(math.isfinite, (cost, *sample.rewards))) and cost >= 0
+    numbers = (cost, *sample.rewards)
+    return all(map(math.isfinite, numbers)) and cost >= 0
 
 
 def _ratings_sound(ratings: Any) -> bool:
     """Whether ratings of chosen and rejected, if there are any, are numbers in this order."""
     if ratings is None:
         return True
-    if not isinstance(ratings, list) or not all(
-        isinstance(one, int | float) and math.isfinite(one) for one in ratings
-    ):
+    # A source may have put anything into its metadata.
+    if not isinstance(ratings, list):
         return False
+    for rating in ratings:
+        if not isinstance(rating, int | float) or not math.isfinite(rating):
+            return False
     return len(ratings) == 2 and ratings[0] > ratings[1]
 
 
 def _language(*texts: str) -> str | None:
     """The language of texts by their beginnings; None if these are too short to tell."""
-    said = " ".join(part[:LANGUAGE_CHARACTERS] for part in texts)
-    telling = sum(map(str.isalpha, Words.of(said).spoken)) >= LANGUAGE_WORDS
-    return intern(language_of(said.lower())) if telling else None
+    # Beginnings are enough, and the time of a guess grows with the text.
+    beginnings = " ".join(text[:LANGUAGE_CHARACTERS] for text in texts)
+    num_words = sum(map(str.isalpha, Words.of(beginnings).spoken))
+    if num_words < LANGUAGE_WORDS:
+        return None
+    return intern(language_of(beginnings.lower()))
 
 
-def _digest(*parts: object) -> bytes:
-    return _joined(json.dumps(parts).encode())
+def _digest(*values: object) -> bytes:
+    """Of anything that JSON can hold."""
+    # Sixteen bytes in place of the sixty-four of `ixc.io.digests`: a million rows have four each.
+    return _joined(json.dumps(values).encode())
 
 
-def _joined(*parts: bytes) -> bytes:
-    return hashlib.blake2b(b"".join(parts), digest_size=16).digest()
+def _joined(*digests: bytes) -> bytes:
+    """A digest of digests: 16 bytes."""
+    return hashlib.blake2b(b"".join(digests), digest_size=16).digest()
 
 
 _KINDS = {bool: "bool", int: "int64"}
@@ -208,13 +244,13 @@ _KINDS = {bool: "bool", int: "int64"}
 def frame(facts: Iterable[Facts]) -> pd.DataFrame:
     """A row for each, a column for each field."""
     rows = list(facts)
-    kinds = {field.name: _KINDS.get(field.type, "object") for field in fields(Facts)}
-    return pd.DataFrame(
-        {
-            name: pd.Series([getattr(row, name) for row in rows], dtype=kind)
-            for name, kind in kinds.items()
-        }
-    )
+    columns = {}
+    for field in fields(Facts):
+        values = [getattr(row, field.name) for row in rows]
+        # With its type even where there is no row.
+        kind = _KINDS.get(field.type, "object")
+        columns[field.name] = pd.Series(values, dtype=kind)
+    return pd.DataFrame(columns)
 
 
 COLUMNS = tuple(
@@ -232,59 +268,76 @@ TABLED = [field.name for field in fields(Facts) if field.name in COLUMNS]
 def table_of(
     facts: pd.DataFrame,
     root: Path,
-    spoilt: Collection[str] = (),
+    unusable: Collection[str] = (),
     held_out: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """The facts, and what follows from all of them together and from the media store at `root`.
 
     Args:
-        spoilt: paths of the media that cannot be used.
+        unusable: paths of the media that cannot be used.
         held_out: facts of the prompts of val, which no pair of train may share anything with.
     """
-    apart = frame([]) if held_out is None else held_out
-    shown = facts["media"]
-    more = {
-        "prompt": [
-            digest.hex() if num else None
-            for digest, num in zip(facts.prompt, facts.prompt_words, strict=True)
-        ],
-        "media": [" ".join(media.sha256 for media in row) for row in shown],
-        "num_media": [len(row) for row in shown],
-        "media_stored": _all_of(shown, lambda media: (root / media.path).is_file()),
-        "media_sound": _all_of(shown, lambda media: media.path not in spoilt),
-        "prompt_in_one_split": _in_one_split(_prompts(facts), facts["split"], _prompts(apart)),
-        "media_in_one_split": _in_one_split(_digests(facts), facts["split"], _digests(apart)),
-        "length_ratio": facts["chosen_length"] / facts["rejected_length"].clip(lower=1),
-        "chosen_longer": (1 + np.sign(facts["chosen_length"] - facts["rejected_length"])) / 2,
+    val = frame([]) if held_out is None else held_out
+    media, splits = facts["media"], facts["split"]
+
+    # A prompt without words has no digest: it is one that nobody can compare.
+    prompts = []
+    for digest, num_words in zip(facts.prompt, facts.prompt_words, strict=True):
+        prompts.append(digest.hex() if num_words else None)
+    digests = list(_media_digests(facts))
+    derived = {
+        "prompt": prompts,
+        "media": [" ".join(row) for row in digests],
+        "num_media": [len(row) for row in digests],
+        "media_stored": _all_of(media, lambda one: (root / one.path).is_file()),
+        "media_sound": _all_of(media, lambda one: one.path not in unusable),
+        "prompt_in_one_split": _in_one_split(_prompts(facts), splits, _prompts(val)),
+        "media_in_one_split": _in_one_split(digests, splits, _media_digests(val)),
     }
-    objects = {"prompt": "object", "media": "object", "num_media": "int64"}
-    columns: dict[str, Any] = {
-        name: pd.Series(column, facts.index, dtype=objects.get(name))
-        for name, column in more.items()
-    }
+
+    # Lengths of what comes out: a judge that only counts words shows here.
+    chosen, rejected = facts["chosen_length"], facts["rejected_length"]
+    derived["length_ratio"] = chosen / rejected.clip(lower=1)
+    derived["chosen_longer"] = (1 + np.sign(chosen - rejected)) / 2
+
+    kinds = {"prompt": "object", "media": "object", "num_media": "int64"}
+    columns: dict[str, Any] = {}
+    for name, values in derived.items():
+        columns[name] = pd.Series(values, facts.index, dtype=kinds.get(name))
     return facts.assign(**columns).loc[:, list(COLUMNS)]
 
 
-def _all_of(shown: Iterable[tuple[Media, ...]], good: Callable[[Media], bool]) -> np.ndarray:
-    """Of each row, whether all its media are good; each is asked about once."""
-    ask = cache(good)
-    return np.array([all(map(ask, row)) for row in shown], bool)
+def _all_of(rows: Iterable[tuple[Media, ...]], is_good: Callable[[Media], bool]) -> np.ndarray:
+    """Of each row, whether all its media are good; each is checked once."""
+    # Many rows refer to one image, and the disk is slow.
+    check_once = cache(is_good)
+    return np.array([all(map(check_once, row)) for row in rows], bool)
 
 
 def _prompts(facts: pd.DataFrame) -> Iterator[list[bytes]]:
-    return ([digest] for digest in facts["prompt"])
+    """The prompt of each row, as a list of one key."""
+    for digest in facts["prompt"]:
+        yield [digest]
 
 
-def _digests(facts: pd.DataFrame) -> Iterator[list[str]]:
-    return ([media.sha256 for media in row] for row in facts["media"])
+def _media_digests(facts: pd.DataFrame) -> Iterator[list[str]]:
+    """The digests of the media of each row."""
+    for row in facts["media"]:
+        yield [media.sha256 for media in row]
 
 
 def _in_one_split(
-    keys: Iterable[Sequence[object]], splits: Iterable[str], held_out: Iterable[Sequence[object]]
+    keys: Iterable[Sequence[object]],
+    splits: Iterable[str],
+    held_out: Iterable[Sequence[object]],
 ) -> np.ndarray:
     """Of each row, whether none of its keys is also in the other split; `held_out`: keys of val in any case."""
-    rows, torn = list(keys), set[object]()
-    first = {key: "val" for row in held_out for key in row}
+    # The first split that a key is met in is its own; every other one is a leak.
+    rows = list(keys)
+    split_of = {key: "val" for row in held_out for key in row}
+    in_both = set[object]()
     for row, split in zip(rows, splits, strict=True):
-        torn.update(key for key in row if first.setdefault(key, split) != split)
-    return np.array([torn.isdisjoint(row) for row in rows], bool)
+        for key in row:
+            if split_of.setdefault(key, split) != split:
+                in_both.add(key)
+    return np.array([in_both.isdisjoint(row) for row in rows], bool)

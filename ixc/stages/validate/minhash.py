@@ -30,47 +30,59 @@ PromptSignatures = UInt16[np.ndarray, "_ 1 minima"]
 """The first half of a signature."""
 
 _SEED = 0
-_CHOSEN, _REJECTED = np.uint64(0x243F6A8885A308D3), np.uint64(0x13198A2E03707344)
+_CHOSEN = np.uint64(0x243F6A8885A308D3)
+_REJECTED = np.uint64(0x13198A2E03707344)
+_CHUNK = 65536
+"""Pairs that are compared at once: some hundred bytes each."""
+_PairWords = tuple[Words, Words, Words]
+"""Of prompt, chosen and rejected."""
 
 
-def signatures(pairs: Iterable[tuple[Words, Words, Words]]) -> Signatures:
+def signatures(pairs: Iterable[_PairWords]) -> Signatures:
     """Minima of each pair's prompt, and of its answers together; the exchanged answers are not the same answers.
 
     Args:
         pairs: prompt, chosen and rejected of each.
     """
-    parts = [_signatures(some) for some in _some(pairs)]
-    return np.concatenate(parts) if parts else np.zeros((0, 2, MINIMA), np.uint16)
+    chunks = [_signatures(chunk) for chunk in _chunks(pairs)]
+    if not chunks:
+        return np.zeros((0, 2, MINIMA), np.uint16)
+    return np.concatenate(chunks)
 
 
-def _some(
-    pairs: Iterable[tuple[Words, Words, Words]],
-) -> Iterator[list[tuple[Words, Words, Words]]]:
+def _chunks(pairs: Iterable[_PairWords]) -> Iterator[list[_PairWords]]:
     """The pairs, as many together as have `AT_ONCE` words."""
-    some, size = list[tuple[Words, Words, Words]](), 0
+    chunk: list[_PairWords] = []
+    num_words = 0
     for pair in pairs:
-        some.append(pair)
-        size += sum(len(words.spoken) for words in pair)
-        if size >= AT_ONCE:
-            yield some
-            some, size = [], 0
-    if some:
-        yield some
+        chunk.append(pair)
+        num_words += sum(len(words.spoken) for words in pair)
+        if num_words >= AT_ONCE:
+            yield chunk
+            chunk, num_words = [], 0
+    if chunk:
+        yield chunk
 
 
-def _signatures(pairs: Sequence[tuple[Words, Words, Words]]) -> Signatures:
+def _signatures(pairs: Sequence[_PairWords]) -> Signatures:
+    """Those of a few pairs together."""
     texts = [words.numbers for pair in pairs for words in pair]
-    found, owners = shingles(texts, SHINGLE, SHORT)
+    hashes, owners = shingles(texts, SHINGLE, SHORT)
 
     # A word of the chosen answer is not that word of the rejected one.
     kind = owners % 3
-    found = np.where(kind == 1, found ^ _CHOSEN, np.where(kind == 2, found ^ _REJECTED, found))
+    answers = np.where(kind == 2, hashes ^ _REJECTED, hashes)
+    hashes = np.where(kind == 1, hashes ^ _CHOSEN, answers)
 
     # Two sets a pair: the prompt, and both answers.
     sets = owners // 3 * 2 + (kind > 0)
-    starts = np.searchsorted(sets, np.arange(2 * len(pairs) + 1)).astype(np.uint64)
-    minima = RMinHash.digest_matrix_from_flat_token_hashes(found, starts, MINIMA, _SEED).to_rows()
-    low = mixed(np.array(minima, np.uint64).ravel()) >> np.uint64(48)
+    starts = np.searchsorted(sets, np.arange(2 * len(pairs) + 1))
+    starts = starts.astype(np.uint64)
+    digests = RMinHash.digest_matrix_from_flat_token_hashes(hashes, starts, MINIMA, _SEED)
+    minima = np.array(digests.to_rows(), np.uint64)
+
+    # Sixteen bits of each minimum are enough, once every bit depends on all of it.
+    low = mixed(minima.ravel()) >> np.uint64(48)
     return low.astype(np.uint16).reshape(len(pairs), 2, MINIMA)
 
 
@@ -81,18 +93,22 @@ def near_duplicates(
 
     Args:
         signatures: in the order in which pairs are preferred: of two alike, the later one repeats the earlier.
-        groups: only pairs of one group are compared: those that show the same pictures.
+        groups: only pairs of one group are compared: those with the same images.
         threshold: Jaccard similarity, estimated, of the prompts and likewise of the answers.
     """
     first = np.arange(len(signatures))
     edges = [_alike_edges(signatures, keys, threshold) for keys in _bands(signatures, groups)]
     if not edges:
         return first
-    for later, earlier in np.unique(np.concatenate(edges), axis=0).tolist():
+
+    # In order, so that the earlier one of an edge already has its root; and never through a chain
+    # of small changes: a pair must be like the root itself.
+    distinct = np.unique(np.concatenate(edges), axis=0)
+    for later, earlier in distinct.tolist():
+        if first[later] != later:
+            continue
         root = int(first[earlier])
-        if first[later] == later and (
-            root == earlier or _alike(signatures, later, root, threshold)
-        ):
+        if root == earlier or _alike(signatures, later, root, threshold):
             first[later] = root
     return first
 
@@ -100,43 +116,52 @@ def near_duplicates(
 def near_prompts(
     prompts: PromptSignatures,
     rows: Int[np.ndarray, " n"],
-    unseen: PromptSignatures,
+    held_out: PromptSignatures,
     threshold: float,
 ) -> Int[np.ndarray, " n"]:
-    """For each of the rows the place of one of the unseen prompts that it nearly repeats, or -1.
+    """For each of the rows the place of one of the held-out prompts that it nearly repeats, or -1.
 
     Args:
         threshold: Jaccard similarity, estimated.
     """
-    found = np.full(len(rows), -1)
-    if len(unseen):
-        index = [_sorted(keys) for keys in _bands(unseen, np.zeros(len(unseen), np.uint64))]
-        for start in range(0, len(rows), 65536):
-            part = slice(start, start + 65536)
-            found[part] = _nearly(prompts[rows[part]], unseen, index, threshold)
-    return found
+    # Val is small: its keys are sorted once, and those of train looked up in them.
+    nearest = np.full(len(rows), -1)
+    if not len(held_out):
+        return nearest
+    index = [_sorted(keys) for keys in _bands(held_out, _one_group(held_out))]
+    for start in range(0, len(rows), _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        nearest[chunk] = _nearest(prompts[rows[chunk]], held_out, index, threshold)
+    return nearest
 
 
-def _nearly(
+def _nearest(
     prompts: PromptSignatures,
-    unseen: PromptSignatures,
+    held_out: PromptSignatures,
     index: Sequence[tuple[Hashes, np.ndarray]],
     threshold: float,
 ) -> Int[np.ndarray, " _"]:
-    """`near_prompts` by the keys of the unseen ones, in order and with their places, for each band."""
-    found = np.full(len(prompts), -1)
-    for keys, (known, places) in zip(
-        _bands(prompts, np.zeros(len(prompts), np.uint64)), index, strict=True
-    ):
+    """`near_prompts` by the keys of the held-out ones, in order and with their places, for each band."""
+    nearest = np.full(len(prompts), -1)
+    bands = _bands(prompts, _one_group(prompts))
+    for keys, (known, places) in zip(bands, index, strict=True):
         at = np.searchsorted(known, keys).clip(max=len(known) - 1)
-        rows = np.flatnonzero((known[at] == keys) & (found < 0))
+        is_candidate = (known[at] == keys) & (nearest < 0)
+        rows = np.flatnonzero(is_candidate)
         others = places[at[rows]]
-        alike = (prompts[rows, 0] == unseen[others, 0]).mean(axis=1) >= threshold
-        found[rows[alike]] = others[alike]
-    return found
+        is_equal = prompts[rows, 0] == held_out[others, 0]
+        is_alike = is_equal.mean(axis=1) >= threshold
+        nearest[rows[is_alike]] = others[is_alike]
+    return nearest
+
+
+def _one_group(signatures: Signatures | PromptSignatures) -> Hashes:
+    """The groups of signatures that are all compared with each other."""
+    return np.zeros(len(signatures), np.uint64)
 
 
 def _sorted(keys: Hashes) -> tuple[Hashes, np.ndarray]:
+    """Keys in order, with the places where they stood."""
     order = np.argsort(keys, kind="stable")
     return keys[order], order
 
@@ -146,37 +171,55 @@ def _bands(signatures: Signatures | PromptSignatures, groups: Hashes) -> Iterato
     for start in range(0, MINIMA, ROWS):
         keys = groups
         for row in range(start, start + ROWS):
-            for part in range(signatures.shape[1]):
-                keys = mixed(keys * np.uint64(31) + signatures[:, part, row])
+            for text in range(signatures.shape[1]):
+                keys = mixed(keys * np.uint64(31) + signatures[:, text, row])
         yield keys
 
 
 def _alike_edges(
-    signatures: Signatures | PromptSignatures, keys: Hashes, threshold: float
+    signatures: Signatures | PromptSignatures,
+    keys: Hashes,
+    threshold: float,
 ) -> Int[np.ndarray, "edges 2"]:
     """(later, earlier) of the alike pairs: each pair against the first and the previous one of its key."""
     order = np.argsort(keys, kind="stable")
-    starts = np.flatnonzero(np.diff(keys[order], prepend=keys[order[:1]] + np.uint64(1)))
-    heads = np.repeat(order[starts], np.diff(starts, append=len(order)))
+    sorted_keys = keys[order]
+    before_first = sorted_keys[:1] + np.uint64(1)  # another key than the first
+    starts = np.flatnonzero(np.diff(sorted_keys, prepend=before_first))
+    run_lengths = np.diff(starts, append=len(order))
+    heads = np.repeat(order[starts], run_lengths)
     previous = np.roll(order, 1)
+
+    # The head of a run has nothing before it.
     inner = order != heads
-    later, first, before = order[inner], heads[inner], previous[inner]
-    edges = np.concatenate([np.stack([later, first], 1), np.stack([later, before], 1)])
+    later = order[inner]
+    to_first = np.stack([later, heads[inner]], 1)
+    to_previous = np.stack([later, previous[inner]], 1)
+    edges = np.concatenate([to_first, to_previous])
     return edges[_similar(signatures, edges, threshold)]
 
 
 def _similar(
-    signatures: Signatures | PromptSignatures, edges: Int[np.ndarray, "edges 2"], threshold: float
+    signatures: Signatures | PromptSignatures,
+    edges: Int[np.ndarray, "edges 2"],
+    threshold: float,
 ) -> Bool[np.ndarray, " edges"]:
-    found = np.zeros(len(edges), bool)
-    for start in range(0, len(edges), 65536):
-        a, b = edges[start : start + 65536].T
-        shares = (signatures[a] == signatures[b]).mean(axis=2)
-        found[start : start + 65536] = (shares >= threshold).all(axis=1)
-    return found
+    """Which of the pairs of places are alike in all their texts."""
+    is_similar = np.zeros(len(edges), bool)
+    for start in range(0, len(edges), _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        later, earlier = edges[chunk].T
+        shares = (signatures[later] == signatures[earlier]).mean(axis=2)
+        is_similar[chunk] = (shares >= threshold).all(axis=1)
+    return is_similar
 
 
 def _alike(
-    signatures: Signatures | PromptSignatures, one: int, other: int, threshold: float
+    signatures: Signatures | PromptSignatures,
+    one: int,
+    other: int,
+    threshold: float,
 ) -> bool:
-    return bool(((signatures[one] == signatures[other]).mean(axis=1) >= threshold).all())
+    """Whether two places are alike in all their texts."""
+    shares = (signatures[one] == signatures[other]).mean(axis=1)
+    return bool((shares >= threshold).all())

@@ -27,27 +27,28 @@ def objection(
     if sample.verdict is None:
         return Objection("no verdict")
     if sample.verdict.winner != "chosen":
-        return Objection(
-            "tie" if sample.verdict.winner == "tie" else "rejected wins",
-            f"judge {sample.verdict.judge}",
-        )
+        reason = "tie" if sample.verdict.winner == "tie" else "rejected wins"
+        return Objection(reason, f"judge {sample.verdict.judge}")
+
+    # The paper's length constraint: without it the reward model takes length for quality.
     longer, shorter = length(chosen), length(rejected)
     if longer >= params.min_length_for_ratio and longer > params.max_length_ratio * shorter:
-        return Objection(
-            "chosen too long",
-            f"{longer} {'tokens' if params.tokenizer else 'words'} against {shorter}",
-        )
+        unit = "tokens" if params.tokenizer else "words"
+        return Objection("chosen too long", f"{longer} {unit} against {shorter}")
     return None
 
 
 def _missing(sample: Sample, chosen: str, rejected: str) -> str:
-    """Which of the two says nothing, or has turns that are no answer; empty if both are answers."""
+    """Which of the two has no text, or has turns that are no answer; empty if both are answers."""
+    if not chosen and not rejected:
+        return "neither"
     if not chosen or not rejected:
-        return "neither" if chosen == rejected else "rejected" if chosen else "chosen"
-    named = (("chosen", sample.chosen), ("rejected", sample.rejected))
-    return next(
-        (f"{name}: {odd}" for name, turns in named if (odd := objection_to_turns(turns))), ""
-    )
+        return "rejected" if chosen else "chosen"
+    for name, turns in (("chosen", sample.chosen), ("rejected", sample.rejected)):
+        odd = objection_to_turns(turns)
+        if odd:
+            return f"{name}: {odd}"
+    return ""
 
 
 def text(turns: tuple[Turn, ...]) -> str:
@@ -70,6 +71,7 @@ def ruler(params: ValidateParams) -> Callable[[str], int]:
         return words
     from tokenizers import Tokenizer
 
+    # Words say little about answers in Chinese, or in code.
     try:
         tokenizer = Tokenizer.from_file(params.tokenizer)
     except Exception as error:  # the library raises plain `Exception`

@@ -15,7 +15,8 @@ _EAST_ASIAN = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_EAST_ASIAN}]|[^\W_{_EAST_ASIAN}]+|[-+*/=<>^%×÷−]")
 _ASCII_WORD = re.compile(r"[a-z0-9]+|[-+*/=<>^%]")
 """What `_WORD` finds in ASCII in small letters, twice as fast."""
-_FACTOR, _MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+_MIX = np.uint64(0xBF58476D1CE4E5B9)
 
 
 @dataclass(frozen=True)
@@ -30,22 +31,27 @@ class Words:
 
     @classmethod
     def of(cls, text: str) -> "Words":
-        said = text.casefold()
-        return cls((_ASCII_WORD if said.isascii() else _WORD).findall(said))
+        """The words of a text."""
+        folded = text.casefold()
+        pattern = _ASCII_WORD if folded.isascii() else _WORD
+        return cls(pattern.findall(folded))
 
     @cached_property
     def numbers(self) -> Hashes:
         """One for each word, the same in every process."""
-        return np.fromiter(map(_NUMBERS.__getitem__, self.spoken), np.uint64, len(self.spoken))
+        numbers = map(_NUMBERS.__getitem__, self.spoken)
+        return np.fromiter(numbers, np.uint64, len(self.spoken))
 
 
 class _Numbers(dict[str, int]):
-    """The number of each word: a few words make up most of what is said."""
+    """The number of each word: a few words make up most of any text."""
 
     def __missing__(self, word: str) -> int:
-        if len(self) == 1 << 17:
+        """The number of a word that is not remembered."""
+        if len(self) == 1 << 17:  # some ten megabytes
             self.clear()
-        self[word] = number = zlib.crc32(word.encode("utf-8", "surrogatepass"))
+        number = zlib.crc32(word.encode("utf-8", "surrogatepass"))
+        self[word] = number
         return number
 
 
@@ -61,6 +67,7 @@ def ngrams(numbers: Hashes, n: int) -> Hashes:
     n = min(n, len(numbers))
     if n == 0:
         return numbers
+    # A polynomial of the words' numbers: their order matters.
     last = len(numbers) - n + 1
     total = numbers[:last].copy()
     for start in range(1, n):
@@ -68,10 +75,14 @@ def ngrams(numbers: Hashes, n: int) -> Hashes:
     return mixed(total)
 
 
-def shingles(texts: Sequence[Hashes], n: int, short: int) -> tuple[Hashes, Int[np.ndarray, " _"]]:
+def shingles(
+    texts: Sequence[Hashes],
+    n: int,
+    short: int,
+) -> tuple[Hashes, Int[np.ndarray, " _"]]:
     """A number for every `n` consecutive words of each text, and which text it is of, text after text.
 
-    The second time that a text says the same it is another shingle, for "no" is not "no no". A text of fewer than
+    The second time that a text has the same words it is another shingle, for "no" is not "no no". A text of fewer than
     `short` words is one shingle, one without words none.
     """
     lengths = np.array([len(text) for text in texts])
@@ -80,35 +91,43 @@ def shingles(texts: Sequence[Hashes], n: int, short: int) -> tuple[Hashes, Int[n
     brief = lengths < short
 
     # The brief ones, word by word: as `ngrams` of the whole text.
-    ends = np.cumsum(lengths)
+    first_words = np.cumsum(lengths) - lengths
     whole = np.zeros(len(texts), np.uint64)
-    for word in range(min(short - 1, int(lengths.max(initial=0)))):
+    longest = int(lengths.max(initial=0))
+    for word in range(min(short - 1, longest)):
         longer = np.flatnonzero(brief & (lengths > word))
-        whole[longer] = whole[longer] * _FACTOR + numbers[(ends - lengths)[longer] + word]
+        next_words = numbers[first_words[longer] + word]
+        whole[longer] = whole[longer] * _FACTOR + next_words
     pieces = np.flatnonzero(brief & (lengths > 0))
 
     # The others: where the last word of a shingle is of the same text as its first.
     last = max(len(numbers) - n + 1, 0)
-    starts = np.flatnonzero((owners[:last] == owners[n - 1 :]) & ~brief[owners[:last]])
+    of_one_text = owners[:last] == owners[n - 1 :]
+    starts = np.flatnonzero(of_one_text & ~brief[owners[:last]])
     total = numbers[starts].copy()
     for word in range(1, n):
         total = total * _FACTOR + numbers[starts + word]
-    total = _told_apart(mixed(total), owners[starts])
+    total = _distinguished(mixed(total), owners[starts])
 
-    found = np.concatenate([mixed(whole[pieces]), total])
+    # Both kinds together, in the order of the texts.
+    hashes = np.concatenate([mixed(whole[pieces]), total])
     places = np.concatenate([pieces, owners[starts]])
     order = np.argsort(places, kind="stable")
-    return found[order], places[order]
+    return hashes[order], places[order]
 
 
-def _told_apart(found: Hashes, owners: Int[np.ndarray, " _"]) -> Hashes:
+def _distinguished(hashes: Hashes, owners: Int[np.ndarray, " _"]) -> Hashes:
     """Equal numbers of one owner made different by how often they came before."""
-    keys = mixed(found + owners.astype(np.uint64) * _FACTOR)
+    keys = mixed(hashes + owners.astype(np.uint64) * _FACTOR)
     order = np.argsort(keys, kind="stable")
-    firsts = np.flatnonzero(np.diff(keys[order], prepend=~keys[order[:1]]))
-    before = np.empty(len(found), np.uint64)
-    before[order] = np.arange(len(found)) - np.repeat(firsts, np.diff(firsts, append=len(found)))
-    return mixed(found + before)
+    sorted_keys = keys[order]
+    firsts = np.flatnonzero(np.diff(sorted_keys, prepend=~sorted_keys[:1]))
+
+    # In a run of equal keys, the place counted from its first.
+    run_lengths = np.diff(firsts, append=len(hashes))
+    num_before = np.empty(len(hashes), np.uint64)
+    num_before[order] = np.arange(len(hashes)) - np.repeat(firsts, run_lengths)
+    return mixed(hashes + num_before)
 
 
 def mixed(numbers: Hashes) -> Hashes:
