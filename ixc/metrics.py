@@ -46,10 +46,9 @@ def calibration_error(margins: Sequence[float], bins: int = 10) -> float:
     0.25
     """
     claimed, right, counts = reliability(margins, bins)
-    gaps = [
-        count * abs(claim - share)
-        for claim, share, count in zip(claimed, right, counts, strict=True)
-    ]
+    gaps = []
+    for claim, share, count in zip(claimed, right, counts, strict=True):
+        gaps.append(count * abs(claim - share))
     return float(sum(gaps) / len(margins))
 
 
@@ -67,17 +66,21 @@ class Reliability(NamedTuple):
 def reliability(margins: Sequence[float], bins: int = 10) -> Reliability:
     """The bins of `calibration_error`."""
     ahead = np.asarray(margins, dtype=float)
-    claimed, right = 1 / (1 + np.exp(-np.abs(ahead))), ahead > 0
-    place = np.minimum(((claimed - 0.5) * 2 * bins).astype(int), bins - 1)
+    claimed = 1 / (1 + np.exp(-np.abs(ahead)))
+    is_right = ahead > 0
+
+    # Claims are at least 1/2; one of exactly 1 belongs to the last bin.
+    place = ((claimed - 0.5) * 2 * bins).astype(int)
+    place = np.minimum(place, bins - 1)
     counts = np.bincount(place, minlength=bins)
+    sum_claimed = np.bincount(place, weights=claimed, minlength=bins)
+    num_right = np.bincount(place, weights=is_right, minlength=bins)
+
     filled = counts > 0
-    claims, hits = (
-        np.bincount(place, weights=values, minlength=bins) for values in (claimed, right)
-    )
     return Reliability(
-        (claims[filled] / counts[filled]).tolist(),
-        (hits[filled] / counts[filled]).tolist(),
-        counts[filled].tolist(),
+        claimed=(sum_claimed[filled] / counts[filled]).tolist(),
+        right=(num_right[filled] / counts[filled]).tolist(),
+        counts=counts[filled].tolist(),
     )
 
 
@@ -104,6 +107,7 @@ def accuracy_interval(
     """
     from scipy.special import stdtrit  # takes a second, which only evaluation has to spend
 
+    # Pairs and right pairs of each prompt.
     number = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
     prompt_of_pair = [number[prompt] for prompt in prompts]
     sizes = np.bincount(prompt_of_pair)
@@ -112,11 +116,15 @@ def accuracy_interval(
     accuracy = hits.sum() / num_pairs
     freedom = num_prompts - 1
 
+    # How many independent pairs would have this variance; never more than there are pairs.
+    effective = num_pairs
     if freedom and 0 < accuracy < 1:
         variance = _bootstrap_variance(hits, sizes, num_resamples, rng) * num_prompts / freedom
-        effective = min(num_pairs, accuracy * (1 - accuracy) / variance) if variance else num_pairs
+        if variance:
+            effective = min(num_pairs, accuracy * (1 - accuracy) / variance)
     else:
         effective = num_pairs**2 / np.square(sizes).sum()
+
     z = stdtrit(max(freedom, 1), 0.975)
     return _wilson(float(accuracy), float(effective), float(z))
 
@@ -128,15 +136,23 @@ def _bootstrap_variance(
 
     Prompts of equal size with equally many right pairs are alike: how often each kind is drawn is multinomial.
     """
-    kinds, counts = np.unique(np.stack([hits, sizes], 1), axis=0, return_counts=True)
-    drawn = rng.multinomial(len(sizes), counts / len(sizes), num_resamples)
-    return float(np.var((drawn @ kinds[:, 0]) / (drawn @ kinds[:, 1])))
+    prompts = np.stack([hits, sizes], 1)
+    kinds, counts = np.unique(prompts, axis=0, return_counts=True)
+    shares = counts / len(sizes)
+    drawn = rng.multinomial(len(sizes), shares, num_resamples)
+    num_right = drawn @ kinds[:, 0]
+    num_pairs = drawn @ kinds[:, 1]
+    return float(np.var(num_right / num_pairs))
 
 
 def _wilson(share: float, count: float, z: float) -> tuple[float, float]:
     """Wilson's score interval of a share of `count` trials."""
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    reach = (
-        z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
-    )
-    return max(0.0, min(share, centre - reach)), min(1.0, max(share, centre + reach))
+    shrinkage = 1 + z * z / count
+    centre = (share + z * z / (2 * count)) / shrinkage
+    deviation = math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+    reach = z / shrinkage * deviation
+
+    # Rounding must not put the share itself outside.
+    low = min(share, centre - reach)
+    high = max(share, centre + reach)
+    return max(0.0, low), min(1.0, high)

@@ -1,7 +1,7 @@
 r"""Which option a free answer settles on, in English and Chinese: its letter, or the word that nobody can tell.
 
 A letter counts by what stands around it, never by itself: `Vitamin C`, `points A and B`, `it is not C` name no
-option. What is said around a letter has a rank, and the last one of the highest rank counts:
+option. What stands around a letter has a rank, and the last one of the highest rank counts:
 
 1. `answer`: a box, `the answer is C`, `I choose C`, `C is the correct answer`, 答案为C, 故选C
 2. `lead`: the letter starts the answer or is its last line
@@ -44,14 +44,15 @@ def as_option(text: str) -> Option:
 Option(letter='B', text='鱼'))
     """
     narrow = unicodedata.normalize("NFKC", text[:3]) + text[3:]
-    found = _LETTERED.fullmatch(narrow)
-    if found is None:
+    match = _LETTERED.fullmatch(narrow)
+    if match is None:
         return Option(None, text.strip())
-    return Option((found.group(1) or found.group(2)).upper(), found.group(3).strip())
+    letter = match.group(1) or match.group(2)
+    return Option(letter.upper(), match.group(3).strip())
 
 
 class Reading(NamedTuple):
-    """What an answer says about letters."""
+    """What an answer settles on, and how."""
 
     letter: str | None
     """The one that it settles on; None where it names none, or several."""
@@ -75,19 +76,23 @@ def option(answer: str, letters: str = ALL) -> str | None:
 
 
 def read_option(answer: str, letters: str = ALL) -> Reading:
-    """The same, and how it is said.
+    """The same, and how it is named.
 
     Args:
         letters: those of the question's options; a letter that none has is no option.
     """
     text = plain(answer)
+    named = list(_judged(text, letters))
+
+    # Who corrects himself means what comes last, if that settles anything.
     corrections = list(phrases.CORRECTION.finditer(text))
     if corrections:
         last = corrections[-1].end()
-        tail = _settle([one for one in _judged(text, letters) if one.start >= last], letters, text)
-        if 0 < tail.rank <= VERDICT:
-            return tail
-    return _settle(list(_judged(text, letters)), letters, text)
+        later = [one for one in named if one.start >= last]
+        reading = _settle(later, letters, text)
+        if 0 < reading.rank <= VERDICT:
+            return reading
+    return _settle(named, letters, text)
 
 
 # Plain text: no mark-up, one form of every character
@@ -110,29 +115,42 @@ def plain(answer: str) -> str:
     >>> plain(r"**答案：**Ｃ"), plain(r"It is $\boxed{\text{(C)}}$")
     ('答案:C', 'It is  answer: (C) .')
     """
+    if not answer:
+        return ""
     text = unicodedata.normalize("NFKC", _THOUGHT.sub(" ", answer))
-    text = _SPACE.sub(" ", text.replace(r"\left", "").replace(r"\right", "").replace(r"\$", ""))
+
+    # LaTeX
+    for sign in (r"\left", r"\right", r"\$"):
+        text = text.replace(sign, "")
+    text = _SPACE.sub(" ", text)
     for _ in range(3):  # one style may wrap another
         text = _STYLE.sub(r"\1", text)
     text = _unboxed(text)
-    text = _TAG.sub(". ", _ANSWER_TAG.sub(" answer: ", text)) if "<" in text else text
+
+    # HTML
+    if "<" in text:
+        text = _ANSWER_TAG.sub(" answer: ", text)
+        text = _TAG.sub(". ", text)
+
+    # Markdown
     text = re.sub(r"\\[()]|[*`$]", "", text)
     text = _LONE_UNDERSCORED.sub(r"\1", text)
-    return _HEADING.sub("", _GSM.sub("answer: ", text)).strip("\n\t ") if answer else ""
+    text = _GSM.sub("answer: ", text)
+    return _HEADING.sub("", text).strip("\n\t ")
 
 
 def _unboxed(text: str) -> str:
     r"""Every `\boxed{X}` as `answer: X .`, its braces balanced."""
-    parts: list[str] = []
+    pieces: list[str] = []
     while (start := text.find(r"\boxed{")) >= 0:
         depth, end = 1, start + len(r"\boxed{")
         while end < len(text) and depth:
             depth += {"{": 1, "}": -1}.get(text[end], 0)
             end += 1
         inside = text[start + len(r"\boxed{") : end - (depth == 0)]
-        parts += [text[:start], f" answer: {inside} . "]
+        pieces += [text[:start], f" answer: {inside} . "]
         text = text[end:]
-    return "".join([*parts, text])
+    return "".join([*pieces, text])
 
 
 # Where letters are named
@@ -180,37 +198,33 @@ _WINDOW = 90
 
 def _judged(text: str, letters: str) -> Iterator[_Named]:
     """Every place where options may be named, with its rank; what has none is left out."""
-    for found in _MENTION.finditer(text):
-        names = tuple(dict.fromkeys(re.findall(r"(?<![A-Za-z])[A-Ja-j](?![a-z])", found.group())))
-        if re.fullmatch(r"[A-J]{2,4}", found.group()):
-            names = (
-                tuple(found.group()) if list(found.group()) == sorted(set(found.group())) else ()
-            )
-        if not names or not all(name.upper() in letters for name in names):
+    for match in _MENTION.finditer(text):
+        mention, start, end = match.group(), match.start(), match.end()
+        names = tuple(dict.fromkeys(re.findall(r"(?<![A-Za-z])[A-Ja-j](?![a-z])", mention)))
+        # `ABD` names three options, `BAD` is a word.
+        if re.fullmatch(r"[A-J]{2,4}", mention):
+            is_ascending = list(mention) == sorted(set(mention))
+            names = tuple(mention) if is_ascending else ()
+        capitals = tuple(name.upper() for name in names)
+        if not names or not all(name in letters for name in capitals):
             continue
-        before, after = (
-            text[max(0, found.start() - _WINDOW) : found.start()],
-            text[found.end() :][:_WINDOW],
-        )
-        rank = _rank(found.group(), names, before, after, _FIRST.fullmatch(before) is not None)
+        before = text[max(0, start - _WINDOW) : start]
+        after = text[end:][:_WINDOW]
+        is_first = _FIRST.fullmatch(before) is not None
+        rank = _rank(mention, names, before, after, is_first)
         if rank:
-            yield _Named(
-                tuple(name.upper() for name in names), rank, found.start(), found.end(), after
-            )
+            yield _Named(capitals, rank, start, end, after)
 
 
-def _rank(shown: str, names: Sequence[str], before: str, after: str, first: bool) -> int:  # noqa: PLR0911 - one rule a line
-    bare = len(shown) == 1
+def _rank(mention: str, names: Sequence[str], before: str, after: str, first: bool) -> int:  # noqa: PLR0911 - one rule a line
+    bare = len(mention) == 1
     if _NOT_A_LETTER.match(after) and not phrases.DENIED_AFTER.match(after):
         return 0
-    if (
-        bare
-        and shown in "Aa"
-        and _ARTICLE.match(after)
-        and not phrases.ARTICLE_AFTER_MARK.search(before)
-    ):
+    # `a` is an article, `I` a person, unless what stands around says otherwise.
+    is_article = bare and mention in "Aa" and _ARTICLE.match(after)
+    if is_article and not phrases.ARTICLE_AFTER_MARK.search(before):
         return 0
-    if bare and shown in "Ii" and not re.match(r"\s*[.,;:)!。]|\s*$", after):
+    if bare and mention in "Ii" and not re.match(r"\s*[.,;:)!。]|\s*$", after):
         return 0
     small = names[0].islower()
     if (
@@ -226,15 +240,15 @@ def _rank(shown: str, names: Sequence[str], before: str, after: str, first: bool
     crossed = phrases.mark_in_line(before, after) is False
     if crossed or phrases.DENIED_BEFORE.search(before) or phrases.DENIED_AFTER.match(after):
         return DENIED
-    if _is_named_option(shown, before, after) and phrases.DENIED_IN.search(_clause(after)):
+    if _is_named_option(mention, before, after) and phrases.DENIED_IN.search(_clause(after)):
         return DENIED
-    run = len(shown) > 1 and shown.isalpha()
+    run = len(mention) > 1 and mention.isalpha()
     rank = _affirmed(before, after, first, single=len(names) == 1)
-    if run and rank not in (ANSWER,):
+    if run and rank != ANSWER:
         return 0
     if rank != ANSWER and _FORMULA_BEFORE.search(before) and not re.search(r"[=-]>\s*$", before):
         return 0
-    if rank == 0 and not small and _is_named_option(shown, before, after):
+    if rank == 0 and not small and _is_named_option(mention, before, after):
         rank = MENTION
     if rank and (phrases.DOUBT_BEFORE.search(before) or phrases.DOUBT_AFTER.match(after)):
         rank = HEDGE
@@ -278,10 +292,10 @@ def _affirmed(before: str, after: str, first: bool, single: bool) -> int:  # noq
     return 0
 
 
-def _is_named_option(shown: str, before: str, after: str) -> bool:
-    """Whether a letter is an option's, whatever is said of it: `(C)`, `option C`, C项."""
+def _is_named_option(mention: str, before: str, after: str) -> bool:
+    """Whether a letter is an option's, whatever stands around it: `(C)`, `option C`, C项."""
     return (
-        shown[0] in "([【"
+        mention[0] in "([【"
         or phrases.NAMED_OPTION.search(before) is not None
         or re.match(r"选?项", after) is not None
     )
@@ -292,7 +306,7 @@ def _sentence(before: str) -> str:
 
 
 def _clause(after: str) -> str:
-    """What is said next about an option, as far as it is about this one."""
+    """What comes next about an option, as far as it is about this one."""
     return phrases.CLAUSE_END.split(after.lstrip(" .:)、"), maxsplit=1)[0]
 
 
@@ -308,35 +322,47 @@ def _settle(named: Sequence[_Named], letters: str, text: str) -> Reading:
     """The last of the highest rank, or what denials leave."""
     labels = repeated(text)
     for rank in (ANSWER, LEAD, VERDICT):
-        found = [one for one in named if one.rank == rank]
-        if rank == LEAD and labels:  # who repeats the options begins with the first of them
-            found = [
+        ranked = [one for one in named if one.rank == rank]
+        # Who repeats the options begins with the first of them, and means nothing by it.
+        if rank == LEAD and labels:
+            first_label = min(labels)
+            ranked = [
                 one
-                for one in found
-                if one.letters[0] > min(labels) or not one.after.strip(" .。!)\n")
+                for one in ranked
+                if one.letters[0] > first_label or not one.after.strip(" .。!)\n")
             ]
-        if found:
-            return _reading(found[-1:], rank)
-    denied = {name for one in named if one.rank == DENIED for name in one.letters}
-    mentions = [
-        one
-        for one in named
-        if one.rank == MENTION and not (len(one.letters) == 1 and one.letters[0] in denied)
-    ]
+        if ranked:
+            return _reading(ranked[-1:], rank)
+
+    denied: set[str] = set()
+    for one in named:
+        if one.rank == DENIED:
+            denied.update(one.letters)
+    mentions = []
+    for one in named:
+        is_denied = len(one.letters) == 1 and one.letters[0] in denied
+        if one.rank == MENTION and not is_denied:
+            mentions.append(one)
     if mentions and not mentions[-1].after.strip(" .。!)"):
         return _reading(mentions[-1:], MENTION)
     if mentions:
         return _reading(mentions, MENTION)
-    left = [letter for letter in letters if letter not in denied]
-    if letters != ALL and len(letters) > 2 and len(left) == 1:
-        return Reading(left[0], rank=VERDICT, end=max(one.end for one in named))
+
+    # Where all but one are denied, that one is the answer.
+    remaining = [letter for letter in letters if letter not in denied]
+    if letters != ALL and len(letters) > 2 and len(remaining) == 1:
+        end = max(one.end for one in named)
+        return Reading(remaining[0], rank=VERDICT, end=end)
     hedges = [one for one in named if one.rank == HEDGE and not set(one.letters) & denied]
     return _reading(hedges, HEDGE) if hedges else Reading(None)
 
 
-def _reading(found: Sequence[_Named], rank: int) -> Reading:
-    names = {name for one in found for name in one.letters}
-    return Reading(names.pop() if len(names) == 1 else None, len(names) > 1, rank, found[-1].end)
+def _reading(named: Sequence[_Named], rank: int) -> Reading:
+    letters: set[str] = set()
+    for one in named:
+        letters.update(one.letters)
+    several = len(letters) > 1
+    return Reading(None if several else letters.pop(), several, rank, named[-1].end)
 
 
 _LABEL = re.compile(r"(?<![^\s(\[])([A-J])[).\]:、]")

@@ -47,11 +47,11 @@ def _constraint(id: str, kwargs: Mapping[str, Any] | None = None) -> Constraint:
     """Arguments that are null are dropped: the Hugging Face copy of IFEval has a column for every one."""
     if id not in PREDICATES:
         raise BadConstraint(f"{id!r}: unknown instruction; known: {sorted(PREDICATES)}")
-    given = {name: value for name, value in (kwargs or {}).items() if value is not None}
-    wanted = ARGUMENTS[id]
-    if set(given) != set(wanted):
-        raise BadConstraint(f"{id}: arguments {sorted(given)}; expected {sorted(wanted)}")
-    return Constraint(id, given)
+    arguments = {name: value for name, value in (kwargs or {}).items() if value is not None}
+    expected = ARGUMENTS[id]
+    if set(arguments) != set(expected):
+        raise BadConstraint(f"{id}: arguments {sorted(arguments)}; expected {sorted(expected)}")
+    return Constraint(id, arguments)
 
 
 def holds(constraint: Constraint, answer: str) -> bool:
@@ -105,11 +105,8 @@ def response_language(answer: str, language: str) -> bool:
     Which half of an answer in two languages counts is a matter of the detector: hence the official one. It draws
     random numbers, here always the same, and cannot tell about what has no letters, which is let pass.
     """
-    from langdetect import (
-        DetectorFactory,
-        LangDetectException,
-        detect,
-    )  # a second, and few prompts need it
+    # A second, and few prompts need it.
+    from langdetect import DetectorFactory, LangDetectException, detect
 
     DetectorFactory.seed = 0
     try:
@@ -121,11 +118,9 @@ def response_language(answer: str, language: str) -> bool:
 def is_english(text: str, min_letters: int = 20) -> bool:
     """A guess from fewer letters than `min_letters` is worth nothing; then any ASCII text may be English."""
     letters = [character for character in text if character.isalpha()]
-    return (
-        "".join(letters).isascii()
-        if len(letters) < min_letters
-        else language_of(text.lower()) == "en"
-    )
+    if len(letters) < min_letters:
+        return "".join(letters).isascii()
+    return language_of(text.lower()) == "en"
 
 
 # Length
@@ -146,10 +141,14 @@ def count_sentences(text: str) -> int:
     >>> count_sentences("Dr. Who pays 3.50 for tea. Does he? Yes!")
     3
     """
-    ends = (match for match in _SENTENCE_END.finditer(text.strip()))
-    return 1 + sum(
-        not _ABBREVIATION.search(match.string[: match.end()].rstrip()[-12:]) for match in ends
-    )
+    stripped = text.strip()
+    count = 1
+    for match in _SENTENCE_END.finditer(stripped):
+        # Enough for the longest abbreviation.
+        ending = stripped[: match.end()].rstrip()[-12:]
+        if not _ABBREVIATION.search(ending):
+            count += 1
+    return count
 
 
 def number_sentences(answer: str, num_sentences: int, relation: str) -> bool:
@@ -162,14 +161,17 @@ def number_words(answer: str, num_words: int, relation: str) -> bool:
     return compare(len(re.findall(r"\w+", answer)), relation, num_words)
 
 
-def inner(parts: list[str]) -> list[str] | None:
-    """The parts between separators; empty ones may stand only at the edges, else None."""
-    kept = [
-        part.strip()
-        for index, part in enumerate(parts)
-        if part.strip() or 0 < index < len(parts) - 1
-    ]
-    return None if "" in kept else kept
+def inner(pieces: list[str]) -> list[str] | None:
+    """What stands between separators; nothing may stand only at the edges, else None."""
+    last = len(pieces) - 1
+    texts = []
+    for index, piece in enumerate(pieces):
+        is_inner = 0 < index < last
+        if not piece.strip() and is_inner:
+            return None
+        if piece.strip():
+            texts.append(piece.strip())
+    return texts
 
 
 def number_paragraphs(answer: str, num_paragraphs: int) -> bool:
@@ -254,7 +256,7 @@ def two_responses(answer: str) -> bool:
 
 
 def repeat_prompt(answer: str, prompt_to_repeat: str) -> bool:
-    """The request is said again before the answer."""
+    """The request is repeated before the answer."""
     return answer.strip().lower().startswith(prompt_to_repeat.strip().lower())
 
 

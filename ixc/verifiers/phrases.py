@@ -219,6 +219,7 @@ def mark_in_line(before: str, after: str) -> bool | None:
     >>> mark_in_line("- ", ". a bathroom ✅ a tub"), mark_in_line("(", ") a kitchen ❌"), mark_in_line("", ". a cat")
     (True, False, None)
     """
-    if not _LINE_BEGINS.search(before) or (found := _LABELLED.match(after)) is None:
+    match = _LABELLED.match(after) if _LINE_BEGINS.search(before) else None
+    if match is None:
         return None
-    return found.group(1) in "✓✔✅☑"
+    return match.group(1) in "✓✔✅☑"

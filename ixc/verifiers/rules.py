@@ -1,4 +1,4 @@
-"""Right or wrong by rule: what a known answer says about a given one.
+"""Right or wrong by rule: a known answer held against a given one.
 
 Plain words, plain numbers, options and constraints take microseconds; only mathematics in LaTeX, fractions,
 powers or percents wakes math-verify.
@@ -46,17 +46,20 @@ def matches(gold: Gold, answer: str) -> bool:
         return all(matches(replace(gold, value=item), answer) for item in items)
     if not gold.value.strip():
         return False
-    named = {
-        " ".join(text.split()) for text in _words(gold.value, gold.others).findall(answer.lower())
-    }
+    # One search for all of them: in `dark red`, which is one of the others, `red` is not named.
+    matched = _words(gold.value, gold.others).findall(answer.lower())
+    named = {" ".join(text.split()) for text in matched}
     return named == {_plain(gold.value)}
 
 
 @lru_cache(maxsize=65536)
 def _words(value: str, others: tuple[str, ...]) -> re.Pattern[str]:
     """Longest first: who says `dark red` does not say `red`. And `3` is not named by `3.5` or `1,300`."""
-    texts = sorted({_plain(text) for text in (value, *others)} - {""}, key=len, reverse=True)
-    any_of = "|".join(r"\s+".join(map(re.escape, text.split())) for text in texts)
+    texts = {_plain(text) for text in (value, *others)} - {""}
+    patterns = []
+    for text in sorted(texts, key=len, reverse=True):
+        patterns.append(r"\s+".join(map(re.escape, text.split())))
+    any_of = "|".join(patterns)
     letter = r"[^\W\u3040-\u30ff\u3400-\u9fff]"  # Chinese and Japanese have no spaces, not around other words either
     return re.compile(rf"(?<!{letter})(?<!\d[.,])(?:{any_of})(?!{letter}|[.,]\d)")
 
@@ -74,8 +77,8 @@ def listed(text: str) -> list[str]:
     >>> listed("[Blue, Red]"), listed("blue, red"), listed("[0, 1]")
     (['Blue', 'Red'], [], [])
     """
-    found = re.fullmatch(r"\s*\[([^\[\]]*[^\W\d_][^\[\]]*)\]\s*", text)
-    return _items(found.group(1)) if found else []
+    match = re.fullmatch(r"\s*\[([^\[\]]*[^\W\d_][^\[\]]*)\]\s*", text)
+    return _items(match.group(1)) if match else []
 
 
 def _items(text: str) -> list[str]:
@@ -105,12 +108,17 @@ def equals(gold: Gold, answer: str) -> bool:
     """The answer's final value equals the known one as mathematics; units are not compared, nor is a list's order."""
     known = _unmarked(spelt(gold.value))
     final = final_value(answer, several=_SEVERAL.fullmatch(known) is not None)
-    value, final = (_MIXED.sub(r"(\1+\2/\3)", text) for text in (known, final))
+
+    # `1 1/2` is a sum, `60 km/h` is 60.
+    value = _MIXED.sub(r"(\1+\2/\3)", known)
     value = _COMPOUND_UNIT.sub(r"\1", value)
+    final = _MIXED.sub(r"(\1+\2/\3)", final)
+
+    # Plain numbers are compared as such: computer algebra takes a thousand times as long.
     if _MATHEMATICS.search(final) or _SEVERAL.fullmatch(final) or _number(value) is None:
         return _equal_mathematics(value, final)
-    found = _NUMBER.search(final)
-    return found is not None and _same(_number(value), _number(found.group()))
+    match = _NUMBER.search(final)
+    return match is not None and _same(_number(value), _number(match.group()))
 
 
 _ROOT = re.compile(r"√\s*(?:(\d+(?:\.\d+)?|[A-Za-z])|\(([^()]*)\)|\{([^{}]*)\})")
@@ -130,7 +138,7 @@ def spelt(text: str) -> str:
 def final_value(answer: str, several: bool = False) -> str:
     r"""The part of an answer that states its result: a box, what follows the last marker, or the last number.
 
-    Where `several` numbers are wanted, the last list of them counts before the last number.
+    Where `several` numbers are expected, the last list of them counts before the last number.
 
     >>> [final_value(text) for text in (r"It is \boxed{\frac{1}{2}}.", "3 * 4\nA: 12 eggs", "4 is 2 + 2")]
     ['\\frac{1}{2}', '12 eggs', '2']
@@ -139,11 +147,14 @@ def final_value(answer: str, several: bool = False) -> str:
     box = boxed(answer)
     if box is not None and re.search(r"\w", box):
         return _unmarked(box)
-    if marks := list(_MARK.finditer(answer)):
-        stated = answer[marks[-1].end() :].strip().split("\n")[0]
+    marks = list(_MARK.finditer(answer))
+    if marks:
+        after = answer[marks[-1].end() :]
+        stated = after.strip().split("\n")[0]
         if re.search(r"\d|\\|π", stated):
             return _unmarked(stated)
-    lists = list((_SEVERAL if several else _ONLY_SEVERAL).finditer(answer))
+    pattern = _SEVERAL if several else _ONLY_SEVERAL
+    lists = list(pattern.finditer(answer))
     return lists[-1].group().strip() if lists else _last_value(answer)
 
 
@@ -181,7 +192,9 @@ def _unmarked(text: str) -> str:
 
 def _number(text: str) -> float | None:
     """A plain number, thousands separated or not."""
-    return float(text.replace(",", "").replace("−", "-")) if _NUMBER.fullmatch(text) else None
+    if not _NUMBER.fullmatch(text):
+        return None
+    return float(text.replace(",", "").replace("−", "-"))
 
 
 def _same(left: float | None, right: float | None) -> bool:
@@ -194,8 +207,11 @@ def _equal_mathematics(left: str, right: str) -> bool:
     import math_verify  # loads sympy: half a second
 
     limit: Any = 5 if threading.current_thread() is threading.main_thread() else None
-    gold, found = (math_verify.parse(f"${text}$", parsing_timeout=limit) for text in (left, right))
-    return bool(gold and found) and math_verify.verify(gold, found, timeout_seconds=limit)
+    gold = math_verify.parse(f"${left}$", parsing_timeout=limit)
+    answer = math_verify.parse(f"${right}$", parsing_timeout=limit)
+    if not gold or not answer:
+        return False
+    return math_verify.verify(gold, answer, timeout_seconds=limit)
 
 
 def same_option(gold: Gold, answer: str) -> float | None:
@@ -203,20 +219,19 @@ def same_option(gold: Gold, answer: str) -> float | None:
 
     None where nobody can tell: it names several options and settles on none, or only repeats them.
     """
-    known, others = as_option(gold.value), [as_option(text) for text in gold.others]
+    known = as_option(gold.value)
+    others = [as_option(text) for text in gold.others]
     reading = read_option(answer, _letters(known, others))
     if not others and reading.letter is None and repeated(plain(answer)):
         return None
     if reading.several and reading.rank >= MENTION and not others:
         return None
+
+    # A weak hint at a letter does not stand against the words of another option.
     if known.letter and reading.letter and reading.rank >= MENTION:
-        named = [
-            each
-            for each in (known, *others)
-            if _names(each, [one for one in (known, *others) if one != each], answer)
-        ]
-        if named and named[0].letter != reading.letter:
-            return None  # says one thing and mentions another
+        named = _first_named((known, *others), answer)
+        if named is not None and named.letter != reading.letter:
+            return None
     if known.letter and reading.letter and not _superseded(known, others, answer, reading):
         return float(reading.letter == known.letter)
     if _names(known, others, answer):
@@ -224,10 +239,21 @@ def same_option(gold: Gold, answer: str) -> float | None:
     return None if known.letter and reading.several else 0.0
 
 
+def _first_named(options: Sequence[Option], answer: str) -> Option | None:
+    """The first of the options whose text an answer says, and does not deny."""
+    for option in options:
+        others = [one for one in options if one != option]
+        if _names(option, others, answer):
+            return option
+    return None
+
+
 def _letters(known: Option, others: Sequence[Option]) -> str:
     """Those that the options have; all that there may be where one has none."""
-    found = [each.letter for each in (known, *others) if each.letter]
-    return "".join(sorted(found)) if others and len(found) == 1 + len(others) else ALL
+    letters = [option.letter for option in (known, *others) if option.letter]
+    if not others or len(letters) < 1 + len(others):
+        return ALL
+    return "".join(sorted(letters))
 
 
 _SAYS_VALUE = re.compile(
@@ -238,25 +264,30 @@ _SAYS_VALUE = re.compile(
 def _superseded(known: Option, others: Sequence[Option], answer: str, reading: Reading) -> bool:
     """Whether an answer states another value after its letter: `Vitamin (C). The answer is 3`."""
     text = plain(answer)
-    said = [found for found in _SAYS_VALUE.finditer(text) if found.start() >= reading.end]
-    if not said or not _NUMBER.search(said[-1].group(1)) or not _NUMBER.search(known.text):
+    statements = [match for match in _SAYS_VALUE.finditer(text) if match.start() >= reading.end]
+    if not statements:
         return False
-    stated = said[-1].group()
+    last = statements[-1]
+    if not _NUMBER.search(last.group(1)) or not _NUMBER.search(known.text):
+        return False
+
+    # A letter that is not stated as the answer must agree with the value; one that is may differ from none.
+    stated = last.group()
+    own = [option for option in (known, *others) if option.letter == reading.letter]
     if reading.rank > 1:
-        return not any(
-            each.letter == reading.letter and _names(each, [], stated) for each in (known, *others)
-        )
-    return any(
-        each.letter != reading.letter and _names(each, [], stated) for each in (known, *others)
-    )
+        return not any(_names(option, [], stated) for option in own)
+    foreign = [option for option in (known, *others) if option.letter != reading.letter]
+    return any(_names(option, [], stated) for option in foreign)
 
 
 def _names(known: Option, others: Sequence[Option], answer: str) -> bool:
     """Whether an answer says an option's text, and does not deny it."""
-    texts = tuple(each.text for each in others)
-    said = _affirmed(answer, (known.text, *texts))
-    spelt = Gold(check="choice", value=known.text, others=texts)
-    return matches(spelt, said) or (_NUMBER.search(known.text) is not None and equals(spelt, said))
+    texts = tuple(other.text for other in others)
+    affirmed = _affirmed(answer, (known.text, *texts))
+    gold = Gold(check="choice", value=known.text, others=texts)
+    if matches(gold, affirmed):
+        return True
+    return _NUMBER.search(known.text) is not None and equals(gold, affirmed)
 
 
 _NOT = (
@@ -269,10 +300,8 @@ _A = r"\s*(?:be\s+|equal to\s+|the\s+|an?\s+)?"
 
 def _affirmed(answer: str, texts: Sequence[str]) -> str:
     """An answer without the options, and the numbers, that it denies."""
-    some = (
-        "|".join(re.escape(text) for text in sorted({*texts}, key=len, reverse=True) if text)
-        or r"(?!)"
-    )
+    longest_first = sorted({*texts}, key=len, reverse=True)
+    some = "|".join(re.escape(text) for text in longest_first if text) or r"(?!)"
     value = rf"(?:{some}|\$?{_NUMBER.pattern})(?![\w.]*\d)"
     several = rf"{value}(?:\s*(?:,|、|\bor\b|\band\b|\bnor\b|或|和|也不是){_A}{value})*"
     return re.sub(
@@ -299,28 +328,34 @@ def read_off(gold: Gold, answer: str) -> bool:
     known = _quantities(_unmarked(spelt(gold.value)))
     if not known:
         return _plain(stated(answer)) == _plain(gold.value)
-    found = _quantities(final_value(answer))
-    return any(abs(a - b) <= TOLERANCE * abs(a) for a in known for b in found)
+    # A percentage on either side may be meant as a share.
+    for value in known:
+        for other in _quantities(final_value(answer)):
+            if abs(value - other) <= TOLERANCE * abs(value):
+                return True
+    return False
 
 
-def _read_off_each(gold: Gold, known: list[str], found: list[str]) -> bool:
+def _read_off_each(gold: Gold, known: list[str], items: list[str]) -> bool:
     """As many items, and each one is right, in any order."""
-    left = list(found)
+    remaining = list(items)
     for item in known:
-        right = next((said for said in left if read_off(replace(gold, value=item), said)), None)
+        one = replace(gold, value=item)
+        right = next((text for text in remaining if read_off(one, text)), None)
         if right is None:
             return False
-        left.remove(right)
-    return not left
+        remaining.remove(right)
+    return not remaining
 
 
 def _quantities(text: str) -> list[float]:
     """What a number may mean: `45%` is 45 or 0.45; nothing where there is none."""
-    found = re.fullmatch(rf"({_NUMBER.pattern})\s*(%?)[A-Za-z\s]*", text)
-    value = _number(found.group(1)) if found else None
-    if found is None or value is None:
+    match = re.fullmatch(rf"({_NUMBER.pattern})\s*(%?)[A-Za-z\s]*", text)
+    value = _number(match.group(1)) if match else None
+    if match is None or value is None:
         return []
-    return [value, value / 100] if found.group(2) else [value]
+    is_percentage = match.group(2) != ""
+    return [value, value / 100] if is_percentage else [value]
 
 
 def stated(answer: str) -> str:

@@ -28,11 +28,12 @@ def normalised(text: str) -> str:
     """
     text = " ".join(text.lower().replace("'", "").split())
     tight = re.search(r"\d,\d", text) is not None
-    kept = text
+    bare = text
     for mark in _PUNCTUATION:
+        # A mark at a word's edge goes, one inside a word parts it.
         at_edge = f"{mark} " in text or f" {mark}" in text
-        kept = kept.replace(mark, "" if at_edge or tight else " ")
-    words = re.sub(r"\.(?!\d)", "", kept).split()
+        bare = bare.replace(mark, "" if at_edge or tight else " ")
+    words = re.sub(r"\.(?!\d)", "", bare).split()
     return " ".join(_DIGITS.get(word, word) for word in words if word not in _ARTICLES)
 
 
@@ -46,8 +47,8 @@ def soft_accuracy(answers: str, answer: str) -> float:
     (1.0, 0.0)
     """
     people = _people(answers)
-    found = people.count(normalised(answer))
-    return min(found / min(ENOUGH, len(people)), 1.0)
+    num_agreeing = people.count(normalised(answer))
+    return min(num_agreeing / min(ENOUGH, len(people)), 1.0)
 
 
 @lru_cache(maxsize=65536)
