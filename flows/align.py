@@ -37,13 +37,16 @@ def align(
         name: of the workspace that a run with its own parameters has; this run's name if empty.
     """
     with workspace(params, overrides, name or flow_run.get_name()):
+        # Preference pairs.
         collect()
         bootstrap()
         generate()
         judge()
         validate()
+        # A reward model, measured.
         train_rm()
         evaluate_rm()
+        # What it is good for.
         train_ppo()
         best_of_n()
         clean()

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _terminate(number: int, frame: object) -> None:
-    """Unwind, so that the flow ends before its server; once, for `make` repeats what its group was told."""
+    """Unwind, so that the flow ends before its server; once, for `make` repeats what its group receives."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.exit(128 + number)
 
@@ -64,21 +64,26 @@ def demo(params: str | None, data: Path | None, overrides: Sequence[str]) -> int
     """Run `align` against a server of our own, unless PREFECT_API_URL names one; the exit code."""
     started = time.monotonic()
     print(announcement(params, overrides), flush=True)
-    overrides = [*overrides, *([f"collect.root={data.resolve()}"] if data else [])]
+    if data is not None:
+        overrides = [*overrides, f"collect.root={data.resolve()}"]
     name = Path(params or "params").stem
     with prefect_server():
-        # a process of its own, whose last log lines reach the server before that stops
+        # A process of its own, whose last log lines reach the server before that stops
         arguments = json.dumps({"params": params, "overrides": overrides, "name": name})
         flow = launch.popen([sys.executable, "-m", "flows.align", arguments])
         try:
             code = flow.wait()
         finally:
             launch.stop(flow)
+
+    # Where the run had a workspace of its own, its numbers are there.
     root = Path(".runs", name) if params or overrides else Path()
-    print(f"\n{'Failed' if code else 'Completed'} after {time.monotonic() - started:.0f} s")
+    outcome = "Failed" if code else "Completed"
+    print(f"\n{outcome} after {time.monotonic() - started:.0f} s")
     for key, value in numbers(root).items():
         print(f"  {key:34} {value:g}")
-    print(f"Report: {(root / 'reports' / 'index.html').resolve()}\nPrefect and MLflow: make ui")
+    report = (root / "reports" / "index.html").resolve()
+    print(f"Report: {report}\nPrefect and MLflow: make ui")
     return code
 
 
@@ -102,7 +107,8 @@ def expected_s() -> float:
 
 def probe_s(repeats: int = 7) -> float:
     """Seconds, the least of some tries, of what the stages of a tiny model do all the time: small matrix products."""
-    matrix, seconds = np.full((96, 96), 1 / 96, np.float32), []
+    matrix = np.full((96, 96), 1 / 96, np.float32)
+    seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
         for _ in range(1500):
@@ -119,9 +125,8 @@ def ui(worker: bool) -> int:
         if worker:
             _prefect("work-pool", "create", "local", "--type", "process", "--overwrite")
             _prefect("--no-prompt", "deploy", "--all", "--prefect-file", "infra/prefect.yaml")
-            stack.enter_context(
-                running([sys.executable, "-m", "prefect", "worker", "start", "--pool", "local"])
-            )
+            worker_command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "local"]
+            stack.enter_context(running(worker_command))
         while True:
             time.sleep(3600)
 
@@ -133,17 +138,20 @@ def _prefect(*arguments: str) -> None:
 @contextmanager
 def prefect_server(port: int | None = None) -> Iterator[str]:
     """A server's API, in PREFECT_API_URL too: the one named there, the one `ui` runs, or one of our own."""
-    note = (
-        Path(os.environ.setdefault("PREFECT_HOME", str(Path(".prefect").resolve()))) / "server.url"
-    )
-    known = os.environ.get("PREFECT_API_URL") or (note.read_text() if note.exists() else "")
+    home = Path(os.environ.setdefault("PREFECT_HOME", str(Path(".prefect").resolve())))
+    note = home / "server.url"
+    known = os.environ.get("PREFECT_API_URL", "")
+    if not known and note.exists():
+        known = note.read_text()
     if known and _healthy(known):
         os.environ["PREFECT_API_URL"] = known
         yield known
         return
+
+    # One of our own: the note leads the next caller to it.
     port = port if port and _is_free(port) else _free_port()
     api = os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
-    note.parent.mkdir(parents=True, exist_ok=True)
+    home.mkdir(parents=True, exist_ok=True)
     command = [
         sys.executable,
         "-m",
@@ -155,8 +163,9 @@ def prefect_server(port: int | None = None) -> Iterator[str]:
         "--port",
         str(port),
     ]
-    with running(command, note.parent / "server.log") as process:
-        _wait(lambda: _healthy(api), process, note.parent / "server.log")
+    log = home / "server.log"
+    with running(command, log) as process:
+        _wait(lambda: _healthy(api), process, log)
         note.write_text(api)
         try:
             yield api
@@ -167,12 +176,13 @@ def prefect_server(port: int | None = None) -> Iterator[str]:
 @contextmanager
 def mlflow_server() -> Iterator[str]:
     """The address of MLflow's pages over MLFLOW_TRACKING_URI."""
+    # Somebody else's server has pages of its own.
     store = os.environ["MLFLOW_TRACKING_URI"]
     if store.startswith("http"):
         yield store
         return
     port = 5000 if _is_free(5000) else _free_port()
-    # as it starts by default: fifteen processes and 3 GB
+    # By default it starts fifteen processes more, of 3 GB.
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     command = [
         sys.executable,
@@ -204,6 +214,7 @@ def running(command: Sequence[str], log: Path | None = None) -> Iterator[subproc
 
 
 def _wait(ready: Callable[[], bool], process: subprocess.Popen[str], log: Path) -> None:
+    # A server that ends, or hangs, has its reason in its log.
     deadline = time.monotonic() + SERVER_START_S
     while not ready():
         if process.poll() is not None or time.monotonic() > deadline:

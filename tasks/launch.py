@@ -1,7 +1,7 @@
 """A command whose whole process tree ends with the one who started it.
 
 `python -m tasks.launch [--timeout SECONDS] -- COMMAND` runs COMMAND in a session of its own. It ends every
-descendant when it is told to (TERM, INT, HUP), when the time is over, or when its standard input, the
+descendant on a signal (TERM, INT, HUP), when the time is over, or when its standard input, the
 lifeline, closes - which it does even if the starter is killed with -9. Every simpler way leaves processes
 behind in some case: torchrun's ranks have their own sessions, and `dvc repro` leaves its command running.
 Linux only.
@@ -25,7 +25,8 @@ GRACE_S = 20.0
 TIMED_OUT = 124
 """The exit code of coreutils' `timeout`."""
 
-_SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36
+_SET_PDEATHSIG = 1
+_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -36,7 +37,9 @@ def popen(
 
     Options are `subprocess.Popen`'s; standard input is the lifeline.
     """
-    limit = [] if timeout_s is None else ["--timeout", str(timeout_s)]
+    limit = []
+    if timeout_s is not None:
+        limit = ["--timeout", str(timeout_s)]
     launcher = [sys.executable, "-m", "tasks.launch", *limit, "--", *command]
     return subprocess.Popen(launcher, stdin=subprocess.PIPE, text=True, **options)
 
@@ -55,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("command", nargs="+")
     options = parser.parse_args(arguments)
 
+    # Orphans below us become our children, so that we see all of them to the end.
     _libc.prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     over = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -69,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     timed_out = _wait(child, over, options.timeout)
     code = _end(child)
-    return TIMED_OUT if timed_out else code if code >= 0 else 128 - code
+    if timed_out:
+        return TIMED_OUT
+    return code if code >= 0 else 128 - code
 
 
 def descendants(root: int) -> list[int]:
@@ -79,17 +85,21 @@ def descendants(root: int) -> list[int]:
         if not entry.name.isdigit():
             continue
         try:
-            state, parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[:2]
+            stat = (entry / "stat").read_text()
         except OSError:  # it ended while we looked
             continue
+        # The name before the last bracket may hold anything, brackets and spaces too.
+        state, parent = stat.rsplit(")", 1)[1].split()[:2]
         if state != "Z":
             children.setdefault(int(parent), []).append(int(entry.name))
-    found, todo = [], [root]
+
+    below: list[int] = []
+    todo = [root]
     while todo:
-        below = children.get(todo.pop(), [])
-        found += below
-        todo += below
-    return found
+        next_level = children.get(todo.pop(), [])
+        below += next_level
+        todo += next_level
+    return below
 
 
 def _watch_lifeline(over: threading.Event) -> None:
@@ -104,7 +114,9 @@ def _die_with_parent() -> None:
 
 def _wait(child: subprocess.Popen[bytes], over: threading.Event, timeout_s: float | None) -> bool:
     """Until the child has ended or has to; whether the time ran out."""
-    deadline = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
+    deadline = float("inf")
+    if timeout_s is not None:
+        deadline = time.monotonic() + timeout_s
     while child.poll() is None and not over.wait(0.05):
         if time.monotonic() > deadline:
             return True
@@ -114,6 +126,7 @@ def _wait(child: subprocess.Popen[bytes], over: threading.Event, timeout_s: floa
 def _end(child: subprocess.Popen[bytes]) -> int:
     """TERM, then KILL, for the child's group and whatever else descends from here."""
     grace_s = float(os.environ.get("IXC_GRACE_S", GRACE_S))
+    # The group first: a stage then has the time to write its last state.
     if child.poll() is None:
         os.killpg(child.pid, signal.SIGTERM)
         _until(lambda: child.poll() is not None, grace_s)

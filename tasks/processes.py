@@ -20,18 +20,22 @@ def in_processes(arguments: Sequence[str], number: int) -> int:
         The lowest exit code of those that failed, or 0: bad input (1) is why others lost their connection (70) or were
         ended (143).
     """
+    # Threads are shared out too: with all cores for each they would be in each other's way.
+    num_threads = max(1, len(os.sched_getaffinity(0)) // number)
     shared = os.environ | {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
         "WORLD_SIZE": str(number),
         "LOCAL_WORLD_SIZE": str(number),
-        "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // number)),
+        "OMP_NUM_THREADS": str(num_threads),
     }
-    ranks = [str(rank) for rank in range(number)]
     command = [sys.executable, *arguments]
-    started = [
-        launch.popen(command, env=shared | {"RANK": rank, "LOCAL_RANK": rank}) for rank in ranks
-    ]
+    started = []
+    for rank in map(str, range(number)):
+        own = {"RANK": rank, "LOCAL_RANK": rank}
+        started.append(launch.popen(command, env=shared | own))
+
+    # Until all have ended, or one has failed.
     try:
         while not any(codes := [process.poll() for process in started]) and None in codes:
             time.sleep(0.05)

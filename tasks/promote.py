@@ -48,6 +48,8 @@ def promote(client: Any, model: str, metric: str, at_least: float) -> str:
         raise NotPromoted(
             f"{model} version {candidate.version}: {metric} is {value:g}, below {at_least:g}"
         )
+
+    # What it replaces stays within reach, for a way back.
     champion = _by_alias(client, model, "champion")
     if champion is not None and champion.version != candidate.version:
         client.set_registered_model_alias(model, "previous", champion.version)

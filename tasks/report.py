@@ -18,8 +18,10 @@ def refresh(root: Path = Path(), wall_s: float | None = None) -> Path | None:
     try:
         from ixc.report import summary, write_report
 
-        numbers = summary(root) | ({} if wall_s is None else {"wall_s": round(wall_s, 1)})
-        write_json(numbers, root / "metrics" / "summary.json")
+        content = summary(root)
+        if wall_s is not None:
+            content["wall_s"] = round(wall_s, 1)
+        write_json(content, root / "metrics" / "summary.json")
         return write_report(root)
     except Exception as error:
         warnings.warn(f"report not written: {type(error).__name__}: {error}", stacklevel=2)
@@ -28,22 +30,26 @@ def refresh(root: Path = Path(), wall_s: float | None = None) -> Path | None:
 
 def write_json(content: Any, path: Path) -> None:
     """Sorted and indented, whole or not at all."""
+    text = json.dumps(content, indent=2, sort_keys=True)
     with replacing(path) as part:
-        part.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        part.write_text(text + "\n", encoding="utf-8")
 
 
 def numbers(root: Path = Path()) -> dict[str, float]:
     """`metrics/summary.json` with dotted keys; empty before the first report."""
     path = root / "metrics" / "summary.json"
-    return _flat(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    if not path.exists():
+        return {}
+    return _flat(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, float]:
     flat: dict[str, float] = {}
     for key, value in tree.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
     return flat
 
 

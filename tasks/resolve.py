@@ -29,10 +29,12 @@ def table(params: Path, root: Path = Path()) -> dict[str, dict[str, Any]]:
     """
     code = Code(root)
     sections = resolved(load_params(params))
-    return {
-        stage: {"params": section, "code": code.digests(stage, set(_texts(section)))}
-        for stage, section in sections.items()
-    }
+    rows = {}
+    for stage, section in sections.items():
+        # Of the readers only those that this section names.
+        digests = code.digests(stage, set(_texts(section)))
+        rows[stage] = {"params": section, "code": digests}
+    return rows
 
 
 def _texts(tree: Any) -> Iterator[str]:
@@ -40,7 +42,8 @@ def _texts(tree: Any) -> Iterator[str]:
     if isinstance(tree, str):
         yield tree
     elif isinstance(tree, dict | list):
-        for value in tree.values() if isinstance(tree, dict) else tree:
+        values = tree.values() if isinstance(tree, dict) else tree
+        for value in values:
             yield from _texts(value)
 
 

@@ -30,8 +30,12 @@ if TYPE_CHECKING:
     from prefect import Task
     from prefect.client.schemas.objects import State, TaskRun
 
-BAD_INPUT, CRASH, TOLD_TO_STOP = 1, 70, 143
-"""Exit codes: trying again cannot help; it may (sysexits.h: internal software error); 128 + SIGTERM."""
+BAD_INPUT = 1
+"""Exit code: trying again cannot help."""
+CRASH = 70
+"""It may (sysexits.h: internal software error)."""
+TERMINATED = 143
+"""128 + SIGTERM."""
 
 MACHINE = (OSError, RuntimeError, MemoryError)
 """What a full disk, a lost connection or a GPU raise."""
@@ -61,10 +65,11 @@ def main(
         model: register the last path, a model folder, under this name.
     """
     signal.signal(signal.SIGTERM, _terminate)
+    paths = [Path(argument) for argument in sys.argv[1:]]
     try:
-        _run(stage, run, [Path(argument) for argument in sys.argv[1:]], model)
+        _run(stage, run, paths, model)
     except (Terminated, KeyboardInterrupt):
-        sys.exit(TOLD_TO_STOP)
+        sys.exit(TERMINATED)
     except Exception as error:
         if foreseen(error):
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -75,23 +80,32 @@ def main(
 
 def foreseen(error: Exception) -> bool:
     """Whether the error is one of our own (BadParams, BadRecord, NotSaved, ...): its text says all."""
-    ours = type(error).__module__.partition(".")[0] in ("ixc", "tasks")
-    return ours and isinstance(error, ValueError | OSError)
+    package = type(error).__module__.partition(".")[0]
+    return package in ("ixc", "tasks") and isinstance(error, ValueError | OSError)
 
 
 def _run(
-    stage: str, run: Callable[..., Metrics] | None, paths: Sequence[Path], model: str | None
+    stage: str,
+    run: Callable[..., Metrics] | None,
+    paths: Sequence[Path],
+    model: str | None,
 ) -> None:
     section = getattr(load_params(), stage)
-    if (
-        getattr(section, "processes", 1) > 1 and "RANK" not in os.environ
-    ):  # before anything large is imported
-        sys.exit(in_processes(["-m", f"tasks.{stage}", *map(str, paths)], section.processes))
+
+    # Several processes start this module anew, before anything large is imported here.
+    num_processes = getattr(section, "processes", 1)
+    if num_processes > 1 and "RANK" not in os.environ:
+        arguments = ["-m", f"tasks.{stage}", *map(str, paths)]
+        sys.exit(in_processes(arguments, num_processes))
+
     call: Callable[..., Metrics] = run or importlib.import_module(f"ixc.stages.{stage}").run
     _check_paths(stage, call, paths)
-    if os.environ.get("RANK", "0") != "0":  # under torchrun the first rank speaks for all
+
+    # The first rank speaks for all.
+    if os.environ.get("RANK", "0") != "0":
         call(section, *paths, log=ignore)
         return
+
     points: Points = []
     with Run(stage, section) as record:
         # A training keeps the run's name in its states, and notes whose state it goes on from.
@@ -107,6 +121,8 @@ def _run(
         except ValueError:  # the data are at fault, and a page may say how
             refresh()
             raise
+
+        # What came out, three times: in MLflow, as DVC's metrics, and where they come from.
         record.log(metrics, 0)
         write_json(metrics, Path("metrics") / f"{stage}.json")
         write_json(provenance(record, paths), Path("metrics", "provenance") / f"{stage}.json")
@@ -119,14 +135,13 @@ def _run(
 
 def _check_paths(stage: str, run: Callable[..., Metrics], paths: Sequence[Path]) -> None:
     positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    names = [
-        name for name, each in inspect.signature(run).parameters.items() if each.kind is positional
-    ][1:]
-    if len(names) != len(paths):
+    parameters = inspect.signature(run).parameters.values()
+    names = [each.name for each in parameters if each.kind is positional]
+    path_names = names[1:]  # the first is the section
+    if len(path_names) != len(paths):
+        usage = f"python -m tasks.{stage} {' '.join(path_names).upper()}"
         given = " ".join(map(str, paths)) or "nothing"
-        raise BadArguments(
-            f"python -m tasks.{stage} {' '.join(names).upper()}: {given!r} was given"
-        )
+        raise BadArguments(f"{usage}: {given!r} was given")
 
 
 class BadArguments(ValueError):
@@ -138,17 +153,18 @@ def _write_curves(stage: str, points: Points) -> None:
     path = Path("metrics", "curves", f"{stage}.csv")
     if not Path("dvc.yaml").exists():
         return
-    plots = (
-        yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
-        .get(stage, {})
-        .get("plots", [])
-    )
+    graph = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))
+    plots = graph["stages"].get(stage, {}).get("plots", [])
     if path.as_posix() not in plots:
         return
+
+    # Several calls of `log` may be about one step, and not every step has every curve.
     rows: dict[int, dict[str, float]] = {}
     for metrics, step in points:
         rows.setdefault(step, {}).update(metrics)
-    columns = dict.fromkeys(name for row in rows.values() for name in row)
+    columns: dict[str, None] = {}
+    for row in rows.values():
+        columns |= dict.fromkeys(row)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["step", *columns])
@@ -164,16 +180,17 @@ class StageFailed(RuntimeError):
     """A stage that did not end well; `code` is its own exit code, or DVC's where DVC itself gave up."""
 
     def __init__(self, stage: str, code: int, tail: Sequence[str]) -> None:
-        super().__init__(f"{stage}: exit code {code}: {tail[0] if tail else ''}")
+        last = tail[0] if tail else ""
+        super().__init__(f"{stage}: exit code {code}: {last}")
         self.code = code
 
     @property
     def crashed(self) -> bool:
         """Whether a second try makes sense: a traceback, or a signal other than TERM."""
+        if self.code == CRASH:
+            return True
         signalled = self.code < 0 or 128 < self.code < 128 + signal.NSIG
-        return self.code == CRASH or (
-            signalled and self.code not in (TOLD_TO_STOP, -signal.SIGTERM)
-        )
+        return signalled and self.code not in (TERMINATED, -signal.SIGTERM)
 
 
 def dvc_task(stage: str, timeout_s: float | None = None) -> Callable[[], None]:
@@ -230,10 +247,11 @@ def _reproduce(stage: str, root: Path, timeout_s: float | None) -> str:
     from prefect import get_run_logger
     from prefect.runtime import flow_run
 
-    python = str(Path(sys.executable).parent)  # dvc.yaml says `python`, and means this one
+    # dvc.yaml says `python`, and means this one.
+    folder = str(Path(sys.executable).parent)
     env = {
         **os.environ,
-        "PATH": f"{python}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
         "IXC_FLOW_RUN_ID": flow_run.get_id() or "",
     }
     process = launch.popen(
@@ -245,10 +263,13 @@ def _reproduce(stage: str, root: Path, timeout_s: float | None) -> str:
         stderr=subprocess.STDOUT,
         bufsize=1,
     )
+
+    # Its output goes to the flow's log as it comes; the end of it tells what happened.
     lines: list[str] = []
     try:
         for line in process.stdout or ():
-            if (text := line.strip()) and not text.startswith(ADVICE):
+            text = line.strip()
+            if text and not text.startswith(ADVICE):
                 get_run_logger().info(text)
                 lines = [*lines[-199:], text]
     finally:
@@ -267,16 +288,20 @@ def outcome(stage: str, lines: Sequence[str]) -> str:
     own = [line for line in lines if line.startswith(f"Stage '{stage}'")]
     if any("is cached - skipping run" in line for line in own):
         return "Restored"
-    return "UpToDate" if any("didn't change, skipping" in line for line in own) else "Completed"
+    if any("didn't change, skipping" in line for line in own):
+        return "UpToDate"
+    return "Completed"
 
 
 def failure(stage: str, code: int, lines: Sequence[str]) -> StageFailed:
     """The error of a failed `dvc repro`, with the stage's own exit code, which DVC only tells in words."""
     own = re.search(r"exited with (-?\d+)", "\n".join(lines))
-    told = [
-        line for line in lines if not line.startswith(("ERROR: failed to", "Running stage", "> "))
-    ]
-    return StageFailed(stage, int(own[1]) if own else code, told[-1:])
+    if own is not None:
+        code = int(own[1])
+    # The stage's last line says more than DVC's own.
+    of_dvc = ("ERROR: failed to", "Running stage", "> ")
+    of_stage = [line for line in lines if not line.startswith(of_dvc)]
+    return StageFailed(stage, code, of_stage[-1:])
 
 
 def _publish(stage: str, root: Path) -> None:
@@ -284,8 +309,9 @@ def _publish(stage: str, root: Path) -> None:
     from prefect.artifacts import create_table_artifact
 
     with suppress(OSError):
-        metrics = json.loads((root / "metrics" / f"{stage}.json").read_text(encoding="utf-8"))
+        path = root / "metrics" / f"{stage}.json"
+        metrics = json.loads(path.read_text(encoding="utf-8"))
         table = [{"metric": name, "value": value} for name, value in metrics.items()]
-        create_table_artifact(
-            table, key=stage.replace("_", "-"), description=f"`metrics/{stage}.json`"
-        )  # pyright: ignore
+        key = stage.replace("_", "-")
+        description = f"`metrics/{stage}.json`"
+        create_table_artifact(table, key=key, description=description)  # pyright: ignore

@@ -7,9 +7,10 @@ import socket
 import subprocess
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -22,7 +23,7 @@ FLUSH_S = 10.0
 
 
 class Terminated(BaseException):
-    """The stage was told to stop (SIGTERM)."""
+    """The stage has to stop (SIGTERM)."""
 
 
 class Run:
@@ -34,7 +35,8 @@ class Run:
     def __init__(self, stage: str, section: Any, root: Path = Path()) -> None:
         self.client = client(root)
         self.experiment = experiment(self.client, root)
-        self.stage, self.tags = stage, tags(stage, root)
+        self.stage = stage
+        self.tags = tags(stage, root)
         self.params = flatten(asdict(section))
         self.points: list[tuple[dict[str, float], int, int]] = []
         self.flushed = time.monotonic()
@@ -53,8 +55,10 @@ class Run:
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
         self.flush()
-        killed = kind is not None and issubclass(kind, Terminated | KeyboardInterrupt)
-        status = "KILLED" if killed else "FAILED" if kind else "FINISHED"
+        if kind is None:
+            status = "FINISHED"
+        else:
+            status = "KILLED" if issubclass(kind, Terminated | KeyboardInterrupt) else "FAILED"
         try:
             self.client.set_terminated(self.id, status)
         except Exception as failure:
@@ -62,17 +66,16 @@ class Run:
 
     def _mark_killed(self) -> None:
         """Runs of this stage whose process, on this machine, is gone without a word."""
-        here = f"tags.stage = '{self.stage}' and tags.host = '{socket.gethostname()}'"
+        host = socket.gethostname()
+        here = f"tags.stage = '{self.stage}' and tags.host = '{host}'"
         running = f"{here} and attributes.status = 'RUNNING'"
         try:
             for run in self.client.search_runs([self.experiment], running):
                 if not Path("/proc", run.data.tags["pid"]).exists():
                     self.client.set_terminated(run.info.run_id, "KILLED")
         except Exception as failure:
-            warnings.warn(
-                f"MLflow: runs of {self.stage} that were killed are not marked: {failure}",
-                stacklevel=2,
-            )
+            runs = f"runs of {self.stage} that were killed"
+            warnings.warn(f"MLflow: {runs} are not marked: {failure}", stacklevel=2)
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Numbers of one step of a curve."""
@@ -84,11 +87,10 @@ class Run:
         """Send the points that wait."""
         from mlflow.entities import Metric
 
-        points = [
-            Metric(k, float(v), at, step)
-            for metrics, step, at in self.points
-            for k, v in metrics.items()
-        ]
+        points = []
+        for metrics, step, time_ms in self.points:
+            for name, value in metrics.items():
+                points.append(Metric(name, float(value), time_ms, step))
         self.points.clear()
         self.flushed = time.monotonic()
         self._send(metrics=points)
@@ -108,15 +110,20 @@ class Run:
                 stacklevel=2,
             )
 
-    def _send(self, metrics: list[Any] | None = None, params: dict[str, str] | None = None) -> None:
+    def _send(
+        self,
+        metrics: Sequence[Any] = (),
+        params: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         from mlflow.entities import Param
 
-        pairs = [Param(key, value) for key, value in (params or {}).items()]
+        pairs = [Param(key, value) for key, value in params.items()]
         try:
-            for start in range(0, len(pairs), 100):  # the server's limits per request
+            # In pieces: the server has limits per request.
+            for start in range(0, len(pairs), 100):
                 self.client.log_batch(self.id, params=pairs[start : start + 100])
-            for start in range(0, len(metrics or []), 1000):
-                self.client.log_batch(self.id, metrics=(metrics or [])[start : start + 1000])
+            for start in range(0, len(metrics), 1000):
+                self.client.log_batch(self.id, metrics=metrics[start : start + 1000])
         except Exception as failure:
             warnings.warn(f"MLflow: run {self.id}: numbers lost: {failure}", stacklevel=2)
 
@@ -125,21 +132,23 @@ def client(root: Path = Path()) -> Any:
     """A client of MLFLOW_TRACKING_URI; without one, of `mlflow.db` in the main checkout."""
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{home(root) / 'mlflow.db'}")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault(
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"
-    )  # the default waits for minutes on a dead server
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    # The default waits for minutes on a dead server.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     from mlflow.tracking import MlflowClient
 
     return MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
 
 
 def experiment(client: Any, root: Path = Path()) -> str:
-    """The id of our experiment; a local one keeps its artefacts in the main checkout, wherever we are."""
-    if found := client.get_experiment_by_name(EXPERIMENT):
-        return found.experiment_id
-    local = os.environ["MLFLOW_TRACKING_URI"].startswith("sqlite:")
-    return client.create_experiment(EXPERIMENT, str(home(root) / "mlartifacts") if local else None)
+    """The id of our experiment; a local one has its artefacts in the main checkout, wherever we are."""
+    known = client.get_experiment_by_name(EXPERIMENT)
+    if known:
+        return known.experiment_id
+    artifacts = None
+    if os.environ["MLFLOW_TRACKING_URI"].startswith("sqlite:"):
+        artifacts = str(home(root) / "mlartifacts")
+    return client.create_experiment(EXPERIMENT, artifacts)
 
 
 def home(root: Path = Path()) -> Path:
@@ -151,39 +160,54 @@ def home(root: Path = Path()) -> Path:
 def git(*arguments: str, root: Path = Path()) -> str:
     """What git says, or nothing where there is no repository."""
     done = subprocess.run(
-        ["git", *arguments], cwd=root, capture_output=True, text=True, check=False
+        ["git", *arguments],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return done.stdout.strip()
 
 
 def tags(stage: str, root: Path = Path()) -> dict[str, str]:
-    """Where a run's numbers come from: code, data, process, and the flow that asked for it."""
+    """Where a run's numbers come from: code, data, process, and the flow that started it."""
     revision = git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*", root=root)
-    data = {f"dvc/{path}": md5 for path, md5 in data_md5s(stage, root).items()}
-    flow = {"prefect.flow_run_id": os.environ.get("IXC_FLOW_RUN_ID", "")}
-    process = {"host": socket.gethostname(), "pid": str(os.getpid())}
-    return {
+    described = {
         "stage": stage,
         "git": revision,
-        **process,
-        **data,
-        **{key: value for key, value in flow.items() if value},
+        "host": socket.gethostname(),
+        "pid": str(os.getpid()),
     }
+    for path, md5 in data_md5s(stage, root).items():
+        described[f"dvc/{path}"] = md5
+    # Outside of a flow there is none.
+    flow_run = os.environ.get("IXC_FLOW_RUN_ID", "")
+    if flow_run:
+        described["prefect.flow_run_id"] = flow_run
+    return described
 
 
 def data_md5s(stage: str, root: Path = Path()) -> dict[str, str]:
     """DVC's md5 of every input that another stage made, by path; `dvc.lock` has them already."""
-    graph, lock = root / "dvc.yaml", root / "dvc.lock"
-    if not (graph.exists() and lock.exists()):
+    lock = root / "dvc.lock"
+    if not (root / "dvc.yaml").exists() or not lock.exists():
         return {}
-    deps = set(yaml.safe_load(graph.read_text())["stages"].get(stage, {}).get("deps", []))
-    stages = yaml.safe_load(lock.read_text())["stages"].values()
-    return {
-        out["path"]: out["md5"]
-        for each in stages
-        for out in each.get("outs", [])
-        if out["path"] in deps
-    }
+    deps = _deps(stage, root)
+    md5s = {}
+    for each in yaml.safe_load(lock.read_text())["stages"].values():
+        for out in each.get("outs", []):
+            if out["path"] in deps:
+                md5s[out["path"]] = out["md5"]
+    return md5s
+
+
+def _deps(stage: str, root: Path) -> list[str]:
+    """What a stage reads, as `dvc.yaml` has it; nothing without such a file."""
+    graph = root / "dvc.yaml"
+    if not graph.exists():
+        return []
+    stages = yaml.safe_load(graph.read_text(encoding="utf-8"))["stages"]
+    return stages.get(stage, {}).get("deps", [])
 
 
 def provenance(run: Run, paths: Sequence[Path], root: Path = Path()) -> dict[str, Any]:
@@ -204,14 +228,16 @@ def data_hashes(stage: str, paths: Sequence[Path], root: Path = Path()) -> dict[
 
     What DVC does not know, say because the stage runs without it, is computed.
     """
-    graph, found = root / "dvc.yaml", data_md5s(stage, root)
-    stages = yaml.safe_load(graph.read_text(encoding="utf-8"))["stages"] if graph.exists() else {}
-    for dep in stages.get(stage, {}).get("deps", []):
-        if dep not in found and (root / dep).exists():  # no `${...}`, which is a name and no path
-            found[dep] = folder_md5(root / dep) if (root / dep).is_dir() else _md5(root / dep)
-    return found or {
-        path.as_posix(): _md5(root / path) for path in paths if (root / path).is_file()
-    }
+    hashes = data_md5s(stage, root)
+    for dep in _deps(stage, root):
+        path = root / dep
+        if dep in hashes or not path.exists():  # `${...}` is a name and no path
+            continue
+        hashes[dep] = folder_md5(path) if path.is_dir() else _md5(path)
+    if hashes:
+        return hashes
+    files = [path for path in paths if (root / path).is_file()]
+    return {path.as_posix(): _md5(root / path) for path in files}
 
 
 def folder_md5(folder: Path) -> str:
@@ -220,20 +246,24 @@ def folder_md5(folder: Path) -> str:
     DVC: the md5 of the JSON list of its files' md5s and paths, plus ".dir".
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    entries = [
-        {"md5": _md5(path), "relpath": path.relative_to(folder).as_posix()} for path in files
-    ]
-    listing = json.dumps(sorted(entries, key=lambda entry: entry["relpath"]), sort_keys=True)
+    entries = []
+    for path in files:
+        entries.append({"md5": _md5(path), "relpath": path.relative_to(folder).as_posix()})
+    entries.sort(key=lambda entry: entry["relpath"])
+    listing = json.dumps(entries, sort_keys=True)
     return hashlib.md5(listing.encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
 def _md5(path: Path) -> str:
+    def md5() -> Any:
+        return hashlib.md5(usedforsecurity=False)
+
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        return hashlib.file_digest(file, md5).hexdigest()
 
 
 def register(run: Run, name: str, folder: Path) -> str:
-    """Keep a model folder in MLflow as a new version of `name`, alias `candidate`; the version's number."""
+    """Store a model folder in MLflow as a new version of `name`, alias `candidate`; the version's number."""
     from mlflow.exceptions import MlflowException
 
     run.client.log_artifacts(run.id, str(folder), "model")
@@ -243,8 +273,13 @@ def register(run: Run, name: str, folder: Path) -> str:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     source = f"{run.client.get_run(run.id).info.artifact_uri}/model"
-    tags = {"git": run.tags["git"], "dvc_md5": folder_md5(folder), "dvc_path": folder.as_posix()}
+    tags = {
+        "git": run.tags["git"],
+        "dvc_md5": folder_md5(folder),
+        "dvc_path": folder.as_posix(),
+    }
     version = run.client.create_model_version(name, source, run.id, tags=tags).version
+    # Promotion measures it first (`tasks.promote`).
     run.client.set_registered_model_alias(name, "candidate", version)
     return str(version)
 
@@ -262,5 +297,6 @@ def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     if not isinstance(tree, dict | list | tuple):
         yield path, tree
         return
-    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    for key, value in items:
         yield from _leaves(value, f"{path}.{key}" if path else str(key))

@@ -49,7 +49,9 @@ class Workspace:
     def wall_s(self) -> float | None:
         """Seconds so far, if every stage of the graph really ran."""
         ran = {stage for stage, outcome in self.outcomes.items() if outcome == "Completed"}
-        return time.monotonic() - self.started if ran == set(stages(self.root)) else None
+        if ran != set(stages(self.root)):
+            return None
+        return time.monotonic() - self.started
 
 
 _current: ContextVar[Workspace | None] = ContextVar("workspace", default=None)
@@ -62,19 +64,22 @@ def current() -> Workspace:
 
 @contextmanager
 def workspace(
-    params: str | None = None, overrides: Sequence[str] = (), name: str | None = None
+    params: str | None = None,
+    overrides: Sequence[str] = (),
+    name: str | None = None,
 ) -> Iterator[Workspace]:
     """Where the stages called in this block run.
 
     Args:
         params: a parameter file to use instead of `params.yaml`, relative to the repository.
         overrides: `section.key=value`, on top of it.
-        name: of the worktree that either of them needs, below `.runs/`; kept, and used again.
+        name: of the worktree that either of them needs, below `.runs/`; it stays, and is used again.
     """
     main = root = Path(git("rev-parse", "--show-toplevel") or Path.cwd())
     if params or overrides:
         root = _worktree(main, name or "run")
-        _write_params(root, main / params if params else root / "params.yaml", overrides)
+        source = main / params if params else root / "params.yaml"
+        _write_params(root, source, overrides)
     here = Workspace(root, _fresh(root))
     token = _current.set(here)
     try:
@@ -106,18 +111,18 @@ def _worktree(main: Path, name: str) -> Path:
         _git("worktree", "prune", root=main)
         _git("worktree", "add", "--quiet", "--detach", str(root), "HEAD", root=main)
         _dvc("cache", "dir", "--local", str(main / ".dvc" / "cache"), root=root)
+
+    # What this worktree has computed is in its own lock file, which the checkout would replace.
     lock = root / "dvc.lock"
-    known = (
-        lock.read_bytes() if lock.exists() else None
-    )  # the worktree's own, not the main checkout's
-    _git(
-        "checkout", "--quiet", "--force", "--detach", git("rev-parse", "HEAD", root=main), root=root
-    )
-    if uncommitted := git("stash", "create", root=main):
+    own_lock = lock.read_bytes() if lock.exists() else None
+    commit = git("rev-parse", "HEAD", root=main)
+    _git("checkout", "--quiet", "--force", "--detach", commit, root=root)
+    uncommitted = git("stash", "create", root=main)
+    if uncommitted:
         _git("read-tree", "--reset", "-u", uncommitted, root=root)
     _copy_new(main, root)
-    if known is not None:
-        lock.write_bytes(known)
+    if own_lock is not None:
+        lock.write_bytes(own_lock)
     return root
 
 
@@ -134,8 +139,9 @@ def _write_params(root: Path, source: Path, overrides: Sequence[str]) -> None:
     tree = yaml.safe_load(source.read_text(encoding="utf-8"))
     for text in overrides:
         override(tree, text)
-    (root / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
-    load_params(root / "params.yaml")
+    path = root / "params.yaml"
+    path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+    load_params(path)  # a wrong one is an error now, not in every stage
 
 
 def override(tree: dict[str, Any], text: str) -> None:
@@ -151,18 +157,19 @@ def override(tree: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     *parents, last = key.split(".")
     if not equals or not all([*parents, last]):
-        raise BadOverride(
-            f"override {text!r}: write section.key=value, as in train_rm.learning_rate=2e-5"
-        )
+        remedy = "write section.key=value, as in train_rm.learning_rate=2e-5"
+        raise BadOverride(f"override {text!r}: {remedy}")
     branch = tree
     for parent in parents:
         if not isinstance(branch.get(parent), dict):
             branch[parent] = {}
         branch = branch[parent]
     branch[last] = _value(value)
-    if key == "seed":  # in the file every section's seed is an alias of this one
-        for section in (each for each in tree.values() if isinstance(each, dict)):
-            section["seed"] = branch[last]
+    # In the file every section's seed is an alias of the one at the top.
+    if key == "seed":
+        for section in tree.values():
+            if isinstance(section, dict):
+                section["seed"] = branch[last]
 
 
 def _value(text: str) -> Any:
@@ -174,8 +181,11 @@ def _value(text: str) -> Any:
 
 def _fresh(root: Path) -> set[str]:
     """The stages that `dvc status` has nothing to say about; none while what they depend on is out of date itself."""
-    stale = set(json.loads(_dvc("status", "--json", root=root) or "{}"))
-    return set() if stale.intersection(tracked(root)) else set(stages(root)) - stale
+    status = _dvc("status", "--json", root=root)
+    stale = set(json.loads(status or "{}"))
+    if stale.intersection(tracked(root)):
+        return set()
+    return set(stages(root)) - stale
 
 
 def _dvc(*arguments: str, root: Path) -> str:
@@ -187,9 +197,14 @@ def _git(*arguments: str, root: Path) -> str:
 
 
 def _output(command: Sequence[str], root: Path) -> str:
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command,
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
-        raise RuntimeError(
-            f"{root}: {' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}"
-        )
+        reason = done.stderr.strip() or done.stdout.strip()
+        raise RuntimeError(f"{root}: {' '.join(command)}: {reason}")
     return done.stdout
