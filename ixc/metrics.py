@@ -2,12 +2,23 @@
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 Metrics = dict[str, float | int]
 Log = Callable[[dict[str, float], int], None]
+
+
+@dataclass
+class Lineage:
+    """Whose numbers a training's are; a task gives it to the stage, and reads it afterwards."""
+
+    run_id: str = ""
+    """The run that the numbers are kept under, by a name that the states of the training keep."""
+    resumed_from: str = ""
+    """The run whose state this one goes on from; empty: it began anew."""
 
 
 NO_NUMBER = "no number: a weight is broken, or the model overflows; load it with dtype float32, or fetch it again"

@@ -402,8 +402,9 @@ class TrainRMParams:
     """With `zero: 2` or `3`, what is kept in main memory: the moments, and AdamW is computed there; or, with `3`, the
     weights too."""
     lora: LoRAParams | None = None
-    """Train adapters and the score head in place of the whole language model; they are merged in the end. The official
-    LoRA script (rank 512, alpha 64) leaves the score head as it is."""
+    """Train adapters and the score head in place of the whole language model. In the end they are merged, and also kept
+    by themselves, in PEFT's format, as the model's folder `adapter`. The official LoRA script (rank 512, alpha 64)
+    leaves the score head as it is."""
     checkpoint_every: int | None = Field(default=None, gt=0)
     """Steps between checkpoints, from which the same stage goes on after a crash; none: it starts anew."""
     held_out: float = Field(default=0.0, ge=0, lt=1)

@@ -94,14 +94,16 @@ def _run(
         return
     points: Points = []
     with Run(stage, section) as record:
-        os.environ["MLFLOW_RUN_ID"] = record.id  # MLflow's own name for it; checkpoints keep it
+        # A training keeps the run's name in its states, and notes whose state it goes on from.
+        takes = inspect.signature(call).parameters
+        lineage = {"lineage": record.lineage} if "lineage" in takes else {}
 
         def log(metrics: dict[str, float], step: int) -> None:
             points.append((metrics, step))
             record.log(metrics, step)
 
         try:
-            metrics = call(section, *paths, log=log)
+            metrics = call(section, *paths, log=log, **lineage)
         except ValueError:  # the data are at fault, and a page may say how
             refresh()
             raise

@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from ixc.metrics import Lineage
+
 EXPERIMENT = "ixc"
 FLUSH_S = 10.0
 """A curve point waits at most this long, seconds: one request per point would cost 10-50 ms each."""
@@ -36,11 +38,16 @@ class Run:
         self.params = flatten(asdict(section))
         self.points: list[tuple[dict[str, float], int, int]] = []
         self.flushed = time.monotonic()
+        self.lineage = Lineage()
+        """What a training and its run know of each other."""
+        self.marked = ""
+        """The run that this one is tagged as going on from."""
 
     def __enter__(self) -> "Run":
         self._mark_killed()
         run = self.client.create_run(self.experiment, tags=self.tags, run_name=self.stage)
         self.id = run.info.run_id
+        self.lineage = Lineage(run_id=self.id)
         self._send(params=self.params)
         return self
 
@@ -85,18 +92,21 @@ class Run:
         self.points.clear()
         self.flushed = time.monotonic()
         self._send(metrics=points)
-        self._tell_resumed()
+        self._mark_resumed()
 
-    def _tell_resumed(self) -> None:
-        """A training that goes on from the state of a killed run names it, once (`engine.checkpoints.RESUMED_FROM`)."""
-        if before := os.environ.pop("IXC_RESUMED_FROM", ""):
-            try:
-                self.client.set_tag(self.id, "resumed_from", before)
-            except Exception as failure:
-                warnings.warn(
-                    f"MLflow: run {self.id}: not marked as going on from {before}: {failure}",
-                    stacklevel=2,
-                )
+    def _mark_resumed(self) -> None:
+        """Tag a training that goes on from the state of a killed run with that run, once."""
+        before = self.lineage.resumed_from
+        if not before or before == self.marked:
+            return
+        self.marked = before
+        try:
+            self.client.set_tag(self.id, "resumed_from", before)
+        except Exception as failure:
+            warnings.warn(
+                f"MLflow: run {self.id}: not marked as going on from {before}: {failure}",
+                stacklevel=2,
+            )
 
     def _send(self, metrics: list[Any] | None = None, params: dict[str, str] | None = None) -> None:
         from mlflow.entities import Param

@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -10,6 +11,7 @@ import torch
 
 from ixc.data.corruption import EVASIVE
 from ixc.data.samples import write_samples
+from ixc.engine.checkpoints import OtherRun
 from ixc.models.ixc25 import IXCForCausalLM, IXCProcessor, to_official
 from ixc.models.ixc25.folder import load
 from ixc.params import ArchitectureParams, BootstrapParams
@@ -55,6 +57,44 @@ def test_a_base_is_trained_from_prompts_and_can_be_loaded(tmp_path: Path):
     assert losses[-1] < losses[0] / 2
     assert IXCForCausalLM.from_pretrained(tmp_path / "base").config.hidden_size == 16
     assert IXCProcessor.from_pretrained(tmp_path / "base").tile_size == 28
+
+
+class Killed(BaseException):
+    """What a kill is to the code."""
+
+
+def test_a_killed_training_ends_in_exactly_the_numbers_of_one_that_was_not(tmp_path: Path):
+    media = [tiny.image(tmp_path, colour) for colour in ("red", "blue")]
+    samples = [
+        tiny.sample(f"{i}?", [media[i % 2]] if i % 3 else [], id=str(i), gold=tiny.match("yes"))
+        for i in range(12)
+    ]
+    write_samples(samples, tmp_path / "prompts.parquet")
+
+    def curve(name: str, kill_after: int | None = None, **options: Any) -> list[dict[str, float]]:
+        curve: list[dict[str, float]] = []
+
+        def log(numbers: dict[str, float], step: int) -> None:
+            assert step == len(curve)
+            curve.append(numbers)
+            if step + 1 == kill_after:
+                raise Killed
+
+        sizes: dict[str, Any] = {"steps": 8, "batch_size": 3, "noise": 0.5, "noise_from": 0.5}
+        params = BootstrapParams(architecture=ARCHITECTURE, checkpoint_every=2, **(sizes | options))
+        run(params, tmp_path / "prompts.parquet", tmp_path, tmp_path / name, log=log)
+        return curve
+
+    whole = curve("whole")
+    for step in (3, 7):
+        with pytest.raises(Killed):
+            curve("killed", kill_after=step)
+    with pytest.raises(OtherRun, match=r"noise was 0.5, is 0.1; set it back"):
+        curve("killed", noise=0.1)
+    assert curve("killed") == whole
+    files = [tmp_path / name / "model.safetensors" for name in ("whole", "killed")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert not (tmp_path / ".killed.checkpoints").exists()
 
 
 def test_a_pretrained_model_is_taken_as_it_is(tmp_path: Path):

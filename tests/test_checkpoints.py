@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import save_file
 
 from ixc.data.samples import write_samples
-from ixc.engine.checkpoints import PARTS, RESUMED_FROM, RUN_ID, Checkpoints, NotSaved, OtherRun
+from ixc.engine.checkpoints import PARTS, Checkpoints, NotSaved, OtherRun
 from ixc.engine.optim import Diverged, Optimizer
 from ixc.engine.trainer import Learner, Trainer
-from ixc.metrics import ignore
+from ixc.metrics import Lineage, ignore
 from ixc.models.ixc25 import IXCForCausalLM, IXCForRewardModel
 from ixc.models.ixc25.folder import save
 from ixc.params import TrainRMParams
@@ -49,6 +49,7 @@ class Training:
         kill_after: int | None = None,
         name: str = "reward",
         step_done: Callable[[], None] = lambda: None,
+        lineage: Lineage | None = None,
         **options: Any,
     ) -> History:
         curve: History = []
@@ -73,6 +74,7 @@ class Training:
             self.root / "base",
             self.root / name,
             log=log,
+            lineage=lineage,
         )
         return curve
 
@@ -109,11 +111,8 @@ def test_a_killed_run_ends_in_exactly_the_numbers_and_weights_of_one_that_was_no
     assert not (training.root / ".reward.checkpoints").exists()
 
 
-def test_only_the_newest_state_is_kept_and_it_names_its_run(
-    training: Training, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv(RUN_ID, "a run / of mine")
-    training.killed_after(7)
+def test_only_the_newest_state_is_kept_and_it_names_its_run(training: Training):
+    training.killed_after(7, lineage=Lineage("a run / of mine"))
     assert training.state().name == "step-00000006"
     assert json.loads((training.state() / "state.json").read_text())["run_id"] == "a run / of mine"
 
@@ -330,18 +329,14 @@ def test_a_model_that_cannot_be_saved_says_what_to_do_and_leaves_the_last_state(
     assert training(checkpoint_every=every) == whole
 
 
-def test_a_run_that_goes_on_tells_whose_state_it_took(
-    training: Training, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.delenv(RESUMED_FROM, raising=False)
-    monkeypatch.setenv(RUN_ID, "the first")
-    training.killed_after(3)
-    assert RESUMED_FROM not in os.environ
-    monkeypatch.setenv(RUN_ID, "the second")
-    training.killed_after(5)
-    assert os.environ[RESUMED_FROM] == "the first"
-    training()
-    assert os.environ[RESUMED_FROM] == "the second"
+def test_a_run_that_goes_on_names_the_one_whose_state_it_took(training: Training):
+    first, second, third = Lineage("the first"), Lineage("the second"), Lineage("the third")
+    training.killed_after(3, lineage=first)
+    training.killed_after(5, lineage=second)
+    training(lineage=third)
+    assert first.resumed_from == ""
+    assert second.resumed_from == "the first"
+    assert third.resumed_from == "the second"
 
 
 def test_only_the_first_process_copies_the_optimizer(

@@ -1,19 +1,21 @@
-"""Adapters change nothing at first, learn beside frozen weights, and end as plain weights."""
+"""Adapters change nothing at first, learn beside frozen weights, and end as plain weights and as PEFT's."""
 
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import tiny
 import torch
 
-from ixc.data.samples import Sample
+from ixc.data.samples import Sample, write_samples
 from ixc.engine.checkpoints import Checkpoints
 from ixc.engine.lora import add_lora, merge_lora
 from ixc.metrics import ignore
 from ixc.models.ixc25 import IXCForRewardModel, PackedBatch, PrefixGroup, collate
+from ixc.models.ixc25.folder import save
 from ixc.params import LoRAParams, TrainRMParams
-from ixc.stages.train_rm import History, train
+from ixc.stages.train_rm import History, run, train
 
 LAYERS = ("wqkv.weight", "wo.weight", "w1.weight", "w2.weight", "w3.weight")
 
@@ -92,6 +94,7 @@ def learned(root: Path, **options: Any) -> tuple[History, IXCForRewardModel]:
     history, _ = train(
         params, model, vision_cache, pairs(root), ignore, Checkpoints(root / "state", {})
     )
+    merge_lora(model)
     return history, model
 
 
@@ -118,3 +121,22 @@ def test_the_best_weights_on_held_out_pairs_come_back_merged(tmp_path: Path):
     history, model = learned(tmp_path, held_out=0.3, validate_every=1)
     assert "held_out_loss" in history[-1]
     assert not [name for name in model.state_dict() if ".lora." in name]
+
+
+def test_peft_loads_the_adapters_that_a_training_leaves(tmp_path: Path):
+    """Beside the base model they score as the merged model does."""
+    save(tiny.causal(), tiny.processor(), tmp_path / "base")
+    write_samples(pairs(tmp_path), tmp_path / "pairs.parquet")
+    lora = LoRAParams(rank=4, alpha=6.0)
+    params = TrainRMParams(epochs=2, batch_size=8, learning_rate=1e-2, lora=lora)
+    reward = tmp_path / "reward"
+    run(params, tmp_path / "pairs.parquet", tmp_path, tmp_path / "base", reward)
+
+    merged = IXCForRewardModel.from_pretrained(reward)
+    beside: Any = peft.PeftModel.from_pretrained(
+        IXCForRewardModel.from_pretrained(tmp_path / "base"), str(reward / "adapter")
+    )
+    wanted = rewards(merged)
+    assert not torch.allclose(rewards(IXCForRewardModel.from_pretrained(tmp_path / "base")), wanted)
+    torch.testing.assert_close(rewards(beside.base_model.model), wanted)
+    torch.testing.assert_close(rewards(beside.merge_and_unload()), wanted)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import Call
 
-from ixc.engine.checkpoints import RESUMED_FROM, RUN_ID, NotSaved
+from ixc.engine.checkpoints import NotSaved
 from ixc.params import BadParams, load_params
 from tasks.promote import NotPromoted, promote
 from tasks.stage import StageFailed, failure, foreseen, outcome
@@ -72,33 +72,13 @@ def test_a_stage_leaves_numbers_everywhere_and_its_model_in_the_registry(
     assert client.get_model_version_by_alias("ixc-test", "champion").version == version.version
 
 
-TELL_RUN = """
-import os
-from tasks.stage import main
-
-def run(params, data, *, log):
-    data.write_text(os.environ["MLFLOW_RUN_ID"])
-    return {}
-
-main("collect", run)
-"""
-
-
-def test_a_stage_can_tell_which_mlflow_run_its_numbers_go_to(
-    project: Path, call: Call, client: Any
-):
-    (project / "tell.py").write_text(TELL_RUN)
-    assert call(project, "tell.py", "run.txt", MLFLOW_RUN_ID="an older one").returncode == 0
-    assert (project / "run.txt").read_text() == newest_run(client, "collect").info.run_id
-    assert RUN_ID == "MLFLOW_RUN_ID"
-
-
 RESUME = """
-import os
+from pathlib import Path
 from tasks.stage import main
 
-def run(params, data, *, log):
-    os.environ["IXC_RESUMED_FROM"] = data.read_text()
+def run(params, data, *, log, lineage):
+    Path("run.txt").write_text(lineage.run_id)
+    lineage.resumed_from = data.read_text()
     log({"loss": 1.0}, 0)
     return {}
 
@@ -107,14 +87,15 @@ main("collect", run)
 
 
 @pytest.mark.parametrize("before", ["the killed run's id", ""])
-def test_a_training_that_goes_on_names_the_run_it_was_begun_in(
+def test_a_training_learns_its_run_and_names_the_one_that_it_goes_on_from(
     project: Path, call: Call, client: Any, before: str
 ):
     (project / "resume.py").write_text(RESUME)
     (project / "before.txt").write_text(before)
     assert call(project, "resume.py", "before.txt").returncode == 0
-    assert newest_run(client, "collect").data.tags.get("resumed_from", "") == before
-    assert RESUMED_FROM == "IXC_RESUMED_FROM"
+    newest = newest_run(client, "collect")
+    assert (project / "run.txt").read_text() == newest.info.run_id
+    assert newest.data.tags.get("resumed_from", "") == before
 
 
 DIE_ONCE = """

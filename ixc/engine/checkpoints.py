@@ -20,11 +20,8 @@ from ixc.engine.feature_stores import GB
 from ixc.engine.optim import copied
 from ixc.io.digests import OtherRun, digest, digest_of
 from ixc.io.files import remove_folder, replacing, replacing_folder, sweep
+from ixc.metrics import Lineage
 
-RUN_ID = "MLFLOW_RUN_ID"
-"""The environment variable that names the run in whose curves the numbers are kept; any string, kept as it is."""
-RESUMED_FROM = "IXC_RESUMED_FROM"
-"""The environment variable in which `load` names the run whose state it took: what RUN_ID was then."""
 WEIGHTS, PROGRESS, METADATA = PARTS = ("model.safetensors", "optimizer.pt", "state.json")
 """The files of a state."""
 History = list[dict[str, float]]
@@ -57,14 +54,19 @@ class Checkpoints:
     one waits for it, and so does the end of a `with` block, which raises what went wrong.
     """
 
-    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
-        """`about` is what a state must agree in to be gone on from, JSON.
+    def __init__(self, folder: Path, about: dict[str, Any], lineage: Lineage | None = None) -> None:
+        """Where the states of a run are.
+
+        Args:
+            about: what a state must agree in to be gone on from, JSON.
+            lineage: names this run in its states; `load` notes there whose state it took.
 
         Raises:
             OtherRun: there is a state of another run.
         """
         self.folder = folder
         self.about = json.loads(json.dumps(about))
+        self.lineage = lineage or Lineage()
         self.writer = ThreadPoolExecutor(1, "checkpoint")
         self.written = Future[None]()
         self.written.set_result(None)
@@ -112,8 +114,7 @@ class Checkpoints:
 
     def states(self) -> list[Path]:
         """The states there are, newest last; only a crash between writing and tidying leaves two."""
-        folders = sorted(self.folder.glob("step-*"))
-        return [folder for folder in folders if all((folder / part).exists() for part in PARTS)]
+        return [folder for folder in sorted(self.folder.glob("step-*")) if _is_whole(folder)]
 
     def _tidy(self) -> None:
         """Delete what a kill has left half written or half deleted."""
@@ -142,7 +143,7 @@ class Checkpoints:
         progress = copied(state.progress)
         metadata = {
             "about": self.about,
-            "run_id": os.environ.get(RUN_ID, ""),
+            "run_id": self.lineage.run_id,
             "history": state.history,
         }
         folder = self.folder / f"step-{len(state.history):08d}"
@@ -185,7 +186,7 @@ class Checkpoints:
             return None
         newest = states[-1]
         metadata = json.loads((newest / METADATA).read_text())
-        os.environ[RESUMED_FROM] = metadata["run_id"]
+        self.lineage.resumed_from = metadata["run_id"]
         return State(
             weights=load_file(newest / WEIGHTS),
             progress=torch.load(newest / PROGRESS, map_location="cpu", weights_only=True),
@@ -221,3 +222,7 @@ class Checkpoints:
         """The run is done."""
         if not distributed.rank():
             remove_folder(self.folder)
+
+
+def _is_whole(folder: Path) -> bool:
+    return all((folder / part).exists() for part in PARTS)

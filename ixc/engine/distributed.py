@@ -1,6 +1,6 @@
-"""One process or several: who we are, on which device, and what all know together.
+"""One process or several: rank and world size, the device, and what all processes know together.
 
-`torchrun` says so in RANK, WORLD_SIZE and LOCAL_RANK; without it we are alone, and everything here is free.
+`torchrun` says so in RANK, WORLD_SIZE and LOCAL_RANK; without it one process is alone, and everything here is free.
 """
 
 import os
@@ -45,14 +45,17 @@ def joined(alone: bool = False) -> Iterator[None]:
         return
     if (own := device()).type == "cuda":
         torch.cuda.set_device(own)
-    store = dist.HashStore  # pyright: ignore[reportPrivateImportUsage]
-    here: dict[str, Any] = (
-        {"store": store(), "rank": 0, "world_size": 1} if world_size() == 1 else {}
-    )
+
+    # One process alone needs no address to meet others at.
+    options: dict[str, Any] = {}
+    if world_size() == 1:
+        store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+        options = {"store": store, "rank": 0, "world_size": 1}
+
+    # NCCL refuses two processes on one GPU.
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    dist.init_process_group(
-        "nccl" if local_world_size <= torch.cuda.device_count() else "gloo", **here
-    )
+    backend = "nccl" if local_world_size <= torch.cuda.device_count() else "gloo"
+    dist.init_process_group(backend, **options)
     try:
         yield
     finally:
@@ -83,25 +86,32 @@ def gathered(mine: T) -> list[T]:
 def exchange(tensors: Sequence[Tensor], owners: Sequence[int]) -> None:
     """Every process gets each tensor, in place, from the process that owns it; all have tensors of equal shapes."""
     for owner in sorted(set(owners)):
-        given = [tensor for tensor, by in zip(tensors, owners, strict=True) if by == owner]
-        flat = torch.cat([tensor.flatten() for tensor in given])
+        # One message for all tensors of an owner.
+        owned = [tensor for tensor, by in zip(tensors, owners, strict=True) if by == owner]
+        flat = torch.cat([tensor.flatten() for tensor in owned])
         dist.broadcast(flat, owner)
-        for tensor, part in zip(
-            given, flat.split([tensor.numel() for tensor in given]), strict=True
-        ):
-            tensor.copy_(part.view_as(tensor))
+        _copy_parts(flat, owned)
+
+
+def _copy_parts(flat: Tensor, tensors: Sequence[Tensor]) -> None:
+    """What tensors have become that were laid end to end."""
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.copy_(part.view_as(tensor))
 
 
 def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Every process gets the sum of all gradients; a process that had nothing to do counts as 0."""
     if not is_distributed():
         return
-    used = torch.tensor(
-        [p.grad is not None for p in parameters], dtype=torch.float32, device=parameters[0].device
-    )
+    # Which parameters had a gradient anywhere; the optimizer skips the others, as it would alone.
+    has_gradient = [float(parameter.grad is not None) for parameter in parameters]
+    used = torch.tensor(has_gradient, device=parameters[0].device)
+
+    # Small gradients travel together.
     bucket: list[Tensor] = []
     for parameter, users in zip(parameters, summed(used).tolist(), strict=True):
-        if not users:  # as alone: the optimizer skips what took no part
+        if not users:
             continue
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -115,7 +125,4 @@ def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
 def _sum_bucket(gradients: list[Tensor]) -> None:
     if gradients:
         flat = summed(torch.cat([gradient.flatten() for gradient in gradients]))
-        for gradient, part in zip(
-            gradients, flat.split([g.numel() for g in gradients]), strict=True
-        ):
-            gradient.copy_(part.view_as(gradient))
+        _copy_parts(flat, gradients)

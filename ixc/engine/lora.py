@@ -1,16 +1,28 @@
-"""Low-rank adapters (LoRA, arXiv:2106.09685) on the decoder's linear layers, and what remains of them: plain weights.
+"""Low-rank adapters (LoRA, arXiv:2106.09685) on the decoder's linear layers, and what remains of them: plain weights,
+and the adapters by themselves in the format of Hugging Face's PEFT.
 
 Partial LoRA, `PLoRALinear`'s own low-rank path, is part of the architecture and stays as it is.
 """
 
+import json
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ixc.engine.optim import copied, trained
+from ixc.io.files import replacing_folder
 from ixc.models.ixc25.language import PLoRALinear
 from ixc.models.ixc25.pretrained import IXCPreTrainedModel
+
+PREFIX = "base_model.model."
+"""What PEFT puts before the name of every weight of the model."""
+NAMES = {".lora.down.weight": ".lora_A.weight", ".lora.up.weight": ".lora_B.weight"}
+"""How an adapter's weights are called here, and by PEFT."""
 
 
 class LoRA(nn.Module):
@@ -18,13 +30,13 @@ class LoRA(nn.Module):
 
     def __init__(self, layer: nn.Linear, rank: int, alpha: float) -> None:
         super().__init__()
-        place = {"device": layer.weight.device, "dtype": layer.weight.dtype}
-        self.down = nn.Linear(layer.in_features, rank, bias=False, **place)
-        self.up = nn.Linear(rank, layer.out_features, bias=False, **place)
+        kind = {"device": layer.weight.device, "dtype": layer.weight.dtype}
+        self.down = nn.Linear(layer.in_features, rank, bias=False, **kind)
+        self.up = nn.Linear(rank, layer.out_features, bias=False, **kind)
         nn.init.kaiming_uniform_(self.down.weight, a=5**0.5)
         nn.init.zeros_(self.up.weight)
         self.scale = alpha / rank
-        self.hook = layer.register_forward_hook(lambda _, given, out: out + self(given[0]))
+        self.hook = layer.register_forward_hook(lambda _, inputs, out: out + self(inputs[0]))
 
     def forward(self, x: Float[Tensor, "*B i"]) -> Float[Tensor, "*B o"]:
         """What is added to the layer's output."""
@@ -52,6 +64,60 @@ def merge_lora(model: IXCPreTrainedModel) -> None:
             del layer.lora
 
 
+@dataclass(frozen=True)
+class Adapter:
+    """What was trained of a model with adapters, as PEFT reads it."""
+
+    weights: dict[str, Tensor]
+    config: dict[str, Any]
+    """The content of `adapter_config.json`."""
+
+    def save(self, folder: Path) -> None:
+        """Write what `peft.PeftModel.from_pretrained` loads beside the base model; the folder appears whole."""
+        with replacing_folder(folder) as part:
+            save_file(self.weights, part / "adapter_model.safetensors", {"format": "pt"})
+            text = json.dumps(self.config, indent=2, sort_keys=True)
+            (part / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def adapter_of(model: IXCPreTrainedModel, base: Path) -> Adapter | None:
+    """A copy of the adapters and of the trained heads, before they are merged; None if there are no adapters.
+
+    Args:
+        base: the folder of the model that they belong beside.
+    """
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, PLoRALinear) and hasattr(module, "lora")
+    }
+    if not layers:
+        return None
+    weights: dict[str, Tensor] = {}
+    heads: set[str] = set()
+    for name, weight in trained(model).items():
+        if ".lora." not in name:
+            heads.add(name.removesuffix(".weight"))
+        for ours, theirs in NAMES.items():
+            name = name.replace(ours, theirs)  # noqa: PLW2901
+        weights[PREFIX + name] = copied(weight)
+    lora: Any = next(iter(layers.values())).lora
+    rank = lora.down.out_features
+    config = {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": str(base),
+        "r": rank,
+        "lora_alpha": lora.scale * rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": sorted({name.rpartition(".")[2] for name in layers}),
+        "modules_to_save": sorted(heads),
+        "inference_mode": True,
+    }
+    return Adapter(weights, config)
+
+
 def _layers(model: IXCPreTrainedModel) -> list[Any]:
-    """The decoder's linear layers, which carry `lora` and `lora_hook` while there are adapters."""
+    """The decoder's linear layers, which carry `lora` while there are adapters."""
     return [module for module in model.model.modules() if isinstance(module, PLoRALinear)]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ixc.engine import distributed
 from ixc.engine.batching import shared_out
-from ixc.models.ixc25 import IXCForRewardModel, IXCPreTrainedModel
+from ixc.models.ixc25 import IXCPreTrainedModel
 from ixc.models.precision import warn_of_slow_precision
 
 T = TypeVar("T")
@@ -56,13 +56,15 @@ class Optimizer:
         self.max_grad_norm = max_grad_norm
         self.losses: list[Tensor] = []
         """Those of the step so far."""
-        given = {
+        adamw_options = {
             "lr": learning_rate,
             "betas": (0.9, beta2),
             "weight_decay": weight_decay,
             "fused": True,
         }
-        self.adamw = self._adamw(self.parameters, shard and distributed.is_distributed(), given)
+        # A process that works alone has nobody to share moments with.
+        shard = shard and distributed.is_distributed()
+        self.adamw = self._adamw(self.parameters, shard, adamw_options)
         rise = max(1, round(warmup * steps))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.adamw, lambda step: rate(step, rise, steps, final_rate)
@@ -88,6 +90,7 @@ class Optimizer:
         Raises:
             Diverged: a loss or a gradient is not finite; nothing has been updated.
         """
+        # The host waits for the device twice: for the losses, and for the norm.
         self._check_losses()
         learning_rate = float(self.schedule.get_last_lr()[0])
         norm = self._update()
@@ -121,6 +124,7 @@ class Optimizer:
 
     def _update(self) -> float:
         """The gradient's norm; if that is no number, no weight has changed."""
+        # Every process gets the whole gradient, and so the same norm.
         distributed.sum_gradients(self.parameters)
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
         if math.isfinite(norm):
@@ -133,6 +137,7 @@ class Optimizer:
 
         All processes call this, and the first gets it.
         """
+        # Only ZeRO-1's AdamW has to bring its state together.
         if consolidate := getattr(self.adamw, "consolidate_state_dict", None):
             consolidate(to=0)
             if distributed.rank():
@@ -154,7 +159,7 @@ class Optimizer:
         for name, value in weights.items():
             model.get_parameter(name).copy_(value)
 
-    def close(self, model: IXCForRewardModel) -> None:
+    def close(self, model: nn.Module) -> None:
         """Training is over: leave an ordinary model to the first process."""
 
 
@@ -179,13 +184,16 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Update every matrix that has a gradient; the processes, whose gradients are equal, share the work out."""
         for group in self.param_groups:
-            given = [matrix for matrix in group["params"] if matrix.grad is not None]
-            directions = [self._direction(matrix, group["momentum"]) for matrix in given]
-            for matrix, update in zip(given, orthogonalized_together(directions), strict=True):
+            matrices = [matrix for matrix in group["params"] if matrix.grad is not None]
+            directions = [self._direction(matrix, group["momentum"]) for matrix in matrices]
+            updates = orthogonalized_together(directions)
+            for matrix, update in zip(matrices, updates, strict=True):
+                # An orthogonal matrix has entries of root mean square 1 / sqrt(its longer side); AdamW's, about 0.2.
                 matrix.mul_(1 - group["lr"] * group["weight_decay"])
                 matrix.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(matrix.shape)))
 
     def _direction(self, matrix: nn.Parameter, momentum: float) -> Tensor:
+        # Nesterov's: the gradient, and how it has been of late.
         assert matrix.grad is not None
         if not self.state[matrix]:
             self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
@@ -198,9 +206,9 @@ def orthogonalized_together(matrices: Sequence[Tensor]) -> list[Tensor]:
     """Each of the matrices, which all processes have, made orthogonal by one of them for all."""
     if not distributed.is_distributed():
         return [orthogonalized(matrix) for matrix in matrices]
-    owners = shared_out(
-        [matrix.numel() * min(matrix.shape) for matrix in matrices], distributed.world_size()
-    )
+    # The work on a matrix grows with its size times its shorter side.
+    work = [matrix.numel() * min(matrix.shape) for matrix in matrices]
+    owners = shared_out(work, distributed.world_size())
     for matrix, owner in zip(matrices, owners, strict=True):
         if owner == distributed.rank():
             matrix.copy_(orthogonalized(matrix))
@@ -213,6 +221,7 @@ def orthogonalized(matrix: Float[Tensor, "M N"], steps: int = 5) -> Float[Tensor
 
     Muon's quintic Newton-Schulz iteration, https://kellerjordan.github.io/posts/muon/.
     """
+    # The coefficients of the quintic are the reference's; it needs a wide matrix, of norm 1 at most.
     a, b, c = 3.4445, -4.7750, 2.0315
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     x = wide if matrix.device.type == "cpu" else wide.bfloat16()
@@ -238,10 +247,11 @@ class MuonOptimizer(Optimizer):
     def _adamw(
         self, parameters: Sequence[nn.Parameter], shard: bool, options: dict[str, Any]
     ) -> torch.optim.Optimizer:
-        given = options["lr"], options["weight_decay"]
-        self.muon = Muon(self.matrices, *given)
-        own = set(map(id, self.matrices))
-        return super()._adamw([p for p in parameters if id(p) not in own], shard, options)
+        # What is no matrix of a layer stays AdamW's.
+        self.muon = Muon(self.matrices, options["lr"], options["weight_decay"])
+        own = {id(matrix) for matrix in self.matrices}
+        rest = [parameter for parameter in parameters if id(parameter) not in own]
+        return super()._adamw(rest, shard, options)
 
     def _update(self) -> float:
         norm = super()._update()
@@ -253,8 +263,11 @@ class MuonOptimizer(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Muon's momenta and schedule as well."""
-        own = {"muon": self.muon.state_dict(), "muon_schedule": self.muon_schedule.state_dict()}
-        return {**super().state_dict(), **own}
+        return {
+            **super().state_dict(),
+            "muon": self.muon.state_dict(),
+            "muon_schedule": self.muon_schedule.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
@@ -268,12 +281,12 @@ def matrices(model: nn.Module) -> list[nn.Parameter]:
 
     Not Partial LoRA, which starts from nothing.
     """
-    inside = (
-        (name, p)
-        for name, p in model.named_parameters()
-        if "layers." in name or "vision_proj." in name
-    )
-    return [p for name, p in inside if p.ndim == 2 and p.requires_grad and "Plora_" not in name]
+    chosen: list[nn.Parameter] = []
+    for name, parameter in trained(model).items():
+        inside = "layers." in name or "vision_proj." in name
+        if inside and parameter.ndim == 2 and "Plora_" not in name:
+            chosen.append(parameter)
+    return chosen
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -308,7 +321,24 @@ def rate(step: int, rise: int, steps: int, final: float) -> float:
 def compute_in_bf16(model: IXCPreTrainedModel) -> None:
     """Let tower and language model compute in bfloat16, activations included; weights and heads stay as they are."""
     warn_of_slow_precision(model.device, torch.bfloat16)
-    reduced = torch.autocast(model.device.type, torch.bfloat16)
-    model.model.forward = reduced(model.model.forward)
-    model.encode_images = reduced(model.encode_images)
+    for part in (model.model, model.vit, model.vision_proj):
+        _Autocast(part, model.device.type)
     model.get_input_embeddings().register_forward_hook(lambda _, __, embedded: embedded.bfloat16())
+
+
+class _Autocast:
+    """Whatever a module computes, it computes in bfloat16; by PyTorch's hooks, which leave its `forward` alone."""
+
+    def __init__(self, module: nn.Module, device: str) -> None:
+        self.device = device
+        self.open: list[Any] = []
+        """The contexts of the calls that are not over."""
+        module.register_forward_pre_hook(self._enter)
+        module.register_forward_hook(self._leave, always_call=True)
+
+    def _enter(self, module: nn.Module, inputs: Any) -> None:
+        self.open.append(torch.autocast(self.device, torch.bfloat16))
+        self.open[-1].__enter__()
+
+    def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self.open.pop().__exit__(None, None, None)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ixc.engine import distributed
 from ixc.engine.optim import Optimizer, copied, trained
-from ixc.models.ixc25 import IXCForRewardModel
+from ixc.models.ixc25 import IXCPreTrainedModel
+from ixc.models.ixc25.language import PLoRALinear
 
 T = TypeVar("T")
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -18,17 +19,17 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class ShardedOptimizer(Optimizer):
-    """`Optimizer` of a reward model whose gradients (ZeRO-2) or gradients and weights (ZeRO-3, arXiv:1910.02054) are
-    shared out among the processes, by DeepSpeed.
+    """`Optimizer` of a model whose gradients (ZeRO-2) or gradients and weights (ZeRO-3, arXiv:1910.02054) are shared
+    out among the processes, by DeepSpeed.
 
-    All processes must pass as often in each step, and all their passes use the same weights in the same order: a text,
-    too, takes the pictures' way through the layers, with no token on it. As alone, Partial LoRA rests in a step that
-    has no picture at all.
+    All processes must compute as many microbatches in each step, and all of these use the same weights in the same
+    order: a text, too, takes the images' way through the layers, with no token on it. As alone, Partial LoRA rests in a
+    step that has no image at all.
     """
 
     def __init__(
         self,
-        model: IXCForRewardModel,
+        model: IXCPreTrainedModel,
         *schedule: int | float,
         stage: int,
         offload: str = "none",
@@ -40,16 +41,18 @@ class ShardedOptimizer(Optimizer):
             stage: 2 or 3.
             offload: what is in main memory: `optimizer` the moments, and AdamW is computed there; `weights` those too.
         """
-        self.stage, self.seen = stage, False
+        self.stage, self.images_seen = stage, False
         self.for_images = {id(p) for name, p in model.named_parameters() if ".Plora_" in name}
         super().__init__(model.parameters(), *schedule, **options)  # pyright: ignore[reportArgumentType]
         self.deepspeed = import_deepspeed()
         config = self._config(offload, 10 * model.config.hidden_size)
+        self.parts = _Trained(model)
         self.engine = self.deepspeed.initialize(
-            model=_Trained(model), optimizer=self.adamw, config=config
+            model=self.parts, optimizer=self.adamw, config=config
         )[0]
         self._start()
-        self._look(model)
+        layers = [module for module in model.modules() if isinstance(module, PLoRALinear)]
+        self.hooks = [layer.register_forward_pre_hook(self._on_the_images_way) for layer in layers]
 
     def _config(self, offload: str, smallest: int) -> dict[str, Any]:
         zero: dict[str, Any] = {"stage": self.stage, "stage3_param_persistence_threshold": smallest}
@@ -70,10 +73,10 @@ class ShardedOptimizer(Optimizer):
     def _adamw(
         self, parameters: Sequence[nn.Parameter], shard: bool, options: dict[str, Any]
     ) -> torch.optim.Optimizer:
-        parts = [
-            [p for p in parameters if (id(p) in self.for_images) is kind] for kind in (False, True)
-        ]
-        return RestingAdamW([{"params": part, "rest": False} for part in parts if part], **options)
+        for_all = [p for p in parameters if id(p) not in self.for_images]
+        for_images = [p for p in parameters if id(p) in self.for_images]
+        groups = [{"params": part, "rest": False} for part in (for_all, for_images) if part]
+        return RestingAdamW(groups, **options)
 
     def _start(self) -> None:
         """AdamW's state before the first step; DeepSpeed must know of it before any group has rested."""
@@ -83,15 +86,13 @@ class ShardedOptimizer(Optimizer):
         if self.stage == 2:
             self.engine.optimizer._lazy_init_hp_params_optimizer_state()
 
-    def _look(self, model: IXCForRewardModel) -> None:
-        embed = model.model.embed
-
-        def with_places(input_ids: Tensor, image_features: Tensor | None) -> tuple[Tensor, Tensor]:
-            x, places = embed(input_ids, image_features)
-            self.seen |= places is not None and torch.is_grad_enabled()
-            return x, input_ids.new_empty(0) if places is None else places
-
-        model.model.embed = with_places
+    def _on_the_images_way(
+        self, layer: nn.Module, inputs: tuple[Tensor, Tensor | None]
+    ) -> tuple[Tensor, Tensor]:
+        """No place for an image becomes an empty list of places: the layer's low-rank path is taken, by nothing."""
+        x, places = inputs
+        self.images_seen |= places is not None and torch.is_grad_enabled()
+        return x, x.new_empty(0, dtype=torch.long) if places is None else places
 
     @property
     def _shards(self) -> list[Tensor]:
@@ -118,9 +119,10 @@ class ShardedOptimizer(Optimizer):
 
     def _update(self) -> float:
         """DeepSpeed, too, leaves all weights as they are where the norm is no number, and calls it infinite."""
-        images = distributed.summed(torch.tensor(float(self.seen), device=self.engine.device)) > 0
+        seen = torch.tensor(float(self.images_seen), device=self.engine.device)
+        images = distributed.summed(seen) > 0
         self.adamw.param_groups[-1]["rest"] = len(self.adamw.param_groups) > 1 and not images
-        self.seen = False
+        self.images_seen = False
         self.engine.step()
         return float(self.engine.get_global_grad_norm())
 
@@ -130,11 +132,11 @@ class ShardedOptimizer(Optimizer):
             self._group(i): self.adamw.state[shard]["step"].cpu()
             for i, shard in enumerate(self._shards)
         }
-        state = {
-            number: {"step": step.clone(), **{key: self._moment(p, key) for key in MOMENTS}}
-            for number, p in enumerate(self.parameters)
-            if (step := steps[self._group_of(p)]) > 0
-        }
+        state: dict[int, dict[str, Any]] = {}
+        for number, parameter in enumerate(self.parameters):
+            if (step := steps[self._group_of(parameter)]) > 0:
+                moments = {key: self._moment(parameter, key) for key in MOMENTS}
+                state[number] = {"step": step.clone(), **moments}
         group = {key: value for key, value in self.adamw.param_groups[0].items() if key != "rest"}
         group["params"] = list(range(len(self.parameters)))
         return {
@@ -170,12 +172,12 @@ class ShardedOptimizer(Optimizer):
         return self._whole(trained(model))
 
     def _whole(self, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
+        whole: dict[str, Tensor] = {}
         for name, parameter in parameters.items():
             with self.deepspeed.zero.GatheredParameters([parameter]):
                 if not distributed.rank():
-                    found[name] = copied(parameter)
-        return found
+                    whole[name] = copied(parameter)
+        return whole
 
     @torch.no_grad()
     def restore(self, model: nn.Module, weights: dict[str, Tensor]) -> None:
@@ -186,17 +188,12 @@ class ShardedOptimizer(Optimizer):
                 parameter.copy_(value)
             self.deepspeed.utils.safe_set_full_fp32_param(parameter, value)
 
-    def close(self, model: IXCForRewardModel) -> None:
+    def close(self, model: nn.Module) -> None:
         """An ordinary model, its language model and head in main memory."""
-        whole = self._whole(
-            {
-                name: p
-                for name, p in model.named_parameters()
-                if name.startswith(("model.", "score."))
-            }
-        )
+        whole = self._whole(dict(self.parts.named_parameters()))
         self.engine.destroy()
-        del model.model.embed
+        for hook in self.hooks:
+            hook.remove()
         for name, value in whole.items():
             place, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(place), leaf, nn.Parameter(value))
@@ -224,11 +221,13 @@ def _for_groups(schedule: dict[str, Any], groups: int) -> dict[str, Any]:
 
 
 class _Trained(nn.Module):
-    """What of a reward model its optimizer gets: not the frozen tower, which processes use as often as each needs."""
+    """What of a model its optimizer gets: not the frozen tower, which processes use as often as each needs."""
 
-    def __init__(self, model: IXCForRewardModel) -> None:
+    def __init__(self, model: IXCPreTrainedModel) -> None:
         super().__init__()
-        self.model, self.score = model.model, model.score
+        for name, part in model.named_children():
+            if any(parameter.requires_grad for parameter in part.parameters()):
+                self.add_module(name, part)
 
     def forward(self, compute: Callable[[], T]) -> T:
         return compute()

@@ -21,7 +21,7 @@ from ixc.engine.checkpoints import Checkpoints, History, digest
 from ixc.engine.optim import seed_everything
 from ixc.engine.trainer import Learner, Trainer, make_optimizer, update
 from ixc.io.files import replacing_folder, track
-from ixc.metrics import Log, Metrics, ignore
+from ixc.metrics import Lineage, Log, Metrics, ignore
 from ixc.models.ixc25 import (
     IXCConfig,
     IXCForCausalLM,
@@ -51,16 +51,29 @@ FREE = ("attention", "checkpoint_every", "processes")
 
 
 def run(
-    params: BootstrapParams, prompts: Path, media: Path, base: Path, *, log: Log = ignore
+    params: BootstrapParams,
+    prompts: Path,
+    media: Path,
+    base: Path,
+    *,
+    log: Log = ignore,
+    lineage: Lineage | None = None,
 ) -> Metrics:
     """Write the model that every later stage starts from."""
     if params.pretrained is not None:
         return resolve(Path(params.pretrained), base)
     with distributed.joined():
-        return learn(params, prompts, media, base, log)
+        return learn(params, prompts, media, base, log, lineage)
 
 
-def learn(params: BootstrapParams, prompts: Path, media: Path, base: Path, log: Log) -> Metrics:
+def learn(
+    params: BootstrapParams,
+    prompts: Path,
+    media: Path,
+    base: Path,
+    log: Log,
+    lineage: Lineage | None = None,
+) -> Metrics:
     """Train the tiny model, or go on where a killed run had come to; the first process writes it."""
     refuse_attention(params.attention, distributed.device())
     rng = seed_everything(params.seed)
@@ -74,7 +87,7 @@ def learn(params: BootstrapParams, prompts: Path, media: Path, base: Path, log: 
     use_attention(model, params.attention)
 
     folder = base.with_name(f".{base.name}.checkpoints")
-    with Checkpoints(folder, about(params, samples)) as checkpoints:
+    with Checkpoints(folder, about(params, samples), lineage) as checkpoints:
         history = train(params, model, processor, samples, media, rng, log, checkpoints)
     if distributed.rank() == 0:
         with checkpoints.saving(base):

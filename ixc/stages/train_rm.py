@@ -12,7 +12,7 @@ from ixc.data.samples import Sample, read_pairs
 from ixc.engine import distributed
 from ixc.engine.batching import Plan, prefetch
 from ixc.engine.checkpoints import Checkpoints, History, digest, digest_of
-from ixc.engine.lora import add_lora, merge_lora
+from ixc.engine.lora import adapter_of, add_lora, merge_lora
 from ixc.engine.losses import bradley_terry_loss, centering_loss
 from ixc.engine.optim import Optimizer, compute_in_bf16, seed_everything
 from ixc.engine.preference_groups import (
@@ -27,7 +27,7 @@ from ixc.engine.preference_groups import (
 )
 from ixc.engine.trainer import Learner, Share, Trainer, make_optimizer, share, update
 from ixc.engine.vision_cache import VisionCache
-from ixc.metrics import Log, Metrics, ignore
+from ixc.metrics import Lineage, Log, Metrics, ignore
 from ixc.models.ixc25 import IXCForRewardModel, IXCProcessor
 from ixc.models.ixc25.folder import save
 from ixc.models.ixc25.kernels import refuse_attention, use_attention
@@ -47,7 +47,14 @@ FREE = (
 
 
 def run(
-    params: TrainRMParams, pairs: Path, media: Path, base: Path, reward: Path, *, log: Log = ignore
+    params: TrainRMParams,
+    pairs: Path,
+    media: Path,
+    base: Path,
+    reward: Path,
+    *,
+    log: Log = ignore,
+    lineage: Lineage | None = None,
 ) -> Metrics:
     """Train on the pairs, starting from the base model with a new score head, or where a killed run had come to."""
     with distributed.joined(alone=params.zero >= 2):
@@ -56,7 +63,7 @@ def run(
         model = ready(params, base)
         processor = IXCProcessor.from_pretrained(base)
         folder = reward.with_name(f".{reward.name}.checkpoints")
-        checkpoints = Checkpoints(folder, about(params, samples, base))
+        checkpoints = Checkpoints(folder, about(params, samples, base), lineage)
         vision_cache = VisionCache(model, processor, media, params.vision_cache)
 
         with checkpoints:
@@ -66,12 +73,21 @@ def run(
         # One process writes the model; until it is on disk, the last state stays.
         if distributed.rank() == 0:
             print(f"train_rm: {waste.waiting:.1%} of the time was spent waiting for data")
+            adapter = adapter_of(model, base)
+            merge_lora(model)
             with checkpoints.saving(reward):
                 save(model, processor, reward)
+                if adapter is not None:
+                    adapter.save(reward / "adapter")
         checkpoints.remove()
     last = history[-max(1, len(history) // 10) :]
-    numbers = {name: sum(step[name] for step in last) / len(last) for name in ("loss", "accuracy")}
-    return {"pairs": len(samples), "steps": len(history), **numbers, "padding_share": waste.padding}
+    return {
+        "pairs": len(samples),
+        "steps": len(history),
+        "loss": sum(step["loss"] for step in last) / len(last),
+        "accuracy": sum(step["accuracy"] for step in last) / len(last),
+        "padding_share": waste.padding,
+    }
 
 
 def ready(params: TrainRMParams, base: Path) -> IXCForRewardModel:
@@ -160,13 +176,11 @@ def train(
             trainer.keep_if_best("reward", "held_out_loss", numbers["held_out_loss"])
         trainer.finish_step(numbers)
 
-    # What is left is an ordinary model, the best there was.
+    # What is left to the first process is an ordinary model, the best there was.
     waste = tally.waste()
     optimizer.close(model)
-    if distributed.rank() == 0:
-        if held_out:
-            trainer.restore_best("reward")
-        merge_lora(model)
+    if held_out and distributed.rank() == 0:
+        trainer.restore_best("reward")
     return trainer.history, waste
 
 
@@ -232,17 +246,13 @@ class Tally:
 
     def waste(self) -> Waste:
         """So far; all processes call this."""
-        mine = {
-            "waited": self.vision_cache.waited - self.waited,
-            "seconds": perf_counter() - self.start,
-            "needed": self.needed,
-            "computed": self.computed,
-        }
-        everyones = distributed.gathered(mine)
-        total = {name: sum(each[name] for each in everyones) for name in mine}
+        waited = self.vision_cache.waited - self.waited
+        seconds = perf_counter() - self.start
+        needed = sum(distributed.gathered(self.needed))
+        computed = sum(distributed.gathered(self.computed))
         return Waste(
-            padding=1 - total["needed"] / max(1, total["computed"]),
-            waiting=total["waited"] / total["seconds"],
+            padding=1 - needed / max(1, computed),
+            waiting=sum(distributed.gathered(waited)) / sum(distributed.gathered(seconds)),
         )
 
 
