@@ -6,6 +6,7 @@ Whoever adds a family adds a line to `FAMILIES`; see docs/adding-a-model.md.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -31,7 +32,7 @@ class Kit:
     processor: Callable[[], Processor]
 
 
-def toy(kind: type, packs: bool) -> Callable[[], toy_vlm.ToyModel]:
+def toy(kind: type[toy_vlm.ToyModel], packs: bool) -> Callable[[], Any]:
     """A toy, always of the same weights."""
 
     def make() -> toy_vlm.ToyModel:

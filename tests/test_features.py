@@ -1,4 +1,4 @@
-"""The picture once: through the tower, in memory, on disk, and never another encoder's tokens."""
+"""The image once: through the tower, in memory, on disk, and never another encoder's tokens."""
 
 import subprocess
 from pathlib import Path
@@ -18,7 +18,7 @@ from ixc.params import VisionCacheParams
 
 @pytest.fixture
 def shown(tmp_path: Path) -> list[Sample]:
-    """Six questions about three pictures; the second has two tiles."""
+    """Six questions about three images; the second has two tiles."""
     media = [
         tiny.image(tmp_path, c, size)
         for c, size in (("red", (28, 28)), ("blue", (56, 28)), ("green", (28, 28)))
@@ -200,7 +200,7 @@ def test_another_precision_finds_nothing(tmp_path: Path, shown: list[Sample]):
 
 
 def test_a_token_takes_what_it_takes_in_the_precision_it_has(tmp_path: Path, shown: list[Sample]):
-    """Red has 5 tokens of 16 numbers: memory for all three pictures in bfloat16, 2 bytes, is not enough for fp32."""
+    """Red has 5 tokens of 16 numbers: memory for all three images in bfloat16, 2 bytes, is not enough for fp32."""
     model = tiny.reward()
     compute_in_bf16(model)
     store = VisionCache(

@@ -1,4 +1,4 @@
-"""Pictures and films from files, bytes, PIL, arrays and frames; and what is refused, with the remedy."""
+"""Images and videos from files, bytes, PIL, arrays and frames; and what is refused, with the remedy."""
 
 from io import BytesIO
 from pathlib import Path
@@ -95,17 +95,17 @@ def test_a_image_stands_upright_as_its_camera_held_it(tmp_path: Path):
             r"'https://example\.org/a\.png': an address; nothing is fetched",
         ),
         ("data:image/png;base64,AAAA", "an address; nothing is fetched"),
-        (b"", "0 bytes: neither picture nor video"),
+        (b"", "0 bytes: neither image nor video"),
         (b"not a picture", "13 bytes: not a picture"),
-        (Image.new("1", (101, 100)), "a picture of 101 x 100 pixels: must have 1 to 10,000"),
+        (Image.new("1", (101, 100)), "an image of 101 x 100 pixels: must have 1 to 10,000"),
         (png(Image.new("1", (101, 100))), "bytes: 101 x 100 pixels, more than 10,000"),
-        (np.zeros((2, 2, 5), np.uint8), r"a ndarray of shape \(2, 2, 5\) and uint8: no picture"),
-        (np.zeros((0, 2, 3), np.uint8), "no picture"),
-        (torch.zeros(1, 3, 8, 8), r"a Tensor of shape \(1, 3, 8, 8\) .*: no picture"),
+        (np.zeros((2, 2, 5), np.uint8), r"a ndarray of shape \(2, 2, 5\) and uint8: no image"),
+        (np.zeros((0, 2, 3), np.uint8), "no image"),
+        (torch.zeros(1, 3, 8, 8), r"a Tensor of shape \(1, 3, 8, 8\) .*: no image"),
         (np.full((2, 2, 3), 2.0), "values outside 0 to 1"),
         (np.full((2, 2, 3), np.nan), "values outside 0 to 1"),
         (np.zeros((2, 2, 3), np.int64), r"give 8-bit values \(uint8\), or floats"),
-        (7, "int: no picture; give a path"),
+        (7, "int: no image; give a path"),
     ],
 )
 def test_what_is_no_image_is_refused_with_the_remedy(source: Any, message: str):
@@ -122,7 +122,7 @@ def test_any_bytes_are_read_or_refused(data: bytes, headed: bool):
             look(source)
 
 
-# Films
+# Videos
 
 
 def test_a_video_of_huge_frames_is_refused_before_one_is_decoded(
@@ -168,7 +168,7 @@ def test_a_list_of_frames_is_a_video_of_a_frame_a_second():
         (b"no film", "7 bytes: not a video"),
         ("rtsp://camera", "an address"),
         ("absent.mp4", "no such file"),
-        ([np.zeros((0, 2, 3), np.uint8)], "no picture"),
+        ([np.zeros((0, 2, 3), np.uint8)], "no image"),
         (7, "int: no video; give a path"),
     ],
 )

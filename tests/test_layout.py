@@ -20,7 +20,7 @@ SHOWN = PrefixGroup([1, IMAGE, IMAGE, 30, 31], [[40, 41, 42], [50], [60, 61]])
 PLAIN = PrefixGroup([1, 33], [[44], [70, 71, 72, 73]])
 BEFORE = PrefixGroup([1, 30, IMAGE], [[90, 91]])
 TOKENS = torch.randn(3, 16, generator=torch.Generator().manual_seed(3))
-"""Two picture tokens of the first tree, one of the last."""
+"""Two image tokens of the first tree, one of the last."""
 
 
 def together(

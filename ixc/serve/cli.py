@@ -85,9 +85,9 @@ def parser() -> argparse.ArgumentParser:
             "--answer", action="append", default=[], help="... and an answer to it; may be repeated"
         )
         command.add_argument(
-            "--media", action="append", default=[], help="a picture or film; may be repeated"
+            "--media", action="append", default=[], help="an image or video; may be repeated"
         )
-        root = "the folder of pictures and films; default: of a file of chats its own, of a table data/media"
+        root = "the folder of images and videos; default: of a file of chats its own, of a table data/media"
         command.add_argument("--media-root", type=Path, help=root)
     table_options(score_parser)
 
@@ -97,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
     model_options(chat_parser, REPLYING)
     chat_parser.add_argument("message", nargs="?")
     chat_parser.add_argument(
-        "--media", action="append", default=[], help="a picture or film; may be repeated"
+        "--media", action="append", default=[], help="an image or video; may be repeated"
     )
     chat_parser.add_argument("--system", help="what the model is told before the conversation")
     chat_parser.add_argument(
@@ -147,7 +147,7 @@ def _command(
 
 def _export_options(commands: Any) -> None:
     command = _command(
-        commands, "export", export_pairs, "pairs with their pictures and films, for another trainer"
+        commands, "export", export_pairs, "pairs with their images and videos, for another trainer"
     )
     command.add_argument("pairs", type=Path, help="data/pairs/train.parquet, ...")
     command.add_argument(
@@ -430,9 +430,7 @@ def _shortened(row: Any, width: int = 80) -> str:
     if row.chat is None:
         return row.where
     said = row.chat.messages[-1]["content"]
-    said = (
-        said if isinstance(said, str) else " ".join(part.get("text", "<picture>") for part in said)
-    )
+    said = said if isinstance(said, str) else " ".join(part.get("text", "<image>") for part in said)
     text = " ".join(said.split())
     return text if len(text) <= width else text[: width - 1] + "…"
 

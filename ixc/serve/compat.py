@@ -193,7 +193,7 @@ class OfficialRewardModel:
         most = max((long * (short + 1) for short, long in ready), default=limit)
         if most > limit and 0 < len(ready) < len(images):
             raise BadMedia(
-                f"a tensor of more tiles than {limit} among files: give all pictures in the same form"
+                f"a tensor of more tiles than {limit} among files: give all images in the same form"
             )
         return max(most, limit)
 
@@ -222,7 +222,7 @@ def from_normalised(pixels: Tensor) -> Image.Image:
     values = ((pixels[0].float() - black) / (white - black) * 255).round()
     if not (values.min() >= 0 and values.max() <= 255):
         raise BadMedia(
-            f"a tensor of shape {tuple(pixels.shape)}: values that no normalised picture has; give the file"
+            f"a tensor of shape {tuple(pixels.shape)}: values that no normalised image has; give the file"
         )
     return Image.fromarray(values.byte().permute(1, 2, 0).cpu().numpy())
 
