@@ -15,12 +15,17 @@ import toy_vlm
 
 from ixc import models
 from ixc.data.samples import Sample
+from ixc.engine.checkpoints import Checkpoints
+from ixc.engine.lora import add_lora
 from ixc.engine.sampling import answer_logits, generate
 from ixc.engine.scoring import rewards_of, score, scored_group
 from ixc.engine.towers import Reader, UnequalModels, refuse_unequal
 from ixc.engine.vision_cache import VisionCache
+from ixc.metrics import ignore
 from ixc.models.base import BadArchitecture, PolicyModel, Processor, ScoringModel
 from ixc.packing.layout import PrefixGroup, Prompt, collate
+from ixc.params import TrainRMParams
+from ixc.stages import train_rm
 
 
 @dataclass(frozen=True)
@@ -229,3 +234,55 @@ def test_what_no_family_can_build_is_named():
         models.build({"family": "ixc25", "heads": 3}, 4, [])
     with pytest.raises(BadArchitecture, match="vocab_size: 3: Input should be greater than 300"):
         models.build({"family": "ixc25", "vocab_size": 3}, 4, [])
+
+
+def pairs(root: Path) -> list[Sample]:
+    """`good` beats `bad` in text; about an image, its colour beats the other one."""
+    media = {colour: tiny.image(root, colour) for colour in ("red", "blue")}
+    samples = [tiny.pair(f"Number {i}?", "good", "bad") for i in range(8)]
+    for i in range(4):
+        for colour, other in (("red", "blue"), ("blue", "red")):
+            samples.append(tiny.pair(f"Colour {i}?", colour, other, [media[colour]]))
+    return samples
+
+
+def test_a_reward_model_learns_and_its_tower_stays(kit: Kit, tmp_path: Path):
+    model, samples = kit.scorer(), pairs(tmp_path)
+    model.freeze_vision()
+    tower = {name: weights.clone() for name, weights in model.tower_weights().items()}
+    params = TrainRMParams(epochs=15, batch_size=8, learning_rate=2e-2)
+    vision_cache, checkpoints = cache(kit, model, tmp_path), Checkpoints(tmp_path / "state", {})
+    history, _ = train_rm.train(params, model, vision_cache, samples, ignore, checkpoints)
+    assert history[-1]["loss"] < 0.3 < history[0]["loss"]
+    assert history[-1]["accuracy"] == 1.0
+    for name, weights in model.tower_weights().items():
+        assert torch.equal(weights, tower[name])
+
+
+def test_adapters_learn_and_leave_plain_weights(kit: Kit, tmp_path: Path):
+    model, names = kit.scorer(), kit.scorer().state_dict().keys()
+    model.freeze_vision()
+    add_lora(model, rank=2, alpha=4.0)
+    params = TrainRMParams(epochs=2, batch_size=8, learning_rate=1e-2)
+    vision_cache, checkpoints = cache(kit, model, tmp_path), Checkpoints(tmp_path / "state", {})
+    before = [layer.weight.clone() for layer in model.lora_layers()]
+    train_rm.train(params, model, vision_cache, pairs(tmp_path), ignore, checkpoints)
+    assert model.state_dict().keys() == names
+    for layer, weight in zip(model.lora_layers(), before, strict=True):
+        assert not torch.equal(layer.weight, weight)
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_muon_moves_its_matrices_also_where_layers_are_computed_again(
+    kit: Kit, checkpointed: bool, tmp_path: Path
+):
+    model = kit.scorer()
+    model.freeze_vision()
+    if checkpointed:
+        model.gradient_checkpointing_enable()
+    params = TrainRMParams(epochs=1, batch_size=8, learning_rate=1e-2, optimizer="muon")
+    vision_cache, checkpoints = cache(kit, model, tmp_path), Checkpoints(tmp_path / "state", {})
+    before = [matrix.clone() for matrix in model.muon_matrices()]
+    train_rm.train(params, model, vision_cache, pairs(tmp_path), ignore, checkpoints)
+    moved = zip(model.muon_matrices(), before, strict=True)
+    assert before and not any(torch.equal(matrix, start) for matrix, start in moved)

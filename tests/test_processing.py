@@ -32,7 +32,6 @@ from ixc.models.ixc25.processing import (
     to_tiles,
     train_tokenizer,
     video_strip,
-    words_of,
 )
 from ixc.models.ixc25.tokenizers import SPECIAL, BadTokenizer
 
@@ -312,11 +311,6 @@ def test_a_tokenizer_of_another_family_is_refused():
         BadTokenizer, match=r"the tokenizer has no token '<unk>'; it is not one of an IXC-2.5"
     ):
         IXCProcessor(Tokenizer(models.BPE()), 28, 14, 4)
-
-
-def test_a_tokenizer_learns_from_prompts_and_reference_answers():
-    sample = tiny.sample("What colour?", gold=tiny.match("red"))
-    assert words_of(sample) == "What colour?\nred"
 
 
 def test_a_video_is_loaded_as_a_strip(tmp_path: Path):

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ixc.data.samples import Media, Reply, Turn
 from ixc.packing.layout import PackedBatch, Prompt
@@ -290,17 +291,18 @@ class VisionLanguageModel(nn.Module, ABC):
         """Weights that a batch without any image leaves without a gradient."""
         return []
 
-    def use_all_weights(self, on_image: Callable[[], None]) -> None:
+    def use_all_weights(self, on_image: Callable[[], None]) -> list[RemovableHandle]:
         """From now on let every pass use all weights in one order, as processes that share them out must.
 
         A family without `image_only_parameters` does so anyway.
 
         Args:
             on_image: to be called in every pass with gradients that has an image.
-        """
 
-    def use_needed_weights(self) -> None:
-        """As before `use_all_weights`."""
+        Returns:
+            The hooks that do it, to be removed in the end.
+        """
+        return []
 
     @abstractmethod
     def compute_in_bf16(self) -> None:

@@ -208,11 +208,11 @@ def score(options: argparse.Namespace) -> int:
     rows = _chats(options)
     outcomes = _outcomes(options, rows)
     scores = [outcome.score for outcome in outcomes]
-    shown = ["-" if score is None else f"{score:.4f}" for score in scores]
+    printed = ["-" if score is None else f"{score:.4f}" for score in scores]
     _print(
         options,
         scores,
-        [f"{score}  {_shortened(row)}" for score, row in zip(shown, rows, strict=True)],
+        [f"{score}  {_shortened(row)}" for score, row in zip(printed, rows, strict=True)],
     )
     return _status(options, rows, outcomes)
 
@@ -412,8 +412,8 @@ def _chats(options: argparse.Namespace) -> list[Any]:
     if options.question is not None:
         if not options.answer or options.chats:
             raise BadInput("--question goes with one --answer or more, and without a file")
-        asked = {"role": "user", "content": options.question}
-        chats = [[asked, {"role": "assistant", "content": answer}] for answer in options.answer]
+        question = {"role": "user", "content": options.question}
+        chats = [[question, {"role": "assistant", "content": answer}] for answer in options.answer]
         return [
             Row(f"--answer {number}", read_chat(chat, options.media, options.media_root))
             for number, chat in enumerate(chats, 1)
@@ -429,9 +429,13 @@ def _shortened(row: Any, width: int = 80) -> str:
     """The answer of a row, or where it stands, if it could not be read."""
     if row.chat is None:
         return row.where
-    said = row.chat.messages[-1]["content"]
-    said = said if isinstance(said, str) else " ".join(part.get("text", "<image>") for part in said)
-    text = " ".join(said.split())
+    answer = row.chat.messages[-1]["content"]
+    answer = (
+        answer
+        if isinstance(answer, str)
+        else " ".join(part.get("text", "<image>") for part in answer)
+    )
+    text = " ".join(answer.split())
     return text if len(text) <= width else text[: width - 1] + "…"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
@@ -26,7 +27,7 @@ from ixc.models.ixc25.language import (
 )
 from ixc.models.ixc25.tiles import ImageTiles
 from ixc.models.ixc25.vision import VisionEmbeddings, VisionTower, image_sequence, merge_patches
-from ixc.models.precision import warn_of_slow_precision
+from ixc.models.precision import Autocast, warn_of_slow_precision
 from ixc.packing.layout import PackedBatch
 from ixc.packing.plain import PlainRow, plain_hidden_states
 
@@ -279,30 +280,26 @@ class IXCPreTrainedModel(PreTrainedModel, VisionLanguageModel):
         """Partial LoRA, which text does not pass."""
         return [weights for name, weights in self.named_parameters() if ".Plora_" in name]
 
-    def use_all_weights(self, on_image: Callable[[], None]) -> None:
+    def use_all_weights(self, on_image: Callable[[], None]) -> list[RemovableHandle]:
         """A text, too, takes the images' way through the layers, with no token on it."""
-        embed = self.model.embed
 
-        def with_places(input_ids: Tensor, image_features: Tensor | None) -> tuple[Tensor, Tensor]:
-            x, places = embed(input_ids, image_features)
+        def with_places(
+            _: nn.Module, inputs: tuple[Tensor, Tensor | None]
+        ) -> tuple[Tensor, Tensor]:
+            x, places = inputs
             if places is None:
-                return x, input_ids.new_empty(0)
+                return x, x.new_empty(0, dtype=torch.long)
             if torch.is_grad_enabled():
                 on_image()
             return x, places
 
-        self.model.embed = with_places
-
-    def use_needed_weights(self) -> None:
-        """Partial LoRA rests where there is no image."""
-        del self.model.embed
+        return [layer.register_forward_pre_hook(with_places) for layer in self.lora_layers()]
 
     def compute_in_bf16(self) -> None:
         """Activations included; weights and heads stay as they are."""
         warn_of_slow_precision(self.device, torch.bfloat16)
-        reduced = torch.autocast(self.device.type, torch.bfloat16)
-        self.model.forward = reduced(self.model.forward)
-        self.encode_images = reduced(self.encode_images)
+        for part in (self.model, self.vit, self.vision_proj):
+            Autocast(part, self.device.type)
         embeddings = self.get_input_embeddings()
         embeddings.register_forward_hook(lambda _, __, embedded: embedded.bfloat16())
 

@@ -54,7 +54,6 @@ from ixc.models.ixc25.tokenizers import (
     official_tokenizer,
     special_ids,
     train_tokenizer,
-    words_of,
 )
 from ixc.packing.layout import Prompt
 
@@ -75,7 +74,6 @@ __all__ = [
     "to_tiles",
     "train_tokenizer",
     "video_strip",
-    "words_of",
 ]
 GEOMETRY = (
     "tile_size",

@@ -19,8 +19,6 @@ from tokenizers import (
     trainers,
 )
 
-from ixc.data.samples import Sample
-
 SPECIAL = {
     "unk": "<unk>",
     "bos": "<s>",
@@ -172,12 +170,6 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
         value |= (message[at] & 0x7F) << shift
         at, shift = at + 1, shift + 7
     return value | message[at] << shift, at + 1
-
-
-def words_of(sample: Sample) -> str:
-    """All text of a sample, for training a tokenizer."""
-    answer = sample.gold.answer if sample.gold else ""
-    return "\n".join([*(turn.content for turn in sample.prompt), answer])
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
