@@ -16,16 +16,19 @@ import toy_vlm
 from ixc import models
 from ixc.data.samples import Sample
 from ixc.engine.checkpoints import Checkpoints
-from ixc.engine.lora import add_lora
+from ixc.engine.lora import add_lora, merge_lora
+from ixc.engine.optim import Optimizer
 from ixc.engine.sampling import answer_logits, generate
 from ixc.engine.scoring import rewards_of, score, scored_group
 from ixc.engine.towers import Reader, UnequalModels, refuse_unequal
 from ixc.engine.vision_cache import VisionCache
 from ixc.metrics import ignore
-from ixc.models.base import BadArchitecture, PolicyModel, Processor, ScoringModel
+from ixc.models.base import BadArchitecture, PolicyModel, Pooling, Processor, ScoringModel
 from ixc.packing.layout import PrefixGroup, Prompt, collate
-from ixc.params import TrainRMParams
+from ixc.params import TrainPPOParams, TrainRMParams
+from ixc.rl.rollouts import DomainNorm, Models, roll_out, with_images
 from ixc.stages import train_rm
+from ixc.stages.train_ppo import update
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def cache(kit: Kit, model: PolicyModel | ScoringModel, root: Path) -> VisionCach
 
 @pytest.mark.parametrize("pooling", ["last_token", "mean"])
 def test_an_answer_scores_alone_as_among_others(
-    kit: Kit, pooling: str, samples: list[Sample], tmp_path: Path
+    kit: Kit, pooling: Pooling, samples: list[Sample], tmp_path: Path
 ):
     model = kit.scorer()
     model.pooling = pooling
@@ -267,6 +270,7 @@ def test_adapters_learn_and_leave_plain_weights(kit: Kit, tmp_path: Path):
     vision_cache, checkpoints = cache(kit, model, tmp_path), Checkpoints(tmp_path / "state", {})
     before = [layer.weight.clone() for layer in model.lora_layers()]
     train_rm.train(params, model, vision_cache, pairs(tmp_path), ignore, checkpoints)
+    merge_lora(model)
     assert model.state_dict().keys() == names
     for layer, weight in zip(model.lora_layers(), before, strict=True):
         assert not torch.equal(layer.weight, weight)
@@ -286,3 +290,36 @@ def test_muon_moves_its_matrices_also_where_layers_are_computed_again(
     train_rm.train(params, model, vision_cache, pairs(tmp_path), ignore, checkpoints)
     moved = zip(model.muon_matrices(), before, strict=True)
     assert before and not any(torch.equal(matrix, start) for matrix, start in moved)
+
+
+def test_ppo_learns_from_what_was_sampled_and_only_the_trained_weights_move(
+    kit: Kit, samples: list[Sample], tmp_path: Path
+):
+    params = TrainPPOParams(batch_size=20, minibatch_size=20, max_new_tokens=4)
+    learning = Models(kit.policy(), kit.policy(), kit.scorer(), kit.scorer())
+    for trained in (learning.policy, learning.critic):
+        trained.freeze_vision()
+    vision_cache = cache(kit, learning.reference, tmp_path)
+    vision_cache.prepare(samples)
+    questions = with_images(vision_cache, samples)
+    generator = torch.Generator().manual_seed(0)
+    rollouts = roll_out(
+        params, learning, vision_cache.processor, questions, DomainNorm(5.0), generator
+    )
+    for rollout in rollouts:  # the reference has the same weights
+        torch.testing.assert_close(rollout.log_probs, rollout.reference_log_probs)
+        assert len(rollout.log_probs) == sum(map(len, rollout.group.responses))
+
+    actor = Optimizer(learning.policy.parameters(), 1e-2, 4)
+    critic = Optimizer(learning.critic.parameters(), 1e-2, 4)
+    numbers = update(params, learning, actor, critic, rollouts, learn_policy=True)
+    assert numbers["clip_fraction"] == 0 and numbers["grad_norm"] > 0
+    pairs_of_models = (
+        (learning.policy, learning.reference),
+        (learning.critic, learning.reward),
+    )
+    for trained, frozen in pairs_of_models:
+        tower, same = trained.tower_weights(), frozen.tower_weights()
+        assert all(torch.equal(tower[name], same[name]) for name in tower)
+        moved = zip(trained.lora_layers(), frozen.lora_layers(), strict=True)
+        assert not any(torch.equal(mine.weight, yours.weight) for mine, yours in moved)

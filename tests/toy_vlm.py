@@ -326,7 +326,7 @@ class ToyModel(VisionLanguageModel):
         """In either layer."""
         self.kernel = name
         for layer in LAYERS:
-            self.language[layer].kernel = name  # pyright: ignore[reportAttributeAccessIssue]
+            self.language[layer].kernel = name  # pyright: ignore[reportArgumentType]
 
     def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
         """Layer by layer."""

@@ -315,7 +315,7 @@ def loaded(
         load: `load_scorer` or `load_policy` of `ixc.models`.
         folder: a model's folder, or the name of one in the local cache of Hugging Face; nothing is fetched.
         device_map, device: two names of one thing; by default the CPU, `auto`: the GPU if there is one.
-        dtype, attn_implementation: as in `ixc.models.ixc25.from_official`.
+        dtype, attn_implementation: as in `ixc.models.load_policy`.
         attention: what scores are computed with, whose chats share their prompts: auto, sdpa, flash_attention_2 or
             flex, as in `ixc.models.kernels`. `attn_implementation` is that of replies and of the vision tower.
         revision, cache_dir: of the cache.
