@@ -28,7 +28,11 @@ STRICT = ConfigDict(extra="forbid", hide_input_in_errors=True)
 """A traceback must not show what was typed in the wrong place: it may be a key."""
 SECRET = "secret"
 """The type of an error whose value is not told."""
-RENAMED = {"pass_tokens": "max_tokens_per_microbatch", "features": "vision_cache"}
+RENAMED = {
+    "pass_tokens": "max_tokens_per_microbatch",
+    "features": "vision_cache",
+    "hd_num": "image_budget",
+}
 """What keys are called now that had other names once."""
 
 Precision = Literal["fp32", "bf16"]
@@ -130,28 +134,6 @@ class CollectParams:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class ArchitectureParams:
-    """Sizes of the tiny IXC-2.5; field names as in its config. Official values: reference of the 7B."""
-
-    vocab_size: int = Field(gt=300)
-    hidden_size: int = Field(gt=0)
-    intermediate_size: int = Field(gt=0)
-    num_hidden_layers: int = Field(gt=0)
-    num_attention_heads: int = Field(gt=0)
-    num_key_value_heads: int = Field(gt=0)
-    plora_rank: int = Field(gt=0)
-    initializer_range: float = Field(default=0.02, gt=0)
-    """Standard deviation of the initial weights."""
-    tile_size: int = Field(gt=0)
-    """Side of a picture tile, pixels; official: 560."""
-    patch_size: int = Field(gt=0)
-    vision_hidden_size: int = Field(gt=0)
-    vision_intermediate_size: int = Field(gt=0)
-    vision_num_hidden_layers: int = Field(gt=0)
-    vision_num_attention_heads: int = Field(gt=0)
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
 class BootstrapParams:
     """The model every later stage starts from."""
 
@@ -159,10 +141,11 @@ class BootstrapParams:
     processes: int = Field(default=1, gt=0)
     """Processes on this machine that share every step: one per GPU, or on CPUs one per core at most."""
     pretrained: str | None = None
-    """A folder with an IXC-2.5 model, ours or official; then nothing is trained here."""
-    architecture: ArchitectureParams | None = None
-    hd_num: int = Field(default=4, gt=0, le=1024)
-    """Tiles per picture at most (dynamic partition)."""
+    """A folder with a model of a family of `ixc.models`, ours or its authors'; then nothing is trained here."""
+    architecture: dict[str, Any] | None = None
+    """`family`, one of `ixc.models.FAMILIES`, and that family's sizes, which it checks itself."""
+    image_budget: int = Field(default=4, gt=0, le=1024)
+    """What an image may take at most, in the family's own unit: tiles, say."""
     steps: int = Field(default=1000, gt=0)
     batch_size: int = Field(default=64, gt=0)
     """Conversations per optimizer step."""
@@ -176,6 +159,12 @@ class BootstrapParams:
     """As in `generate`; this stage computes in fp32."""
     checkpoint_every: int | None = Field(default=None, gt=0)
     """Steps between checkpoints, from which the same stage goes on after a crash; none: it starts anew."""
+
+    @model_validator(mode="after")
+    def _of_a_family(self) -> "BootstrapParams":
+        if self.architecture is not None and "family" not in self.architecture:
+            raise ValueError("architecture: no family; add it, such as `family: ixc25`")
+        return self
 
 
 def _variable(name: str) -> str:
@@ -375,7 +364,7 @@ class TrainRMParams:
     learning_rate: float = Field(default=1e-5, gt=0)
     """Peak learning rate. Paper: 1e-5."""
     warmup: float = Field(default=0.05, ge=0, lt=1)
-    """Share of the steps. IXC-2.5-Reward/training/script_train.sh: 0.01."""
+    """Share of the steps. script_train.sh of the official code: 0.01."""
     final_rate: float = Field(default=0.1, ge=0, le=1)
     """Share of the peak that the cosine ends at. Official: 0."""
     beta2: float = Field(default=0.98, gt=0, lt=1)

@@ -86,11 +86,11 @@ def ids() -> dict[str, int]:
 
 
 def with_images(text_ids: Sequence[int], after: Sequence[int], lengths: Sequence[int]) -> list[int]:
-    """Ids with our marker in the places of picture tokens.
+    """Ids with our marker in the places of image tokens.
 
     Args:
-        after: how many of the text's ids stand before each picture.
-        lengths: tokens of each picture.
+        after: how many of the text's ids stand before each image.
+        lengths: tokens of each image.
     """
     ends = [*after, len(text_ids)]
     whole = list(text_ids[: ends[0]])

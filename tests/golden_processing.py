@@ -1,4 +1,4 @@
-"""Geometry, pixels, film strips and ids against those of the official code; its README stands beside the numbers.
+"""Geometry, pixels, video strips and ids against those of the official code; its README stands beside the numbers.
 
 Cases of `test_golden.py`, which collects them.
 """
@@ -45,7 +45,7 @@ def processor(
 
 
 def whole(image: ImageTiles) -> np.ndarray:
-    """The padded picture from its tiles, [3, H, W]."""
+    """The padded image from its tiles, [3, H, W]."""
     columns = (len(image.tiles) - 1) // image.rows
     tiles = image.tiles[1:].unflatten(0, (image.rows, columns))
     return tiles.permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2).contiguous().numpy()
@@ -122,7 +122,7 @@ def ids_of(segments: list[dict[str, Any]]) -> list[int]:
 
 
 def places(batch: IXCBatch) -> list[list[int]]:
-    """Half-open ranges of picture tokens."""
+    """Half-open ranges of image tokens."""
     mask = (batch["input_ids"][0] == ids()["image"]).int()
     edges = torch.diff(mask, prepend=torch.zeros(1), append=torch.zeros(1)).nonzero()
     return edges.reshape(-1, 2).tolist()
@@ -240,7 +240,7 @@ def test_no_text_becomes_a_control_token_of_the_official_vocabulary(data: st.Dat
     )  # sentencepiece's own sign for a space
 
 
-# Films
+# Videos
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def model() -> RewardModel:
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], list[list[Any]]]:
-    """Sixteen chats: texts, pictures, several pictures, a film file, several turns, one question with four answers."""
+    """Sixteen chats: texts, images, several images, a video file, several turns, one question with four answers."""
     video = tmp_path_factory.mktemp("films") / "film.mp4"
     video.write_bytes(encode([frame.resize((64, 48)) for frame in FILM]))
     chats = [chat("How many?", str(n) * n) for n in range(1, 5)]
@@ -59,7 +59,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], list[lis
 
 
 def test_equal_chats_get_equal_scores_to_the_last_digit(model: RewardModel):
-    """Three times the same picture in other objects, and one that is equal but for its palette."""
+    """Three times the same image in other objects, and one that is equal but for its palette."""
     indexed = [Image.new("P", (28, 28)) for _ in range(3)]
     for image, colour in zip(indexed, ((200, 0, 0), (200, 0, 0), (0, 0, 200)), strict=True):
         image.putpalette(colour)
@@ -277,7 +277,7 @@ def test_no_chats_no_scores(model: RewardModel):
         ([[{"text": "Hi."}]], None, "role"),
         ([chat("Hi.", "Hi.")], [], "1 chats but media for 0"),
         ([chat("Hi.", "Hi.")], [[RED, RED]], "Image1 <ImageHere>; Image2 <ImageHere>"),
-        ([chat("<ImageHere>", "Hi.")], [[]], "0 pictures but 1 placeholders"),
+        ([chat("<ImageHere>", "Hi.")], [[]], "0 images but 1 placeholders"),
         (
             [chat("Hi.", "Hi."), chat("Hi.", "Ho."), chat("Hi.", "\ud800")],
             None,
@@ -687,7 +687,7 @@ def test_a_tensor_of_the_official_transform_is_taken_as_it_is(reward_folder: Pat
     two = chat("Image1 <ImageHere>; Image2 <ImageHere>", "red")
     for shown, message in (
         ([whole[..., :-1]], "sides that are no multiples of 28"),
-        ([whole * 99], "values that no normalised picture has"),
+        ([whole * 99], "values that no normalised image has"),
     ):
         with pytest.raises(BadMedia, match=message):
             official.get_score(one, shown)

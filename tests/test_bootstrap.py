@@ -12,27 +12,30 @@ import torch
 from ixc.data.corruption import EVASIVE
 from ixc.data.samples import write_samples
 from ixc.engine.checkpoints import OtherRun
+from ixc.models.base import BadArchitecture
 from ixc.models.ixc25 import IXCForCausalLM, IXCProcessor, to_official
 from ixc.models.ixc25.folder import load
-from ixc.params import ArchitectureParams, BootstrapParams
-from ixc.stages.bootstrap import NoModel, conversations, group_of, run, target
+from ixc.packing.layout import Prompt
+from ixc.params import BootstrapParams
+from ixc.stages.bootstrap import NoModel, build, conversations, group_of, run, target, words_of
 
-ARCHITECTURE = ArchitectureParams(
-    vocab_size=320,
-    hidden_size=16,
-    intermediate_size=24,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    plora_rank=2,
-    initializer_range=0.1,
-    tile_size=28,
-    patch_size=14,
-    vision_hidden_size=8,
-    vision_intermediate_size=12,
-    vision_num_hidden_layers=1,
-    vision_num_attention_heads=1,
-)
+ARCHITECTURE = {
+    "family": "ixc25",
+    "vocab_size": 320,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "plora_rank": 2,
+    "initializer_range": 0.1,
+    "tile_size": 28,
+    "patch_size": 14,
+    "vision_hidden_size": 8,
+    "vision_intermediate_size": 12,
+    "vision_num_hidden_layers": 1,
+    "vision_num_attention_heads": 1,
+}
 
 
 def test_a_base_is_trained_from_prompts_and_can_be_loaded(tmp_path: Path):
@@ -125,6 +128,23 @@ def test_a_pretrained_folder_without_a_model_is_refused_by_name(tmp_path: Path):
         run(params, tmp_path / "prompts.parquet", tmp_path / "media", tmp_path / "base")
 
 
+def test_sizes_that_make_no_model_are_named_as_in_params():
+    params = BootstrapParams(architecture={**ARCHITECTURE, "hidden_size": -1, "rank": 2})
+    with pytest.raises(BadArchitecture) as caught:
+        build(params, [tiny.sample("What?")])
+    assert str(caught.value).splitlines() == [
+        "bootstrap.architecture.hidden_size: -1: Input should be greater than 0",
+        "bootstrap.architecture.rank: unknown key; remove it or correct its spelling",
+    ]
+    with pytest.raises(ValueError, match="no family; add it, such as"):
+        BootstrapParams(architecture={"hidden_size": 16})
+
+
+def test_a_tokenizer_learns_from_prompts_and_reference_answers():
+    sample = tiny.sample("What colour?", gold=tiny.match("red"))
+    assert words_of(sample) == "What colour?\nred"
+
+
 def test_questions_on_one_image_share_it_and_texts_share_only_the_start(tmp_path: Path):
     red = tiny.image(tmp_path, "red")
     about = [
@@ -136,7 +156,7 @@ def test_questions_on_one_image_share_it_and_texts_share_only_the_start(tmp_path
 
     processor = tiny.processor()
     laid = group_of(processor, groups[1], [], 0.0, random.Random(0))
-    assert laid.prefix == [processor.ids["bos"]]
+    assert laid.prompt == Prompt([processor.ids["bos"]], (range(1),), 1)
     assert processor.decode(laid.responses[0][laid.free[0] :]) == "yes"
 
 

@@ -32,7 +32,7 @@ from ixc.serve.shards import Scored
 
 @pytest.fixture
 def samples(tmp_path: Path) -> list[Sample]:
-    """Candidates, pairs and single answers, with pictures and without, and rows that cannot be scored."""
+    """Candidates, pairs and single answers, with images and without, and rows that cannot be scored."""
     red = tiny.image(tmp_path / "media", "red")
     gone = Media(kind="image", path="gone.png", sha256="0" * 64)
     rows = [
@@ -89,7 +89,7 @@ def test_what_cannot_be_scored_says_why(tmp_path: Path, samples: list[Sample]):
     assert "gone.png: no such file" in told["Lost? 0"]
     assert "no answer" in told["Unanswered? 1"]
     assert "tokens, more than 600; raise --max-tokens-per-microbatch" in told["Endless? 2"]
-    assert "0 pictures" in told["No place? <ImageHere> 3"]
+    assert "0 images" in told["No place? <ImageHere> 3"]
 
 
 @pytest.mark.parametrize("shard_rows", [1, 7, 1000])
@@ -349,7 +349,7 @@ def test_a_wrong_folder_of_media_is_said_in_one_line(
 def test_options_change_how_a_table_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     wide = tiny.image(tmp_path / "media", "red", (112, 28))
     found = []
-    for how in ([], ["--hd-num", "1"]):
+    for how in ([], ["--image-budget", "1"]):
         assert main([*command(tmp_path, [tiny.pair("Which?", "good", "bad", [wide])]), *how]) == 0
         found += [row.rewards for row in read_samples(tmp_path / "out.parquet")]
     assert found[0] != pytest.approx(found[1], abs=1e-4)

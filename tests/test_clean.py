@@ -188,7 +188,7 @@ def test_a_image_alone_in_its_domain_is_never_swapped():
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> list[Sample]:
-    """Rows with a picture and without, each with a wrong answer known."""
+    """Rows with an image and without, each with a wrong answer known."""
     media = [tiny.image(tmp_path / "media", colour) for colour in ("red", "blue")]
     return [
         row(
@@ -350,7 +350,7 @@ def test_a_bad_row_stops_no_other_and_says_why(tmp_path: Path, corpus: list[Samp
         "tokens, more than 600; raise clean.max_tokens_per_microbatch",
         "chosen: no answer",
         "chosen: turns of user",
-        "0 pictures",
+        "0 images",
         "row 14: domain",
         "row 15: meta",
         "row 16: id",

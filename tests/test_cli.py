@@ -26,7 +26,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A saved reward model, a chat model and a picture."""
+    """A saved reward model, a chat model and an image."""
     root = tmp_path_factory.mktemp("models")
     save(tiny.reward(), tiny.processor(), root / "reward")
     save(tiny.causal(), tiny.processor(), root / "chat")
@@ -165,7 +165,7 @@ def test_the_device_may_be_left_to_the_machine(folders: dict[str, str], capsys: 
             ["REWARD", "--question", "a", "--answer", "b", "--media", "https://example.org/a.png"],
             "address",
         ),
-        (["REWARD", "--question", "<ImageHere>", "--answer", "b"], "0 pictures"),
+        (["REWARD", "--question", "<ImageHere>", "--answer", "b"], "0 images"),
         (
             ["REWARD", "--question", "a", "--answer", "b" * 99, "--max-length", "50"],
             "more than --max-length 50 .*; raise --max-length",
@@ -223,7 +223,7 @@ def test_a_bad_line_is_named_and_the_others_are_scored(
 def test_one_missing_image_loses_no_other_row(
     folders: dict[str, str], tmp_path: Path, capsys: Capture
 ):
-    """Rows of the file under the names of the field, each with a picture beside the file."""
+    """Rows of the file under the names of the field, each with an image beside the file."""
     shutil.copy(folders["red.png"], tmp_path / "red.png")
     asked, said = {"role": "user", "content": "Colour?"}, {"role": "assistant", "content": "Red."}
     rows = [

@@ -457,7 +457,7 @@ def test_the_auto_tokenizer_has_the_ids_of_the_processor(
         (
             [{"role": "user", "content": [{"type": "image"}]}],
             {"add_generation_prompt": True},
-            "0 pictures but 1 pl",
+            "0 images but 1 pl",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""The measure of a reward model: groups, swapped pictures, intervals, and the stage."""
+"""The measure of a reward model: groups, swapped images, intervals, and the stage."""
 
 import json
 import math

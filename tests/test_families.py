@@ -6,6 +6,7 @@ Whoever adds a family adds a line to `FAMILIES`; see docs/adding-a-model.md.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -14,12 +15,20 @@ import toy_vlm
 
 from ixc import models
 from ixc.data.samples import Sample
+from ixc.engine.checkpoints import Checkpoints
+from ixc.engine.lora import add_lora, merge_lora
+from ixc.engine.optim import Optimizer
 from ixc.engine.sampling import answer_logits, generate
 from ixc.engine.scoring import rewards_of, score, scored_group
 from ixc.engine.towers import Reader, UnequalModels, refuse_unequal
 from ixc.engine.vision_cache import VisionCache
-from ixc.models.base import BadArchitecture, PolicyModel, Processor, ScoringModel
+from ixc.metrics import ignore
+from ixc.models.base import BadArchitecture, PolicyModel, Pooling, Processor, ScoringModel
 from ixc.packing.layout import PrefixGroup, Prompt, collate
+from ixc.params import TrainPPOParams, TrainRMParams
+from ixc.rl.rollouts import DomainNorm, Models, roll_out, with_images
+from ixc.stages import train_rm
+from ixc.stages.train_ppo import update
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,7 @@ class Kit:
     processor: Callable[[], Processor]
 
 
-def toy(kind: type, packs: bool) -> Callable[[], toy_vlm.ToyModel]:
+def toy(kind: type[toy_vlm.ToyModel], packs: bool) -> Callable[[], Any]:
     """A toy, always of the same weights."""
 
     def make() -> toy_vlm.ToyModel:
@@ -80,7 +89,7 @@ def cache(kit: Kit, model: PolicyModel | ScoringModel, root: Path) -> VisionCach
 
 @pytest.mark.parametrize("pooling", ["last_token", "mean"])
 def test_an_answer_scores_alone_as_among_others(
-    kit: Kit, pooling: str, samples: list[Sample], tmp_path: Path
+    kit: Kit, pooling: Pooling, samples: list[Sample], tmp_path: Path
 ):
     model = kit.scorer()
     model.pooling = pooling
@@ -228,3 +237,89 @@ def test_what_no_family_can_build_is_named():
         models.build({"family": "ixc25", "heads": 3}, 4, [])
     with pytest.raises(BadArchitecture, match="vocab_size: 3: Input should be greater than 300"):
         models.build({"family": "ixc25", "vocab_size": 3}, 4, [])
+
+
+def pairs(root: Path) -> list[Sample]:
+    """`good` beats `bad` in text; about an image, its colour beats the other one."""
+    media = {colour: tiny.image(root, colour) for colour in ("red", "blue")}
+    samples = [tiny.pair(f"Number {i}?", "good", "bad") for i in range(8)]
+    for i in range(4):
+        for colour, other in (("red", "blue"), ("blue", "red")):
+            samples.append(tiny.pair(f"Colour {i}?", colour, other, [media[colour]]))
+    return samples
+
+
+def test_a_reward_model_learns_and_its_tower_stays(kit: Kit, tmp_path: Path):
+    model, samples = kit.scorer(), pairs(tmp_path)
+    model.freeze_vision()
+    tower = {name: weights.clone() for name, weights in model.tower_weights().items()}
+    params = TrainRMParams(epochs=15, batch_size=8, learning_rate=2e-2)
+    vision_cache, checkpoints = cache(kit, model, tmp_path), Checkpoints(tmp_path / "state", {})
+    history, _ = train_rm.train(params, model, vision_cache, samples, ignore, checkpoints)
+    assert history[-1]["loss"] < 0.3 < history[0]["loss"]
+    assert history[-1]["accuracy"] == 1.0
+    for name, weights in model.tower_weights().items():
+        assert torch.equal(weights, tower[name])
+
+
+def test_adapters_learn_and_leave_plain_weights(kit: Kit, tmp_path: Path):
+    model, names = kit.scorer(), kit.scorer().state_dict().keys()
+    model.freeze_vision()
+    add_lora(model, rank=2, alpha=4.0)
+    params = TrainRMParams(epochs=2, batch_size=8, learning_rate=1e-2)
+    vision_cache, checkpoints = cache(kit, model, tmp_path), Checkpoints(tmp_path / "state", {})
+    before = [layer.weight.clone() for layer in model.lora_layers()]
+    train_rm.train(params, model, vision_cache, pairs(tmp_path), ignore, checkpoints)
+    merge_lora(model)
+    assert model.state_dict().keys() == names
+    for layer, weight in zip(model.lora_layers(), before, strict=True):
+        assert not torch.equal(layer.weight, weight)
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_muon_moves_its_matrices_also_where_layers_are_computed_again(
+    kit: Kit, checkpointed: bool, tmp_path: Path
+):
+    model = kit.scorer()
+    model.freeze_vision()
+    if checkpointed:
+        model.gradient_checkpointing_enable()
+    params = TrainRMParams(epochs=1, batch_size=8, learning_rate=1e-2, optimizer="muon")
+    vision_cache, checkpoints = cache(kit, model, tmp_path), Checkpoints(tmp_path / "state", {})
+    before = [matrix.clone() for matrix in model.muon_matrices()]
+    train_rm.train(params, model, vision_cache, pairs(tmp_path), ignore, checkpoints)
+    moved = zip(model.muon_matrices(), before, strict=True)
+    assert before and not any(torch.equal(matrix, start) for matrix, start in moved)
+
+
+def test_ppo_learns_from_what_was_sampled_and_only_the_trained_weights_move(
+    kit: Kit, samples: list[Sample], tmp_path: Path
+):
+    params = TrainPPOParams(batch_size=20, minibatch_size=20, max_new_tokens=4)
+    learning = Models(kit.policy(), kit.policy(), kit.scorer(), kit.scorer())
+    for trained in (learning.policy, learning.critic):
+        trained.freeze_vision()
+    vision_cache = cache(kit, learning.reference, tmp_path)
+    vision_cache.prepare(samples)
+    questions = with_images(vision_cache, samples)
+    generator = torch.Generator().manual_seed(0)
+    rollouts = roll_out(
+        params, learning, vision_cache.processor, questions, DomainNorm(5.0), generator
+    )
+    for rollout in rollouts:  # the reference has the same weights
+        torch.testing.assert_close(rollout.log_probs, rollout.reference_log_probs)
+        assert len(rollout.log_probs) == sum(map(len, rollout.group.responses))
+
+    actor = Optimizer(learning.policy.parameters(), 1e-2, 4)
+    critic = Optimizer(learning.critic.parameters(), 1e-2, 4)
+    numbers = update(params, learning, actor, critic, rollouts, learn_policy=True)
+    assert numbers["clip_fraction"] == 0 and numbers["grad_norm"] > 0
+    pairs_of_models = (
+        (learning.policy, learning.reference),
+        (learning.critic, learning.reward),
+    )
+    for trained, frozen in pairs_of_models:
+        tower, same = trained.tower_weights(), frozen.tower_weights()
+        assert all(torch.equal(tower[name], same[name]) for name in tower)
+        moved = zip(trained.lora_layers(), frozen.lora_layers(), strict=True)
+        assert not any(torch.equal(mine.weight, yours.weight) for mine, yours in moved)

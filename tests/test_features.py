@@ -1,4 +1,4 @@
-"""The picture once: through the tower, in memory, on disk, and never another encoder's tokens."""
+"""The image once: through the tower, in memory, on disk, and never another encoder's tokens."""
 
 import subprocess
 from pathlib import Path
@@ -10,7 +10,6 @@ import torch
 from ixc.data.media import BadMedia
 from ixc.data.samples import Media, Sample
 from ixc.engine.feature_stores import DiskStore
-from ixc.engine.optim import compute_in_bf16
 from ixc.engine.vision_cache import ImageRef, VisionCache
 from ixc.models.ixc25 import IXCProcessor
 from ixc.params import VisionCacheParams
@@ -18,7 +17,7 @@ from ixc.params import VisionCacheParams
 
 @pytest.fixture
 def shown(tmp_path: Path) -> list[Sample]:
-    """Six questions about three pictures; the second has two tiles."""
+    """Six questions about three images; the second has two tiles."""
     media = [
         tiny.image(tmp_path, c, size)
         for c, size in (("red", (28, 28)), ("blue", (56, 28)), ("green", (28, 28)))
@@ -191,7 +190,7 @@ def test_another_precision_finds_nothing(tmp_path: Path, shown: list[Sample]):
     wanted = tokens(vision_cache(tmp_path), shown)
     params = VisionCacheParams(disk=str(tmp_path / "store"))
     model = tiny.reward()
-    compute_in_bf16(model)
+    model.compute_in_bf16()
     reduced = VisionCache(model, tiny.processor(), tmp_path, params)
     assert tokens(reduced, shown).dtype == reduced.dtype == torch.bfloat16
     exact = vision_cache(tmp_path, disk=str(tmp_path / "store"))
@@ -200,9 +199,9 @@ def test_another_precision_finds_nothing(tmp_path: Path, shown: list[Sample]):
 
 
 def test_a_token_takes_what_it_takes_in_the_precision_it_has(tmp_path: Path, shown: list[Sample]):
-    """Red has 5 tokens of 16 numbers: memory for all three pictures in bfloat16, 2 bytes, is not enough for fp32."""
+    """Red has 5 tokens of 16 numbers: memory for all three images in bfloat16, 2 bytes, is not enough for fp32."""
     model = tiny.reward()
-    compute_in_bf16(model)
+    model.compute_in_bf16()
     store = VisionCache(
         model, tiny.processor(), tmp_path, VisionCacheParams(memory_gb=(5 + 5 + 6) * 16 * 2 / 1e9)
     )

@@ -113,13 +113,13 @@ def chat(checkpoint: Path, request: pytest.FixtureRequest) -> IXCForCausalLM:
     return loaded(checkpoint, IXCForCausalLM, request.param)
 
 
-# Pictures
+# Images
 
 GEOMETRIES: dict[str, Geometry] = {"inference": "official", "reward_train": "official_train"}
 
 
 def cut(name: str, transform: str, hd_num: int) -> ImageTiles:
-    """A stored picture through the transform of inference or of training."""
+    """A stored image through the transform of inference or of training."""
     image = Image.open(GOLDEN / "images" / name).convert("RGB")
     place = partition(*image.size, hd_num, TILE, GEOMETRIES[transform])
     return ImageTiles(to_tiles(image, place, TILE), place.rows)
@@ -239,7 +239,7 @@ FORWARD = [key for key in ALONE if key.split("|")[0] in TEXTS]
 
 
 def parts(key: str) -> tuple[list[int], int]:
-    """Ids of a stored conversation, our marker where its picture is; and where the tail begins."""
+    """Ids of a stored conversation, our marker where its image is; and where the tail begins."""
     case, mode, tail, *_ = key.split("|")
     told = TEXTS[case][f"reward_{mode}"][tail]
     row = ids_of(told["segments"])
@@ -248,7 +248,7 @@ def parts(key: str) -> tuple[list[int], int]:
 
 
 def images(key: str) -> list[ImageTiles]:
-    """A conversation's pictures, in reading order."""
+    """A conversation's images, in reading order."""
     case, mode, tail, *_ = key.split("|")
     told = TEXTS[case][f"reward_{mode}"]
     hd_num = told["hd_num" if mode == "train" else "hd_num_used"]
@@ -259,7 +259,7 @@ def images(key: str) -> list[ImageTiles]:
 
 
 def laid_out(key: str) -> tuple[list[int], list[ImageTiles]]:
-    """Ids and pictures of a stored row that stands alone: a conversation, the question, or a variant of one."""
+    """Ids and images of a stored row that stands alone: a conversation, the question, or a variant of one."""
     if key in FORWARD:
         return parts(key)[0], images(key)
     if key.startswith("chat_prompt"):
@@ -273,7 +273,7 @@ def laid_out(key: str) -> tuple[list[int], list[ImageTiles]]:
 
 
 def varied(key: str) -> str:
-    """The conversation that a variant is of: with one picture, at the start; best the one that its name names."""
+    """The conversation that a variant is of: with one image, at the start; best the one that its name names."""
     of_tail = [k for k in FORWARD if k.split("|")[2] == tail_of(key)]
     fitting = [
         k
@@ -407,7 +407,7 @@ def compared(told: dict[str, Any]) -> Iterator[tuple[int, int, bool]]:
 
 
 def asked() -> tuple[list[int], list[ImageTiles]]:
-    """The stored question, and its pictures."""
+    """The stored question, and its images."""
     told = described("generation")
     named = told.get("images", told.get("image")) or []
     shown = [
@@ -438,7 +438,7 @@ def test_logits_of_the_chat_model_are_the_official_ones(key: str, chat: IXCForCa
 
 
 def pixels(shown: Sequence[ImageTiles]) -> dict[str, Tensor]:
-    """Pictures as a processor hands them over."""
+    """Images as a processor hands them over."""
     if not shown:
         return {}
     grids = [[image.rows, columns(image)] for image in shown]
@@ -474,7 +474,7 @@ def test_supervised_loss_is_the_official_one(
     _, marked = spelled(tokenizer, told["prompt"])
     before = marked or [0] * len(
         shown
-    )  # the chat class puts a picture without a place before the first token
+    )  # the chat class puts an image without a place before the first token
     row = torch.tensor([with_images(told["text_ids"], before, [length(image) for image in shown])])
     assert row.shape[1] == told["length"]
     learned = torch.zeros_like(row, dtype=torch.bool)
@@ -491,7 +491,7 @@ def test_supervised_loss_is_the_official_one(
 
 
 def spelled(tokenizer: Tokenizer, prompt: str) -> tuple[list[int], list[int]]:
-    """Ids of a stored prompt's text, in which control tokens are spelled out; and how many stand before each picture's
+    """Ids of a stored prompt's text, in which control tokens are spelled out; and how many stand before each image's
     place."""
     row, marked = [ids()["bos"]], []
     for piece in re.split(rf"(\[UNUSED_TOKEN_\d+\]|</s>|{PLACEHOLDER})", prompt):
@@ -507,7 +507,7 @@ def spelled(tokenizer: Tokenizer, prompt: str) -> tuple[list[int], list[int]]:
 
 
 def encoded(tokenizer: Tokenizer, prompt: str, shown: Sequence[ImageTiles]) -> list[int]:
-    """Ids of a stored prompt; a picture without a place comes after `<s>`."""
+    """Ids of a stored prompt; an image without a place comes after `<s>`."""
     row, marked = spelled(tokenizer, prompt)
     return with_images(row, marked or [1] * len(shown), [length(image) for image in shown])
 
@@ -515,7 +515,7 @@ def encoded(tokenizer: Tokenizer, prompt: str, shown: Sequence[ImageTiles]) -> l
 def batch_of(
     told: dict[str, Any], tokenizer: Tokenizer, side: str
 ) -> tuple[Tensor, Tensor, list[list[ImageTiles]]]:
-    """Ids, mask and each row's pictures of a stored batch of pairs, padded on one side."""
+    """Ids, mask and each row's images of a stored batch of pairs, padded on one side."""
     pairs = told["images_per_pair"] or [[]] * (len(told["prompts"]) // 2)
     shown = [
         [cut(name, told["transform"], told["hd_num"]) for name in names or ()]
@@ -613,7 +613,7 @@ def test_loss_and_gradients_are_the_official_ones(
         gradient = reward.get_parameter(name).grad
         gradient = (
             torch.zeros_like(wanted) if gradient is None else gradient
-        )  # Partial LoRA rests without pictures
+        )  # Partial LoRA rests without images
         close(gradient, wanted, max(1e-5 * wanted.abs().max().item(), noise))
 
 

@@ -12,7 +12,6 @@ from torch._dynamo.utils import counters
 
 from benchmarks.gpu.attention import calls, flash_attention
 from ixc.data.samples import Sample
-from ixc.engine.optim import compute_in_bf16
 from ixc.engine.preference_groups import num_pairs, preference_groups, read
 from ixc.engine.sampling import STEPS_AHEAD, sample_tokens
 from ixc.engine.scoring import score
@@ -294,7 +293,7 @@ def losses(device: torch.device, precision: str, samples: list[Sample], root: Pa
     model = tiny.reward(hidden_size=64).to(device).train()  # pyright: ignore[reportArgumentType]
     model.freeze_vision()
     if precision == "bf16":
-        compute_in_bf16(model)
+        model.compute_in_bf16()
     params, rows = (
         TrainRMParams(batch_size=3, learning_rate=1e-3),
         preference_groups(samples, False),

@@ -1,4 +1,4 @@
-"""Scoring and sampling: the prompt once, the picture once, and the same numbers as one by one."""
+"""Scoring and sampling: the prompt once, the image once, and the same numbers as one by one."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +21,7 @@ END, EOS = (tiny.processor().ids[name] for name in ("turn_end", "eos"))
 
 @pytest.fixture
 def samples(tmp_path: Path) -> list[Sample]:
-    """Prompts of many lengths: text, one picture, two pictures."""
+    """Prompts of many lengths: text, one image, two images."""
     red, blue = tiny.image(tmp_path, "red"), tiny.image(tmp_path, "blue", (90, 30))
     return [
         tiny.sample("Hello, who are you, and why?"),

@@ -20,7 +20,7 @@ SHOWN = PrefixGroup([1, IMAGE, IMAGE, 30, 31], [[40, 41, 42], [50], [60, 61]])
 PLAIN = PrefixGroup([1, 33], [[44], [70, 71, 72, 73]])
 BEFORE = PrefixGroup([1, 30, IMAGE], [[90, 91]])
 TOKENS = torch.randn(3, 16, generator=torch.Generator().manual_seed(3))
-"""Two picture tokens of the first tree, one of the last."""
+"""Two image tokens of the first tree, one of the last."""
 
 
 def together(
@@ -74,7 +74,9 @@ def test_rewards_with_images_in_the_prefix_are_those_of_separate_rows(
     monkeypatch.setattr(REWARD.config, "pooling", pooling)
     own = [TOKENS[:2]] * 3 + [None] * 2 + [TOKENS[2:]]
     rows = [
-        group.prefix + response for group in (SHOWN, PLAIN, BEFORE) for response in group.responses
+        group.prompt.ids + response
+        for group in (SHOWN, PLAIN, BEFORE)
+        for response in group.responses
     ]
     states = [alone(REWARD, row, seen) for row, seen in zip(rows, own, strict=True)]
     pooled = torch.stack([s[-1] if pooling == "last_token" else s.mean(0) for s in states])
@@ -92,9 +94,9 @@ def test_gradients_are_those_of_separate_rows():
     image_features = TOKENS[:2].clone().requires_grad_()
     batch = collate([SHOWN, PLAIN])
     group = gradients(model, model.response_scores(batch, image_features).tanh().sum())
-    rows = [SHOWN.prefix + response for response in SHOWN.responses]
+    rows = [SHOWN.prompt.ids + response for response in SHOWN.responses]
     states = [alone(model, row, image_features)[-1] for row in rows]
-    states += [alone(model, PLAIN.prefix + response)[-1] for response in PLAIN.responses]
+    states += [alone(model, PLAIN.prompt.ids + response)[-1] for response in PLAIN.responses]
     from_tree, image_features.grad = image_features.grad, None
     separate = gradients(model, torch.stack([model.score(state).tanh() for state in states]).sum())
 
@@ -233,6 +235,6 @@ def test_sft_on_questions_about_one_image_is_sft_on_separate_rows():
     loss = F.cross_entropy(CHAT.output(hidden), batch.target_ids, reduction="sum")
     wanted = torch.zeros(())
     for response in group.responses:
-        logits = CHAT.output(alone(CHAT, group.prefix + response, TOKENS[:1]))
+        logits = CHAT.output(alone(CHAT, group.prompt.ids + response, TOKENS[:1]))
         wanted = wanted + F.cross_entropy(logits[2:-1], torch.tensor(response[1:]), reduction="sum")
     torch.testing.assert_close(loss, wanted)

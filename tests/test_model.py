@@ -300,7 +300,7 @@ def test_answers_are_generated_in_batches_and_by_the_dozen():
     model, generator = tiny.causal(), torch.Generator().manual_seed(1)
     tiles = torch.randn(
         5, 3, 28, 28, generator=generator
-    )  # a picture of one tile, and one of two beside each other
+    )  # an image of one tile, and one of two beside each other
     grids = torch.tensor([[1, 1], [1, 2]])
     rows = [[1, *[IMAGE] * 5, 30], [1, *[IMAGE] * 6, 31]]
     options: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False}
@@ -339,12 +339,12 @@ def test_the_auto_classes_know_the_models(tmp_path: Path):
 
 @pytest.mark.parametrize("given", [1, 3])
 def test_images_that_do_not_fill_their_places_are_refused(given: int):
-    with pytest.raises(WrongImages, match=f"{given} picture tokens.*: 2; build"):
+    with pytest.raises(WrongImages, match=f"{given} image tokens.*: 2; build"):
         tiny.causal()(IDS, image_features=torch.zeros(given, 16))
 
 
 def test_places_without_their_image_are_refused():
-    with pytest.raises(WrongImages, match=r"0 picture tokens.*: 2; build"):
+    with pytest.raises(WrongImages, match=r"0 image tokens.*: 2; build"):
         tiny.causal()(IDS)
 
 

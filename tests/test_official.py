@@ -113,7 +113,7 @@ def test_an_unknown_type_or_device_is_refused(folder: Path, options: dict[str, A
 
 
 def pictured(model: Any) -> torch.Tensor:
-    """The score of a picture and a few words."""
+    """The score of an image and a few words."""
     side, row = model.config.tile_size, model.config.side
     tiles = torch.randn(3, 3, side, side, generator=torch.Generator().manual_seed(5))
     places = [model.config.image_token_id] * (3 * row * row + 1 + 2 * row)

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import tiny
 
-from ixc.engine.optim import compute_in_bf16
 from ixc.models import precision
 from ixc.models.ixc25 import IXCForCausalLM
 from ixc.models.ixc25.folder import load, save
@@ -27,7 +26,7 @@ def test_emulated_half_precision_names_the_remedy(
     with pytest.warns(UserWarning, match=r"bfloat16 is emulated.*--dtype float32"):
         load(folder, IXCForCausalLM, dtype=dtype)
     with pytest.warns(UserWarning, match="bfloat16 is emulated"):
-        compute_in_bf16(tiny.causal())
+        tiny.causal().compute_in_bf16()
 
 
 @pytest.mark.parametrize(("dtype", "fast"), [("bfloat16", True), ("float32", False)])

@@ -59,7 +59,7 @@ def test_the_base_model_learns_the_same_in_two_processes_as_in_one(tmp_path: Pat
     ]
     write_samples([*shown, *texts], tmp_path / "prompts.parquet")
     told = {
-        "architecture": vars(ARCHITECTURE),
+        "architecture": ARCHITECTURE,
         "steps": 6,
         "batch_size": 3,
         "noise": 0.5,

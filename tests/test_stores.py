@@ -1,4 +1,4 @@
-"""Where picture tokens are kept: bounded, sound, and safe for several processes."""
+"""Where image tokens are kept: bounded, sound, and safe for several processes."""
 
 import multiprocessing
 from pathlib import Path

@@ -552,7 +552,7 @@ def test_what_is_frozen_takes_half_the_memory_and_says_the_same(
     [prompt] = with_images(tiny.vision_cache(models.reference, tmp_path), questions(tmp_path)[:1])
     [kept] = with_images(tiny.vision_cache(models.policy, tmp_path), questions(tmp_path)[:1])
     assert torch.equal(prompt.images[0], kept.images[0])
-    layout, shown = collate([PrefixGroup(prompt.ids, [[40, 41], [50]])]), prompt.images[0]
+    layout, shown = collate([PrefixGroup(prompt.prompt, [[40, 41], [50]])]), prompt.images[0]
     with torch.no_grad():
         reference, policy = (
             token_log_probs(m, layout, shown) for m in (models.reference, models.policy)

@@ -18,7 +18,7 @@ from ixc.data.samples import Sample, write_samples
 from ixc.engine.batching import OverBudget
 from ixc.engine.checkpoints import Checkpoints
 from ixc.engine.losses import bradley_terry_loss
-from ixc.engine.optim import Diverged, Optimizer, compute_in_bf16
+from ixc.engine.optim import Diverged, Optimizer
 from ixc.engine.preference_groups import (
     MicroBatch,
     NoPairs,
@@ -178,7 +178,7 @@ def test_what_saves_memory_changes_no_number(base: Path, tmp_path: Path, options
 
 def test_bf16_learns_too_and_leaves_the_weights_in_fp32(tmp_path: Path):
     model = fresh()
-    compute_in_bf16(model)
+    model.compute_in_bf16()
     reduced, exact = history(tmp_path, pairs(tmp_path), model), history(tmp_path, pairs(tmp_path))
     assert reduced != exact
     same(reduced, exact, rel=0.3, abs=0.3)

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ixc.engine.optim import Muon, MuonOptimizer, Optimizer, matrices, orthogonalized
+from ixc.engine.optim import Muon, MuonOptimizer, Optimizer, orthogonalized
 from ixc.models.ixc25 import IXCForCausalLM
 
 
 def test_muon_trains_the_matrices_of_layers_and_projector_that_are_trained_at_all():
     model = tiny.causal()
     names = {id(p): name for name, p in model.named_parameters()}
-    chosen = [names[id(p)] for p in matrices(model)]
+    chosen = [names[id(p)] for p in model.muon_matrices()]
     assert {name.split(".")[-2] for name in chosen} >= {
         "wqkv",
         "wo",
@@ -32,7 +32,7 @@ def test_muon_trains_the_matrices_of_layers_and_projector_that_are_trained_at_al
         "Plora_" in name or "embeddings" in name or name.startswith("output") for name in chosen
     )
     model.freeze_vision()
-    assert all(names[id(p)].startswith("model.layers.") for p in matrices(model))
+    assert all(names[id(p)].startswith("model.layers.") for p in model.muon_matrices())
 
 
 def step(model: IXCForCausalLM, optimizer: Optimizer, number: int) -> float:

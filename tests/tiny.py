@@ -23,7 +23,7 @@ from ixc.models.ixc25.processing import train_tokenizer
 
 torch.set_num_threads(1)
 TILE, PATCH = 28, 14
-"""Pixels; a tile is one merged token, so a picture of n tiles in r rows has n + 1 + 1 + r + 1 tokens."""
+"""Pixels; a tile is one merged token, so an image of n tiles in r rows has n + 1 + 1 + r + 1 tokens."""
 Model = TypeVar("Model", bound=torch.nn.Module)
 
 
@@ -91,7 +91,7 @@ def with_tower_of(model: Model, other: IXCPreTrainedModel) -> Model:
 
 
 def image(root: Path, colour: str, size: tuple[int, int] = (28, 28)) -> Media:
-    """A plain picture in the store `root`."""
+    """A plain image in the store `root`."""
     name = f"{colour}-{size[0]}x{size[1]}.png"
     root.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, colour).save(root / name)
@@ -124,7 +124,7 @@ def match(value: str, *others: str) -> Gold:
 
 
 def vision_cache(model: IXCPreTrainedModel, root: Path) -> VisionCache:
-    """An empty store of picture tokens."""
+    """An empty store of image tokens."""
     return VisionCache(model, processor(), root)
 
 

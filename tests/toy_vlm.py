@@ -40,6 +40,7 @@ from ixc.packing.plain import PlainRow, plain_hidden_states, plain_rows
 WIDTH, HEADS, CELL = 16, 2, 28
 BOS, END, STOP, PAD, REWARD, IMAGE = range(256, 262)
 VOCABULARY = 262
+LAYERS = ("first", "second")
 
 
 class ToyImage(NamedTuple):
@@ -203,20 +204,24 @@ class ToyModel(VisionLanguageModel):
     def __init__(self) -> None:
         super().__init__()
         self.tower = nn.Linear(3, 2 * WIDTH)
-        self.embedding = nn.Embedding(VOCABULARY, WIDTH)
-        self.layers = nn.ModuleList([Layer(0), Layer(1)])
+        parts = {
+            "embedding": nn.Embedding(VOCABULARY, WIDTH),
+            "first": Layer(0),
+            "second": Layer(1),
+        }
+        self.language = nn.ModuleDict(parts)
         for weights in self.parameters():
             nn.init.normal_(weights, std=0.5)
 
     @property
     def device(self) -> torch.device:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Where the weights are."""
-        return self.embedding.weight.device
+        return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The weights'."""
-        return self.embedding.weight.dtype
+        return next(self.parameters()).dtype
 
     hidden_size, vocab_size, head_dim = WIDTH, VOCABULARY, WIDTH // HEADS  # pyright: ignore
     feature_width = 2 * WIDTH  # pyright: ignore[reportAssignmentType]
@@ -272,19 +277,20 @@ class ToyModel(VisionLanguageModel):
         self, ids: Tensor, positions: Tensor, features: Tensor | None, layout: Any, cache: Any
     ) -> Tensor:
         """States [B T D] of ids [B T] at positions [A T] or, of single tokens, [1 B]."""
-        x, is_image = self.embedding(ids), ids == IMAGE
+        x, is_image = self.language["embedding"](ids), ids == IMAGE
         given = 0 if features is None else len(features)
         if int(is_image.sum()) != given:
             raise ValueError(f"{given} features for {int(is_image.sum())} image tokens")
-        levels = [None, None] if features is None else features.to(x.dtype).chunk(2, -1)
+        first, second = (x, x) if features is None else features.to(x.dtype).chunk(2, -1)
         if features is not None:
-            x = x.masked_scatter(is_image[..., None], levels[0])
-        for number, layer in enumerate(self.layers):
+            x = x.masked_scatter(is_image[..., None], first)
+        for name in LAYERS:
+            layer = self.language[name]
             given = (x, angles_of(positions, ids.shape), layout, cache)
             saves = self.checkpointed and self.training
             x = checkpoint(layer, *given, use_reentrant=False) if saves else layer(*given)
-            if number == 0 and features is not None:  # the second level enters here
-                x = x + torch.zeros_like(x).masked_scatter(is_image[..., None], levels[1])
+            if name == "first" and features is not None:  # the second level enters here
+                x = x + torch.zeros_like(x).masked_scatter(is_image[..., None], second)
         return x
 
     def freeze_vision(self) -> None:
@@ -292,16 +298,20 @@ class ToyModel(VisionLanguageModel):
         self.tower.requires_grad_(False)
 
     def decoder_module(self) -> nn.Module:
-        """Without embeddings."""
-        return self.layers
+        """Embedding and layers."""
+        return self.language
 
     def lora_layers(self) -> list[nn.Linear]:
-        """All linear layers of the layers."""
-        return [module for module in self.layers.modules() if isinstance(module, nn.Linear)]
+        """Those of attention."""
+        linear: list[Any] = []
+        for name in LAYERS:
+            linear += [self.language[name].qkv, self.language[name].out]
+        return linear
 
     def muon_matrices(self) -> list[nn.Parameter]:
         """Their weights."""
-        return [layer.weight for layer in self.lora_layers() if layer.weight.requires_grad]
+        weights = [layer.get_parameter("weight") for layer in self.lora_layers()]
+        return [each for each in weights if each.requires_grad]
 
     def compute_in_bf16(self) -> None:
         """Under autocast."""
@@ -309,14 +319,14 @@ class ToyModel(VisionLanguageModel):
         self.read, self.encode_images = reduced(self.read), reduced(self.encode_images)
 
     def keep_in_bf16(self) -> None:
-        """The layers."""
-        self.layers.bfloat16()
+        """Embedding and layers."""
+        self.language.bfloat16()
 
     def set_attention(self, name: str) -> None:
         """In either layer."""
         self.kernel = name
-        for layer in self.layers:
-            layer.kernel = name  # pyright: ignore[reportAttributeAccessIssue]
+        for layer in LAYERS:
+            self.language[layer].kernel = name  # pyright: ignore[reportArgumentType]
 
     def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
         """Layer by layer."""

@@ -53,7 +53,6 @@ from benchmarks.gpu.models import (
 from benchmarks.reward import padded_ids
 from ixc.data.samples import Media, Sample, Turn, answer
 from ixc.engine.losses import bradley_terry_loss
-from ixc.engine.optim import compute_in_bf16
 from ixc.engine.preference_groups import MicroBatch, preference_groups, read
 from ixc.engine.vision_cache import VisionCache
 from ixc.models.ixc25 import IXCConfig, IXCForRewardModel
@@ -185,7 +184,7 @@ def ready(case: Case, config: IXCConfig, device: str) -> IXCForRewardModel:
     model = build(config, device, DTYPES[case.weights]).train()
     model.freeze_vision()
     if case.weights == "fp32":
-        compute_in_bf16(model)
+        model.compute_in_bf16()
     if not case.kept:
         model.gradient_checkpointing_enable()
     return model

@@ -1,7 +1,7 @@
 """Low-rank adapters (LoRA, arXiv:2106.09685) on the decoder's linear layers, and what remains of them: plain weights,
 and the adapters by themselves in the format of Hugging Face's PEFT.
 
-Partial LoRA, `PLoRALinear`'s own low-rank path, is part of the architecture and stays as it is.
+A low-rank path that is part of an architecture stays as it is.
 """
 
 import json
@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from ixc.engine.optim import copied, trained
 from ixc.io.files import replacing_folder
-from ixc.models.ixc25.language import PLoRALinear
-from ixc.models.ixc25.pretrained import IXCPreTrainedModel
+from ixc.models.base import VisionLanguageModel
 
 PREFIX = "base_model.model."
 """What PEFT puts before the name of every weight of the model."""
@@ -47,17 +46,17 @@ class LoRA(nn.Module):
         return self.scale * self.up.weight @ self.down.weight
 
 
-def add_lora(model: IXCPreTrainedModel, rank: int, alpha: float) -> None:
+def add_lora(model: VisionLanguageModel, rank: int, alpha: float) -> None:
     """Freeze the language model, and put an adapter beside each linear layer of its decoder; heads are left alone."""
-    model.model.requires_grad_(False)
-    for layer in _layers(model):
+    model.decoder_module().requires_grad_(False)
+    for layer in model.lora_layers():
         layer.lora = LoRA(layer, rank, alpha)
 
 
 @torch.no_grad()
-def merge_lora(model: IXCPreTrainedModel) -> None:
+def merge_lora(model: VisionLanguageModel) -> None:
     """Add every adapter to its layer's weights and remove it; a model without adapters stays as it is."""
-    for layer in _layers(model):
+    for layer in model.lora_layers():
         if isinstance(lora := getattr(layer, "lora", None), LoRA):
             layer.weight += lora.weight()
             lora.hook.remove()
@@ -80,17 +79,14 @@ class Adapter:
             (part / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
 
 
-def adapter_of(model: IXCPreTrainedModel, base: Path) -> Adapter | None:
+def adapter_of(model: VisionLanguageModel, base: Path) -> Adapter | None:
     """A copy of the adapters and of the trained heads, before they are merged; None if there are no adapters.
 
     Args:
         base: the folder of the model that they belong beside.
     """
-    layers = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, PLoRALinear) and hasattr(module, "lora")
-    }
+    with_adapter = {id(layer) for layer in model.lora_layers() if hasattr(layer, "lora")}
+    layers = {name: part for name, part in model.named_modules() if id(part) in with_adapter}
     if not layers:
         return None
     weights: dict[str, Tensor] = {}
@@ -116,8 +112,3 @@ def adapter_of(model: IXCPreTrainedModel, base: Path) -> Adapter | None:
         "inference_mode": True,
     }
     return Adapter(weights, config)
-
-
-def _layers(model: IXCPreTrainedModel) -> list[Any]:
-    """The decoder's linear layers, which carry `lora` while there are adapters."""
-    return [module for module in model.model.modules() if isinstance(module, PLoRALinear)]

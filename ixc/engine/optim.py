@@ -1,4 +1,4 @@
-"""What every training loop here shares: seeds, an optimizer with its schedule, precision."""
+"""What every training loop here shares: seeds, an optimizer with its schedule."""
 
 import math
 import random
@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from ixc.engine import distributed
 from ixc.engine.batching import shared_out
-from ixc.models.ixc25 import IXCPreTrainedModel
-from ixc.models.precision import warn_of_slow_precision
+from ixc.models.base import VisionLanguageModel
 
 T = TypeVar("T")
 
@@ -236,9 +235,9 @@ class MuonOptimizer(Optimizer):
     """Muon for the weight matrices, AdamW for the rest, with one learning rate: a fraction of AdamW's steps where much
     is to be learned."""
 
-    def __init__(self, model: nn.Module, *schedule: int | float, **options: Any) -> None:
+    def __init__(self, model: VisionLanguageModel, *schedule: int | float, **options: Any) -> None:
         """`schedule` and `options` are those of `Optimizer`."""
-        self.matrices = matrices(model)
+        self.matrices = model.muon_matrices()
         super().__init__(model.parameters(), *schedule, **options)  # pyright: ignore[reportArgumentType]
         self.muon_schedule = torch.optim.lr_scheduler.LambdaLR(
             self.muon, self.schedule.lr_lambdas[0]
@@ -276,19 +275,6 @@ class MuonOptimizer(Optimizer):
         self.muon_schedule.load_state_dict(state["muon_schedule"])
 
 
-def matrices(model: nn.Module) -> list[nn.Parameter]:
-    """What Muon trains: the weight matrices of layers and projector that are trained at all.
-
-    Not Partial LoRA, which starts from nothing.
-    """
-    chosen: list[nn.Parameter] = []
-    for name, parameter in trained(model).items():
-        inside = "layers." in name or "vision_proj." in name
-        if inside and parameter.ndim == 2 and "Plora_" not in name:
-            chosen.append(parameter)
-    return chosen
-
-
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
     """The weights that training changes, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -316,29 +302,3 @@ def rate(step: int, rise: int, steps: int, final: float) -> float:
     if step < rise:
         return (step + 1) / rise
     return final + (1 - final) / 2 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
-
-
-def compute_in_bf16(model: IXCPreTrainedModel) -> None:
-    """Let tower and language model compute in bfloat16, activations included; weights and heads stay as they are."""
-    warn_of_slow_precision(model.device, torch.bfloat16)
-    for part in (model.model, model.vit, model.vision_proj):
-        _Autocast(part, model.device.type)
-    model.get_input_embeddings().register_forward_hook(lambda _, __, embedded: embedded.bfloat16())
-
-
-class _Autocast:
-    """Whatever a module computes, it computes in bfloat16; by PyTorch's hooks, which leave its `forward` alone."""
-
-    def __init__(self, module: nn.Module, device: str) -> None:
-        self.device = device
-        self.open: list[Any] = []
-        """The contexts of the calls that are not over."""
-        module.register_forward_pre_hook(self._enter)
-        module.register_forward_hook(self._leave, always_call=True)
-
-    def _enter(self, module: nn.Module, inputs: Any) -> None:
-        self.open.append(torch.autocast(self.device, torch.bfloat16))
-        self.open[-1].__enter__()
-
-    def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self.open.pop().__exit__(None, None, None)

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from ixc.engine import distributed
 from ixc.engine.optim import Optimizer, copied, trained
-from ixc.models.ixc25 import IXCPreTrainedModel
-from ixc.models.ixc25.language import PLoRALinear
+from ixc.models.base import VisionLanguageModel
 
 T = TypeVar("T")
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -23,13 +22,12 @@ class ShardedOptimizer(Optimizer):
     out among the processes, by DeepSpeed.
 
     All processes must compute as many microbatches in each step, and all of these use the same weights in the same
-    order: a text, too, takes the images' way through the layers, with no token on it. As alone, Partial LoRA rests in a
-    step that has no image at all.
+    order, those for images too. As alone, the latter rest in a step that has no image at all.
     """
 
     def __init__(
         self,
-        model: IXCPreTrainedModel,
+        model: VisionLanguageModel,
         *schedule: int | float,
         stage: int,
         offload: str = "none",
@@ -42,17 +40,16 @@ class ShardedOptimizer(Optimizer):
             offload: what is in main memory: `optimizer` the moments, and AdamW is computed there; `weights` those too.
         """
         self.stage, self.images_seen = stage, False
-        self.for_images = {id(p) for name, p in model.named_parameters() if ".Plora_" in name}
+        self.for_images = set(map(id, model.image_only_parameters()))
         super().__init__(model.parameters(), *schedule, **options)  # pyright: ignore[reportArgumentType]
         self.deepspeed = import_deepspeed()
-        config = self._config(offload, 10 * model.config.hidden_size)
+        config = self._config(offload, 10 * model.hidden_size)
         self.parts = _Trained(model)
         self.engine = self.deepspeed.initialize(
             model=self.parts, optimizer=self.adamw, config=config
         )[0]
         self._start()
-        layers = [module for module in model.modules() if isinstance(module, PLoRALinear)]
-        self.hooks = [layer.register_forward_pre_hook(self._on_the_images_way) for layer in layers]
+        self.hooks = model.use_all_weights(self._note_image)
 
     def _config(self, offload: str, smallest: int) -> dict[str, Any]:
         zero: dict[str, Any] = {"stage": self.stage, "stage3_param_persistence_threshold": smallest}
@@ -86,13 +83,8 @@ class ShardedOptimizer(Optimizer):
         if self.stage == 2:
             self.engine.optimizer._lazy_init_hp_params_optimizer_state()
 
-    def _on_the_images_way(
-        self, layer: nn.Module, inputs: tuple[Tensor, Tensor | None]
-    ) -> tuple[Tensor, Tensor]:
-        """No place for an image becomes an empty list of places: the layer's low-rank path is taken, by nothing."""
-        x, places = inputs
-        self.images_seen |= places is not None and torch.is_grad_enabled()
-        return x, x.new_empty(0, dtype=torch.long) if places is None else places
+    def _note_image(self) -> None:
+        self.images_seen = True
 
     @property
     def _shards(self) -> list[Tensor]:
@@ -223,7 +215,7 @@ def _for_groups(schedule: dict[str, Any], groups: int) -> dict[str, Any]:
 class _Trained(nn.Module):
     """What of a model its optimizer gets: not the frozen tower, which processes use as often as each needs."""
 
-    def __init__(self, model: IXCPreTrainedModel) -> None:
+    def __init__(self, model: VisionLanguageModel) -> None:
         super().__init__()
         for name, part in model.named_children():
             if any(parameter.requires_grad for parameter in part.parameters()):

@@ -10,18 +10,21 @@ token, D hidden channels, B answers in the making.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ixc.data.samples import Media, Reply, Turn
 from ixc.packing.layout import PackedBatch, Prompt
 
 Kind = Literal["image", "video"]
+Pooling = Literal["last_token", "mean"]
+"""What a score is read from: the last token's state (the released checkpoint), or the mean (the paper's text)."""
 ROLES = ("system", "user", "assistant")
 """Who speaks in a conversation."""
 
@@ -288,6 +291,19 @@ class VisionLanguageModel(nn.Module, ABC):
         """Weights that a batch without any image leaves without a gradient."""
         return []
 
+    def use_all_weights(self, on_image: Callable[[], None]) -> list[RemovableHandle]:
+        """From now on let every pass use all weights in one order, as processes that share them out must.
+
+        A family without `image_only_parameters` does so anyway.
+
+        Args:
+            on_image: to be called in every pass with gradients that has an image.
+
+        Returns:
+            The hooks that do it, to be removed in the end.
+        """
+        return []
+
     @abstractmethod
     def compute_in_bf16(self) -> None:
         """Let tower and decoder compute in bfloat16, activations included; weights and heads stay as they are."""
@@ -355,11 +371,11 @@ class ScoringModel(VisionLanguageModel):
 
     @property
     @abstractmethod
-    def pooling(self) -> str:
-        """What a score is read from: `last_token` or `mean`."""
+    def pooling(self) -> Pooling:
+        """What a score is read from."""
 
     @pooling.setter
-    def pooling(self, pooling: str) -> None: ...
+    def pooling(self, pooling: Pooling) -> None: ...
 
     @abstractmethod
     def scores(self, states: Float[Tensor, "*R D"]) -> Float[Tensor, "*R"]:

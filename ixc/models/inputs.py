@@ -52,12 +52,12 @@ def read_image(source: object, transparency: Transparency, max_pixels: int) -> I
             image = open_image(path, max_pixels)
     else:
         raise BadMedia(
-            f"{type(source).__name__}: no picture; give a path, bytes, a PIL picture, an array or a tensor"
+            f"{type(source).__name__}: no image; give a path, bytes, a PIL image, an array or a tensor"
         )
     if not 0 < image.width * image.height <= max_pixels:
         size = f"{image.width} x {image.height}"
         raise BadMedia(
-            f"a picture of {size} pixels: must have 1 to {max_pixels:,}; scale it, or raise max_pixels"
+            f"an image of {size} pixels: must have 1 to {max_pixels:,}; scale it, or raise max_pixels"
         )
     return to_rgb(image, _named(source), transparency)
 
@@ -85,7 +85,7 @@ def _from_array(array: np.ndarray | Tensor) -> Image.Image:
         or (array.ndim == 3 and array.shape[2] not in (3, 4))
     ):
         raise BadMedia(
-            f"{form}: no picture; give [H, W, C] (a tensor: [C, H, W]) with 1, 3 or 4 channels"
+            f"{form}: no image; give [H, W, C] (a tensor: [C, H, W]) with 1, 3 or 4 channels"
         )
     if np.issubdtype(array.dtype, np.floating):
         if not (array.min() >= 0 and array.max() <= 1):  # not a number is in no range
@@ -134,7 +134,7 @@ def _as_file(source: str | PathLike[str] | bytes) -> Iterator[Path]:
         yield _path(source)
         return
     if not source:
-        raise BadMedia("0 bytes: neither picture nor video; fetch it again")
+        raise BadMedia("0 bytes: neither image nor video; fetch it again")
     with tempfile.NamedTemporaryFile(prefix="ixc-") as file:
         file.write(source)
         file.flush()

@@ -21,12 +21,12 @@ def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     if dtype is None or dtype == "auto":
         return None
     name = _SHORT.get(dtype, dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
-    found = getattr(torch, name, None) if isinstance(name, str) else name
-    if found not in _FLOATS:
+    resolved = getattr(torch, name, None) if isinstance(name, str) else name
+    if resolved not in _FLOATS:
         raise ValueError(
             f'dtype: {dtype!r}: give "auto", "float32", "bfloat16" or "float16" ({", ".join(_SHORT)})'
         )
-    return found
+    return resolved
 
 
 def as_device(device: torch.device | str) -> torch.device:
@@ -35,16 +35,16 @@ def as_device(device: torch.device | str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     form = f'device: {device!r}: give "auto", "cpu", "cuda" or "cuda:1"'
     try:
-        found = torch.device(device)
+        resolved = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(form) from error
-    if found.type == "meta":  # which computes nothing
+    if resolved.type == "meta":  # which computes nothing
         raise ValueError(form)
-    if found.type == "cuda" and not torch.cuda.is_available():
+    if resolved.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             f'device: {device!r}: no GPU that this torch can use; give "cpu", or install torch for CUDA'
         )
-    return found
+    return resolved
 
 
 def stored(

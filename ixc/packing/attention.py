@@ -9,10 +9,10 @@ is of size T x T.
 Letters in names: T tokens of a packed row, H query heads, G key/value heads, E channels of a head.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -60,9 +60,15 @@ class PackedLayout:
     @cached_property
     def groups(self) -> list[list[slice]]:
         """Columns of each group's prefix and responses."""
-        sizes = [size for prefix, responses in self.shapes for size in (prefix, *responses)]
-        spans = iter([slice(*ends) for ends in pairwise(accumulate(sizes, initial=0))])
-        return [[next(spans) for _ in range(1 + len(responses))] for _, responses in self.shapes]
+        groups = []
+        start = 0
+        for prefix, responses in self.shapes:
+            group = []
+            for size in (prefix, *responses):
+                group.append(slice(start, start + size))
+                start += size
+            groups.append(group)
+        return groups
 
     @cached_property
     def calls(self) -> list[KernelCall]:
@@ -82,24 +88,23 @@ class PackedLayout:
 
     def numbers(self) -> tuple[Int[Tensor, " T"], Int[Tensor, " T"]]:
         """Which group each token belongs to, and which of its responses; -1: the prefix."""
-        at = [
-            (n, b - 1, s.stop - s.start)
-            for n, group in enumerate(self.groups)
-            for b, s in enumerate(group)
-        ]
-        group, response, size = torch.tensor(at).reshape(-1, 3).unbind(1)
-        return group.repeat_interleave(size), response.repeat_interleave(size)
+        parts = []
+        for group, (prefix, responses) in enumerate(self.shapes):
+            parts.append((group, -1, prefix))
+            for response, size in enumerate(responses):
+                parts.append((group, response, size))
+        groups, numbers, sizes = torch.tensor(parts).long().reshape(-1, 3).unbind(1)
+        return groups.repeat_interleave(sizes), numbers.repeat_interleave(sizes)
 
     def lengths(self) -> Int[Tensor, " T"]:
         """Tokens from the root of each token's group to the end of its longest response."""
-        longest = torch.tensor(
-            [prefix + max(responses, default=0) for prefix, responses in self.shapes]
-        )
-        return longest[self.numbers()[0]]
+        longest = [prefix + max(responses, default=0) for prefix, responses in self.shapes]
+        group, _ = self.numbers()
+        return torch.tensor(longest)[group]
 
 
 class Cascade(torch.autograd.Function):
-    """Flash attention by the passes of a layout, merged; CPU kernels, which take grouped heads as they are."""
+    """Flash attention by the kernel calls of a layout, merged; CPU kernels, which take grouped heads as they are."""
 
     @staticmethod
     def forward(
@@ -114,11 +119,12 @@ class Cascade(torch.autograd.Function):
         out = torch.empty_like(q)
         lse = torch.empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
         for queries, keys, causal in layout.calls:
-            new = _FORWARD(
-                q[:, :, queries], k[:, :, keys], v[:, :, keys], 0.0, causal, scale=scaling
-            )
-            seen = out[:, :, queries], lse[:, :, queries]
-            out[:, :, queries], lse[:, :, queries] = new if causal else merge(*seen, *new)
+            of_call = q[:, :, queries], k[:, :, keys], v[:, :, keys]
+            new = _FORWARD(*of_call, 0.0, causal, scale=scaling)
+            # a response's own run comes before what it sees of its prefix
+            if not causal:
+                new = merge(out[:, :, queries], lse[:, :, queries], *new)
+            out[:, :, queries], lse[:, :, queries] = new
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.calls, ctx.scaling = layout.calls, scaling
         return out
@@ -126,18 +132,17 @@ class Cascade(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Float[Tensor, "1 H T E"]) -> tuple[Tensor | None, ...]:
-        """The sum of the passes' shares."""
+        """The sum of the calls' shares."""
         q, k, v, out, lse = ctx.saved_tensors
-        of_q, of_k, of_v = (torch.empty_like(x) for x in (q, k, v))
+        of_q, of_k, of_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
         for queries, keys, causal in ctx.calls:
-            given = (x[:, :, at] for x, at in ((grad, queries), (q, queries), (k, keys), (v, keys)))
-            told = out[:, :, queries], lse[:, :, queries]
-            shares = _BACKWARD(*given, *told, 0.0, causal, scale=ctx.scaling)
-            for total, at, share in zip(
-                (of_q, of_k, of_v), (queries, keys, keys), shares, strict=True
-            ):
-                seen = total[:, :, at]  # every column has one causal run, which comes first
-                seen.copy_(share) if causal else seen.add_(share)
+            inputs = grad[:, :, queries], q[:, :, queries], k[:, :, keys], v[:, :, keys]
+            merged = out[:, :, queries], lse[:, :, queries]
+            shares = _BACKWARD(*inputs, *merged, 0.0, causal, scale=ctx.scaling)
+            # every column has one causal run, which comes first; the other shares add to it
+            totals = of_q[:, :, queries], of_k[:, :, keys], of_v[:, :, keys]
+            for total, share in zip(totals, shares, strict=True):
+                total.copy_(share) if causal else total.add_(share)
         return of_q, of_k, of_v, None, None
 
 
@@ -173,12 +178,14 @@ def segment_attention(
     """The same in plain calls, response after response: the reference, and for devices without a way of their own."""
     parts = []
     for prefix, *responses in layout.groups:
-        for seen, own in [((), prefix), *(((prefix,), response) for response in responses)]:
-            keys, values = (torch.cat([x[:, :, at] for at in (*seen, own)], 2) for x in (k, v))
+        pairs = [((prefix,), prefix), *(((prefix, response), response) for response in responses)]
+        for seen, own in pairs:
+            keys = torch.cat([k[:, :, columns] for columns in seen], 2)
+            values = torch.cat([v[:, :, columns] for columns in seen], 2)
             size, total = own.stop - own.start, keys.shape[2]
             mask = torch.ones(size, total, dtype=torch.bool, device=q.device).tril(total - size)
-            given: dict[str, Any] = {"attn_mask": mask, "scale": scaling, "enable_gqa": True}
-            parts.append(F.scaled_dot_product_attention(q[:, :, own], keys, values, **given))
+            inputs: dict[str, Any] = {"attn_mask": mask, "scale": scaling, "enable_gqa": True}
+            parts.append(F.scaled_dot_product_attention(q[:, :, own], keys, values, **inputs))
     return torch.cat(parts, 2).transpose(1, 2)
 
 
@@ -261,21 +268,30 @@ class Varlen(NamedTuple):
 @lru_cache(maxsize=4)
 def varlen(layout: PackedLayout, device: torch.device) -> Varlen:
     """The runs of a layout, on a device; they serve training too, whoever asks first."""
-    runs: list[tuple[slice, list[slice]]] = []
+    num_queries: list[int] = []
+    num_keys: list[int] = []
+    columns: list[Tensor] = []
+
+    def add_run(own: slice, seen: Sequence[slice]) -> None:
+        if own.stop > own.start:
+            spans = [torch.arange(span.start, span.stop) for span in seen]
+            num_queries.append(own.stop - own.start)
+            num_keys.append(sum(map(len, spans)))
+            columns.extend(spans)
+
     for prefix, *responses in layout.groups:
         first, *others = responses or [prefix]
-        own = slice(prefix.start, first.stop)
-        runs += [(own, [own]), *((response, [prefix, response]) for response in others)]
-    runs = [(own, seen) for own, seen in runs if own.stop > own.start]
-    queries = [own.stop - own.start for own, _ in runs]
-    sizes = [sum(span.stop - span.start for span in seen) for _, seen in runs]
-    columns = [torch.arange(span.start, span.stop) for _, seen in runs for span in seen]
+        run = slice(prefix.start, first.stop)
+        add_run(run, [run])
+        for response in others:
+            add_run(response, [prefix, response])
+
     with torch.inference_mode(False):
-        ends = [
-            torch.tensor([0, *accumulate(counts)], dtype=torch.int32) for counts in (queries, sizes)
-        ]
-        keys, query_ends, key_ends = (to_device(x, device) for x in (torch.cat(columns), *ends))
-    return Varlen(keys, query_ends, key_ends, (max(queries), max(sizes)))
+        keys = to_device(torch.cat(columns), device)
+        query_ends = torch.tensor([0, *accumulate(num_queries)], dtype=torch.int32)
+        key_ends = torch.tensor([0, *accumulate(num_keys)], dtype=torch.int32)
+        ends = to_device(query_ends, device), to_device(key_ends, device)
+    return Varlen(keys, *ends, (max(num_queries), max(num_keys)))
 
 
 def varlen_attention(

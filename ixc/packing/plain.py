@@ -53,15 +53,15 @@ def plain_columns(layout: PackedLayout) -> list[tuple[Int[Tensor, " t"], int]]:
     >>> [(columns.tolist(), repeated) for columns, repeated in plain_columns(PackedLayout(((2, (1, 1)),)))]
     [([0, 1, 2], 0), ([0, 1, 3], 2)]
     """
-    found = []
+    sequences = []
     for prefix, *responses in layout.groups:
         shared = torch.arange(prefix.start, prefix.stop)
         if not responses:
-            found.append((shared, 0))
+            sequences.append((shared, 0))
         for number, response in enumerate(responses):
             own = torch.arange(response.start, response.stop)
-            found.append((torch.cat([shared, own]), len(shared) if number else 0))
-    return found
+            sequences.append((torch.cat([shared, own]), len(shared) if number else 0))
+    return sequences
 
 
 def plain_hidden_states(

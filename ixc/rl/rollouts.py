@@ -15,16 +15,9 @@ from ixc.engine.batching import pack_by_budget
 from ixc.engine.losses import generalized_advantages
 from ixc.engine.sampling import answer_logits, cut, sample_tokens
 from ixc.engine.vision_cache import VisionCache
-from ixc.models.ixc25 import (
-    IXCForCausalLM,
-    IXCForRewardModel,
-    IXCProcessor,
-    PackedBatch,
-    PrefixGroup,
-    collate,
-)
-from ixc.models.ixc25.folder import suppress_control
+from ixc.models.base import PolicyModel, Processor, ScoringModel
 from ixc.packing.attention import to_device
+from ixc.packing.layout import PackedBatch, PrefixGroup, Prompt, collate
 from ixc.params import TrainPPOParams
 
 LOGITS_AT_ONCE = 2**27
@@ -35,28 +28,30 @@ LOGITS_AT_ONCE = 2**27
 class Models:
     """The four models; they share the frozen vision tower's features."""
 
-    policy: IXCForCausalLM
-    reference: IXCForCausalLM
-    critic: IXCForRewardModel
-    reward: IXCForRewardModel
+    policy: PolicyModel
+    reference: PolicyModel
+    critic: ScoringModel
+    reward: ScoringModel
 
 
-class Prompt(NamedTuple):
+class Question(NamedTuple):
     """A sample as the models read it."""
 
     sample: Sample
-    ids: list[int]
-    images: list[Float[Tensor, "_ D"]]
-    """Tokens of each picture."""
+    prompt: Prompt
+    images: list[Float[Tensor, "_ W"]]
+    """Features of each image."""
 
 
-def with_images(vision_cache: VisionCache, samples: Sequence[Sample]) -> list[Prompt]:
+def with_images(vision_cache: VisionCache, samples: Sequence[Sample]) -> list[Question]:
     """The samples with their pictures, of which each is fetched once, whatever follows and whatever can be kept."""
     images = iter(vision_cache.of(samples))
-    return [Prompt(s, vision_cache.prompt(s), [next(images) for _ in s.media]) for s in samples]
+    return [Question(s, vision_cache.prompt(s), [next(images) for _ in s.media]) for s in samples]
 
 
-def concat_features(prompts: Sequence[Prompt], device: torch.device) -> Float[Tensor, "P D"] | None:
+def concat_features(
+    prompts: Sequence[Question], device: torch.device
+) -> Float[Tensor, "P W"] | None:
     """The picture tokens of several prompts, in reading order; None when there is no picture."""
     images = [tokens for prompt in prompts for tokens in prompt.images]
     return to_device(torch.cat(images), device) if images else None
@@ -66,12 +61,12 @@ class MicroBatch(NamedTuple):
     """What goes through a model together."""
 
     packed: PackedBatch
-    shown: Float[Tensor, "P D"] | None
+    image_features: Float[Tensor, "P W"] | None
 
 
 def microbatches(
     params: TrainPPOParams,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Question],
     groups: Sequence[PrefixGroup],
     device: torch.device,
 ) -> Iterator[MicroBatch]:
@@ -89,7 +84,7 @@ def microbatches(
 class Rollout:
     """The answers to one prompt; M tokens of all its answers, laid end to end."""
 
-    prompt: Prompt
+    prompt: Question
     group: PrefixGroup
     log_probs: Float[Tensor, " M"]
     reference_log_probs: Float[Tensor, " M"]
@@ -103,19 +98,20 @@ class Rollout:
 def roll_out(
     params: TrainPPOParams,
     models: Models,
-    processor: IXCProcessor,
-    prompts: Sequence[Prompt],
+    processor: Processor,
+    prompts: Sequence[Question],
     normal: "DomainNorm",
     generator: torch.Generator,
 ) -> list[Rollout]:
     """Sample answers, score them, and work out advantages and returns (eq. 2)."""
     models.policy.eval()
     for model in (models.policy, models.reference):
-        suppress_control(model, processor)
+        model.suppress_control(processor)
     device = models.policy.device
     completions = sample_completions(params, models.policy, prompts, generator)
     groups = [
-        PrefixGroup(prompt.ids, ids) for prompt, ids in zip(prompts, completions, strict=True)
+        PrefixGroup(question.prompt, ids)
+        for question, ids in zip(prompts, completions, strict=True)
     ]
     read = [
         (
@@ -143,13 +139,14 @@ def roll_out(
 
 def sample_completions(
     params: TrainPPOParams,
-    policy: IXCForCausalLM,
-    prompts: Sequence[Prompt],
+    policy: PolicyModel,
+    prompts: Sequence[Question],
     generator: torch.Generator,
 ) -> list[list[list[int]]]:
     """Ids of the policy's answers to each prompt; as many prompts at once as fit into a pass with all their answers."""
     sizes = [
-        len(prompt.ids) + params.answers_per_prompt * params.max_new_tokens for prompt in prompts
+        len(question.prompt) + params.answers_per_prompt * params.max_new_tokens
+        for question in prompts
     ]
     given = (params.answers_per_prompt, params.temperature, params.max_new_tokens, generator)
     parts = [
@@ -158,39 +155,37 @@ def sample_completions(
     ]
     sampled = (
         sample_tokens(
-            policy, [prompt.ids for prompt in part], concat_features(part, policy.device), *given
+            policy,
+            [question.prompt for question in part],
+            concat_features(part, policy.device),
+            *given,
         )
         for part in parts
     )
     return [
-        ids for tokens in sampled for ids in cut(tokens, params.answers_per_prompt, policy.ends)
+        ids for tokens in sampled for ids in cut(tokens, params.answers_per_prompt, policy.end_ids)
     ]
 
 
 def judge(
     params: TrainPPOParams,
-    model: IXCForRewardModel,
-    processor: IXCProcessor,
-    prompts: Sequence[Prompt],
+    model: ScoringModel,
+    processor: Processor,
+    prompts: Sequence[Question],
     completions: Sequence[Sequence[list[int]]],
 ) -> Float[Tensor, "S K"]:
     """Rewards of sampled ids, which are read as if written down; one without an end gets the lowest of the batch."""
-    turns = [[as_turn(processor, ids) for ids in row] for row in completions]
+    turns = [[processor.as_turn(ids) for ids in row] for row in completions]
     groups = [
-        PrefixGroup(prompt.ids, [processor.scored(ids) for ids in row])
-        for prompt, row in zip(prompts, turns, strict=True)
+        PrefixGroup(question.prompt, [processor.scored(ids) for ids in row])
+        for question, row in zip(prompts, turns, strict=True)
     ]
     read = [
         model.response_scores(*each) for each in microbatches(params, prompts, groups, model.device)
     ]
     rewards = torch.cat(read).unflatten(0, (len(prompts), -1))
-    ended = torch.tensor([[ids[-1] == processor.ids["turn_end"] for ids in row] for row in turns])
+    ended = torch.tensor([[processor.has_ended(ids) for ids in row] for row in turns])
     return torch.where(to_device(ended, rewards.device), rewards, rewards.min())
-
-
-def as_turn(processor: IXCProcessor, ids: list[int]) -> list[int]:
-    """A sampled answer as the template writes one: `</s>`, which ends an answer too, becomes the turn's end."""
-    return [*ids[:-1], processor.ids["turn_end"]] if ids[-1] == processor.ids["eos"] else ids
 
 
 def compute_advantages(
@@ -218,9 +213,9 @@ def compute_advantages(
 
 
 def token_log_probs(
-    model: IXCForCausalLM,
+    model: PolicyModel,
     batch: PackedBatch,
-    image_features: Float[Tensor, "P D"] | None,
+    image_features: Float[Tensor, "P W"] | None,
     temperature: float = 1.0,
 ) -> Float[Tensor, " M"]:
     """Log-probability of every answer token, nats; of more than `LOGITS_AT_ONCE`, part by part.
@@ -228,10 +223,8 @@ def token_log_probs(
     Args:
         temperature: that the answers were sampled at.
     """
-    hidden = model.model(
-        **batch.inputs(), image_features=image_features, columns=batch.target_from
-    )[0]
-    size = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
+    hidden = model.hidden_states(batch, image_features, batch.target_from)
+    size = max(1, LOGITS_AT_ONCE // model.vocab_size)
     if len(hidden) <= size:
         return log_probs_of(model, hidden, batch.target_ids, temperature)
     parts = zip(hidden.split(size), batch.target_ids.split(size), strict=True)
@@ -242,7 +235,7 @@ def token_log_probs(
 
 
 def log_probs_of(
-    model: IXCForCausalLM, hidden: Float[Tensor, "M D"], ids: Int[Tensor, " M"], temperature: float
+    model: PolicyModel, hidden: Float[Tensor, "M D"], ids: Int[Tensor, " M"], temperature: float
 ) -> Float[Tensor, " M"]:
     """Log-probability of each id after its state, under the distribution that answers are sampled from."""
     log_probs = answer_logits(model, hidden, temperature).log_softmax(-1)
@@ -250,12 +243,10 @@ def log_probs_of(
 
 
 def token_values(
-    model: IXCForRewardModel, batch: PackedBatch, image_features: Float[Tensor, "P D"] | None
+    model: ScoringModel, batch: PackedBatch, image_features: Float[Tensor, "P W"] | None
 ) -> Float[Tensor, " M"]:
     """The critic's value of the state before every answer token: its score head, read there."""
-    return model.scores(
-        model.model(**batch.inputs(), image_features=image_features, columns=batch.target_from)[0]
-    )
+    return model.scores(model.hidden_states(batch, image_features, batch.target_from))
 
 
 class DomainNorm:

@@ -48,7 +48,7 @@ __all__ = [
 Chat = Sequence[Mapping[str, Any]] | Mapping[str, Any] | ChatRecord
 """Messages `{"role": "system" | "user" | "assistant", "content": text}`; to be scored, the last is the assistant's. Or
 an object that holds them beside images and videos; all forms: `ixc.serve.chats`."""
-Shown = Any
+ChatMedia = Any
 """A chat's images and videos in a list, or a single one: paths, data URLs, bytes, PIL images, arrays, tensors; a path
 with a video's suffix is a video, and so are a `Video` and a list of frames."""
 TOKENS_AT_ONCE = 4096
@@ -130,7 +130,7 @@ class RewardModel:
         """
         return cls(*loaded(load_scorer, folder, **options), image_budget, max_length)
 
-    def score(self, chats: Sequence[Chat], media: Sequence[Shown] | None = None) -> list[float]:
+    def score(self, chats: Sequence[Chat], media: Sequence[ChatMedia] | None = None) -> list[float]:
         """One score per chat, unbounded; higher is better.
 
         In fp32 a chat scores the same alone and among others, to 1e-5. In bf16, where either score is rounded, they
@@ -151,7 +151,7 @@ class RewardModel:
         return [score for score in self._scores(chats, media, refuse) if score is not None]
 
     def score_each(
-        self, chats: Sequence[Chat], media: Sequence[Shown] | None = None
+        self, chats: Sequence[Chat], media: Sequence[ChatMedia] | None = None
     ) -> list[Outcome]:
         """Like `score`, but a chat that cannot be scored says why and costs no other its score."""
         reasons: dict[int, str] = {}
@@ -164,7 +164,7 @@ class RewardModel:
     def _scores(
         self,
         chats: Sequence[Chat],
-        media: Sequence[Shown] | None,
+        media: Sequence[ChatMedia] | None,
         refuse: Callable[[int, ValueError], None],
     ) -> list[float | None]:
         """Scores; None for the chats that were refused."""
@@ -186,7 +186,11 @@ class RewardModel:
         return scores
 
     def compare(
-        self, first: Chat, second: Chat, media: Shown = (), second_media: Shown | None = None
+        self,
+        first: Chat,
+        second: Chat,
+        media: ChatMedia = (),
+        second_media: ChatMedia | None = None,
     ) -> Comparison:
         """Which of two chats is better; they are about the same media unless the second has its own."""
         one, other = self.score(
@@ -194,7 +198,7 @@ class RewardModel:
         )
         return Comparison((one, other), float(torch.sigmoid(torch.tensor(one - other))))
 
-    def rank(self, chats: Sequence[Chat], media: Sequence[Shown] | None = None) -> Ranking:
+    def rank(self, chats: Sequence[Chat], media: Sequence[ChatMedia] | None = None) -> Ranking:
         """Order, places and scores."""
         return ranked(self.score(chats, media))
 
@@ -247,7 +251,7 @@ class ChatModel:
     def reply(
         self,
         chat: Chat,
-        media: Shown = (),
+        media: ChatMedia = (),
         max_new_tokens: int = 1024,
         *,
         seed: int | None = None,
@@ -311,7 +315,7 @@ def loaded(
         load: `load_scorer` or `load_policy` of `ixc.models`.
         folder: a model's folder, or the name of one in the local cache of Hugging Face; nothing is fetched.
         device_map, device: two names of one thing; by default the CPU, `auto`: the GPU if there is one.
-        dtype, attn_implementation: as in `ixc.models.ixc25.from_official`.
+        dtype, attn_implementation: as in `ixc.models.load_policy`.
         attention: what scores are computed with, whose chats share their prompts: auto, sdpa, flash_attention_2 or
             flex, as in `ixc.models.kernels`. `attn_implementation` is that of replies and of the vision tower.
         revision, cache_dir: of the cache.
@@ -386,7 +390,9 @@ def encode(model: VisionLanguageModel, images: Sequence[Any]) -> list[Float[Tens
 
 
 def _records(
-    chats: Sequence[Chat], media: Sequence[Shown] | None, refuse: Callable[[int, ValueError], None]
+    chats: Sequence[Chat],
+    media: Sequence[ChatMedia] | None,
+    refuse: Callable[[int, ValueError], None],
 ) -> dict[int, ChatRecord]:
     """The chats by number, without those that were refused."""
     if media is not None and len(media) != len(chats):

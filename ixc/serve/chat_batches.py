@@ -68,12 +68,12 @@ def _groups(chats: Mapping[int, ChatRecord]) -> dict[Any, dict[Any, list[int]]]:
     for number, chat in chats.items():
         *prompt, last = chat.messages
         alone = number if chat.answer_shows() else None  # its images are not the prompt's
-        told = hashlib.sha256(repr(prompt).encode("utf-8", "surrogatepass")).digest()
+        prompt_hash = hashlib.sha256(repr(prompt).encode("utf-8", "surrogatepass")).digest()
         content = last["content"]
         answer = (
             content if isinstance(content, str) else (repr(content),)
         )  # a text may look like parts
-        groups[told, chat.media_keys(), alone][last["role"], answer].append(number)
+        groups[prompt_hash, chat.media_keys(), alone][last["role"], answer].append(number)
     return groups
 
 
@@ -86,7 +86,7 @@ def _readings(
     """Chats of one group as ids; their media are opened once, and if they cannot be, all are refused."""
     seen: dict[Any, Any] = {}
     try:
-        shown: list[tuple[Kind, Any]] = [
+        media: list[tuple[Kind, Any]] = [
             (medium.kind, opened(medium)) for medium in chats[answers[0][0]].media
         ]
     except BadMedia as error:
@@ -94,7 +94,7 @@ def _readings(
         return
     for place, equal in enumerate(answers):
         try:
-            read = _Read(processor.read(chats[equal[0]].messages, shown, seen), equal)
+            read = _Read(processor.read(chats[equal[0]].messages, media, seen), equal)
         except (
             BadMedia,
             OSError,

@@ -171,12 +171,12 @@ def _element(text: str, place: int) -> tuple[Any, int]:
 def _next_alike(text: str, place: int) -> int | None:
     """Where the next line begins an object or list as far from the margin as the one at this place."""
     margin = text[text.rfind("\n", 0, place) + 1 : place]
-    found = (
+    match = (
         re.compile(rf"\n{re.escape(margin)}(?=[{{\[])").search(text, place)
         if not margin.strip()
         else None
     )
-    return found.end() if found else None
+    return match.end() if match else None
 
 
 def _value(text: bytes) -> Any:

@@ -166,8 +166,8 @@ def _at_marks(
 
 def _take(mark: str, left: list[Medium]) -> Place:
     """The place of a mark, whose medium is taken from those left."""
-    wanted = {"<video>": "video", "<image>": "image", "<image-placeholder>": "image"}.get(mark)
-    at = next((i for i, medium in enumerate(left) if medium.kind == wanted), 0)
+    kind = {"<video>": "video", "<image>": "image", "<image-placeholder>": "image"}.get(mark)
+    at = next((i for i, medium in enumerate(left) if medium.kind == kind), 0)
     return Place(left.pop(at).kind, None)
 
 

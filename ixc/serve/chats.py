@@ -77,10 +77,10 @@ def read_chat(given: Any, media: Any = (), base: Path | None = None) -> ChatReco
     if not spoken:
         raise BadConversation('no message; give at least {"role": "user", "content": "..."}')
     beside, unmarked_first = _beside(record, media, base)
-    filled, shown = fill_places(spoken, beside, unmarked_first)
+    filled, media = fill_places(spoken, beside, unmarked_first)
     # the caller's own messages where nothing had to be changed: of ten thousand chats no copies are made
     read = [own if own == new else new for own, new in zip(messages, filled, strict=True)]
-    return ChatRecord(read, tuple(shown))
+    return ChatRecord(read, tuple(media))
 
 
 def _is_empty(value: Any) -> bool:
@@ -115,8 +115,8 @@ def _messages(record: Mapping[str, Any]) -> list[Any]:
     """The list of messages, wherever the record has it."""
     names = [name for name in (*_MESSAGES, "prompt") if name in record]
     if len(names) != 1:
-        found = " and ".join(names) or "no messages"
-        raise BadConversation(f"{found}: a chat is {_FORM}")
+        present = " and ".join(names) or "no messages"
+        raise BadConversation(f"{present}: a chat is {_FORM}")
     name = names[0]
     if (name == "prompt") != ("completion" in record):
         raise BadConversation(f"{name}: prompt and completion go together; a chat is {_FORM}")

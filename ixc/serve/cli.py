@@ -85,9 +85,9 @@ def parser() -> argparse.ArgumentParser:
             "--answer", action="append", default=[], help="... and an answer to it; may be repeated"
         )
         command.add_argument(
-            "--media", action="append", default=[], help="a picture or film; may be repeated"
+            "--media", action="append", default=[], help="an image or video; may be repeated"
         )
-        root = "the folder of pictures and films; default: of a file of chats its own, of a table data/media"
+        root = "the folder of images and videos; default: of a file of chats its own, of a table data/media"
         command.add_argument("--media-root", type=Path, help=root)
     table_options(score_parser)
 
@@ -97,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
     model_options(chat_parser, REPLYING)
     chat_parser.add_argument("message", nargs="?")
     chat_parser.add_argument(
-        "--media", action="append", default=[], help="a picture or film; may be repeated"
+        "--media", action="append", default=[], help="an image or video; may be repeated"
     )
     chat_parser.add_argument("--system", help="what the model is told before the conversation")
     chat_parser.add_argument(
@@ -147,7 +147,7 @@ def _command(
 
 def _export_options(commands: Any) -> None:
     command = _command(
-        commands, "export", export_pairs, "pairs with their pictures and films, for another trainer"
+        commands, "export", export_pairs, "pairs with their images and videos, for another trainer"
     )
     command.add_argument("pairs", type=Path, help="data/pairs/train.parquet, ...")
     command.add_argument(
@@ -208,11 +208,11 @@ def score(options: argparse.Namespace) -> int:
     rows = _chats(options)
     outcomes = _outcomes(options, rows)
     scores = [outcome.score for outcome in outcomes]
-    shown = ["-" if score is None else f"{score:.4f}" for score in scores]
+    printed = ["-" if score is None else f"{score:.4f}" for score in scores]
     _print(
         options,
         scores,
-        [f"{score}  {_shortened(row)}" for score, row in zip(shown, rows, strict=True)],
+        [f"{score}  {_shortened(row)}" for score, row in zip(printed, rows, strict=True)],
     )
     return _status(options, rows, outcomes)
 
@@ -412,8 +412,8 @@ def _chats(options: argparse.Namespace) -> list[Any]:
     if options.question is not None:
         if not options.answer or options.chats:
             raise BadInput("--question goes with one --answer or more, and without a file")
-        asked = {"role": "user", "content": options.question}
-        chats = [[asked, {"role": "assistant", "content": answer}] for answer in options.answer]
+        question = {"role": "user", "content": options.question}
+        chats = [[question, {"role": "assistant", "content": answer}] for answer in options.answer]
         return [
             Row(f"--answer {number}", read_chat(chat, options.media, options.media_root))
             for number, chat in enumerate(chats, 1)
@@ -429,11 +429,13 @@ def _shortened(row: Any, width: int = 80) -> str:
     """The answer of a row, or where it stands, if it could not be read."""
     if row.chat is None:
         return row.where
-    said = row.chat.messages[-1]["content"]
-    said = (
-        said if isinstance(said, str) else " ".join(part.get("text", "<picture>") for part in said)
+    answer = row.chat.messages[-1]["content"]
+    answer = (
+        answer
+        if isinstance(answer, str)
+        else " ".join(part.get("text", "<image>") for part in answer)
     )
-    text = " ".join(said.split())
+    text = " ".join(answer.split())
     return text if len(text) <= width else text[: width - 1] + "…"
 
 

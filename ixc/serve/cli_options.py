@@ -43,8 +43,8 @@ def as_options(reason: str) -> str:
     >>> as_options("21 tokens, more than max_length 20; raise max_length")
     '21 tokens, more than --max-length 20; raise --max-length'
     """
-    for told, here in _IN_OTHER_DOORS.items():
-        reason = reason.replace(told, here)
+    for name, here in _IN_OTHER_DOORS.items():
+        reason = reason.replace(name, here)
     return _OPTION.sub(lambda found: "--" + found[1].replace("_", "-"), reason)
 
 

@@ -23,7 +23,7 @@ from ixc.models.ixc25.folder import kept_options, load
 from ixc.models.ixc25.processing import SPECIAL
 from ixc.models.ixc25.tiles import Partition, to_tiles
 from ixc.models.places import one_device, stored
-from ixc.serve.api import Chat, RewardModel, Shown
+from ixc.serve.api import Chat, ChatMedia, RewardModel
 
 _START, _END = re.escape(SPECIAL["turn_start"]), re.escape(SPECIAL["turn_end"])
 _TURN = re.compile(f"{_START}({'|'.join(ROLES)})\n(.*?){_END}\n?", re.DOTALL)
@@ -113,7 +113,7 @@ class OfficialRewardModel:
     def get_score(
         self,
         conversation: Chat | str,
-        image: Shown,
+        image: ChatMedia,
         max_length: int = 16384,
         hd_num: int = 24,
         apply_template: bool = True,
@@ -124,7 +124,7 @@ class OfficialRewardModel:
     def get_scores(
         self,
         conversations: Sequence[Chat | str],
-        images: Sequence[Shown],
+        images: Sequence[ChatMedia],
         max_length: int = 16384,
         hd_num: int = 24,
         apply_template: bool = True,
@@ -136,9 +136,9 @@ class OfficialRewardModel:
     def compare(
         self,
         conversation1: Chat | str,
-        image1: Shown,
+        image1: ChatMedia,
         conversation2: Chat | str,
-        image2: Shown,
+        image2: ChatMedia,
         max_length: int = 16384,
         hd_num: int = 24,
         return_logits: bool = False,
@@ -153,7 +153,7 @@ class OfficialRewardModel:
     def rank(
         self,
         conversations: Sequence[Chat | str],
-        images: Sequence[Shown],
+        images: Sequence[ChatMedia],
         max_length: int = 16384,
         hd_num: int = 24,
         return_logits: bool = False,
@@ -167,23 +167,23 @@ class OfficialRewardModel:
     def _scores(
         self,
         chats: Sequence[Any],
-        images: Sequence[Shown],
+        images: Sequence[ChatMedia],
         max_length: int,
         hd_num: int,
         apply_template: bool,
     ) -> list[float]:
         """Chats whose images may have different numbers of tiles are scored one by one."""
         chats = list(chats) if apply_template else [untemplated(chat) for chat in chats]
-        shown = [image if isinstance(image, list | tuple) else [image] for image in images]
-        limits = [self._limit(images, hd_num) for images in shown]
-        several = {limit for limit, images in zip(limits, shown, strict=True) if images}
-        shown = [[self._image(image) for image in images] for images in shown]
-        if len(several) < 2 or len(shown) != len(chats):
+        media = [image if isinstance(image, list | tuple) else [image] for image in images]
+        limits = [self._limit(images, hd_num) for images in media]
+        several = {limit for limit, images in zip(limits, media, strict=True) if images}
+        media = [[self._image(image) for image in images] for images in media]
+        if len(several) < 2 or len(media) != len(chats):
             tiles = several.pop() if len(several) == 1 else hd_num
-            return RewardModel(self.model, self.processor, tiles, max_length).score(chats, shown)
+            return RewardModel(self.model, self.processor, tiles, max_length).score(chats, media)
         return [
             RewardModel(self.model, self.processor, tiles, max_length).score([chat], [images])[0]
-            for chat, images, tiles in zip(chats, shown, limits, strict=True)
+            for chat, images, tiles in zip(chats, media, limits, strict=True)
         ]
 
     def _limit(self, images: Sequence[Any], hd_num: int) -> int:
@@ -193,7 +193,7 @@ class OfficialRewardModel:
         most = max((long * (short + 1) for short, long in ready), default=limit)
         if most > limit and 0 < len(ready) < len(images):
             raise BadMedia(
-                f"a tensor of more tiles than {limit} among files: give all pictures in the same form"
+                f"a tensor of more tiles than {limit} among files: give all images in the same form"
             )
         return max(most, limit)
 
@@ -222,7 +222,7 @@ def from_normalised(pixels: Tensor) -> Image.Image:
     values = ((pixels[0].float() - black) / (white - black) * 255).round()
     if not (values.min() >= 0 and values.max() <= 255):
         raise BadMedia(
-            f"a tensor of shape {tuple(pixels.shape)}: values that no normalised picture has; give the file"
+            f"a tensor of shape {tuple(pixels.shape)}: values that no normalised image has; give the file"
         )
     return Image.fromarray(values.byte().permute(1, 2, 0).cpu().numpy())
 

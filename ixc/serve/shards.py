@@ -136,8 +136,8 @@ class Shards:
             counts.append(table["rewards"].combine_chunks().value_lengths().to_numpy())
             rewards.append(table["rewards"].combine_chunks().flatten().to_numpy())
             keys.append(b"".join(table["keys"].combine_chunks().flatten().to_pylist()))
-            told = enumerate(table["reason"].to_pylist(), done)
-            reasons |= {row: reason for row, reason in told if reason}
+            numbered = enumerate(table["reason"].to_pylist(), done)
+            reasons |= {row: reason for row, reason in numbered if reason}
             done += len(table)
         lengths, values = np.concatenate(counts), np.concatenate(rewards)
         assert len(lengths) == self.rows, f"{self.folder}: {len(lengths)} rows of {self.rows}"

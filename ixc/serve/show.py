@@ -47,10 +47,10 @@ def show(
         page.row(row)
         count += 1
     if not count:
-        wanted = ", ".join(
+        selected = ", ".join(
             f"{name} {value!r}" for name, value in filters.items() if value is not None
         )
-        put(f"{path}: no row{f' with {wanted}' if wanted else ''}")
+        put(f"{path}: no row{f' with {selected}' if selected else ''}")
     return count
 
 
@@ -58,24 +58,24 @@ def _rows(path: Path, filters: Mapping[str, str | None]) -> Iterator[dict[str, A
     """The rows that pass the filters, a batch at a time."""
     if not path.is_file():
         raise BadTable(f"{path}: no such file; run the stage that writes it")
-    wanted = {name: value for name, value in filters.items() if value is not None}
+    selected = {name: value for name, value in filters.items() if value is not None}
     try:
         with pq.ParquetFile(path) as table:
             names = table.schema_arrow.names
-            if unknown := [name for name in wanted if name not in names]:
+            if unknown := [name for name in selected if name not in names]:
                 raise BadTable(
                     f"{path}: no column {unknown[0]!r} to filter by; it has {', '.join(names)}"
                 )
             for batch in table.iter_batches(batch_size=256):
-                yield from reduce(_only, wanted.items(), batch).to_pylist()
+                yield from reduce(_only, selected.items(), batch).to_pylist()
     except pa.ArrowException as error:
         raise BadTable(
             f"{path}: not a Parquet file ({error}); run the stage that writes it again"
         ) from error
 
 
-def _only(rows: pa.RecordBatch, wanted: tuple[str, str]) -> pa.RecordBatch:
-    name, value = wanted
+def _only(rows: pa.RecordBatch, selected: tuple[str, str]) -> pa.RecordBatch:
+    name, value = selected
     return rows.filter(pc.field(name) == value)
 
 

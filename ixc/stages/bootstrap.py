@@ -1,12 +1,10 @@
-"""The base model: a tiny IXC-2.5 trained by SFT on the prompts' reference answers, or a pretrained one resolved."""
+"""The base model: a tiny one trained by SFT on the prompts' reference answers, or a pretrained one resolved."""
 
 import random
-import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,32 +12,25 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ixc.data.corruption import EVASIVE
-from ixc.data.samples import Sample, read_samples
+from ixc.data.samples import PLACEHOLDER, Sample, read_samples
 from ixc.engine import distributed
 from ixc.engine.batching import shared_out
 from ixc.engine.checkpoints import Checkpoints, History, digest
 from ixc.engine.optim import seed_everything
 from ixc.engine.trainer import Learner, Trainer, make_optimizer, update
-from ixc.io.files import replacing_folder, track
+from ixc.io.files import track
 from ixc.metrics import Lineage, Log, Metrics, ignore
-from ixc.models.ixc25 import (
-    IXCConfig,
-    IXCForCausalLM,
-    IXCProcessor,
-    PrefixGroup,
-    collate,
-    from_official,
-)
-from ixc.models.ixc25.folder import processor_of, save
-from ixc.models.ixc25.kernels import refuse_attention, use_attention
-from ixc.models.ixc25.processing import PLACEHOLDER, ImageTiles, train_tokenizer, words_of
-from ixc.packing.layout import PackedBatch
+from ixc.models import adopt, save
+from ixc.models import build as build_model
+from ixc.models.base import BadArchitecture, LoadedImage, PolicyModel, Processor
+from ixc.models.kernels import refuse_attention, use_attention
+from ixc.packing.layout import PackedBatch, PrefixGroup, collate
 from ixc.params import BootstrapParams
 
 Conversation = tuple[Sample, ...]
 """Samples about the same media: one prefix, a response each."""
 TILE_COST = 50
-"""Characters that take about as long to learn from as a tile of a picture (laptop preset)."""
+"""Characters that take about as long to learn from as a tile of an image (laptop preset)."""
 
 
 class NoModel(ValueError):
@@ -82,8 +73,8 @@ def learn(
         raise NoModel(
             f"{prompts}: no training prompt has a reference answer; set bootstrap.pretrained instead"
         )
-    processor, model = build(params, samples)
-    model.to(distributed.device())  # pyright: ignore[reportArgumentType]
+    model, processor = build(params, samples)
+    model.to(distributed.device())
     use_attention(model, params.attention)
 
     folder = base.with_name(f".{base.name}.checkpoints")
@@ -115,43 +106,36 @@ def resolve(pretrained: Path, base: Path) -> Metrics:
         )
     if distributed.rank():
         return {}
-    if not (pretrained / "processor_config.json").is_file():
-        model = from_official(pretrained)
-        save(model, processor_of(pretrained, model), base)
-        return {"parameters": 0}
-    with replacing_folder(base) as part:
-        shutil.copytree(pretrained, part, dirs_exist_ok=True)
+    adopt(pretrained, base)
     return {"parameters": 0}
 
 
-def build(
-    params: BootstrapParams, samples: Sequence[Sample]
-) -> tuple[IXCProcessor, IXCForCausalLM]:
-    """A tokenizer trained on the samples, and an untrained model of the asked size."""
+def build(params: BootstrapParams, samples: Sequence[Sample]) -> tuple[PolicyModel, Processor]:
+    """An untrained model of the given size, and a tokenizer trained on the samples.
+
+    Raises:
+        BadArchitecture: the model's family cannot be built so.
+    """
     if params.architecture is None:
         raise NoModel("bootstrap: neither `pretrained` nor `architecture` is set; set one of them")
-    tokenizer = train_tokenizer(map(words_of, samples), params.architecture.vocab_size)
-    processor = IXCProcessor(
-        tokenizer,
-        params.architecture.tile_size,
-        params.architecture.patch_size,
-        hd_num=params.hd_num,
-    )
-    special: dict[str, Any] = {
-        "bos_token_id": processor.ids["bos"],
-        "eos_token_id": processor.ids["eos"],
-        "pad_token_id": processor.ids["eos"],
-        "image_token_id": processor.ids["image"],
-        "end_of_turn_token_id": processor.ids["turn_end"],
-    }
-    config = IXCConfig(**special, **asdict(params.architecture), hd_num=params.hd_num)
-    return processor, IXCForCausalLM(config)
+    texts = [words_of(sample) for sample in samples]
+    try:
+        return build_model(params.architecture, params.image_budget, texts)
+    except BadArchitecture as error:
+        lines = [f"bootstrap.architecture.{line}" for line in str(error).splitlines()]
+        raise BadArchitecture("\n".join(lines)) from error
+
+
+def words_of(sample: Sample) -> str:
+    """All text of a sample, for training a tokenizer."""
+    answer = sample.gold.answer if sample.gold else ""
+    return "\n".join([*(turn.content for turn in sample.prompt), answer])
 
 
 def train(
     params: BootstrapParams,
-    model: IXCForCausalLM,
-    processor: IXCProcessor,
+    model: PolicyModel,
+    processor: Processor,
     samples: Sequence[Sample],
     media: Path,
     rng: random.Random,
@@ -190,7 +174,7 @@ def train(
 
         # The tower is trained too, so images pass it in every step.
         packed: list[PrefixGroup] = []
-        tiles: list[ImageTiles] = []
+        tiles: list[LoadedImage] = []
         for place in mine:
             seen = [images[each.sha256] for each in batch[place][0].media]
             packed.append(group_of(processor, batch[place], seen, noise, draws[place]))
@@ -207,19 +191,20 @@ def train(
 
 
 def load_images(
-    processor: IXCProcessor, samples: Sequence[Sample], media: Path
-) -> dict[str, ImageTiles]:
-    """Tiles of all the samples' media, by content hash."""
-    new = {m.sha256: m for sample in samples for m in sample.media}
-    return {
-        sha: processor.load(media, m, processor.hd_num)
-        for sha, m in track(new.items(), "pictures", len(new))
-    }
+    processor: Processor, samples: Sequence[Sample], media: Path
+) -> dict[str, LoadedImage]:
+    """All the samples' media as the tower reads them, by content hash; each has the budget of one that stands alone."""
+    media_by_hash = {medium.sha256: medium for sample in samples for medium in sample.media}
+    images = {}
+    for sha256, medium in track(media_by_hash.items(), "images", len(media_by_hash)):
+        [ref] = processor.image_refs([medium])
+        images[sha256] = processor.load(media, *ref)
+    return images
 
 
-def cost(group: Conversation, images: Mapping[str, ImageTiles]) -> int:
-    """About what a group takes to learn from: its words' characters, and its pictures' tiles as so many."""
-    tiles = sum(len(images[media.sha256].tiles) for media in group[0].media)
+def cost(group: Conversation, images: Mapping[str, LoadedImage]) -> int:
+    """About what a group takes to learn from: its words' characters, and its images' tiles as so many."""
+    tiles = sum(images[media.sha256].num_tiles for media in group[0].media)
     characters = 0
     for sample in group:
         characters += sum(len(turn.content) for turn in sample.prompt)
@@ -228,7 +213,7 @@ def cost(group: Conversation, images: Mapping[str, ImageTiles]) -> int:
 
 
 def conversations(samples: Sequence[Sample], most: int = 5) -> list[Conversation]:
-    """Samples with the same prefix, together: a picture is looked at once for all its questions.
+    """Samples with the same prefix, together: an image passes the tower once for all its questions.
 
     Texts, which are longer, come in threes, so that rows are of like length and little is padding.
     """
@@ -245,19 +230,22 @@ def conversations(samples: Sequence[Sample], most: int = 5) -> list[Conversation
 
 
 def group_of(
-    processor: IXCProcessor,
+    processor: Processor,
     group: Conversation,
-    images: Sequence[ImageTiles],
+    images: Sequence[LoadedImage],
     noise: float,
     rng: random.Random,
 ) -> PrefixGroup:
-    """`<s>` and the picture as prefix; of every sample its question, given, and its answer, to be learned."""
-    counts = [processor.num_tokens(image) for image in images]
-    prompts = [processor.prompt(sample.prompt, counts) for sample in group]
-    shared = len(prompts[0]) if len(group) == 1 else 1 + sum(counts)
-    answers = [processor.answer(target(sample, noise, rng)) for sample in group]
-    responses = [prompt[shared:] + answer for prompt, answer in zip(prompts, answers, strict=True)]
-    return PrefixGroup(prompts[0][:shared], responses, [len(ids) - shared for ids in prompts])
+    """Image, or start of a text, as prefix; of every sample its question, given, and its answer, to be learned."""
+    sizes = [processor.size_of(image) for image in images]
+    prompts = [processor.read_prompt(sample.prompt, sizes) for sample in group]
+    shared = len(prompts[0]) if len(group) == 1 else processor.shared_length(prompts[0])
+    responses = []
+    for sample, prompt in zip(group, prompts, strict=True):
+        answer = processor.answer(target(sample, noise, rng))
+        responses.append(prompt.ids[shared:] + answer)
+    given = [len(prompt) - shared for prompt in prompts]
+    return PrefixGroup(prompts[0].cut(shared), responses, given)
 
 
 def target(sample: Sample, noise: float, rng: random.Random) -> str:
@@ -270,10 +258,9 @@ def target(sample: Sample, noise: float, rng: random.Random) -> str:
 
 
 def answer_loss(
-    model: IXCForCausalLM, batch: PackedBatch, image_features: Float[Tensor, "P D"] | None
+    model: PolicyModel, batch: PackedBatch, image_features: Float[Tensor, "P W"] | None
 ) -> Float[Tensor, ""]:
     """Cross-entropy of the answers' tokens, nats per token of all processes' together."""
-    hidden = model.model(**batch.inputs(), image_features=image_features, columns=batch.target_from)
-    logits = model.output(hidden[0])
+    logits = model.logits(model.hidden_states(batch, image_features, batch.target_from))
     tokens = distributed.summed(torch.tensor(float(len(batch.target_ids)), device=logits.device))
     return F.cross_entropy(logits.float(), batch.target_ids, reduction="sum") / tokens

@@ -30,7 +30,7 @@ from ixc.serve.shards import Scores, Shards
 
 REWARD, REASON = "clean_reward", "clean_reason"
 """The columns that removed and unscored rows have beside their own; those of an earlier run are replaced."""
-KEPT, REMOVED, UNSCORED = FATES = ("kept", "removed", "unscored")
+KEPT, REMOVED, UNSCORED = OUTCOMES = ("kept", "removed", "unscored")
 _SCORES = pa.schema(
     {
         "row": pa.int64(),
@@ -67,7 +67,7 @@ class Outcome:
     """The copy's reward; NaN where there is none."""
 
     @property
-    def fates(self) -> np.ndarray:
+    def outcomes(self) -> np.ndarray:
         """`kept`, `removed` or `unscored`."""
         return np.where(self.low, REMOVED, np.where(np.isnan(self.rewards), UNSCORED, KEPT))
 
@@ -122,14 +122,14 @@ def run(
     limits = Limits(
         params.max_tokens_per_microbatch, "clean.max_tokens_per_microbatch", params.batch_size
     )
-    found = score_rows(model, vision_cache, parts, shards, limits, answer_of)
-    if found is None:
+    scored = score_rows(model, vision_cache, parts, shards, limits, answer_of)
+    if scored is None:
         return {}
 
-    outcome = outcome_of(params, corpus, found, planting, num_rows)
+    outcome = outcome_of(params, corpus, scored, planting, num_rows)
     _write(outcome, corpus, cleaned, removed, unscored, scores)
     shards.remove()
-    counts = Counter(outcome.fates.tolist())
+    counts = Counter(outcome.outcomes.tolist())
     if counts[UNSCORED]:
         first = min(outcome.reasons)
         print(
@@ -139,7 +139,7 @@ def run(
         )
     return {
         "rows": num_rows,
-        **{fate: counts[fate] for fate in FATES},
+        **{kind: counts[kind] for kind in OUTCOMES},
         **measured(outcome, params.remove),
     }
 
@@ -247,16 +247,16 @@ def _write(
     outcome: Outcome, corpus: Path, cleaned: Path, removed: Path, unscored: Path, scores: Path
 ) -> None:
     """Part the corpus in three, in its order, and say of every row what became of it; all appear when all are whole."""
-    paths = dict(zip(FATES, (cleaned, removed, unscored), strict=True))
-    file, fates, row = open_table(corpus), outcome.fates, 0
+    paths = dict(zip(OUTCOMES, (cleaned, removed, unscored), strict=True))
+    file, outcomes, row = open_table(corpus), outcome.outcomes, 0
     with ExitStack() as stack:
         parts = {
             name: stack.enter_context(replacing(path))
             for name, path in (*paths.items(), ("scores", scores))
         }
         schemas = {
-            fate: file.schema_arrow if fate == KEPT else _explained(file.schema_arrow)
-            for fate in FATES
+            kind: file.schema_arrow if kind == KEPT else _explained(file.schema_arrow)
+            for kind in OUTCOMES
         }
         writers = {
             name: stack.enter_context(pq.ParquetWriter(part, schemas.get(name, _SCORES)))
@@ -264,14 +264,14 @@ def _write(
         }
         for batch in file.iter_batches(batch_size=4096):
             rows = np.arange(row, row + len(batch))
-            for fate in FATES:
-                wanted = fates[rows] == fate
-                some = batch.filter(pa.array(wanted))
-                if fate != KEPT:
-                    some = _explain(some, schemas[fate], outcome, rows[wanted])
+            for kind in OUTCOMES:
+                chosen = outcomes[rows] == kind
+                some = batch.filter(pa.array(chosen))
+                if kind != KEPT:
+                    some = _explain(some, schemas[kind], outcome, rows[chosen])
                 if len(some):
-                    writers[fate].write_batch(some)
-            writers["scores"].write_batch(_told(outcome, batch["id"], rows, fates))
+                    writers[kind].write_batch(some)
+            writers["scores"].write_batch(_score_rows(outcome, batch["id"], rows, outcomes))
             row += len(batch)
 
 
@@ -294,12 +294,12 @@ def _explain(
 
 def _texts(column: pa.Array | pa.ChunkedArray) -> list[str | None]:
     """A column as texts; the row of one that is no UTF-8 is no sample, and must not stop those that are."""
-    found = column.cast(pa.string()).cast(pa.binary()).to_pylist()
-    return [None if text is None else text.decode(errors="replace") for text in found]
+    scored = column.cast(pa.string()).cast(pa.binary()).to_pylist()
+    return [None if text is None else text.decode(errors="replace") for text in scored]
 
 
-def _told(
-    outcome: Outcome, ids: pa.Array, numbers: np.ndarray, fates: np.ndarray
+def _score_rows(
+    outcome: Outcome, ids: pa.Array, numbers: np.ndarray, outcomes: np.ndarray
 ) -> pa.RecordBatch:
     """What became of some rows."""
     rows = numbers.tolist()
@@ -308,7 +308,7 @@ def _told(
         "row": pa.array(numbers),
         "id": pa.array(_texts(ids), pa.string()),
         "domain": pa.array([outcome.domains[row] for row in rows], pa.string()),
-        "fate": pa.array(fates[numbers].tolist(), pa.string()),
+        "fate": pa.array(outcomes[numbers].tolist(), pa.string()),
         "reward": pa.array(outcome.rewards[numbers], from_pandas=True),
         "reason": pa.array([outcome.reason(row) for row in rows], pa.string()),
         "planted": pa.array([outcome.planted.get(row, "") for row in rows], pa.string()),

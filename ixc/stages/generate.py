@@ -166,7 +166,7 @@ def resume(candidates: Path, job: str) -> dict[int, BatchIds]:
 # A server
 
 
-class Wanted(NamedTuple):
+class AnswerRequest(NamedTuple):
     """One answer to ask for."""
 
     key: str
@@ -183,16 +183,16 @@ def remotely(
     journal: Journal,
 ) -> tuple[list[Answered], Metrics]:
     """The server's answers, one request each, and what they took; prompts left without an answer are left out."""
-    wanted = [
+    requests = [
         [one_of(params, server, sample, k) for k in range(params.num_candidates)]
         for sample in samples
     ]
     answers = _Answers(params, server, media, journal)
-    usage = ask_all("generate.server", server, chain.from_iterable(wanted), answers)
+    usage = ask_all("generate.server", server, chain.from_iterable(requests), answers)
     usage.warn_unanswered(address("generate.server", server), journal.path, '"text": null')
     rows = [
         answered_remotely(server.model, *each, answers)
-        for each in zip(samples, wanted, strict=True)
+        for each in zip(samples, requests, strict=True)
     ]
     return [row for row in rows if row.lengths], {
         f"server/{name}": n for name, n in usage.metrics().items()
@@ -215,7 +215,7 @@ class _Answers:
             line["key"]: line for line in map(json.loads, journal)
         }
 
-    def request(self, one: Wanted) -> dict[str, Any]:
+    def request(self, one: AnswerRequest) -> dict[str, Any]:
         """The conversation, and how to sample."""
         sampling = {
             "temperature": self.params.temperature,
@@ -227,37 +227,37 @@ class _Answers:
             **sampling,
         }
 
-    def answered(self, one: Wanted) -> bool:
+    def answered(self, one: AnswerRequest) -> bool:
         """Whether there is a text."""
         return self.lines.get(one.key, {}).get("text") is not None
 
-    def paid(self, one: Wanted) -> Paid:
+    def paid(self, one: AnswerRequest) -> Paid:
         """What the journal says that its replies took."""
         return Paid.stored(self.lines.get(one.key, {}))
 
-    def refused(self, one: Wanted) -> bool:
+    def refused(self, one: AnswerRequest) -> bool:
         """Whether the journal says that the server refused it."""
         return self.lines.get(one.key, {}).get("refused") is not None
 
-    def refuse(self, one: Wanted, reason: str, paid: Paid) -> None:
+    def refuse(self, one: AnswerRequest, reason: str, paid: Paid) -> None:
         """Write down why there is no text."""
         self._write(one, paid, text=None, refused=reason)
 
-    def keep(self, one: Wanted, text: str | None, paid: Paid) -> bool:
+    def keep(self, one: AnswerRequest, text: str | None, paid: Paid) -> bool:
         """Write down the text, or only what it took."""
         self._write(one, paid, text=text and text.strip())
         return text is not None
 
-    def _write(self, one: Wanted, paid: Paid, **said: str | None) -> None:
+    def _write(self, one: AnswerRequest, paid: Paid, **fields: str | None) -> None:
         tokens = paid.output_tokens - self.paid(one).output_tokens
-        self.lines[one.key] = {"key": one.key, **said, "tokens": tokens, **paid._asdict()}
+        self.lines[one.key] = {"key": one.key, **fields, "tokens": tokens, **paid._asdict()}
         self.journal.append(self.lines[one.key])
 
 
-def one_of(params: GenerateParams, server: ServerParams, sample: Sample, k: int) -> Wanted:
+def one_of(params: GenerateParams, server: ServerParams, sample: Sample, k: int) -> AnswerRequest:
     """The k-th answer to a prompt."""
     seed = random.Random(f"{params.seed}/{sample.id}/{k}").getrandbits(31)
-    shown = [*map(asdict, sample.prompt), *(medium.sha256 for medium in sample.media)]
+    content = [*map(asdict, sample.prompt), *(medium.sha256 for medium in sample.media)]
     settings = [
         server.model,
         server.base_url,
@@ -266,43 +266,43 @@ def one_of(params: GenerateParams, server: ServerParams, sample: Sample, k: int)
         sample.id,
         seed,
     ]
-    return Wanted(
-        hashlib.sha256(json.dumps([*settings, *shown]).encode()).hexdigest(), sample, seed
+    return AnswerRequest(
+        hashlib.sha256(json.dumps([*settings, *content]).encode()).hexdigest(), sample, seed
     )
 
 
 def answered_remotely(
-    model: str, sample: Sample, wanted: Sequence[Wanted], answers: _Answers
+    model: str, sample: Sample, requests: Sequence[AnswerRequest], answers: _Answers
 ) -> Answered:
     """A prompt with the answers there are; `meta.generate` says whose they are, and from which seeds."""
-    found = [(one.seed, answers.lines[one.key]) for one in wanted if answers.answered(one)]
-    meta = sample.meta | {"generate": {"model": model, "seeds": [seed for seed, _ in found]}}
-    texts = tuple(line["text"] for _, line in found)
+    answered = [(one.seed, answers.lines[one.key]) for one in requests if answers.answered(one)]
+    meta = sample.meta | {"generate": {"model": model, "seeds": [seed for seed, _ in answered]}}
+    texts = tuple(line["text"] for _, line in answered)
     return Answered(
-        replace(sample, candidates=texts, meta=meta), [line["tokens"] for _, line in found]
+        replace(sample, candidates=texts, meta=meta), [line["tokens"] for _, line in answered]
     )
 
 
 def messages(sample: Sample, root: Path, server: ServerParams) -> list[dict[str, Any]]:
     """The conversation, each image or video where `<ImageHere>` stands; without a mark, before the user's words."""
-    shown = iter([image_parts(medium, root, server) for medium in sample.media])
+    media_parts = iter([image_parts(medium, root, server) for medium in sample.media])
     unmarked = len(sample.media) - sum(turn.content.count(PLACEHOLDER) for turn in sample.prompt)
-    found = []
+    turns = []
     for turn in sample.prompt:
-        before = list(islice(shown, max(unmarked, 0))) if turn.role == "user" else []
+        before = list(islice(media_parts, max(unmarked, 0))) if turn.role == "user" else []
         unmarked -= len(before)
-        parts = [*chain(*before), *_content(turn.content, shown)]
+        parts = [*chain(*before), *_content(turn.content, media_parts)]
         plain = all(
             part["type"] == "text" for part in parts
         )  # some servers know no parts where there is no image
-        found.append({"role": turn.role, "content": turn.content if plain else parts})
-    return found
+        turns.append({"role": turn.role, "content": turn.content if plain else parts})
+    return turns
 
 
-def _content(text: str, shown: Iterator[list[Part]]) -> list[Part]:
+def _content(text: str, media_parts: Iterator[list[Part]]) -> list[Part]:
     """A turn's parts; a mark that no image is left for is text like any other."""
     head, *rest = text.split(PLACEHOLDER)
     parts = [text_part(head)]
     for tail in rest:
-        parts += [*next(shown, [text_part(PLACEHOLDER)]), text_part(tail)]
+        parts += [*next(media_parts, [text_part(PLACEHOLDER)]), text_part(tail)]
     return [part for part in parts if part.get("text") != ""]

@@ -14,28 +14,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from ixc.data.samples import BadRecord, Sample, balanced, read_samples, verifiable
 from ixc.engine import distributed
 from ixc.engine.batching import refuse_larger
 from ixc.engine.losses import policy_loss, value_loss, whiten
-from ixc.engine.optim import Optimizer, compute_in_bf16, seed_everything
+from ixc.engine.optim import Optimizer, seed_everything
 from ixc.engine.sampling import generate, sampler
 from ixc.engine.scoring import score
 from ixc.engine.towers import Reader, refuse_unequal
 from ixc.engine.vision_cache import VisionCache
 from ixc.io.files import track
 from ixc.metrics import Log, Metrics, ignore
-from ixc.models.ixc25 import (
-    IXCForCausalLM,
-    IXCForRewardModel,
-    IXCPreTrainedModel,
-    IXCProcessor,
-    PrefixGroup,
-)
-from ixc.models.ixc25.folder import load, save
-from ixc.models.ixc25.kernels import refuse_attention, use_attention
+from ixc.models import load_policy, load_scorer, save
+from ixc.models.base import Processor
+from ixc.models.kernels import refuse_attention, use_attention
+from ixc.packing.layout import PrefixGroup
 from ixc.params import AttentionName, Precision, TrainPPOParams
 from ixc.rl.rollouts import (
     DomainNorm,
@@ -111,7 +105,7 @@ def prompts_to_learn(
 
 def ready(
     base: Path, reward: Path, precision: Precision = "fp32", attention: AttentionName = "auto"
-) -> tuple[Models, IXCProcessor]:
+) -> tuple[Models, Processor]:
     """Policy and reference from the base, critic and reward from the reward model; and the processor.
 
     Whatever precision they are stored in, what is trained is kept in fp32: a step of AdamW is lost in bf16.
@@ -122,8 +116,8 @@ def ready(
     """
     refuse_attention(attention, distributed.device())
     place = distributed.device(), torch.float32
-    policy, processor = load(base, IXCForCausalLM, *place)
-    judge, judges_processor = load(reward, IXCForRewardModel, *place)
+    policy, processor = load_policy(base, *place)
+    judge, judges_processor = load_scorer(reward, *place)
     refuse_unequal(Reader(base, policy, processor), Reader(reward, judge, judges_processor))
     models = Models(policy, copy.deepcopy(policy), copy.deepcopy(judge), judge)
     for frozen in (models.reference, models.reward):
@@ -132,24 +126,12 @@ def ready(
         trained.freeze_vision()
     if precision == "bf16":
         for model in vars(models).values():
-            compute_in_bf16(model)
+            model.compute_in_bf16()
         for frozen in (models.reference, models.reward):
-            keep_in_bf16(frozen)
+            frozen.keep_in_bf16()
     for model in vars(models).values():
         use_attention(model, attention, torch.bfloat16 if precision == "bf16" else torch.float32)
     return models, processor
-
-
-def keep_in_bf16(model: IXCPreTrainedModel) -> None:
-    """Half the memory for a model that computes in bf16 and is not trained, to the bit the same numbers.
-
-    Linear layers read their weights in bf16 anyway; norms and heads do not.
-    """
-    for part in (model.model, model.vit, model.vision_proj):
-        for module in part.modules():
-            if isinstance(module, nn.Linear):
-                module.bfloat16()
-    model.get_input_embeddings().bfloat16()
 
 
 def refuse_long(
@@ -325,8 +307,8 @@ def divergence(
         part = slice(start, start + COMPARED_AT_ONCE)
         prompts = with_images(vision_cache, samples[part])
         groups = [
-            PrefixGroup(prompt.ids, list(ids))
-            for prompt, ids in zip(prompts, said[part], strict=True)
+            PrefixGroup(question.prompt, list(ids))
+            for question, ids in zip(prompts, said[part], strict=True)
         ]
         for each in microbatches(params, prompts, groups, models.policy.device):
             read = (

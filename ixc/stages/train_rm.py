@@ -14,7 +14,7 @@ from ixc.engine.batching import Plan, prefetch
 from ixc.engine.checkpoints import Checkpoints, History, digest, digest_of
 from ixc.engine.lora import adapter_of, add_lora, merge_lora
 from ixc.engine.losses import bradley_terry_loss, centering_loss
-from ixc.engine.optim import Optimizer, compute_in_bf16, seed_everything
+from ixc.engine.optim import Optimizer, seed_everything
 from ixc.engine.preference_groups import (
     MicroBatch,
     PreferenceGroup,
@@ -28,9 +28,9 @@ from ixc.engine.preference_groups import (
 from ixc.engine.trainer import Learner, Share, Trainer, make_optimizer, share, update
 from ixc.engine.vision_cache import VisionCache
 from ixc.metrics import Lineage, Log, Metrics, ignore
-from ixc.models.ixc25 import IXCForRewardModel, IXCProcessor
-from ixc.models.ixc25.folder import save
-from ixc.models.ixc25.kernels import refuse_attention, use_attention
+from ixc.models import save, scorer_from
+from ixc.models.base import Processor, ScoringModel
+from ixc.models.kernels import refuse_attention, use_attention
 from ixc.params import TrainRMParams
 
 FREE = (
@@ -60,8 +60,7 @@ def run(
     with distributed.joined(alone=params.zero >= 2):
         seed_everything(params.seed)
         samples = read_pairs(pairs)
-        model = ready(params, base)
-        processor = IXCProcessor.from_pretrained(base)
+        model, processor = ready(params, base)
         folder = reward.with_name(f".{reward.name}.checkpoints")
         checkpoints = Checkpoints(folder, about(params, samples, base), lineage)
         vision_cache = VisionCache(model, processor, media, params.vision_cache)
@@ -90,22 +89,22 @@ def run(
     }
 
 
-def ready(params: TrainRMParams, base: Path) -> IXCForRewardModel:
-    """The base model with a score head, as it will be trained."""
+def ready(params: TrainRMParams, base: Path) -> tuple[ScoringModel, Processor]:
+    """The base model with a score head, as it will be trained, and its processor."""
     refuse_attention(params.attention, distributed.device())
-    model = IXCForRewardModel.from_pretrained(base, dtype=torch.float32)
-    model.config.pooling = params.pooling
+    model, processor = scorer_from(base)
+    model.pooling = params.pooling
     model.freeze_vision()
-    model.to(distributed.device())  # pyright: ignore[reportArgumentType]
+    model.to(distributed.device())
     if params.precision == "bf16":
-        compute_in_bf16(model)
+        model.compute_in_bf16()
     computed_in = torch.bfloat16 if params.precision == "bf16" else torch.float32
     use_attention(model, params.attention, computed_in)
     if params.lora is not None:
         add_lora(model, params.lora.rank, params.lora.alpha)
     if params.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    return model
+    return model, processor
 
 
 def about(params: TrainRMParams, samples: Sequence[Sample], base: Path) -> dict[str, object]:
@@ -116,7 +115,7 @@ def about(params: TrainRMParams, samples: Sequence[Sample], base: Path) -> dict[
 
 def train(
     params: TrainRMParams,
-    model: IXCForRewardModel,
+    model: ScoringModel,
     vision_cache: VisionCache,
     samples: Sequence[Sample],
     log: Log,
@@ -184,7 +183,7 @@ def train(
     return trainer.history, waste
 
 
-def optimizer_of(params: TrainRMParams, model: IXCForRewardModel, steps: int) -> Optimizer:
+def optimizer_of(params: TrainRMParams, model: ScoringModel, steps: int) -> Optimizer:
     """AdamW, alone or shared out as `params.zero` says, or Muon."""
     return make_optimizer(
         model,
@@ -258,7 +257,7 @@ class Tally:
 
 def learn(
     params: TrainRMParams,
-    model: IXCForRewardModel,
+    model: ScoringModel,
     vision_cache: VisionCache,
     optimizer: Optimizer,
     batches: Iterable[MicroBatch],
@@ -296,7 +295,7 @@ def learn(
 @torch.no_grad()
 def validate(
     params: TrainRMParams,
-    model: IXCForRewardModel,
+    model: ScoringModel,
     vision_cache: VisionCache,
     optimizer: Optimizer,
     rows: Sequence[PreferenceGroup],

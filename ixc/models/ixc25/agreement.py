@@ -28,11 +28,11 @@ def refuse_mismatch(folder: Path) -> None:
         BadCheckpoint: sizes in `config.json` that the weights, the processor or the tokenizer beside it have not.
     """
     path = folder / "config.json"
-    told = config_in(folder)
-    if not told:
+    raw = config_in(folder)
+    if not raw:
         return
     try:
-        config = IXCConfig.from_dict(told)
+        config = IXCConfig.from_dict(raw)
     except (ValueError, TypeError) as error:
         raise BadCheckpoint(f"{path}: {error}") from error
     weighed = any((folder / name).is_file() for name in _WEIGHTS)
@@ -46,8 +46,8 @@ def refuse_mismatch(folder: Path) -> None:
 
 def config_in(folder: Path) -> dict[str, Any]:
     """What a model of ours in the folder says of itself; empty: there is none, or its own loading will complain."""
-    told = object_in(folder / "config.json")
-    return told if told.get("model_type") == IXCConfig.model_type else {}
+    raw = object_in(folder / "config.json")
+    return raw if raw.get("model_type") == IXCConfig.model_type else {}
 
 
 def size_objection(config: IXCConfig, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
@@ -92,9 +92,9 @@ def id_objection(config: IXCConfig, tokenizer: Tokenizer | None) -> str | None:
     if tokenizer is None:
         return None
     for name, ours in TOKENS.items():
-        found = tokenizer.token_to_id(SPECIAL[ours])
-        if found is not None and found != getattr(config, name):
-            form = f"tokenizer.json has {SPECIAL[ours]!r} at {found}; correct config.json, or load the folder by"
+        token_id = tokenizer.token_to_id(SPECIAL[ours])
+        if token_id is not None and token_id != getattr(config, name):
+            form = f"tokenizer.json has {SPECIAL[ours]!r} at {token_id}; correct config.json, or load the folder by"
             remedy = f"{form} ixc.models.ixc25.from_official, which takes the tokenizer's"
             return f"{name}: {getattr(config, name)}, but {remedy}"
     return None
@@ -103,10 +103,10 @@ def id_objection(config: IXCConfig, tokenizer: Tokenizer | None) -> str | None:
 def object_in(path: Path) -> dict[str, Any]:
     """The JSON object in a file; empty where there is none."""
     try:
-        told = json.loads(path.read_text())
+        raw = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return raw if isinstance(raw, dict) else {}
 
 
 def _tokenizer(path: Path) -> Tokenizer | None:

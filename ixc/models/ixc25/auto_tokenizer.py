@@ -172,12 +172,12 @@ class IXCTokenizer(PreTrainedTokenizerFast):
 _REMEDY = "give the chat itself (a list of messages), or split_special_tokens=False if you wrote all of the text"
 
 
-def _is_chat(told: Any) -> bool:
+def _is_chat(value: Any) -> bool:
     return (
-        isinstance(told, Sequence)
-        and bool(told)
-        and not isinstance(told, str)
-        and isinstance(told[0], Mapping)
+        isinstance(value, Sequence)
+        and bool(value)
+        and not isinstance(value, str)
+        and isinstance(value[0], Mapping)
     )
 
 
@@ -200,8 +200,8 @@ def _exchanges(questions: Any, answers: Any) -> list[Any]:
 
 def _exchange(question: str, answer: str) -> list[dict[str, Any]]:
     """The question as a part: `<ImageHere>` in it is text."""
-    asked = {"role": "user", "content": [{"type": "text", "text": question}]}
-    return [asked, {"role": "assistant", "content": answer}]
+    question_turn = {"role": "user", "content": [{"type": "text", "text": question}]}
+    return [question_turn, {"role": "assistant", "content": answer}]
 
 
 def _refuse_unknown(options: Mapping[str, Any]) -> None:

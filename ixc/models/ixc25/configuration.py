@@ -2,9 +2,11 @@
 
 import sys
 from collections.abc import Iterator
-from typing import Any, Literal, get_args, no_type_check
+from typing import Any, get_args, no_type_check
 
 from transformers import PreTrainedConfig
+
+from ixc.models.base import Pooling
 
 ROPE_TYPES = ("default", "linear", "dynamic")
 """The rotary scalings of the official code."""
@@ -14,7 +16,6 @@ MAX_TILE = 8192
 """Pixels of a tile's side at most."""
 MAX_TILES = 1024
 """Tiles of an image at most, whatever is asked for; the official evaluation has 9 to 55."""
-Pooling = Literal["last_token", "mean"]
 _COUNTS = {
     "vocab_size": 2**22,
     "hidden_size": 2**16,
@@ -192,14 +193,14 @@ class IXCConfig(PreTrainedConfig):
         return self.tile_size // self.patch_size // 2
 
 
-def _labels(told: object) -> str:
-    return f"num_labels: {told!r:.40}: a reward is one number; give 1, or leave it out"
+def _labels(value: object) -> str:
+    return f"num_labels: {value!r:.40}: a reward is one number; give 1, or leave it out"
 
 
 def _partial_objections(ranks: Any, scales: Any) -> Iterator[str]:
-    for name, told in (("plora_ranks", ranks), ("plora_scales", scales)):
-        if not isinstance(told, dict | None) or not set(told or ()) <= set(LINEARS):
-            yield f"{name}: {told!r}: give an object with keys among {', '.join(LINEARS)}"
+    for name, value in (("plora_ranks", ranks), ("plora_scales", scales)):
+        if not isinstance(value, dict | None) or not set(value or ()) <= set(LINEARS):
+            yield f"{name}: {value!r}: give an object with keys among {', '.join(LINEARS)}"
     for linear, rank in (ranks or {}).items():
         if not _is_whole(rank) or not 1 <= rank <= _COUNTS["plora_rank"]:
             yield f"plora_ranks.{linear}: {rank!r:.40}: give a whole number, 1 to {_COUNTS['plora_rank']}"

@@ -109,8 +109,8 @@ def agreeing(processor: IXCProcessor, model: IXCPreTrainedModel, folder: Path) -
 
 def is_ours(folder: Path) -> bool:
     """Whether all that a folder holds is a checkpoint of ours, or one of the official form that `to_official` wrote."""
-    told = object_in(folder / "config.json")
-    ours = told.get("model_type") == IXCConfig.model_type or OPTIONS in told
+    raw = object_in(folder / "config.json")
+    ours = raw.get("model_type") == IXCConfig.model_type or OPTIONS in raw
     return ours and all(
         path.name in _FILES or path.suffix == ".safetensors" or is_card(path)
         for path in folder.iterdir()
@@ -119,9 +119,9 @@ def is_ours(folder: Path) -> bool:
 
 def kept_options(folder: Path) -> dict[str, Any]:
     """The options of the processor that `to_official` was given; of another official checkpoint, none."""
-    kept = object_in(folder / "config.json").get(OPTIONS, {})
-    if not isinstance(kept, dict):
+    options = object_in(folder / "config.json").get(OPTIONS, {})
+    if not isinstance(options, dict):
         raise BadCheckpoint(
-            f"{folder / 'config.json'}: {OPTIONS}: {kept!r:.80}: not an object; convert again"
+            f"{folder / 'config.json'}: {OPTIONS}: {options!r:.80}: not an object; convert again"
         )
-    return kept
+    return options

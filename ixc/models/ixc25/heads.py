@@ -12,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils.generic import ModelOutput
 from transformers.utils.output_capturing import capture_outputs
 
-from ixc.models.base import ChatModel, ScoringModel
+from ixc.models.base import ChatModel, Pooling, ScoringModel
 from ixc.models.ixc25.configuration import IXCConfig
 from ixc.models.ixc25.pretrained import IXCPreTrainedModel
 from ixc.models.ixc25.processing import IXCProcessor
@@ -39,7 +39,7 @@ class IXCModel(IXCPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: Float[Tensor, "B T D"] | None = None,
         pixel_values: Float[Tensor, "N 3 S S"] | None = None,
-        tile_grids: Int[Tensor, "pictures 2"] | None = None,
+        tile_grids: Int[Tensor, "images 2"] | None = None,
         image_features: Float[Tensor, "P D"] | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
@@ -156,7 +156,7 @@ class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin, ChatModel):
         past_key_values: Cache | None = None,
         inputs_embeds: Float[Tensor, "B T D"] | None = None,
         pixel_values: Float[Tensor, "N 3 S S"] | None = None,
-        tile_grids: Int[Tensor, "pictures 2"] | None = None,
+        tile_grids: Int[Tensor, "images 2"] | None = None,
         image_features: Float[Tensor, "P D"] | None = None,
         use_cache: bool | None = None,
         labels: Int[Tensor, "B T"] | None = None,
@@ -291,7 +291,7 @@ class IXCForRewardModel(IXCPreTrainedModel, ScoringModel):
         past_key_values: Cache | None = None,
         inputs_embeds: Float[Tensor, "B T D"] | None = None,
         pixel_values: Float[Tensor, "N 3 S S"] | None = None,
-        tile_grids: Int[Tensor, "pictures 2"] | None = None,
+        tile_grids: Int[Tensor, "images 2"] | None = None,
         image_features: Float[Tensor, "P D"] | None = None,
         use_cache: bool | None = None,
         labels: Tensor | None = None,
@@ -337,12 +337,12 @@ class IXCForRewardModel(IXCPreTrainedModel, ScoringModel):
         )
 
     @property
-    def pooling(self) -> str:
+    def pooling(self) -> Pooling:
         """What a score is read from."""
         return self.config.pooling
 
     @pooling.setter
-    def pooling(self, pooling: str) -> None:
+    def pooling(self, pooling: Pooling) -> None:
         self.config.pooling = pooling
 
     def scores(self, states: Float[Tensor, "*R D"]) -> Float[Tensor, "*R"]:

@@ -384,12 +384,12 @@ class WrongImages(ValueError):
 
 def _check_count(image: Bool[Tensor, " tokens"], given: int) -> None:
     """On a GPU the check is part of the stream: it waits for nothing."""
-    form = f"{given} picture tokens, but not as many places (image_token_id) for them in input_ids"
+    form = f"{given} image tokens, but not as many places (image_token_id) for them in input_ids"
     if image.device.type == "cuda":
         torch.ops.aten._assert_async.msg(image.sum() == given, form)
     elif not image.is_meta and int(image.sum()) != given:
         raise WrongImages(
-            f"{form}: {int(image.sum())}; build ids and pictures with one processor call"
+            f"{form}: {int(image.sum())}; build ids and images with one processor call"
         )
 
 

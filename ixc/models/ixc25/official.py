@@ -150,13 +150,13 @@ def read_config(checkpoint: Checkpoint) -> IXCConfig:
     """
     path = checkpoint.folder / "config.json"
     try:
-        told = json.loads(path.read_text())
-        ours = told.get("model_type") == IXCConfig.model_type
-        told = told if ours else _flat(told)
+        raw = json.loads(path.read_text())
+        ours = raw.get("model_type") == IXCConfig.model_type
+        raw = raw if ours else _flat(raw)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise BadCheckpoint(f"{path}: {error}; a checkpoint needs its config.json") from error
     try:
-        settings = told if ours else official_settings(told, checkpoint.shapes)
+        settings = raw if ours else official_settings(raw, checkpoint.shapes)
         settings |= token_ids(
             checkpoint.folder, checkpoint.shapes["model.tok_embeddings.weight"][0]
         )
@@ -211,16 +211,16 @@ def _ids_in(path: Path) -> dict[str, int]:
         raise BadCheckpoint(f"{path}: damaged ({error}); fetch it again") from error
 
 
-def _flat(told: dict[str, Any]) -> dict[str, Any]:
+def _flat(raw: dict[str, Any]) -> dict[str, Any]:
     """Official settings under our names, whether those of the two parts are nested or not."""
-    vision = told.get("vision", told.get("vision_config", {}))
-    flat = told | told.get("llm", {}) | {f"vision_{name}": value for name, value in vision.items()}
+    vision = raw.get("vision", raw.get("vision_config", {}))
+    flat = raw | raw.get("llm", {}) | {f"vision_{name}": value for name, value in vision.items()}
     known = {ours: flat[name] for ours, name in _CALLED.items() if name in flat}
     return {name: value for name, value in (flat | known).items() if value is not None}
 
 
 def official_settings(
-    told: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+    raw: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Any]:
     """What `IXCConfig` takes: sizes from the shapes, the rest as told.
 
@@ -229,32 +229,32 @@ def official_settings(
         ValueError: shapes and settings disagree, or are those of another architecture.
     """
     for name, value in _FIXED.items():
-        if told.get(name, value) != value:
+        if raw.get(name, value) != value:
             form = f"this architecture has {json.dumps(value)}; it is another model"
-            raise ValueError(f"{name}: {json.dumps(told[name])}: {form}")
+            raise ValueError(f"{name}: {json.dumps(raw[name])}: {form}")
     sizes = sizes_of(shapes)
-    heads = _heads(told, sizes, shapes)
+    heads = _heads(raw, sizes, shapes)
     head_dim = sizes["hidden_size"] // heads["num_attention_heads"]
     for name, value in (
         sizes | {"mm_hidden_size": 4 * sizes["vision_hidden_size"], "head_dim": head_dim}
     ).items():
-        if told.get(name, value) != value:
+        if raw.get(name, value) != value:
             raise ValueError(
-                f"{name}: {told[name]!r}, but the weights say {value}; correct one of them"
+                f"{name}: {raw[name]!r}, but the weights say {value}; correct one of them"
             )
-    settings = {name: told[name] for name in _TOLD if name in told}
-    return sizes | heads | _partial(told, shapes) | settings
+    settings = {name: raw[name] for name in _TOLD if name in raw}
+    return sizes | heads | _partial(raw, shapes) | settings
 
 
 def _heads(
-    told: Mapping[str, Any], sizes: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]
+    raw: Mapping[str, Any], sizes: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, int]:
     """Numbers of heads: no shape shows how many queries there are; how many keys follows from it.
 
     Source of the tower's: every CLIP's heads have 64 channels.
     """
     width = sizes["hidden_size"]
-    heads = told.get("num_attention_heads", width // told.get("head_dim", width + 1))
+    heads = raw.get("num_attention_heads", width // raw.get("head_dim", width + 1))
     if not heads:
         raise ValueError("num_attention_heads: missing, and no shape shows it; add it")
     keys = (shapes[f"{LAYER}attention.wqkv.weight"][0] * heads // width - heads) // 2
@@ -266,7 +266,7 @@ def _heads(
     }
 
 
-def _partial(told: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+def _partial(raw: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """Partial LoRA: ranks by linear layer from the shapes; scales as told, or else alpha over rank.
 
     Where no alpha is told, it is the rank; but the official class's default is rank 8 with alpha 16, so a layer of rank
@@ -275,21 +275,21 @@ def _partial(told: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> 
     ranks = {
         name: shapes[f"{LAYER}{part}.{name}.Plora_A.weight"][0] for name, part in _LINEARS.items()
     }
-    rank = told.get("plora_rank", mode(ranks.values()))
+    rank = raw.get("plora_rank", mode(ranks.values()))
     if rank not in ranks.values():
         raise ValueError(
             f"plora_rank: {rank!r}, but the weights say {mode(ranks.values())}; correct one of them"
         )
     others = {name: own for name, own in ranks.items() if own != rank}
     settings = {"plora_rank": rank, "plora_ranks": others or None}
-    if "plora_scaling" in told:
-        scaling = told["plora_scaling"]
+    if "plora_scaling" in raw:
+        scaling = raw["plora_scaling"]
         return settings | {"plora_scales" if isinstance(scaling, dict) else "plora_scale": scaling}
     scales = {
-        name: told.get("plora_alpha", 16 if own == 8 else own) / own for name, own in others.items()
+        name: raw.get("plora_alpha", 16 if own == 8 else own) / own for name, own in others.items()
     }
     return settings | {
-        "plora_scale": told.get("plora_alpha", rank) / rank,
+        "plora_scale": raw.get("plora_alpha", rank) / rank,
         "plora_scales": scales or None,
     }
 
@@ -300,9 +300,9 @@ def account(model: IXCPreTrainedModel, checkpoint: Checkpoint) -> LoadReport:
     Raises:
         BadCheckpoint: a weight but a head is missing, has another shape, or a key is unknown.
     """
-    wanted = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
-    new = [name for name in wanted if name not in checkpoint.shapes]
-    beside = [name for name in checkpoint.shapes if name not in wanted]
+    expected = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    new = [name for name in expected if name not in checkpoint.shapes]
+    beside = [name for name in checkpoint.shapes if name not in expected]
     unknown = [
         name for name in beside if name not in HEADS and not re.search("|".join(UNUSED_KEYS), name)
     ]
@@ -314,11 +314,11 @@ def account(model: IXCPreTrainedModel, checkpoint: Checkpoint) -> LoadReport:
         raise BadCheckpoint(
             f"{checkpoint.folder}: {some(unknown)} not of this architecture; is it an IXC-2.5?"
         )
-    for name, shape in wanted.items():
+    for name, shape in expected.items():
         if checkpoint.shapes.get(name, shape) != shape:
-            found = list(checkpoint.shapes[name])
+            shape_found = list(checkpoint.shapes[name])
             raise BadCheckpoint(
-                f"{checkpoint.files[name]}: {name}: shape {found}, but the others ask for {list(shape)}"
+                f"{checkpoint.files[name]}: {name}: shape {shape_found}, but the others ask for {list(shape)}"
             )
     return LoadReport(tuple(new), tuple(beside))
 
@@ -331,10 +331,10 @@ def to_official(
     Args:
         options: of the processor, kept in `config.json` for the way back; the official code passes over them.
     """
-    told = _told(model.config) | {OPTIONS: dict(options or {})}
+    raw = _told(model.config) | {OPTIONS: dict(options or {})}
     weights = {name: weight.contiguous() for name, weight in model.state_dict().items()}
     with replacing_folder(Path(folder)) as part:
-        (part / "config.json").write_text(json.dumps(told, indent=2) + "\n")
+        (part / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
         save_file(weights, part / "model.safetensors", {"format": "pt"})
         write_card(model, part)
 
@@ -342,7 +342,7 @@ def to_official(
 def _told(config: IXCConfig) -> dict[str, Any]:
     """The official `config.json`, and beside its keys ours."""
     sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", *_TOLD)
-    told = {
+    raw = {
         name: getattr(config, name) for name in sizes if not name.startswith(("rope_", "vision_"))
     }
     parts = (
@@ -358,7 +358,7 @@ def _told(config: IXCConfig) -> dict[str, Any]:
         if rope["rope_type"] == "default"
         else {"type": rope["rope_type"], "factor": rope["factor"]}
     )
-    return told | {
+    return raw | {
         "model_type": "internlm2",
         "architectures": ["InternLMXComposer2ForCausalLM"],
         "hidden_act": "silu",

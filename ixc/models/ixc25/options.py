@@ -78,14 +78,14 @@ class ProcessorOptions:
         return (self.hd_num_several if images > 1 else None) or self.hd_num
 
 
-def checked_options(told: Mapping[str, Any]) -> ProcessorOptions:
+def checked_options(options: Mapping[str, Any]) -> ProcessorOptions:
     """Options by name.
 
     Raises:
         BadProcessor: an unknown one, or a bad value.
     """
     try:
-        return ProcessorOptions(**told)
+        return ProcessorOptions(**options)
     except ValidationError as error:
         bad = [
             (

@@ -67,8 +67,8 @@ class Padding(NamedTuple):
             raise BadConversation(
                 f"padding: False: {form}; give padding=True, or return_tensors=None for lists"
             )
-        wanted = max_length if self.to == "max_length" else max(lengths)
-        width = wanted if self.to is None else -(-wanted // self.multiple) * self.multiple
+        longest = max_length if self.to == "max_length" else max(lengths)
+        width = longest if self.to is None else -(-longest // self.multiple) * self.multiple
         pads = [[0] * (width - len(row)) for row in rows]
         ones = [[1] * len(row) for row in rows]
         mask = torch.tensor(

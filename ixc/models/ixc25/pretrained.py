@@ -1,6 +1,6 @@
 """What IXC-2.5 is without its heads: vision tower, projector, language model; loading that lets nothing be missing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
@@ -26,7 +27,7 @@ from ixc.models.ixc25.language import (
 )
 from ixc.models.ixc25.tiles import ImageTiles
 from ixc.models.ixc25.vision import VisionEmbeddings, VisionTower, image_sequence, merge_patches
-from ixc.models.precision import warn_of_slow_precision
+from ixc.models.precision import Autocast, warn_of_slow_precision
 from ixc.packing.layout import PackedBatch
 from ixc.packing.plain import PlainRow, plain_hidden_states
 
@@ -99,16 +100,19 @@ class IXCPreTrainedModel(PreTrainedModel, VisionLanguageModel):
         elsewhere = any(kwargs.get(name) for name in ("subfolder", "variant", "state_dict"))
         if isinstance(folder, str | PathLike) and Path(folder).is_dir() and not elsewhere:
             refuse_mismatch(Path(folder))
-        told = kwargs.pop("output_loading_info", False)
+        with_report = kwargs.pop("output_loading_info", False)
         options = {**kwargs, "use_safetensors": True, "output_loading_info": True}
-        model, found = super().from_pretrained(*args, **options)  # pyright: ignore[reportGeneralTypeIssues]
+        model, report = super().from_pretrained(*args, **options)  # pyright: ignore[reportGeneralTypeIssues]
         for names, what in (
-            (set(found["missing_keys"]) - set(HEADS), "missing; fetch all files of the checkpoint"),
-            (found["unexpected_keys"], "not of this architecture; is it an IXC-2.5?"),
+            (
+                set(report["missing_keys"]) - set(HEADS),
+                "missing; fetch all files of the checkpoint",
+            ),
+            (report["unexpected_keys"], "not of this architecture; is it an IXC-2.5?"),
         ):
             if names:
                 raise BadCheckpoint(f"{model.name_or_path}: {some(sorted(names))} {what}")
-        return (model, found) if told else model
+        return (model, report) if with_report else model
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """As Transformers', with a model card, and weights that whoever may read the folder can read."""
@@ -150,7 +154,7 @@ class IXCPreTrainedModel(PreTrainedModel, VisionLanguageModel):
         return list(projected.split([len(s) for s in sequences]))
 
     def get_image_features(
-        self, pixel_values: Float[Tensor, "N 3 S S"], tile_grids: Int[Tensor, "pictures 2"]
+        self, pixel_values: Float[Tensor, "N 3 S S"], tile_grids: Int[Tensor, "images 2"]
     ) -> Float[Tensor, "P D"]:
         """Projected tokens of a batch's images, one after another.
 
@@ -168,13 +172,13 @@ class IXCPreTrainedModel(PreTrainedModel, VisionLanguageModel):
             self.encode_images([(t, rows) for t, (rows, _) in zip(tiles, grids, strict=True)])
         )
 
-    def _check_tiles(self, tiles: Tensor, wanted: int) -> None:
+    def _check_tiles(self, tiles: Tensor, expected: int) -> None:
         side = self.config.tile_size
         if tiles.shape[1:] != (3, side, side):
             form = f"tiles of shape {list(tiles.shape[1:])}, but this model's are [3, {side}, {side}] (tile_size)"
             raise WrongImages(f"pixel_values: {form}; use the processor of the model's own folder")
-        if len(tiles) != wanted:
-            form = f"{len(tiles)} tiles, but tile_grids speak of {wanted}, global views included"
+        if len(tiles) != expected:
+            form = f"{len(tiles)} tiles, but tile_grids speak of {expected}, global views included"
             raise WrongImages(f"pixel_values: {form}; pass both as one processor call gives them")
 
     # What the pipeline knows of it, see `VisionLanguageModel`
@@ -265,23 +269,37 @@ class IXCPreTrainedModel(PreTrainedModel, VisionLanguageModel):
 
     def muon_matrices(self) -> list[nn.Parameter]:
         """Not Partial LoRA, which starts from nothing."""
-        found = []
+        matrices = []
         for name, weights in self.named_parameters():
             inside = "layers." in name or "vision_proj." in name
             if inside and "Plora_" not in name and weights.ndim == 2 and weights.requires_grad:
-                found.append(weights)
-        return found
+                matrices.append(weights)
+        return matrices
 
     def image_only_parameters(self) -> list[nn.Parameter]:
         """Partial LoRA, which text does not pass."""
         return [weights for name, weights in self.named_parameters() if ".Plora_" in name]
 
+    def use_all_weights(self, on_image: Callable[[], None]) -> list[RemovableHandle]:
+        """A text, too, takes the images' way through the layers, with no token on it."""
+
+        def with_places(
+            _: nn.Module, inputs: tuple[Tensor, Tensor | None]
+        ) -> tuple[Tensor, Tensor]:
+            x, places = inputs
+            if places is None:
+                return x, x.new_empty(0, dtype=torch.long)
+            if torch.is_grad_enabled():
+                on_image()
+            return x, places
+
+        return [layer.register_forward_pre_hook(with_places) for layer in self.lora_layers()]
+
     def compute_in_bf16(self) -> None:
         """Activations included; weights and heads stay as they are."""
         warn_of_slow_precision(self.device, torch.bfloat16)
-        reduced = torch.autocast(self.device.type, torch.bfloat16)
-        self.model.forward = reduced(self.model.forward)
-        self.encode_images = reduced(self.encode_images)
+        for part in (self.model, self.vit, self.vision_proj):
+            Autocast(part, self.device.type)
         embeddings = self.get_input_embeddings()
         embeddings.register_forward_hook(lambda _, __, embedded: embedded.bfloat16())
 
@@ -307,7 +325,7 @@ class IXCPreTrainedModel(PreTrainedModel, VisionLanguageModel):
         past_key_values: Cache | None = None,
         inputs_embeds: Float[Tensor, "B T D"] | None = None,
         pixel_values: Float[Tensor, "N 3 S S"] | None = None,
-        tile_grids: Int[Tensor, "pictures 2"] | None = None,
+        tile_grids: Int[Tensor, "images 2"] | None = None,
         image_features: Float[Tensor, "P D"] | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,

@@ -32,7 +32,7 @@ from ixc.models.ixc25.prompts import (
     BadConversation,
     Layout,
     Message,
-    Said,
+    ParsedMessage,
     Slot,
     Template,
     media_apart,
@@ -54,7 +54,6 @@ from ixc.models.ixc25.tokenizers import (
     official_tokenizer,
     special_ids,
     train_tokenizer,
-    words_of,
 )
 from ixc.packing.layout import Prompt
 
@@ -75,7 +74,6 @@ __all__ = [
     "to_tiles",
     "train_tokenizer",
     "video_strip",
-    "words_of",
 ]
 GEOMETRY = (
     "tile_size",
@@ -156,10 +154,10 @@ class IXCBatch(BatchFeature):
 
 
 @dataclass(frozen=True, eq=False)
-class _Shown:
+class _Canvas:
     """An image or a video's strip, decoded; one per source, however many conversations show it."""
 
-    canvas: Image.Image
+    image: Image.Image
     kind: Kind
     tiles: dict[int, ImageTiles] = field(default_factory=dict)
     """By `hd_num`."""
@@ -169,7 +167,7 @@ class _Draft(NamedTuple):
     """A conversation that fits."""
 
     layout: Layout
-    shown: list[_Shown]
+    canvases: list[_Canvas]
     hd_num: int
     counts: list[int]
     dropped: Dropped
@@ -213,7 +211,8 @@ class IXCProcessor(ProcessorMixin, ChatProcessor):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """As copies and worker processes get it: a copied backend has forgotten that control strings are text."""
-        self.__dict__.update(state)
+        for name, value in state.items():
+            setattr(self, name, value)
         self.backend.encode_special_tokens = True
 
     @cached_property
@@ -256,9 +255,9 @@ class IXCProcessor(ProcessorMixin, ChatProcessor):
             self.backend.save(str(part))
         with replacing(folder / "tokenizer_config.json") as part:
             part.write_text(json.dumps(CONFIG, indent=2) + "\n")
-        told = {"processor_class": type(self).__name__, **asdict(self.options)}
+        stored = {"processor_class": type(self).__name__, **asdict(self.options)}
         with replacing(folder / "processor_config.json") as part:
-            part.write_text(json.dumps(told, indent=2) + "\n")
+            part.write_text(json.dumps(stored, indent=2) + "\n")
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -273,12 +272,12 @@ class IXCProcessor(ProcessorMixin, ChatProcessor):
             BadProcessor, BadTokenizer: a file is missing or is not of this form; or the model beside it has another
                 tile size, patch size or vocabulary.
         """
-        told = _read_json(Path(folder) / "processor_config.json")
-        told.pop("processor_class", None)
+        stored = _read_json(Path(folder) / "processor_config.json")
+        stored.pop("processor_class", None)
         changes = {name: value for name, value in changes.items() if name not in _FROM_AUTO}
         path = Path(folder) / "processor_config.json"
         try:
-            processor = cls(_fast_tokenizer(Path(folder) / "tokenizer.json"), **(told | changes))
+            processor = cls(_fast_tokenizer(Path(folder) / "tokenizer.json"), **(stored | changes))
         except BadProcessor as error:
             raise BadProcessor(f"{path}: {error}") from error
         if why := objection(config_in(Path(folder)), asdict(processor.options), processor.backend):
@@ -298,8 +297,8 @@ class IXCProcessor(ProcessorMixin, ChatProcessor):
         Raises:
             BadProcessor, BadTokenizer: a file is missing or damaged.
         """
-        told = _read_json(Path(folder) / "config.json")
-        vision = told.get("vision", told.get("vision_config", {}))
+        stored = _read_json(Path(folder) / "config.json")
+        vision = stored.get("vision", stored.get("vision_config", {}))
         if not isinstance(vision, dict):
             raise BadProcessor(
                 f"{Path(folder) / 'config.json'}: vision: {vision!r:.80}: not an object; fetch it again"
@@ -374,7 +373,7 @@ class IXCProcessor(ProcessorMixin, ChatProcessor):
             changes["hd_num_several"] = None
         options = checked_options(asdict(self.options) | changes)
         chats = _chats(conversations, images, videos)
-        seen: dict[Any, _Shown] = {}
+        seen: dict[Any, _Canvas] = {}
         drafts: list[_Draft] = []
         for number, (messages, media) in enumerate(chats):
             try:
@@ -391,7 +390,7 @@ class IXCProcessor(ProcessorMixin, ChatProcessor):
             else _unpadded(rows)
         )
         images = [
-            self._tiles(draft.shown[n], draft.hd_num)
+            self._tiles(draft.canvases[n], draft.hd_num)
             for draft in drafts
             for n in draft.layout.images()
         ]
@@ -436,7 +435,7 @@ class IXCProcessor(ProcessorMixin, ChatProcessor):
         """
         draft = self._draft(messages, media, for_reward, self.options, seen)
         ids = draft.layout.ids(draft.counts, self.ids["image"])
-        images = [self._tiles(draft.shown[n], draft.hd_num) for n in draft.layout.images()]
+        images = [self._tiles(draft.canvases[n], draft.hd_num) for n in draft.layout.images()]
         return Reading(Prompt.counted(ids), images, draft.dropped)
 
     def _draft(
@@ -445,17 +444,19 @@ class IXCProcessor(ProcessorMixin, ChatProcessor):
         media: Sequence[tuple[Kind, Any]],
         for_reward: bool,
         options: ProcessorOptions,
-        seen: dict[Any, _Shown],
+        seen: dict[Any, _Canvas],
     ) -> _Draft:
         layout = self._layout(
             parse(messages, options.strip_turns), [kind for kind, _ in media], for_reward
         )
-        shown = [self._show(kind, source, seen) for kind, source in media]
-        return self._fit(layout, shown, options.hd_num_of(len(media)), options)
+        canvases = [self._show(kind, source, seen) for kind, source in media]
+        return self._fit(layout, canvases, options.hd_num_of(len(media)), options)
 
-    def _layout(self, said: Sequence[Said], kinds: Sequence[str], for_reward: bool) -> Layout:
-        _check_end(said[-1].role, for_reward)
-        plain = self.template.layout(said, kinds)
+    def _layout(
+        self, parsed: Sequence[ParsedMessage], kinds: Sequence[str], for_reward: bool
+    ) -> Layout:
+        _check_end(parsed[-1].role, for_reward)
+        plain = self.template.layout(parsed, kinds)
         return (
             self.template.to_score(plain, self.options.tail_newline)
             if for_reward
@@ -463,10 +464,10 @@ class IXCProcessor(ProcessorMixin, ChatProcessor):
         )
 
     def _fit(
-        self, layout: Layout, shown: list[_Shown], hd_num: int, options: ProcessorOptions
+        self, layout: Layout, canvases: list[_Canvas], hd_num: int, options: ProcessorOptions
     ) -> _Draft:
         """Shorten as the policy says until the conversation fits; the last exchange and the tail always stay."""
-        limit, counts = options.max_length, self._counts(shown, hd_num)
+        limit, counts = options.max_length, self._counts(canvases, hd_num)
         whole, tokens = layout, layout.length(counts)
         if options.on_overflow == "drop_oldest_turns":
             while (
@@ -477,13 +478,15 @@ class IXCProcessor(ProcessorMixin, ChatProcessor):
         if options.on_overflow == "shrink_images":
             while layout.length(counts) > limit and least > 1:
                 least -= 1
-                counts = self._counts(shown, least)
+                counts = self._counts(canvases, least)
         if layout.length(counts) > limit:
-            raise TooLong(_too_long(tokens, layout, [one.kind for one in shown], counts, options))
+            raise TooLong(
+                _too_long(tokens, layout, [one.kind for one in canvases], counts, options)
+            )
         gone = tuple(sorted(set(whole.images()) - set(layout.images())))
         turns = len(whole.blocks) - len(layout.blocks)
         return _Draft(
-            layout, shown, least, counts, Dropped(turns, gone, least if least < hd_num else None)
+            layout, canvases, least, counts, Dropped(turns, gone, least if least < hd_num else None)
         )
 
     def apply_chat_template(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -548,11 +551,11 @@ class IXCProcessor(ProcessorMixin, ChatProcessor):
     def _readable(
         self, messages: Conversation, media: Sequence[tuple[Kind, Any]], for_reward: bool
     ) -> str:
-        said = parse(messages, self.options.strip_turns)
+        parsed = parse(messages, self.options.strip_turns)
         kinds = [kind for kind, _ in media] or [
-            p.kind for one in said for p in one.parts if isinstance(p, Slot)
+            p.kind for one in parsed for p in one.parts if isinstance(p, Slot)
         ]
-        pieces = self._layout(said, kinds, for_reward).pieces()
+        pieces = self._layout(parsed, kinds, for_reward).pieces()
         return "".join(
             PLACEHOLDER if isinstance(p, int) else self.decode(p, skip_special_tokens=False)
             for p in pieces
@@ -610,7 +613,7 @@ class IXCProcessor(ProcessorMixin, ChatProcessor):
         """Tokens along one side of a tile."""
         return self.tile_size // self.patch_size // 2
 
-    def _show(self, kind: Kind, source: Any, seen: dict[Any, _Shown]) -> _Shown:
+    def _show(self, kind: Kind, source: Any, seen: dict[Any, _Canvas]) -> _Canvas:
         """Decode a source that was not seen yet."""
         key = (kind, str(source) if isinstance(source, str | Path) else id(source))
         if key not in seen:
@@ -618,27 +621,27 @@ class IXCProcessor(ProcessorMixin, ChatProcessor):
             if kind == "video":
                 sampling = self.options.max_frames, self.options.include_last
                 frames = read_video(source, *sampling, *reading, self.options.video_decoder)
-                seen[key] = _Shown(self.composite(frames), kind)
+                seen[key] = _Canvas(self.composite(frames), kind)
             else:
-                seen[key] = _Shown(read_image(source, *reading), kind)
+                seen[key] = _Canvas(read_image(source, *reading), kind)
         return seen[key]
 
-    def _place(self, shown: _Shown, hd_num: int) -> Partition:
-        if shown.kind == "video":
-            return strip(*shown.canvas.size, self.tile_size)
-        return partition(*shown.canvas.size, hd_num, self.tile_size, self.options.geometry)
+    def _place(self, canvas: _Canvas, hd_num: int) -> Partition:
+        if canvas.kind == "video":
+            return strip(*canvas.image.size, self.tile_size)
+        return partition(*canvas.image.size, hd_num, self.tile_size, self.options.geometry)
 
-    def _counts(self, shown: Sequence[_Shown], hd_num: int) -> list[int]:
-        places = [self._place(one, hd_num) for one in shown]
+    def _counts(self, canvases: Sequence[_Canvas], hd_num: int) -> list[int]:
+        places = [self._place(one, hd_num) for one in canvases]
         return [num_tokens(place.rows, place.columns, self._side) for place in places]
 
-    def _tiles(self, shown: _Shown, hd_num: int) -> ImageTiles:
-        if hd_num not in shown.tiles:
-            place = self._place(shown, hd_num)
-            shown.tiles[hd_num] = ImageTiles(
-                to_tiles(shown.canvas, place, self.tile_size), place.rows
+    def _tiles(self, canvas: _Canvas, hd_num: int) -> ImageTiles:
+        if hd_num not in canvas.tiles:
+            place = self._place(canvas, hd_num)
+            canvas.tiles[hd_num] = ImageTiles(
+                to_tiles(canvas.image, place, self.tile_size), place.rows
             )
-        return shown.tiles[hd_num]
+        return canvas.tiles[hd_num]
 
     # Ids
 
@@ -754,12 +757,12 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise BadProcessor(f"{path}: no such file; name the folder of a model")
     try:
-        told = json.loads(path.read_text())
+        stored = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BadProcessor(f"{path}: no JSON ({error}); fetch it again") from error
-    if not isinstance(told, dict):
-        raise BadProcessor(f"{path}: a JSON {type(told).__name__}, not an object; fetch it again")
-    return told
+    if not isinstance(stored, dict):
+        raise BadProcessor(f"{path}: a JSON {type(stored).__name__}, not an object; fetch it again")
+    return stored
 
 
 def _spoken(conversations: Any, text: Any, for_reward: bool | None) -> tuple[Any, bool]:
@@ -780,11 +783,13 @@ def _chats(
     _check_list(conversations)
     if isinstance(conversations[0], Mapping | Turn):
         conversations, images, videos = [conversations], [images], [videos]
-    shown = [
+    media_lists = [
         _spread(media, len(conversations), name)
         for media, name in ((images, "images"), (videos, "videos"))
     ]
-    return [(chat, _media(*media)) for chat, *media in zip(conversations, *shown, strict=True)]
+    return [
+        (chat, _media(*media)) for chat, *media in zip(conversations, *media_lists, strict=True)
+    ]
 
 
 def _check_list(conversations: Any) -> None:
@@ -802,9 +807,9 @@ def _spread(media: Any, count: int, name: str) -> Sequence[Any]:
     if media is None:
         return [None] * count
     if not isinstance(media, list | tuple) or len(media) != count:
-        found = f"{len(media)}" if isinstance(media, list | tuple) else type(media).__name__
+        given = f"{len(media)}" if isinstance(media, list | tuple) else type(media).__name__
         raise BadConversation(
-            f"{name}: {found} for {count} conversations; give one list per conversation, empty for none"
+            f"{name}: {given} for {count} conversations; give one list per conversation, empty for none"
         )
     return media
 
@@ -844,20 +849,20 @@ def _too_long(
     options: ProcessorOptions,
 ) -> str:
     """`layout` and `counts`: after the policy has done what it can."""
-    shown, least = layout.images(), layout.length(counts)
+    numbers, least = layout.images(), layout.length(counts)
     tried = "" if least == tokens else f", {least:,} after {options.on_overflow}"
     ways = ["raise max_length"]
-    if any(kinds[i] == "image" for i in shown) and options.on_overflow != "shrink_images":
+    if any(kinds[i] == "image" for i in numbers) and options.on_overflow != "shrink_images":
         ways.append("lower hd_num (image_budget) or set on_overflow to shrink_images")
-    if any(kinds[i] == "video" for i in shown):
+    if any(kinds[i] == "video" for i in numbers):
         ways.append(
-            "lower max_frames (a film has as many tokens as its frames need, whatever hd_num is)"
+            "lower max_frames (a video has as many tokens as its frames need, whatever hd_num is)"
         )
     if layout.without_oldest() is not None:
         ways.append("set on_overflow to drop_oldest_turns")
-    images = sum(counts[i] for i in shown)
-    found = f"{tokens:,} tokens{tried}, more than max_length {options.max_length:,} ({images:,} are pictures')"
-    return f"{found}; {', or '.join(ways)}"
+    images = sum(counts[i] for i in numbers)
+    length = f"{tokens:,} tokens{tried}, more than max_length {options.max_length:,} ({images:,} are images')"
+    return f"{length}; {', or '.join(ways)}"
 
 
 AutoProcessor.register(IXCConfig, IXCProcessor)

@@ -26,14 +26,14 @@ class Slot(NamedTuple):
     kind: Literal["any", "image", "video"] = "any"
 
 
-class Said(NamedTuple):
+class ParsedMessage(NamedTuple):
     """A message: its texts, and the places of images between them."""
 
     role: str
     parts: tuple[str | Slot, ...]
 
 
-def parse(messages: Sequence[Message], strip: bool = False) -> list[Said]:
+def parse(messages: Sequence[Message], strip: bool = False) -> list[ParsedMessage]:
     """Read the messages of one conversation.
 
     `<ImageHere>` in a string is a place only where no content is given as parts.
@@ -49,11 +49,11 @@ def parse(messages: Sequence[Message], strip: bool = False) -> list[Said]:
     places = not any(
         isinstance(m, Mapping) and isinstance(m.get("content"), list | tuple) for m in messages
     )
-    said = [_parse(message, f"message {i}", places) for i, message in enumerate(messages)]
-    return [_stripped(one) for one in said] if strip else said
+    parsed = [_parse(message, f"message {i}", places) for i, message in enumerate(messages)]
+    return [_stripped(one) for one in parsed] if strip else parsed
 
 
-def _parse(message: Message, where: str, places: bool) -> Said:
+def _parse(message: Message, where: str, places: bool) -> ParsedMessage:
     if isinstance(message, Turn):
         message = {"role": message.role, "content": message.content}
     if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
@@ -67,9 +67,11 @@ def _parse(message: Message, where: str, places: bool) -> Said:
     if role not in ROLES:
         raise BadConversation(f"{where}: role {role!r}: one of {', '.join(ROLES)}")
     if isinstance(content, str):
-        return Said(role, _split(content) if places and role != "assistant" else (content,))
+        return ParsedMessage(
+            role, _split(content) if places and role != "assistant" else (content,)
+        )
     if isinstance(content, list | tuple):
-        return Said(
+        return ParsedMessage(
             role, tuple(_part(part, f"{where}, part {i}") for i, part in enumerate(content))
         )
     raise BadConversation(
@@ -80,7 +82,7 @@ def _parse(message: Message, where: str, places: bool) -> Said:
 def media_apart(messages: Sequence[Message]) -> tuple[list[Message], dict[str, list[Any]]]:
     """Parts as Transformers' chat templates take them, `{"type": "image", "image": ...}` or with `path` or `url`, as
     ours: places in the messages, and beside them the images and videos in reading order."""
-    found: dict[str, list[Any]] = {"image": [], "video": []}
+    got: dict[str, list[Any]] = {"image": [], "video": []}
 
     def place(part: Any) -> Any:
         kind = str(part.get("type")) if isinstance(part, Mapping) else ""
@@ -91,7 +93,7 @@ def media_apart(messages: Sequence[Message]) -> tuple[list[Message], dict[str, l
         )
         if len(named) != 1 or len(part) != 2:
             return part
-        found[kind].append(part[named[0]])
+        got[kind].append(part[named[0]])
         return {"type": kind}
 
     apart = [
@@ -100,7 +102,7 @@ def media_apart(messages: Sequence[Message]) -> tuple[list[Message], dict[str, l
         else m
         for m in messages
     ]
-    return apart, found
+    return apart, got
 
 
 def _split(text: str) -> tuple[str | Slot, ...]:
@@ -114,20 +116,20 @@ def _part(part: object, where: str) -> str | Slot:
             return part["text"]
         if part.get("type") in ("image", "video") and len(part) == 1:
             return Slot(part["type"])
-    form = '{"type": "text", "text": ...}, {"type": "image"} or {"type": "video"}; pictures go into images=, videos='
+    form = '{"type": "text", "text": ...}, {"type": "image"} or {"type": "video"}; media go into images=, videos='
     raise BadConversation(f"{where}: {part!r:.80}: give {form}")
 
 
-def _stripped(said: Said) -> Said:
-    parts = list(said.parts) or [""]
+def _stripped(parsed: ParsedMessage) -> ParsedMessage:
+    parts = list(parsed.parts) or [""]
     if isinstance(first := parts[0], str):
         parts[0] = first.lstrip()
     if isinstance(last := parts[-1], str):
         parts[-1] = last.rstrip()
-    return Said(said.role, tuple(parts))
+    return ParsedMessage(parsed.role, tuple(parts))
 
 
-def assign(messages: Sequence[Said], kinds: Sequence[str]) -> list[int] | None:
+def assign(messages: Sequence[ParsedMessage], kinds: Sequence[str]) -> list[int] | None:
     """Which image fills which slot, in the order of the slots; None: the only image goes to the very start.
 
     A slot of any kind takes the first image left, another one the first of its kind.
@@ -155,12 +157,12 @@ def assign(messages: Sequence[Said], kinds: Sequence[str]) -> list[int] | None:
             if len(slots) > len(kinds)
             else ""
         )
-        found = f"{len(kinds)} pictures but {len(slots)} placeholders"
-        raise BadConversation(f"{found}; the prompt needs: {form}{literal}")
+        got = f"{len(kinds)} images but {len(slots)} placeholders"
+        raise BadConversation(f"{got}; the prompt needs: {form}{literal}")
     if left:
-        found = f"{', '.join(slot.kind for slot in slots)} for {', '.join(kinds)}"
+        got = f"{', '.join(slot.kind for slot in slots)} for {', '.join(kinds)}"
         raise BadConversation(
-            f"placeholders of other kinds than the pictures: {found}; name the kinds alike"
+            f"placeholders of other kinds than the images: {got}; name the kinds alike"
         )
     return chosen
 
@@ -214,8 +216,10 @@ class Layout:
         users = [i for i, block in enumerate(self.blocks) if block.role == "user"]
         if len(users) < 2:
             return None
-        kept = [b for i, b in enumerate(self.blocks) if i >= users[1] or b.role in ("", "system")]
-        return replace(self, blocks=tuple(kept))
+        remaining = [
+            b for i, b in enumerate(self.blocks) if i >= users[1] or b.role in ("", "system")
+        ]
+        return replace(self, blocks=tuple(remaining))
 
 
 class Template:
@@ -228,14 +232,14 @@ class Template:
     def __init__(self, ids: Mapping[str, int], encode: Callable[[str], list[int]]) -> None:
         self.ids, self.encode = ids, encode
 
-    def layout(self, messages: Sequence[Said], kinds: Sequence[str]) -> Layout:
+    def layout(self, messages: Sequence[ParsedMessage], kinds: Sequence[str]) -> Layout:
         """`<s>`, the only image if no slot wants it, and the messages."""
         order = assign(messages, kinds)
         numbers = iter(order or ())
         start = ([self.ids["bos"]], *([0] if order is None else []))
         return Layout((Block("", start), *(self._block(m, numbers) for m in messages)))
 
-    def _block(self, message: Said, numbers: Any) -> Block:
+    def _block(self, message: ParsedMessage, numbers: Any) -> Block:
         pieces: list[list[int] | int] = [[self.ids["turn_start"]]]
         text = message.role + "\n"
         for part in message.parts:
@@ -252,7 +256,7 @@ class Template:
         """What stands before an assistant's answer."""
         return [self.ids["turn_start"], *self.encode("assistant\n")]
 
-    def continued(self, messages: Sequence[Said]) -> list[int]:
+    def continued(self, messages: Sequence[ParsedMessage]) -> list[int]:
         """What follows the first turn of an answer that has several: a newline, and the messages to their last end."""
         pieces = [piece for message in messages for piece in self._block(message, iter(())).pieces]
         texts = [self.encode("\n"), *(piece for piece in pieces[:-1] if isinstance(piece, list))]

@@ -72,10 +72,10 @@ def partition(
     if width < height:
         return partition(height, width, hd_num, tile, geometry).turned()
     ratio = width / height
-    asked = width * 1.5 if geometry == "official_train" else width
-    wanted = math.ceil(asked / tile)
+    scaled_width = width * 1.5 if geometry == "official_train" else width
+    most_columns = math.ceil(scaled_width / tile)
     columns = max(
-        (s for s in range(1, min(wanted, hd_num) + 1) if s * math.ceil(s / ratio) <= hd_num),
+        (s for s in range(1, min(most_columns, hd_num) + 1) if s * math.ceil(s / ratio) <= hd_num),
         default=1,
     )
     new_height = max(int(columns * tile / ratio), 1)

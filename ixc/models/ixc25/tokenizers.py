@@ -19,8 +19,6 @@ from tokenizers import (
     trainers,
 )
 
-from ixc.data.samples import Sample
-
 SPECIAL = {
     "unk": "<unk>",
     "bos": "<s>",
@@ -113,10 +111,10 @@ def read_pieces(path: Path) -> list[Piece]:
         "add_dummy_prefix": (normalizer.get(3, [1])[0], 0),
         "remove_extra_whitespaces": (normalizer.get(4, [1])[0], 0),
     }
-    for name, (found, official) in rules.items():
-        if found != official:
+    for name, (actual, official) in rules.items():
+        if actual != official:
             raise BadTokenizer(
-                f"{path}: {name} is {found!r}, not {official!r}: not the tokenizer of an IXC-2.5"
+                f"{path}: {name} is {actual!r}, not {official!r}: not the tokenizer of an IXC-2.5"
             )
     return pieces
 
@@ -137,10 +135,10 @@ def _bytes(value: int | bytes) -> bytes:
 
 
 def _fields(message: bytes) -> Fields:
-    found: Fields = {}
+    fields: Fields = {}
     for number, value in _read(message):
-        found.setdefault(number, []).append(value)
-    return found
+        fields.setdefault(number, []).append(value)
+    return fields
 
 
 @no_type_check
@@ -172,12 +170,6 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
         value |= (message[at] & 0x7F) << shift
         at, shift = at + 1, shift + 7
     return value | message[at] << shift, at + 1
-
-
-def words_of(sample: Sample) -> str:
-    """All text of a sample, for training a tokenizer."""
-    answer = sample.gold.answer if sample.gold else ""
-    return "\n".join([*(turn.content for turn in sample.prompt), answer])
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -226,9 +218,9 @@ def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
 
 
 def _required_id(tokenizer: Tokenizer, token: str) -> int:
-    found = tokenizer.token_to_id(token)
-    if found is None:
+    token_id = tokenizer.token_to_id(token)
+    if token_id is None:
         raise BadTokenizer(
             f"the tokenizer has no token {token!r}; it is not one of an IXC-2.5 model"
         )
-    return found
+    return token_id

@@ -61,13 +61,13 @@ def read_checkpoint(folder: Path, paths: Sequence[Path] | None = None) -> Checkp
         pickles = sorted(
             path.name for suffix in ("*.bin", "*.pt", "*.pth") for path in folder.glob(suffix)
         )
-        found = (
+        hint = (
             f"only {', '.join(pickles[:3])}, pickles, which are not read: save as safetensors"
             if pickles
             else ""
         )
         raise BadCheckpoint(
-            f"{folder}: no *.safetensors; {found or 'name the folder of a checkpoint'}"
+            f"{folder}: no *.safetensors; {hint or 'name the folder of a checkpoint'}"
         )
     files: dict[str, Path] = {}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -121,12 +121,12 @@ def stored_type(checkpoint: Checkpoint, names: Iterable[str]) -> torch.dtype:
     Raises:
         BadCheckpoint: one is quantised.
     """
-    found = {checkpoint.types[name]: name for name in names}
-    for kind, name in found.items():
+    names_by_type = {checkpoint.types[name]: name for name in names}
+    for kind, name in names_by_type.items():
         if kind not in FLOATS:
             form = f"{name}: stored as {kind}; quantised weights are not read: use the bf16 or fp16 checkpoint"
             raise BadCheckpoint(f"{checkpoint.files[name]}: {form}")
-    return reduce(torch.promote_types, (FLOATS[kind] for kind in found))
+    return reduce(torch.promote_types, (FLOATS[kind] for kind in names_by_type))
 
 
 def sizes_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
@@ -148,4 +148,5 @@ def sizes_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
 
 
 def _count(names: Mapping[str, Any], pattern: str) -> int:
-    return len({found[1] for name in names if (found := re.match(pattern, name))})
+    matches = [re.match(pattern, name) for name in names]
+    return len({match[1] for match in matches if match})
