@@ -21,6 +21,7 @@ from ixc.engine.optim import Diverged, MuonOptimizer, Optimizer
 from ixc.engine.zero import ShardedOptimizer
 from ixc.io.files import track
 from ixc.metrics import Log
+from ixc.models.ixc25 import IXCPreTrainedModel
 
 NAMED = 8
 """Rows that an error names."""
@@ -170,7 +171,7 @@ class Trainer:
 
 
 def make_optimizer(
-    model: nn.Module,
+    model: IXCPreTrainedModel,
     learning_rate: float,
     steps: int,
     *,
