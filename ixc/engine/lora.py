@@ -93,6 +93,7 @@ def adapter_of(model: IXCPreTrainedModel, base: Path) -> Adapter | None:
     }
     if not layers:
         return None
+    # Everything that is trained: adapters by PEFT's names for them, heads as modules that are saved whole.
     weights: dict[str, Tensor] = {}
     heads: set[str] = set()
     for name, weight in trained(model).items():
@@ -101,6 +102,7 @@ def adapter_of(model: IXCPreTrainedModel, base: Path) -> Adapter | None:
         for ours, theirs in NAMES.items():
             name = name.replace(ours, theirs)  # noqa: PLW2901
         weights[PREFIX + name] = copied(weight)
+    # All adapters are of one rank.
     lora: Any = next(iter(layers.values())).lora
     rank = lora.down.out_features
     config = {

@@ -249,11 +249,14 @@ def rollouts_of(
     normal: "DomainNorm",
 ) -> list[Rollout]:
     """Advantages and returns of a step's answers."""
+    # Over the whole step: the lowest reward, and each domain's moments.
     rewards = punish_endless(
         torch.stack([each.rewards for each in answers]),
         torch.stack([each.ended for each in answers]),
     )
     normalized = normal([prompt.sample.domain for prompt in prompts], rewards)
+
+    # Eq. 2, of all answers at once.
     log_probs = torch.cat([each.log_probs for each in answers])
     reference_log_probs = torch.cat([each.reference_log_probs for each in answers])
     advantages, returns = compute_advantages(
@@ -310,6 +313,7 @@ def judge(
     """Rewards of sampled ids, which are read as if written down."""
     groups: list[PrefixGroup] = []
     for prompt, responses in zip(prompts, completions, strict=True):
+        # The tail that a score is read from follows the turn's end.
         turns = [as_turn(processor, ids) for ids in responses]
         groups.append(PrefixGroup(prompt.ids, [processor.scored(ids) for ids in turns]))
     scores = [
@@ -374,6 +378,8 @@ def token_log_probs(
     size = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
     if len(hidden) <= size:
         return log_probs_of(model, hidden, targets, temperature)
+
+    # A vocabulary's worth of logits per token: parts are computed again in the backward pass.
     parts: list[Tensor] = []
     for some, ids in zip(hidden.split(size), targets.split(size), strict=True):
         computed = checkpoint(log_probs_of, model, some, ids, temperature, use_reentrant=False)
@@ -427,16 +433,18 @@ class DomainNorm:
         """Standardised, clipped rewards; each batch moves the domain's moments a little."""
         out = torch.empty_like(rewards)
         for domain in sorted(set(domains)):
-            rows = [i for i, d in enumerate(domains) if d == domain]
+            rows = [row for row, other in enumerate(domains) if other == domain]
             mean, square = self._moments(domain, rewards[rows])
+            # Equal rewards have no deviation, and are no news.
             deviation = max(square - mean**2, 1e-4) ** 0.5
             out[rows] = ((rewards[rows] - mean) / deviation).clamp(-self.clip, self.clip)
         return out
 
     def _moments(self, domain: str, rewards: Tensor) -> tuple[float, float]:
+        # A domain that is met for the first time starts with this batch's.
         mean, square = rewards.mean().item(), rewards.square().mean().item()
         old_mean, old_square = self.moments.get(domain, (mean, square))
-        keep = self.decay
-        moved = keep * old_mean + (1 - keep) * mean, keep * old_square + (1 - keep) * square
+        keep, move = self.decay, 1 - self.decay
+        moved = keep * old_mean + move * mean, keep * old_square + move * square
         self.moments[domain] = moved
         return moved

@@ -96,6 +96,7 @@ def run(
         held_out = balanced(verifiable(samples), params.eval_prompts, params.seed)
         refuse_long(params, vision_cache, held_out, params.eval_samples)
 
+        # The states of this run, or of a killed one that it goes on from.
         folder = chat.with_name(f".{chat.name}.checkpoints")
         agreed = about(params, questions, base, reward)
         with Checkpoints(folder, agreed, lineage) as checkpoints:
@@ -171,23 +172,29 @@ def ready(
         NoAttention: as in `use_attention`.
         UnequalModels: base and reward model do not read pictures or texts alike.
     """
-    refuse_attention(attention, distributed.device())
-    place = distributed.device(), torch.float32
-    policy, processor = load(base, IXCForCausalLM, *place)
-    judge, judges_processor = load(reward, IXCForRewardModel, *place)
+    # Two models are read; they must read images and texts alike.
+    device = distributed.device()
+    refuse_attention(attention, device)
+    policy, processor = load(base, IXCForCausalLM, device, torch.float32)
+    judge, judges_processor = load(reward, IXCForRewardModel, device, torch.float32)
     refuse_unequal(Reader(base, policy, processor), Reader(reward, judge, judges_processor))
+
+    # Four are made of them; of two the language model learns, the others stay what they are.
     models = Models(policy, copy.deepcopy(policy), copy.deepcopy(judge), judge)
     for frozen in (models.reference, models.reward):
         frozen.requires_grad_(False)
     for trained in (models.policy, models.critic):
         trained.freeze_vision()
+
+    # Autocast in bf16; what is not trained may be kept in it as well.
     if precision == "bf16":
         for model in vars(models).values():
             compute_in_bf16(model)
         for frozen in (models.reference, models.reward):
             keep_in_bf16(frozen)
+    computed_in = torch.bfloat16 if precision == "bf16" else torch.float32
     for model in vars(models).values():
-        use_attention(model, attention, torch.bfloat16 if precision == "bf16" else torch.float32)
+        use_attention(model, attention, computed_in)
     return models, processor
 
 
@@ -277,10 +284,11 @@ def train(
         learn_policy = step >= params.critic_warmup_steps
         numbers: dict[str, list[float]] = defaultdict(list)
         for minibatch in minibatches(params, rollouts, rng):
-            for name, value in learn(
-                params, models, vision_cache, actor, critic, minibatch, learn_policy
-            ).items():
+            learned = learn(params, models, vision_cache, actor, critic, minibatch, learn_policy)
+            for name, value in learned.items():
                 numbers[name].append(value)
+
+        # A step's numbers: of its rollouts, and the mean over its updates.
         means = {name: float(np.mean(values)) for name, values in numbers.items()}
         trainer.finish_step({**summary(rollouts), **means})
 
@@ -303,6 +311,7 @@ def learn(
 
     Every token weighs the same, in however many microbatches, on however many processes.
     """
+    # Advantages are standardised over the minibatch, of which every process has all.
     sizes = [len(rollout.returns) for rollout in rollouts]
     advantages = whiten(torch.cat([rollout.advantages for rollout in rollouts])).split(sizes)
     models.policy.train()
