@@ -449,12 +449,17 @@ class TrainPPOParams:
     """PPO, equations 2-4 of the paper."""
 
     seed: int = 0
+    processes: int = Field(default=1, gt=0)
+    """Processes on this machine that share every step: one per GPU, or on CPUs one per core at most."""
     steps: int = Field(default=50, gt=0)
     """Rollout batches."""
     batch_size: int = Field(default=256, gt=0)
     """Answers per step. Paper: 256."""
     answers_per_prompt: int = Field(default=4, gt=0)
     """Sampled together; their prompt is read once."""
+    sampling_batch_size: int = Field(default=8, gt=0)
+    """Prompts that are answered together at most, with random numbers of their own: answers are the same on any number
+    of processes, of which each takes some of a step's batches."""
     minibatch_size: int = Field(default=64, gt=0)
     """Answers per update."""
     max_tokens_per_microbatch: int = Field(default=MAX_TOKENS_PER_MICROBATCH, gt=0)
@@ -486,6 +491,14 @@ class TrainPPOParams:
     """As in `generate`."""
     gradient_checkpointing: bool = False
     """As in `train_rm`."""
+    zero: Literal[0, 1, 2] = 0
+    """As in `train_rm`, of the policy and of the critic; the weights stay whole, for answers are sampled from them."""
+    offload: Literal["none", "optimizer"] = "none"
+    """As in `train_rm`."""
+    lora: LoRAParams | None = None
+    """As in `train_rm`: adapters of the policy and of the critic, with their heads; the policy's are kept."""
+    checkpoint_every: int | None = Field(default=None, gt=0)
+    """Steps between checkpoints, from which the same stage goes on after a crash; none: it starts anew."""
     reward_clip: float = Field(default=5.0, gt=0)
     """Rewards, standardised within their domain, are clipped to this."""
     eval_prompts: int | None = Field(default=None, gt=0)
@@ -501,6 +514,12 @@ class TrainPPOParams:
                 raise ValueError(
                     f"{name} must be a multiple of answers_per_prompt ({self.answers_per_prompt})"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _shared_out(self) -> "TrainPPOParams":
+        if self.offload != "none" and self.zero < 2:
+            raise ValueError(f"offload: {self.offload!r} needs zero: 2, not {self.zero}")
         return self
 
     @model_validator(mode="after")

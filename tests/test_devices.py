@@ -23,9 +23,9 @@ from ixc.engine.scoring import score
 from ixc.engine.vision_cache import VisionCache
 from ixc.models.ixc25 import IXCPreTrainedModel
 from ixc.params import TrainPPOParams, TrainRMParams
+from ixc.rl import rollouts
 from ixc.rl.rollouts import DomainNorm, Models, roll_out, with_images
 from ixc.stages import train_ppo
-from ixc.stages.train_ppo import update
 from ixc.stages.train_rm import learn, optimizer_of
 
 READ_BY_THE_HOST = [
@@ -66,7 +66,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[Elsewhere]:
     monkeypatch.setattr(
         torch, "autocast", lambda at, **how: nullcontext() if at == "meta" else autocast(at, **how)
     )
-    for module in (sampling, train_ppo):
+    for module in (sampling, rollouts):
         monkeypatch.setattr(module, "sampler", lambda *_: random_numbers)
     with Elsewhere() as mode:
         yield mode
@@ -173,11 +173,11 @@ def test_scoring_reads_once_a_batch(
 
 
 @pytest.mark.parametrize("count", [1, 3])
-@pytest.mark.parametrize(("new_tokens", "checks"), [(5, 0), (16, 0), (40, 1)])
+@pytest.mark.parametrize(("new_tokens", "reads"), [(5, 0), (16, 0), (40, 1)])
 def test_answers_in_the_making_are_looked_at_now_and_then(
     count: int,
     new_tokens: int,
-    checks: int,
+    reads: int,
     samples: list[Sample],
     tmp_path: Path,
     elsewhere: Elsewhere,
@@ -187,9 +187,8 @@ def test_answers_in_the_making_are_looked_at_now_and_then(
         model, seen(model, samples, tmp_path), samples, count, 1.0, new_tokens, 3, seed=0
     )
     assert [len(row) for row in rows] == [count] * 3
-    assert (
-        elsewhere.reads == checks + 1
-    )  # have all ended? they have, by the 16th token; what they are
+    # have all ended? they have, by the 16th token; what they are
+    assert elsewhere.reads == reads + 1
 
 
 def test_ppo_rolls_out_and_learns(samples: list[Sample], tmp_path: Path, elsewhere: Elsewhere):
@@ -203,14 +202,13 @@ def test_ppo_rolls_out_and_learns(samples: list[Sample], tmp_path: Path, elsewhe
     )
     prompts = with_images(vision_cache, samples)
     normal = DomainNorm(params.reward_clip)
-    rollouts = roll_out(params, models, vision_cache.processor, prompts, normal, torch.Generator())
-    assert [len(rollout.rewards) for rollout in rollouts] == [2] * 3
+    rolled = roll_out(params, models, vision_cache, prompts, normal, step=0)
+    assert [len(rollout.rewards) for rollout in rolled] == [2] * 3
     before = elsewhere.reads
-    numbers = update(params, models, actor, critic, rollouts, True)
+    numbers = train_ppo.learn(params, models, vision_cache, actor, critic, rolled, True)
     assert numbers.keys() == {"policy_loss", "value_loss", "clip_fraction", "grad_norm"}
-    assert (
-        elsewhere.reads - before == 7
-    )  # of actor and critic: is it finite? the norm; and the three other numbers
+    # of actor and critic: is it finite? the norm; and the three other numbers at once
+    assert elsewhere.reads - before == 5
 
 
 def test_what_stays_on_the_cpu_is_refused(

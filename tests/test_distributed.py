@@ -33,20 +33,31 @@ def test_alone_there_is_nobody_to_wait_for():
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A base model, and pairs with pictures and without; the first is alone in having one, for a while."""
+    """A base and a reward model; pairs with images and without, the first is alone in having one, for a while; prompts
+    with an answer, half of which pairs were made of."""
     torch.manual_seed(0)
-    save(IXCForCausalLM(tiny.config(initializer_range=0.2)), tiny.processor(), tmp_path / "base")
+    base = IXCForCausalLM(tiny.config(initializer_range=0.2))
+    save(base, tiny.processor(), tmp_path / "base")
+    save(tiny.with_tower_of(tiny.reward(), base), tiny.processor(), tmp_path / "judge")
     media = [tiny.image(tmp_path, colour) for colour in ("red", "blue")]
-    pairs = [
-        tiny.pair(f"{i}?", "good", "bad " * (i % 7), [media[i % 2]] if i % 5 == 0 else [])
-        for i in range(30)
-    ]
+    prompts, pairs = [], []
+    for i in range(30):
+        images = [media[i % 2]] if i % 5 == 0 else []
+        known = {
+            "id": f"{i}?",
+            "gold": tiny.match("good"),
+            "split": "val" if i % 6 == 1 else "train",
+        }
+        prompts.append(tiny.sample(f"{i}?", images, **known))
+        pairs.append(tiny.pair(f"{i}?", "good", "bad " * (i % 7), images, prompt_id=f"{i}?"))
+    write_samples(prompts, tmp_path / "prompts.parquet")
     write_samples(pairs, tmp_path / "pairs.parquet")
     return tmp_path
 
 
 def run(folder: Path, *plan: dict[str, Any], torchrun: int = 0) -> list[Curve | None]:
-    """The curves of trainings one after another, each in its own processes; None for those that were killed."""
+    """The curves of trainings one after another, each in its own processes, and the metrics of the stage at their ends;
+    None for those that were killed."""
     start = (
         ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(torchrun)]
         if torchrun
@@ -66,9 +77,12 @@ def run(folder: Path, *plan: dict[str, Any], torchrun: int = 0) -> list[Curve | 
     return [json.loads(curve.read_text()) if curve.exists() else None for curve in curves]
 
 
-def training(name: str, processes: int, *kill: int, **options: Any) -> dict[str, Any]:
+def training(
+    name: str, processes: int, *kill: int, stage: str = "train_rm", **options: Any
+) -> dict[str, Any]:
     """An entry of a plan; `kill`: after which step, and which of the processes."""
-    return {"name": name, "processes": processes, "options": options, "kill": kill}
+    where = {"stage": stage, "name": name, "processes": processes}
+    return {**where, "options": options, "kill": kill}
 
 
 def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
@@ -134,7 +148,7 @@ def test_torchrun_starts_what_the_other_tests_fork(folder: Path):
 @pytest.mark.slow
 def test_twenty_kills_at_random_steps_change_no_curve_whoever_goes_on(folder: Path):
     rng = random.Random(0)
-    long = {"epochs": 6, "checkpoint_every": 1}
+    long: dict[str, Any] = {"epochs": 6, "checkpoint_every": 1}
     plan = [training("whole", 1, **long)]
     for step in sorted(rng.randint(1, 22) for _ in range(20)):
         processes, way = rng.choice((1, 2)), rng.choice(WAYS)
@@ -165,3 +179,35 @@ def test_a_loss_that_is_no_number_ends_all_processes_and_leaves_the_last_state(
         AssertionError, match=r"Diverged: .*the (loss|gradient's norm) is (nan|inf)"
     ):
         run(folder, bad)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "every"), [("bootstrap", 1), ("train_ppo", 1), ("train_ppo", 3)])
+def test_twenty_kills_at_random_steps_change_no_curve_of_either_stage(
+    folder: Path, stage: str, every: int
+):
+    rng = random.Random(0)
+    options = {"stage": stage, "checkpoint_every": every}
+    plan = [training("whole", 1, **options)]
+    for step in sorted(rng.randint(1, 23) for _ in range(20)):
+        processes = rng.choice((1, 2))
+        plan.append(training("killed", processes, step, rng.randrange(processes), **options))
+    wanted, *killed = run(folder, *plan)
+    assert killed == [None] * 20
+    [curve] = run(folder, training("killed", 2, **options))
+    same(curve, wanted)
+
+
+@pytest.mark.slow
+def test_ppo_learns_the_same_in_two_processes_as_in_one(folder: Path):
+    options = {"stage": "train_ppo", "steps": 6}
+    ways = [{"zero": zero} for zero in (0, 1, 2)]
+    shared = [training(f"way{i}", 2, **way, **options) for i, way in enumerate(ways)]
+    wanted, *curves = run(folder, training("alone", 1, **options), *shared)
+    for curve in curves:
+        same(curve, wanted)
+    # as many answers of as many tokens: the same rollouts, not only such as are alike
+    assert wanted is not None
+    lengths = [step["length"] for step in wanted[:-1]]
+    for curve in curves:
+        assert curve is not None and [step["length"] for step in curve[:-1]] == lengths

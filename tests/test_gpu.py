@@ -27,7 +27,7 @@ from ixc.packing.attention import (
     varlen_attention,
 )
 from ixc.params import TrainRMParams
-from ixc.rl.rollouts import token_values
+from ixc.rl.rollouts import MicroBatch, token_values
 from ixc.stages.train_rm import learn, optimizer_of
 
 pytestmark = [
@@ -180,7 +180,7 @@ def test_the_host_waits_for_nothing_in_a_pass(pooling: str, checkpointed: bool):
     def learn_from(group: PrefixGroup) -> None:
         batch = collate([group]).to(GPU)
         model.response_scores(batch, image_features).sum().backward()
-        token_values(model, batch, image_features).sum().backward()
+        token_values(model, MicroBatch(batch, image_features)).sum().backward()
 
     image = tiny.processor().ids["image"]
     for length in (300, 400):  # compiling may wait

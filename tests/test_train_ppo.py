@@ -15,10 +15,12 @@ import torch
 
 from ixc.data.samples import Sample, write_samples
 from ixc.engine.batching import OverBudget
+from ixc.engine.checkpoints import Checkpoints, History, OtherRun
 from ixc.engine.optim import Optimizer, rate
 from ixc.engine.sampling import generate
 from ixc.engine.towers import UnequalModels
 from ixc.engine.vision_cache import VisionCache
+from ixc.metrics import Log, ignore
 from ixc.models.ixc25 import (
     IXCForCausalLM,
     IXCForRewardModel,
@@ -29,23 +31,41 @@ from ixc.models.ixc25 import (
 )
 from ixc.models.ixc25.folder import save
 from ixc.models.ixc25.processing import train_tokenizer
-from ixc.params import TrainPPOParams, VisionCacheParams
+from ixc.params import LoRAParams, TrainPPOParams, VisionCacheParams
 from ixc.rl.rollouts import (
     DomainNorm,
+    MicroBatch,
     Models,
+    Question,
     Rollout,
     compute_advantages,
     judge,
+    prompts_of,
+    punish_endless,
     roll_out,
     token_log_probs,
     with_images,
 )
-from ixc.stages.train_ppo import compare, divergence, ready, run, train, update
+from ixc.stages import train_ppo
+from ixc.stages.train_ppo import compare, divergence, learn, ready, run
 
 END = tiny.processor().ids["turn_end"]
 SMALL = TrainPPOParams(
     steps=1, batch_size=8, minibatch_size=8, max_new_tokens=4, critic_warmup_steps=0
 )
+
+
+def train(
+    params: TrainPPOParams,
+    models: Models,
+    vision_cache: VisionCache,
+    samples: list[Sample],
+    rng: random.Random,
+    log: Log = ignore,
+) -> History:
+    """A training without states."""
+    checkpoints = Checkpoints(vision_cache.root / "state", {})
+    return train_ppo.train(params, models, vision_cache, samples, rng, log, checkpoints)
 
 
 def test_credit_by_hand():
@@ -101,25 +121,29 @@ def test_standardised_rewards_are_clipped_and_equal_ones_are_no_news():
     )
 
 
-def test_an_answer_without_an_end_gets_the_lowest_reward_of_the_batch(tmp_path: Path):
-    model = tiny.reward()
-    prompts = with_images(
-        tiny.vision_cache(model, tmp_path), [tiny.sample("Hi."), tiny.sample("Who?")]
-    )
-    said = [[[40, END], [41, 42, 43]], [[44, END], [45, END]]]
-    with torch.no_grad():
-        got = judge(SMALL, model, tiny.processor(), prompts, said)
-        ended = judge(
-            SMALL, model, tiny.processor(), prompts, [[[40, END], [41, 42, END]], said[1]]
-        )
-    assert got[0, 1] == got.min()
-    assert torch.equal(got[[0, 1, 1], [0, 0, 1]], ended[[0, 1, 1], [0, 0, 1]])
+def test_an_answer_without_an_end_gets_the_lowest_reward_of_the_batch():
+    # the third answer never ends, however well it is liked
+    rewards = torch.tensor([[1.0, -2.0], [5.0, 3.0]])
+    got = punish_endless(rewards, torch.tensor([[True, True], [False, True]]))
+    torch.testing.assert_close(got, torch.tensor([[1.0, -2.0], [-2.0, 3.0]]))
+
+
+def test_an_answer_ends_with_its_turn_or_with_eos():
+    processor, eos = tiny.processor(), tiny.processor().ids["eos"]
+    endings = [[40, END], [40, eos], [40, 41]]
+    assert [processor.has_ended(processor.as_turn(ids)) for ids in endings] == [True, True, False]
+    assert processor.as_turn([40, eos]) == [40, END]
+
+
+def alone(group: PrefixGroup, features: torch.Tensor | None = None) -> MicroBatch:
+    """A group by itself."""
+    return MicroBatch(collate([group]), features)
 
 
 @torch.no_grad()
 def test_log_probabilities_are_those_of_the_plain_forward_pass():
     model, group = tiny.causal(), PrefixGroup([1, 30], [[40, 41], [50]])
-    got = token_log_probs(model, collate([group]), None)
+    got = token_log_probs(model, alone(group))
     logits = without(model(torch.tensor([[1, 30, 40, 41]])).logits, model.unsampled).log_softmax(
         -1
     )[0]
@@ -152,17 +176,17 @@ def test_the_log_probabilities_of_an_answer_are_those_it_was_sampled_with(
     )
     vision_cache = tiny.vision_cache(models.reference, tmp_path)
     prompts = with_images(vision_cache, questions(tmp_path)[:1])
-    normal, generator = DomainNorm(params.reward_clip), torch.Generator().manual_seed(4)
-    [rollout] = roll_out(params, models, vision_cache.processor, prompts, normal, generator)
+    normal = DomainNorm(params.reward_clip)
+    [rollout] = roll_out(params, models, vision_cache, prompts, normal, step=4)
     [[*ids]] = rollout.group.responses
     wanted = torch.stack([log_probs[0, id_] for log_probs, id_ in zip(drawn, ids, strict=True)])
     torch.testing.assert_close(rollout.log_probs, wanted, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(rollout.reference_log_probs, wanted, rtol=1e-4, atol=1e-5)
-    numbers, _ = gradients(
-        params, models, [rollout]
-    )  # the ratio too is 1 where nothing has been learned
+    # the ratio too is 1 where nothing has been learned
+    numbers, _ = gradients(params, models, vision_cache, [rollout])
     assert numbers["clip_fraction"] == 0
-    warm = token_log_probs(models.policy, collate([rollout.group]), prompts[0].images[0], 1.0)
+    assert prompts[0].images is not None
+    warm = token_log_probs(models.policy, alone(rollout.group, prompts[0].images[0]), 1.0)
     assert not torch.allclose(warm, wanted, rtol=0.05)
 
 
@@ -173,8 +197,8 @@ def test_the_divergence_is_that_at_the_sampling_temperature(
     vision_cache, sample = tiny.vision_cache(models.reference, tmp_path), tiny.sample("Who?")
     with torch.no_grad():
         models.policy.output.weight.mul_(2)  # at temperature 2 it is what the base is at 1
-    batch = collate([PrefixGroup(vision_cache.prompt(sample), [[40, 41], [42]])])
-    cold, warm = (token_log_probs(models.reference, batch, None, t) for t in (1.0, 2.0))
+    batch = alone(PrefixGroup(vision_cache.prompt(sample), [[40, 41], [42]]))
+    cold, warm = (token_log_probs(models.reference, batch, t) for t in (1.0, 2.0))
     got = divergence(
         replace(SMALL, temperature=2.0), models, vision_cache, [sample], [[[40, 41], [42]]]
     )
@@ -261,10 +285,10 @@ def test_either_schedule_runs_its_course_over_its_own_updates(
         made.append(Recorded(*given, **options))
         return made[-1]
 
-    monkeypatch.setattr("ixc.stages.train_ppo.Optimizer", record)
+    monkeypatch.setattr("ixc.engine.trainer.Optimizer", record)
     vision_cache = tiny.vision_cache(models.reference, tmp_path)
     params = replace(SMALL, steps=4, minibatch_size=4, epochs=2, critic_warmup_steps=3)
-    train(params, models, vision_cache, questions(tmp_path), random.Random(0), lambda m, i: None)
+    train(params, models, vision_cache, questions(tmp_path), random.Random(0))
     actor, critic = (optimizer.rates for optimizer in made)
     assert (len(actor), len(critic)) == (4, 16)  # 2 minibatches, 2 epochs, of 1 step and of 4
     for rates in (actor, critic):
@@ -344,21 +368,19 @@ def passes_of_layers(model: IXCPreTrainedModel) -> Iterator[list[int]]:
         hook.remove()
 
 
-def rolled_out(params: TrainPPOParams, models: Models, root: Path) -> list[Rollout]:
+def rolled_out(params: TrainPPOParams, models: Models, vision_cache: VisionCache) -> list[Rollout]:
     """Answers to all questions, from a fresh sampler."""
-    vision_cache = tiny.vision_cache(models.reference, root)
-    prompts = with_images(vision_cache, questions(root))
-    normal, generator = DomainNorm(params.reward_clip), torch.Generator().manual_seed(0)
-    return roll_out(params, models, vision_cache.processor, prompts, normal, generator)
+    prompts = prompts_of(vision_cache, questions(vision_cache.root))
+    return roll_out(params, models, vision_cache, prompts, DomainNorm(params.reward_clip), step=0)
 
 
 def gradients(
-    params: TrainPPOParams, models: Models, rollouts: list[Rollout]
+    params: TrainPPOParams, models: Models, vision_cache: VisionCache, rollouts: list[Rollout]
 ) -> tuple[dict[str, float], Models]:
     """An update's numbers, and models that hold its gradients."""
     models = copy.deepcopy(models)
     actor, critic = (Still(model.parameters(), 1.0, 1) for model in (models.policy, models.critic))
-    return update(params, models, actor, critic, rollouts, learn_policy=True), models
+    return learn(params, models, vision_cache, actor, critic, rollouts, learn_policy=True), models
 
 
 def test_an_update_in_many_passes_is_the_update_in_one(folders: tuple[Path, Path], tmp_path: Path):
@@ -368,17 +390,17 @@ def test_an_update_in_many_passes_is_the_update_in_one(folders: tuple[Path, Path
             weights.add_(
                 0.03 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(1))
             )
-    rollouts = rolled_out(SMALL, models, tmp_path)
+    vision_cache = tiny.vision_cache(models.reference, tmp_path)
+    rollouts = rolled_out(SMALL, models, vision_cache)
     for rollout in rollouts:
         rollout.log_probs += 0.4 * torch.randn(
             rollout.log_probs.shape, generator=torch.Generator().manual_seed(2)
         )
-    numbers, wanted = gradients(SMALL, models, rollouts)
+    numbers, wanted = gradients(SMALL, models, vision_cache, rollouts)
     assert 0 < numbers["clip_fraction"] < 1
     with passes_of(models.policy, models.critic) as sizes:
-        got_numbers, got = gradients(
-            replace(SMALL, max_tokens_per_microbatch=150), models, rollouts
-        )
+        fewer = replace(SMALL, max_tokens_per_microbatch=150)
+        got_numbers, got = gradients(fewer, models, vision_cache, rollouts)
     assert len(sizes) > 4 and max(sizes) <= 150
     assert got_numbers == pytest.approx(numbers, rel=1e-5, abs=1e-6)
     for name in ("policy", "critic"):
@@ -391,20 +413,19 @@ def test_a_rollout_in_many_passes_is_the_rollout_in_one(
     folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     models, _ = ready(*folders)
-    wanted = rolled_out(SMALL, models, tmp_path)
-    monkeypatch.setattr(
-        "ixc.rl.rollouts.sample_completions",
-        lambda *_: [rollout.group.responses for rollout in wanted],
-    )
-    for got, rollout in zip(
-        rolled_out(replace(SMALL, max_tokens_per_microbatch=150), models, tmp_path),
-        wanted,
-        strict=True,
-    ):
+    vision_cache = tiny.vision_cache(models.reference, tmp_path)
+    rollouts = rolled_out(SMALL, models, vision_cache)
+    responses = {tuple(rollout.prompt.prompt.ids): rollout.group.responses for rollout in rollouts}
+
+    def sampled(params: Any, policy: Any, prompts: list[Question], generator: Any) -> list[Any]:
+        return [responses[tuple(question.prompt.ids)] for question in prompts]
+
+    monkeypatch.setattr("ixc.rl.rollouts.sample_completions", sampled)
+    fewer = replace(SMALL, max_tokens_per_microbatch=150)
+    for got, rollout in zip(rolled_out(fewer, models, vision_cache), rollouts, strict=True):
         for name in ("log_probs", "reference_log_probs", "rewards", "advantages", "returns"):
-            torch.testing.assert_close(
-                getattr(got, name), getattr(rollout, name), rtol=1e-4, atol=1e-5
-            )
+            mine, wanted = getattr(got, name), getattr(rollout, name)
+            torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_no_pass_of_the_four_models_exceeds_its_tokens(folders: tuple[Path, Path], tmp_path: Path):
@@ -412,7 +433,7 @@ def test_no_pass_of_the_four_models_exceeds_its_tokens(folders: tuple[Path, Path
     samples, vision_cache = questions(tmp_path), tiny.vision_cache(models.reference, tmp_path)
     params = replace(SMALL, batch_size=32, minibatch_size=16, max_tokens_per_microbatch=150)
     with passes_of(*vars(models).values()) as sizes:
-        train(params, models, vision_cache, samples, random.Random(0), lambda m, i: None)
+        train(params, models, vision_cache, samples, random.Random(0))
         compare(params, models, vision_cache, [replace(s, gold=tiny.match("me")) for s in samples])
     assert 100 < max(sizes) <= 150
 
@@ -454,7 +475,7 @@ def test_log_probabilities_part_by_part_are_the_same_and_so_are_their_gradients(
             tiny.causal(),
             [PrefixGroup([1, 30], [[40, 41], [50, 51, 52]]), PrefixGroup([1], [[60, 61]])],
         )
-        log_probs = token_log_probs(model, collate(groups), None)
+        log_probs = token_log_probs(model, MicroBatch(collate(groups), None))
         (log_probs * torch.arange(1.0, 8.0)).sum().backward()
         return log_probs.detach(), {name: p.grad for name, p in model.named_parameters()}
 
@@ -511,7 +532,7 @@ def test_the_norm_of_either_gradient_is_limited(
     )
     vision_cache = tiny.vision_cache(models.reference, tmp_path)
     params = replace(SMALL, max_grad_norm=0.25)
-    train(params, models, vision_cache, questions(tmp_path), random.Random(0), lambda m, i: None)
+    train(params, models, vision_cache, questions(tmp_path), random.Random(0))
     assert limits == [0.25, 0.25]
 
 
@@ -551,13 +572,14 @@ def test_what_is_frozen_takes_half_the_memory_and_says_the_same(
     assert reference == {torch.bfloat16}
     [prompt] = with_images(tiny.vision_cache(models.reference, tmp_path), questions(tmp_path)[:1])
     [kept] = with_images(tiny.vision_cache(models.policy, tmp_path), questions(tmp_path)[:1])
+    assert prompt.images is not None and kept.images is not None
     assert torch.equal(prompt.images[0], kept.images[0])
-    layout, shown = collate([PrefixGroup(prompt.prompt, [[40, 41], [50]])]), prompt.images[0]
+    group, features = PrefixGroup(prompt.prompt, [[40, 41], [50]]), prompt.images[0]
     with torch.no_grad():
         reference, policy = (
-            token_log_probs(m, layout, shown) for m in (models.reference, models.policy)
+            token_log_probs(m, alone(group, features)) for m in (models.reference, models.policy)
         )
-        exact = token_log_probs(ready(*folders)[0].policy, layout, shown.float())
+        exact = token_log_probs(ready(*folders)[0].policy, alone(group, features.float()))
     assert torch.equal(reference, policy) and not torch.equal(policy, exact)
     torch.testing.assert_close(policy, exact, rtol=0.05, atol=0.05)
 
@@ -575,7 +597,7 @@ def test_a_image_of_a_step_passes_the_tower_once_for_all_models(
         SMALL, batch_size=32, minibatch_size=8, epochs=2, max_tokens_per_microbatch=150
     )
     drawn = random.Random(3).choices(samples, k=8)
-    train(params, models, vision_cache, samples, random.Random(3), lambda m, i: None)
+    train(params, models, vision_cache, samples, random.Random(3))
     distinct = {media.sha256 for s in (samples if memory_gb else drawn) for media in s.media}
     assert vision_cache.num_encoded == len(distinct)
 
@@ -689,15 +711,15 @@ def test_the_divergence_from_the_base_by_hand(folders: tuple[Path, Path], tmp_pa
     words = 280 - len(models.policy.unsampled)
     assert words == 264  # the tokenizer has 269; of seven control tokens two end an answer
     got = divergence(SMALL, models, vision_cache, [sample], [[[40, 41], [42]]])
-    said = token_log_probs(
-        models.reference,
-        collate([PrefixGroup(vision_cache.prompt(sample), [[40, 41], [42]])]),
-        None,
-    )
-    assert got == pytest.approx(-math.log(words) - said.mean().item(), rel=1e-5)
+    group = PrefixGroup(vision_cache.prompt(sample), [[40, 41], [42]])
+    log_probs = token_log_probs(models.reference, alone(group))
+    assert got == pytest.approx(-math.log(words) - log_probs.mean().item(), rel=1e-5)
 
 
-def test_the_stage_writes_a_chat_model_that_answers(folders: tuple[Path, Path], tmp_path: Path):
+@pytest.mark.parametrize("lora", [None, LoRAParams(rank=2)])
+def test_the_stage_writes_a_chat_model_that_answers(
+    folders: tuple[Path, Path], tmp_path: Path, lora: LoRAParams | None
+):
     prompts = [
         tiny.sample("a", [tiny.image(tmp_path, "red")], gold=tiny.match("x")),
         tiny.sample("b", gold=tiny.match("x")),
@@ -712,6 +734,7 @@ def test_the_stage_writes_a_chat_model_that_answers(folders: tuple[Path, Path], 
         max_new_tokens=3,
         critic_warmup_steps=0,
         vision_cache=VisionCacheParams(disk=str(tmp_path / "store")),
+        lora=lora,
     )
     curve: list[dict[str, float]] = []
     metrics = run(
@@ -728,9 +751,73 @@ def test_the_stage_writes_a_chat_model_that_answers(folders: tuple[Path, Path], 
         len(curve) == 2
         and {"reward", "kl", "length", "policy_loss", "value_loss"} <= curve[1].keys()
     )
+    assert (tmp_path / "chat" / "adapter").is_dir() == (lora is not None)
     chat = IXCForCausalLM.from_pretrained(tmp_path / "chat")
     said = generate(chat, tiny.vision_cache(chat, tmp_path), prompts, 2, 1.0, 3, 3, seed=0)
     assert [len(row) for row in said] == [2, 2, 2]
     assert not torch.equal(
         chat.output.weight, IXCForCausalLM.from_pretrained(folders[0]).output.weight
     )
+
+
+class Killed(BaseException):
+    """What a kill is to the code."""
+
+
+def test_a_killed_training_ends_in_exactly_the_numbers_of_one_that_was_not(
+    folders: tuple[Path, Path], tmp_path: Path
+):
+    samples = [tiny.sample("a", [tiny.image(tmp_path, "red")]), tiny.sample("b"), tiny.sample("c")]
+    write_samples([*samples, tiny.sample("d", gold=tiny.match("x"), split="val")], tmp_path / "q")
+    write_samples([tiny.pair(i, "x", "y", id=f"{i}#0", prompt_id=i) for i in "abc"], tmp_path / "p")
+
+    def trained(name: str, kill_after: int | None = None, **options: Any) -> list[Any]:
+        curve: list[Any] = []
+
+        def log(numbers: dict[str, float], step: int) -> None:
+            assert step == len(curve)
+            curve.append(numbers)
+            if step + 1 == kill_after:
+                raise Killed
+
+        sizes: dict[str, Any] = {"steps": 5, "critic_warmup_steps": 1, "sampling_batch_size": 1}
+        params = replace(SMALL, minibatch_size=4, checkpoint_every=2, **(sizes | options))
+        paths = tmp_path / "q", tmp_path / "p", tmp_path, *folders, tmp_path / name
+        return [*curve, run(params, *paths, log=log)]
+
+    whole = trained("whole")
+    for step in (3, 5):
+        with pytest.raises(Killed):
+            trained("killed", kill_after=step)
+    with pytest.raises(OtherRun, match=r"clip was 0.2, is 0.3; set it back"):
+        trained("killed", clip=0.3)
+    assert trained("killed") == whole
+    files = [tmp_path / name / "model.safetensors" for name in ("whole", "killed")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert not (tmp_path / ".killed.checkpoints").exists()
+
+
+def test_answers_are_the_same_however_many_processes_share_the_batches(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Each of two processes answers some batches; together they have what one alone has, to the last digit."""
+    models, _ = ready(*folders)
+    params = replace(SMALL, sampling_batch_size=2)
+    vision_cache = tiny.vision_cache(models.reference, tmp_path)
+    wanted = rolled_out(params, models, vision_cache)
+
+    parts: list[Any] = []
+    monkeypatch.setattr("ixc.rl.rollouts.distributed.gathered", lambda own: parts.append(own) or [])
+    for rank in range(2):
+        share = slice(rank, None, 2)
+        monkeypatch.setattr(
+            "ixc.rl.rollouts.my_share", lambda costs, s=share: [*range(len(costs))][s]
+        )
+        with pytest.raises(KeyError):  # the other's answers are missing
+            rolled_out(params, models, vision_cache)
+    assert not parts[0].keys() & parts[1].keys()
+    answers = parts[0] | parts[1]
+    for i, rollout in enumerate(wanted):
+        assert answers[i].responses == rollout.group.responses
+        assert torch.equal(answers[i].log_probs, rollout.log_probs)
+        assert torch.equal(answers[i].reference_log_probs, rollout.reference_log_probs)

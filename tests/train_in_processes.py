@@ -1,9 +1,10 @@
-"""What the processes of `test_distributed` run: trainings one after another, each killed at some step if asked to be.
+"""What the processes of `test_distributed` run: trainings one after another, each killed at some step or not.
 
 python tests/train_in_processes.py FOLDER PLAN      every training in as many forked processes as it says
 torchrun ... tests/train_in_processes.py FOLDER PLAN       these processes are the training's, and there is but one
 
-PLAN is a JSON list of {"name": ..., "processes": ..., "options": {...}, "kill": [after this step, this rank]}.
+PLAN is a JSON list of {"stage": ..., "name": ..., "processes": ..., "options": {...}, "kill": [after this step, this
+rank]}.
 """
 
 import json
@@ -18,15 +19,76 @@ from typing import Any
 
 from ixc.engine import distributed
 from ixc.engine.zero import import_deepspeed
-from ixc.params import TrainRMParams
-from ixc.stages import train_rm
+from ixc.metrics import Log
+from ixc.params import BootstrapParams, TrainPPOParams, TrainRMParams
+from ixc.stages import bootstrap, train_ppo, train_rm
 
-USUAL = {"epochs": 2, "batch_size": 8, "max_tokens_per_microbatch": 400, "learning_rate": 5e-3}
-WATCHED = {"checkpoint_every": 2, "held_out": 0.2, "validate_every": 2}
+ARCHITECTURE = {
+    "vocab_size": 320,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "plora_rank": 2,
+    "initializer_range": 0.1,
+    "tile_size": 28,
+    "patch_size": 14,
+    "vision_hidden_size": 8,
+    "vision_intermediate_size": 12,
+    "vision_num_hidden_layers": 1,
+    "vision_num_attention_heads": 1,
+}
+USUAL: dict[str, dict[str, Any]] = {
+    "bootstrap": {
+        "architecture": ARCHITECTURE,
+        "steps": 24,
+        "batch_size": 3,
+        "learning_rate": 1e-2,
+        "noise": 0.5,
+        "noise_from": 0.5,
+        "checkpoint_every": 2,
+    },
+    "train_rm": {
+        "epochs": 2,
+        "batch_size": 8,
+        "max_tokens_per_microbatch": 400,
+        "learning_rate": 5e-3,
+        "checkpoint_every": 2,
+        "held_out": 0.2,
+        "validate_every": 2,
+    },
+    "train_ppo": {
+        "steps": 24,
+        "batch_size": 12,
+        "answers_per_prompt": 2,
+        "minibatch_size": 6,
+        "sampling_batch_size": 2,
+        "max_new_tokens": 3,
+        "learning_rate": 1e-3,
+        "critic_learning_rate": 1e-3,
+        "eval_samples": 1,
+        "checkpoint_every": 2,
+    },
+}
 
 
-def train(root: Path, name: str, options: dict[str, Any], kill: list[int]) -> None:
-    """One training; the first of its processes keeps the curve."""
+def run(stage: str, root: Path, name: str, options: dict[str, Any], log: Log) -> dict[str, Any]:
+    """A training on what the test has put into `root`; its model is called `name`."""
+    given: dict[str, Any] = {**USUAL[stage], **options}
+    prompts, pairs, base, model = (
+        root / place for place in ("prompts.parquet", "pairs.parquet", "base", name)
+    )
+    if stage == "bootstrap":
+        return bootstrap.run(BootstrapParams(**given), prompts, root, model, log=log)
+    if stage == "train_rm":
+        return train_rm.run(TrainRMParams(**given), pairs, root, base, model, log=log)
+    params = TrainPPOParams(**given)
+    return train_ppo.run(params, prompts, pairs, root, base, root / "judge", model, log=log)
+
+
+def train(stage: str, root: Path, name: str, options: dict[str, Any], kill: list[int]) -> None:
+    """One training; the first of its processes keeps the curve, and the metrics of the stage at its end."""
     curve: list[dict[str, float]] = []
 
     def log(numbers: dict[str, float], step: int) -> None:
@@ -34,10 +96,10 @@ def train(root: Path, name: str, options: dict[str, Any], kill: list[int]) -> No
         if [step + 1, distributed.rank()] == kill:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    params = TrainRMParams(**{**USUAL, **WATCHED, **options})
-    train_rm.run(params, root / "pairs.parquet", root, root / "base", root / name, log=log)
+    metrics = run(stage, root, name, options, log)
+    metrics.pop("padding_share", None)  # it depends on how many processes there are
     if distributed.rank() == 0:
-        (root / f"{name}.json").write_text(json.dumps(curve))
+        (root / f"{name}.json").write_text(json.dumps([*curve, metrics]))
 
 
 def as_rank(rank: int, processes: int, port: int, *run: Any) -> None:
@@ -48,7 +110,7 @@ def as_rank(rank: int, processes: int, port: int, *run: Any) -> None:
 
 
 def together(
-    processes: int, root: Path, name: str, options: dict[str, Any], kill: list[int]
+    processes: int, stage: str, root: Path, name: str, options: dict[str, Any], kill: list[int]
 ) -> None:
     """Start the processes; when one of them dies, end the others, as torchrun would."""
     with socket.socket() as taken:
@@ -56,7 +118,7 @@ def together(
         port = taken.getsockname()[1]
     fork = multiprocessing.get_context("fork")
     ranks = [
-        fork.Process(target=as_rank, args=(rank, processes, port, root, name, options, kill))
+        fork.Process(target=as_rank, args=(rank, processes, port, stage, root, name, options, kill))
         for rank in range(processes)
     ]
     for each in ranks:
@@ -76,7 +138,8 @@ if __name__ == "__main__":
     if any(each["options"].get("zero", 0) >= 2 for each in plan):
         import_deepspeed()
     for each in plan:
-        arguments = (folder, each["name"], each["options"], each.get("kill", []))
+        kill = each.get("kill", [])
+        arguments = (each["stage"], folder, each["name"], each["options"], kill)
         if "RANK" in os.environ:
             train(*arguments)
         else:

@@ -93,6 +93,7 @@ class Checkpoints:
         if distributed.rank() or not hasattr(os, "posix_fallocate"):
             return
         what = f"{self.folder}: {size / GB:.2f} GB for the trained model"
+        # A full disk is found out now, and not after days of training.
         with self.saving(what), replacing(self.reserved) as part, part.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, size)
 
@@ -140,6 +141,7 @@ class Checkpoints:
         self.wait()
         if distributed.rank():
             return
+        # The next step changes the tensors while a thread still writes them.
         progress = copied(state.progress)
         metadata = {
             "about": self.about,
@@ -154,6 +156,7 @@ class Checkpoints:
     def _write(
         self, new: Path, weights: dict[str, Tensor], progress: dict[str, Any], metadata: str
     ) -> None:
+        # The state before stays until the new one is whole.
         older = self.states()
         with self.saving(new), replacing_folder(new) as part:
             save_file(weights, part / WEIGHTS)
@@ -195,6 +198,7 @@ class Checkpoints:
 
     def _check(self, state: Path) -> None:
         about = json.loads((state / METADATA).read_text())["about"]
+        # Keys that are new or gone differ too.
         keys = sorted(key for key in {*about, *self.about} if about.get(key) != self.about.get(key))
         if keys:
             changes = ", ".join(

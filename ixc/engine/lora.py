@@ -89,6 +89,7 @@ def adapter_of(model: VisionLanguageModel, base: Path) -> Adapter | None:
     layers = {name: part for name, part in model.named_modules() if id(part) in with_adapter}
     if not layers:
         return None
+    # Everything that is trained: adapters by PEFT's names for them, heads as modules that are saved whole.
     weights: dict[str, Tensor] = {}
     heads: set[str] = set()
     for name, weight in trained(model).items():
@@ -97,6 +98,7 @@ def adapter_of(model: VisionLanguageModel, base: Path) -> Adapter | None:
         for ours, theirs in NAMES.items():
             name = name.replace(ours, theirs)  # noqa: PLW2901
         weights[PREFIX + name] = copied(weight)
+    # All adapters are of one rank.
     lora: Any = next(iter(layers.values())).lora
     rank = lora.down.out_features
     config = {

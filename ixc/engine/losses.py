@@ -79,10 +79,12 @@ def generalized_advantages(
 
     Source: arXiv:2501.12368, eq. 2; GAE, arXiv:1506.02438.
     """
+    # Padding counts for nothing, whatever stands there.
     real = torch.arange(rewards.shape[1], device=rewards.device) < lengths[:, None]
     rewards, values = rewards * real, values * real
     later, advantage = torch.zeros_like(rewards[:, 0]), torch.zeros_like(rewards[:, 0])
     advantages = torch.zeros_like(rewards)
+    # From the last token back: `later` is the value after token t, `advantage` that of the token after it.
     for t in reversed(range(rewards.shape[1])):
         delta = rewards[:, t] + gamma * later - values[:, t]
         advantage = (delta + gamma * lam * advantage) * real[:, t]

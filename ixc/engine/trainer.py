@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ixc.engine import distributed
 from ixc.engine.batching import microbatches
@@ -21,6 +21,7 @@ from ixc.engine.optim import Diverged, MuonOptimizer, Optimizer
 from ixc.engine.zero import ShardedOptimizer
 from ixc.io.files import track
 from ixc.metrics import Log
+from ixc.models.base import VisionLanguageModel
 
 NAMED = 8
 """Rows that an error names."""
@@ -92,18 +93,16 @@ class Trainer:
         """Go on from the newest state, if there is one; its numbers are logged again."""
         if (state := self.checkpoints.load()) is None:
             return
+
+        # The weights first: ZeRO's optimizers have a copy of them.
         for name, learner in self.learners.items():
-            prefix = f"{name}/"
-            weights = {
-                key.removeprefix(prefix): value
-                for key, value in state.weights.items()
-                if key.startswith(prefix)
-            }
-            learner.optimizer.restore(learner.model, weights)
+            learner.optimizer.restore(learner.model, _of_model(name, state.weights))
             learner.optimizer.load_state_dict(state.progress["optimizers"][name])
         for name, statistics in self.statistics.items():
             statistics.load_state_dict(state.progress["statistics"][name])
         _set_random(state.progress["random"], self.rng)
+
+        # A curve is whole in the run that ends it, whichever began it.
         self.history = state.history
         for step, numbers in enumerate(self.history):
             self.log(numbers, step)
@@ -127,10 +126,12 @@ class Trainer:
     def _save(self) -> None:
         """Begin to write the state of now; main memory never holds two."""
         self.checkpoints.wait()
+
+        # What is shared out among the processes comes together in the first, whatever shares it out.
         weights, optimizers = {}, {}
         for name, learner in self.learners.items():
-            trained = learner.optimizer.weights(learner.model)
-            weights |= {f"{name}/{key}": value for key, value in trained.items()}
+            for key, value in learner.optimizer.weights(learner.model).items():
+                weights[f"{name}/{key}"] = value
             optimizers[name] = learner.optimizer.state_dict()
         statistics = {name: each.state_dict() for name, each in self.statistics.items()}
         progress = {
@@ -169,8 +170,16 @@ class Trainer:
         return min(values[-patience:]) >= min(values[:-patience])
 
 
+def _of_model(name: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A model's own weights in those of all."""
+    prefix = f"{name}/"
+    return {
+        key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)
+    }
+
+
 def make_optimizer(
-    model: Any,
+    model: VisionLanguageModel,
     learning_rate: float,
     steps: int,
     *,
@@ -207,6 +216,7 @@ def update(optimizer: Optimizer, batches: Sequence[Sequence[str]]) -> dict[str, 
     try:
         return optimizer.update()
     except Diverged as error:
+        # A bad loss has its microbatch; a bad gradient may be any one's.
         suspects = [batches[number] for number in error.backwards] or batches
         ids = [row for batch in suspects for row in batch]
         raise Diverged(f"{_names(ids)}: {error}", error.backwards) from error
@@ -239,6 +249,7 @@ def share(rows: Sequence[int], lengths: Sequence[int], max_tokens: int, in_step:
         in_step: every microbatch is computed by all processes together, as under ZeRO-2 and 3; a process that has
             nothing left reads the shortest row once more.
     """
+    # Every process can tell what the others have.
     world_size = distributed.world_size()
     everyones = [
         microbatches(rows, lengths, max_tokens, rank, world_size) for rank in range(world_size)
@@ -260,6 +271,7 @@ def _random(rng: random.Random | None) -> dict[str, Any]:
 
 def _set_random(state: dict[str, Any], rng: random.Random | None) -> None:
     torch.set_rng_state(state["cpu"])
+    # On a machine with other GPUs there is nothing to go on from.
     if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
         torch.cuda.set_rng_state_all(state["cuda"])
     if rng is not None:

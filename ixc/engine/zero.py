@@ -52,12 +52,15 @@ class ShardedOptimizer(Optimizer):
         self.hooks = model.use_all_weights(self._note_image)
 
     def _config(self, offload: str, smallest: int) -> dict[str, Any]:
+        # Small weights, such as norms, stay whole on every process.
         zero: dict[str, Any] = {"stage": self.stage, "stage3_param_persistence_threshold": smallest}
         memory = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
         if offload != "none":
             zero["offload_optimizer"] = memory
         if offload == "weights":
             zero["offload_param"] = memory
+
+        # Accumulation and the optimizer are ours; DeepSpeed shares out and clips.
         return {
             "train_micro_batch_size_per_gpu": 1,
             "managed_gradient_accumulation": False,
@@ -111,6 +114,7 @@ class ShardedOptimizer(Optimizer):
 
     def _update(self) -> float:
         """DeepSpeed, too, leaves all weights as they are where the norm is no number, and calls it infinite."""
+        # Partial LoRA rests where no process had an image.
         seen = torch.tensor(float(self.images_seen), device=self.engine.device)
         images = distributed.summed(seen) > 0
         self.adamw.param_groups[-1]["rest"] = len(self.adamw.param_groups) > 1 and not images
@@ -120,6 +124,7 @@ class ShardedOptimizer(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """As a plain AdamW's, parameter by parameter; one that was never updated has none."""
+        # DeepSpeed lays a group's weights end to end: steps are counted by group.
         steps = {
             self._group(i): self.adamw.state[shard]["step"].cpu()
             for i, shard in enumerate(self._shards)
@@ -129,6 +134,7 @@ class ShardedOptimizer(Optimizer):
             if (step := steps[self._group_of(parameter)]) > 0:
                 moments = {key: self._moment(parameter, key) for key in MOMENTS}
                 state[number] = {"step": step.clone(), **moments}
+        # As one group, which is what an optimizer that works alone has.
         group = {key: value for key, value in self.adamw.param_groups[0].items() if key != "rest"}
         group["params"] = list(range(len(self.parameters)))
         return {
@@ -184,6 +190,8 @@ class ShardedOptimizer(Optimizer):
         """An ordinary model, its language model and head in main memory."""
         whole = self._whole(dict(self.parts.named_parameters()))
         self.engine.destroy()
+
+        # The first process has the whole weights; the others' are of no use any more.
         for hook in self.hooks:
             hook.remove()
         for name, value in whole.items():

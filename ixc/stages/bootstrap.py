@@ -77,6 +77,7 @@ def learn(
     model.to(distributed.device())
     use_attention(model, params.attention)
 
+    # Beside the model, until it is whole.
     folder = base.with_name(f".{base.name}.checkpoints")
     with Checkpoints(folder, about(params, samples), lineage) as checkpoints:
         history = train(params, model, processor, samples, media, rng, log, checkpoints)
@@ -84,6 +85,7 @@ def learn(
         with checkpoints.saving(base):
             save(model, processor, base)
     checkpoints.remove()
+    # One step's loss is noise.
     last = [numbers["loss"] for numbers in history[-50:]]
     return {
         "loss": sum(last) / len(last),
@@ -182,6 +184,7 @@ def train(
         features = model.encode_images(tiles)
         layout = collate(packed).to(model.device)
 
+        # One loss of all processes' tokens together.
         loss = answer_loss(model, layout, torch.cat(features) if features else None)
         optimizer.backward(loss)
         rates = update(optimizer, [[sample.id for place in mine for sample in batch[place]]])
@@ -217,6 +220,7 @@ def conversations(samples: Sequence[Sample], most: int = 5) -> list[Conversation
 
     Texts, which are longer, come in threes, so that rows are of like length and little is padding.
     """
+    # A sample that shows several images, or names one by a placeholder, shares its prefix with nobody.
     groups: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         alone = len(sample.media) > 1 or PLACEHOLDER in sample.prompt[-1].content

@@ -9,7 +9,8 @@ their averages differ), and an answer that never ends scores as the worst of its
 import copy
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,25 +18,31 @@ import torch
 
 from ixc.data.samples import BadRecord, Sample, balanced, read_samples, verifiable
 from ixc.engine import distributed
-from ixc.engine.batching import refuse_larger
+from ixc.engine.batching import my_share, refuse_larger
+from ixc.engine.checkpoints import Checkpoints, History, digest, digest_of
+from ixc.engine.lora import adapter_of, add_lora, merge_lora
 from ixc.engine.losses import policy_loss, value_loss, whiten
 from ixc.engine.optim import Optimizer, seed_everything
-from ixc.engine.sampling import generate, sampler
+from ixc.engine.sampling import generate
 from ixc.engine.scoring import score
 from ixc.engine.towers import Reader, refuse_unequal
+from ixc.engine.trainer import Learner, Trainer, make_optimizer, share, update
 from ixc.engine.vision_cache import VisionCache
-from ixc.io.files import track
-from ixc.metrics import Log, Metrics, ignore
+from ixc.metrics import Lineage, Log, Metrics, ignore
 from ixc.models import load_policy, load_scorer, save
 from ixc.models.base import Processor
 from ixc.models.kernels import refuse_attention, use_attention
+from ixc.packing.attention import to_device
 from ixc.packing.layout import PrefixGroup
 from ixc.params import AttentionName, Precision, TrainPPOParams
 from ixc.rl.rollouts import (
     DomainNorm,
     Models,
     Rollout,
+    load_images,
+    microbatch,
     microbatches,
+    prompts_of,
     roll_out,
     token_log_probs,
     token_values,
@@ -43,6 +50,18 @@ from ixc.rl.rollouts import (
 )
 from ixc.verifiers.rules import check
 
+FREE = (
+    "attention",
+    "checkpoint_every",
+    "eval_prompts",
+    "eval_samples",
+    "gradient_checkpointing",
+    "offload",
+    "processes",
+    "vision_cache",
+    "zero",
+)
+"""Parameters that change no number of the training, and may therefore differ when a run goes on."""
 COMPARED_AT_ONCE = 64
 """Held-out prompts."""
 
@@ -57,18 +76,51 @@ def run(
     chat: Path,
     *,
     log: Log = ignore,
+    lineage: Lineage | None = None,
 ) -> Metrics:
     """Train the chat model on the training prompts; compare it with the base on held-out prompts."""
-    rng = seed_everything(params.seed)
-    models, processor = ready(base, reward, params.precision, params.attention)
-    vision_cache = VisionCache(models.reference, processor, media, params.vision_cache)
-    samples = list(read_samples(prompts))
-    asked = prompts_to_learn(read_samples(pairs), samples, pairs)
-    held_out = balanced(verifiable(samples), params.eval_prompts, params.seed)
-    refuse_long(params, vision_cache, held_out, params.eval_samples)
-    train(params, models, vision_cache, asked, rng, log)
-    save(models.policy, processor, chat)
-    return compare(params, models, vision_cache, held_out)
+    with distributed.joined(alone=params.zero >= 2):
+        rng = seed_everything(params.seed)
+        models, processor = ready(base, reward, params.precision, params.attention)
+        vision_cache = VisionCache(models.reference, processor, media, params.vision_cache)
+
+        # What is learned from, and what base and chat are compared on.
+        samples = list(read_samples(prompts))
+        questions = prompts_to_learn(read_samples(pairs), samples, pairs)
+        held_out = balanced(verifiable(samples), params.eval_prompts, params.seed)
+        refuse_long(params, vision_cache, held_out, params.eval_samples)
+
+        # The states of this run, or of a killed one that it goes on from.
+        folder = chat.with_name(f".{chat.name}.checkpoints")
+        agreed = about(params, questions, base, reward)
+        with Checkpoints(folder, agreed, lineage) as checkpoints:
+            size = sum(value.nbytes for value in models.policy.state_dict().values())
+            checkpoints.reserve(size)
+            if params.lora is not None:
+                for model in (models.policy, models.critic):
+                    add_lora(model, params.lora.rank, params.lora.alpha)
+            train(params, models, vision_cache, questions, rng, log, checkpoints)
+
+        # One process writes the model, all compare; until both are done, the last state stays.
+        adapter = adapter_of(models.policy, base)
+        merge_lora(models.policy)
+        if distributed.rank() == 0:
+            with checkpoints.saving(chat):
+                save(models.policy, processor, chat)
+                if adapter is not None:
+                    adapter.save(chat / "adapter")
+        metrics = compare(params, models, vision_cache, held_out)
+        checkpoints.remove()
+    return metrics
+
+
+def about(
+    params: TrainPPOParams, samples: Sequence[Sample], base: Path, reward: Path
+) -> dict[str, object]:
+    """What a checkpoint must agree in: all that the training depends on."""
+    fixed = {key: value for key, value in asdict(params).items() if key not in FREE}
+    models = {"base": digest_of(base), "reward": digest_of(reward)}
+    return {**fixed, **models, "prompts": digest(*samples)}
 
 
 def prompts_to_learn(
@@ -84,23 +136,23 @@ def prompts_to_learn(
     Raises:
         BadRecord: there is none, or a prompt that a pair names is not there.
     """
-    wanted = {pair.prompt_id for pair in pairs} - {""}
-    found = [
+    named = {pair.prompt_id for pair in pairs} - {""}
+    questions = [
         prompt
         for prompt in prompts
-        if prompt.id in wanted or (prompt.gold is None and prompt.split == "train")
+        if prompt.id in named or (prompt.gold is None and prompt.split == "train")
     ]
-    if not found:
+    if not questions:
         raise BadRecord(
             f"{pairs_path}: prompt_id: no pair names the prompt that it was made of; if an earlier version wrote the "
             "table, run `judge` and `validate` again; if all pairs are ready ones, add a source of prompts"
         )
-    if lost := sorted(wanted - {prompt.id for prompt in found}):
+    if lost := sorted(named - {prompt.id for prompt in questions}):
         raise BadRecord(
             f"{pairs_path}: prompt_id: {lost[0]!r} (and {len(lost) - 1:,} more): no prompt of this id; run `generate`, "
             "`judge` and `validate` again on these prompts"
         )
-    return found
+    return questions
 
 
 def ready(
@@ -114,23 +166,29 @@ def ready(
         NoAttention: as in `use_attention`.
         UnequalModels: base and reward model do not read pictures or texts alike.
     """
-    refuse_attention(attention, distributed.device())
-    place = distributed.device(), torch.float32
-    policy, processor = load_policy(base, *place)
-    judge, judges_processor = load_scorer(reward, *place)
+    # Two models are read; they must read images and texts alike.
+    device = distributed.device()
+    refuse_attention(attention, device)
+    policy, processor = load_policy(base, device, torch.float32)
+    judge, judges_processor = load_scorer(reward, device, torch.float32)
     refuse_unequal(Reader(base, policy, processor), Reader(reward, judge, judges_processor))
+
+    # Four are made of them; of two the language model learns, the others stay what they are.
     models = Models(policy, copy.deepcopy(policy), copy.deepcopy(judge), judge)
     for frozen in (models.reference, models.reward):
         frozen.requires_grad_(False)
     for trained in (models.policy, models.critic):
         trained.freeze_vision()
+
+    # Autocast in bf16; what is not trained may be kept in it as well.
     if precision == "bf16":
         for model in vars(models).values():
             model.compute_in_bf16()
         for frozen in (models.reference, models.reward):
             frozen.keep_in_bf16()
+    computed_in = torch.bfloat16 if precision == "bf16" else torch.float32
     for model in vars(models).values():
-        use_attention(model, attention, torch.bfloat16 if precision == "bf16" else torch.float32)
+        use_attention(model, attention, computed_in)
     return models, processor
 
 
@@ -157,77 +215,147 @@ def train(
     samples: Sequence[Sample],
     rng: random.Random,
     log: Log,
-) -> None:
-    """Roll out, judge, update; `steps` times."""
+    checkpoints: Checkpoints,
+) -> History:
+    """Roll out, judge, update; `steps` times. The numbers of all steps, those of a killed run included."""
     vision_cache.prepare(samples)
     refuse_long(params, vision_cache, samples, params.answers_per_prompt)
     if params.gradient_checkpointing:
-        for trained in (models.policy, models.critic):
-            trained.gradient_checkpointing_enable()
+        models.policy.gradient_checkpointing_enable()
+        models.critic.gradient_checkpointing_enable()
+
+    # The policy learns in fewer steps than the critic; either schedule runs its course.
     updates = params.epochs * -(-params.batch_size // params.minibatch_size)  # per step
-    own, norm = (params.steps - params.critic_warmup_steps) * updates, params.max_grad_norm
-    actor = Optimizer(models.policy.parameters(), params.learning_rate, own, max_grad_norm=norm)
-    every = params.steps * updates
-    critic = Optimizer(
-        models.critic.parameters(), params.critic_learning_rate, every, max_grad_norm=norm
+    learning_steps = params.steps - params.critic_warmup_steps
+    actor = make_optimizer(
+        models.policy,
+        params.learning_rate,
+        learning_steps * updates,
+        zero=params.zero,
+        offload=params.offload,
+        max_grad_norm=params.max_grad_norm,
+    )
+    critic = make_optimizer(
+        models.critic,
+        params.critic_learning_rate,
+        params.steps * updates,
+        zero=params.zero,
+        offload=params.offload,
+        max_grad_norm=params.max_grad_norm,
     )
     normal = DomainNorm(params.reward_clip)
-    generator = sampler(models.policy, params.seed)
-    groups = params.batch_size // params.answers_per_prompt
-    for step in track(range(params.steps), "train_ppo", params.steps):
-        drawn = with_images(vision_cache, rng.choices(samples, k=groups))
-        rollouts = roll_out(params, models, vision_cache.processor, drawn, normal, generator)
+    trainer = Trainer(
+        "train_ppo",
+        {"policy": Learner(models.policy, actor), "critic": Learner(models.critic, critic)},
+        params.steps,
+        checkpoints,
+        log,
+        checkpoint_every=params.checkpoint_every,
+        rng=rng,
+        statistics={"rewards": normal},
+    )
+    trainer.resume()
+
+    for step in trainer.steps():
+        # Some prompts, with several answers of today's policy each, judged.
+        num_prompts = params.batch_size // params.answers_per_prompt
+        prompts = prompts_of(vision_cache, rng.choices(samples, k=num_prompts))
+        rollouts = roll_out(params, models, vision_cache, prompts, normal, step)
+
+        # Updates by minibatches of them; at first only the critic's.
+        learn_policy = step >= params.critic_warmup_steps
         numbers: dict[str, list[float]] = defaultdict(list)
-        for _ in range(params.epochs):
-            for chunk in shuffled(
-                rollouts, params.minibatch_size // params.answers_per_prompt, rng
-            ):
-                learn_policy = step >= params.critic_warmup_steps
-                for name, value in update(
-                    params, models, actor, critic, chunk, learn_policy
-                ).items():
-                    numbers[name].append(value)
-        log({**summary(rollouts), **{name: float(np.mean(x)) for name, x in numbers.items()}}, step)
+        for minibatch in minibatches(params, rollouts, rng):
+            learned = learn(params, models, vision_cache, actor, critic, minibatch, learn_policy)
+            for name, value in learned.items():
+                numbers[name].append(value)
+
+        # A step's numbers: of its rollouts, and the mean over its updates.
+        means = {name: float(np.mean(values)) for name, values in numbers.items()}
+        trainer.finish_step({**summary(rollouts), **means})
+
+    # What is left are ordinary models.
+    actor.close(models.policy)
+    critic.close(models.critic)
+    return trainer.history
 
 
-def update(
+def learn(
     params: TrainPPOParams,
     models: Models,
+    vision_cache: VisionCache,
     actor: Optimizer,
     critic: Optimizer,
     rollouts: Sequence[Rollout],
     learn_policy: bool,
 ) -> dict[str, float]:
-    """One minibatch: the policy by eq. 3, the critic by eq. 4; every token weighs the same, in however many passes."""
-    returns, old = (
-        torch.cat(x) for x in zip(*((r.returns, r.log_probs) for r in rollouts), strict=True)
-    )
-    advantages = whiten(torch.cat([r.advantages for r in rollouts]))
-    prompts, groups = [r.prompt for r in rollouts], [r.group for r in rollouts]
+    """One minibatch: the policy by eq. 3, the critic by eq. 4.
+
+    Every token weighs the same, in however many microbatches, on however many processes.
+    """
+    # Advantages are standardised over the minibatch, of which every process has all.
+    sizes = [len(rollout.returns) for rollout in rollouts]
+    advantages = whiten(torch.cat([rollout.advantages for rollout in rollouts])).split(sizes)
     models.policy.train()
     models.critic.train()
-    numbers: dict[str, float] = defaultdict(float)
-    start = 0
-    for layout, images in microbatches(params, prompts, groups, models.policy.device):
-        at = slice(start, start + len(layout.target_ids))
-        start, share = at.stop, len(layout.target_ids) / len(returns)
-        loss = value_loss(token_values(models.critic, layout, images), returns[at])
-        critic.backward(share * loss)
-        numbers["value_loss"] += share * loss.item()
-        if learn_policy:
-            log_probs = token_log_probs(models.policy, layout, images, params.temperature)
-            loss, clip_fraction = policy_loss(log_probs, old[at], advantages[at], params.clip)
-            actor.backward(share * loss)
-            numbers["policy_loss"] += share * loss.item()
-            numbers["clip_fraction"] += share * clip_fraction.item()
-    critic.update()
-    return {**numbers, "grad_norm": actor.update()["grad_norm"]} if learn_policy else dict(numbers)
+
+    # This process's share; of its prompts it needs the images.
+    lengths = [len(rollout.group) for rollout in rollouts]
+    rows = range(len(rollouts))
+    mine = share(rows, lengths, params.max_tokens_per_microbatch, in_step=params.zero >= 2)
+    load_images(vision_cache, [rollouts[i].prompt for batch in mine.microbatches for i in batch])
+
+    device = models.policy.device
+    totals = torch.zeros(3, dtype=torch.float64, device=device)
+    ids: list[list[str]] = []
+    for number, batch in enumerate(mine.microbatches):
+        chosen = [rollouts[i] for i in batch]
+        inputs = microbatch([r.prompt for r in chosen], [r.group for r in chosen], device)
+        returns = to_device(torch.cat([r.returns for r in chosen]), device)
+        weight = len(returns) / sum(sizes) if number < mine.counted else 0.0
+        ids.append([r.prompt.sample.id for r in chosen])
+
+        # Eq. 4: the critic learns what an answer's rest brings.
+        values = critic.forward(lambda inputs=inputs: token_values(models.critic, inputs))
+        loss = value_loss(values, returns)
+        critic.backward(weight * loss)
+        totals[0] += weight * loss.detach()
+        if not learn_policy:
+            continue
+
+        # Eq. 3: the policy takes what went better than the critic had expected, within the trust region.
+        log_probs = actor.forward(
+            lambda inputs=inputs: token_log_probs(models.policy, inputs, params.temperature)
+        )
+        old = to_device(torch.cat([r.log_probs for r in chosen]), device)
+        gain = to_device(torch.cat([advantages[i] for i in batch]), device)
+        surrogate = policy_loss(log_probs, old, gain, params.clip)
+        actor.backward(weight * surrogate.loss)
+        totals[1:] += weight * torch.stack([surrogate.loss, surrogate.clip_fraction]).detach()
+
+    # All processes update alike, and report what all have seen.
+    update(critic, ids)
+    norm = update(actor, ids)["grad_norm"] if learn_policy else None
+    value, policy, clip_fraction = distributed.summed(totals).tolist()
+    if norm is None:
+        return {"value_loss": value}
+    return {
+        "value_loss": value,
+        "policy_loss": policy,
+        "clip_fraction": clip_fraction,
+        "grad_norm": norm,
+    }
 
 
-def shuffled(rollouts: Sequence[Rollout], size: int, rng: random.Random) -> list[list[Rollout]]:
-    """Minibatches of prompts in random order."""
-    order = rng.sample(list(rollouts), len(rollouts))
-    return [order[i : i + size] for i in range(0, len(order), size)]
+def minibatches(
+    params: TrainPPOParams, rollouts: Sequence[Rollout], rng: random.Random
+) -> Iterator[list[Rollout]]:
+    """The prompts of a step in random order, `epochs` times."""
+    size = params.minibatch_size // params.answers_per_prompt
+    for _ in range(params.epochs):
+        order = rng.sample(list(rollouts), len(rollouts))
+        for start in range(0, len(order), size):
+            yield order[start : start + size]
 
 
 def summary(rollouts: Sequence[Rollout]) -> dict[str, float]:
@@ -252,8 +380,9 @@ def compare(
     metrics: Metrics = {"prompts": len(samples)}
     if not samples:
         return metrics
+    completions: list[list[list[int]]] = []
     for name, model in (("base", models.reference), ("chat", models.policy)):
-        said = generate(
+        answers = generate(
             model,
             vision_cache,
             samples,
@@ -264,7 +393,10 @@ def compare(
             params.seed + 1,
             params.max_tokens_per_microbatch,
         )
-        texts = [[a.text for a in row] for row in said]
+        completions, texts = [], []
+        for row in answers:
+            completions.append([answer.ids for answer in row])
+            texts.append([answer.text for answer in row])
         rewards = score(
             models.reward,
             vision_cache,
@@ -275,10 +407,9 @@ def compare(
         )
         metrics |= _gold(name, samples, texts)
         metrics[f"reward/{name}"] = float(np.mean(rewards))
-        metrics[f"length/{name}"] = float(np.mean([len(a.ids) for row in said for a in row]))
-    metrics["kl"] = divergence(
-        params, models, vision_cache, samples, [[a.ids for a in row] for row in said]
-    )
+        lengths = [len(ids) for row in completions for ids in row]
+        metrics[f"length/{name}"] = float(np.mean(lengths))
+    metrics["kl"] = divergence(params, models, vision_cache, samples, completions)
     return metrics
 
 
@@ -287,10 +418,10 @@ def _gold(name: str, samples: Sequence[Sample], texts: Sequence[Sequence[str]]) 
     right: dict[str, list[float]] = defaultdict(list)
     for sample, row in zip(samples, texts, strict=True):
         if sample.gold is not None and sample.gold.check != "open":
-            share = float(np.mean([check(sample.gold, text) or 0 for text in row]))
-            right[f"gold/{name}"].append(share)
-            right[f"gold/{name}/domain:{sample.domain}"].append(share)
-    return {key: float(np.mean(shares)) for key, shares in sorted(right.items())}
+            accuracy = float(np.mean([check(sample.gold, text) or 0 for text in row]))
+            right[f"gold/{name}"].append(accuracy)
+            right[f"gold/{name}/domain:{sample.domain}"].append(accuracy)
+    return {key: float(np.mean(values)) for key, values in sorted(right.items())}
 
 
 @torch.no_grad()
@@ -299,22 +430,28 @@ def divergence(
     models: Models,
     vision_cache: VisionCache,
     samples: Sequence[Sample],
-    said: Sequence[Sequence[list[int]]],
+    completions: Sequence[Sequence[list[int]]],
 ) -> float:
-    """KL(chat || base) on chat's own answers, nats per token."""
-    total, count = 0.0, 0
-    for start in range(0, len(samples), COMPARED_AT_ONCE):
+    """KL(chat || base) on chat's own answers, nats per token; the processes share the prompts out."""
+    # Each part of the prompts is one process's: its sum over tokens, and their number.
+    starts = range(0, len(samples), COMPARED_AT_ONCE)
+    sums: dict[int, tuple[float, int]] = {}
+    for start in (starts[number] for number in my_share([1] * len(starts))):
         part = slice(start, start + COMPARED_AT_ONCE)
         prompts = with_images(vision_cache, samples[part])
         groups = [
             PrefixGroup(question.prompt, list(ids))
-            for question, ids in zip(prompts, said[part], strict=True)
+            for question, ids in zip(prompts, completions[part], strict=True)
         ]
-        for each in microbatches(params, prompts, groups, models.policy.device):
-            read = (
-                token_log_probs(m, *each, params.temperature)
-                for m in (models.policy, models.reference)
-            )
-            gap = next(read) - next(read)
-            total, count = total + gap.sum().item(), count + len(gap)
-    return total / max(1, count)
+        total, count = 0.0, 0
+        for batch in microbatches(params, prompts, groups, models.policy.device):
+            chat = token_log_probs(models.policy, batch, params.temperature)
+            base = token_log_probs(models.reference, batch, params.temperature)
+            total, count = total + (chat - base).sum().item(), count + len(chat)
+        sums[start] = total, count
+
+    # In the order of the prompts, whoever summed.
+    for others in distributed.gathered(sums):
+        sums |= others
+    totals, counts = zip(*(sums[start] for start in starts), strict=True)
+    return sum(totals) / max(1, sum(counts))
