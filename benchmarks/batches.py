@@ -15,8 +15,8 @@ import numpy as np
 
 from benchmarks.ways import head, row
 from ixc.engine.batching import Plan, microbatches, pack_by_budget
-from ixc.models.ixc25 import PrefixGroup, collate
 from ixc.models.ixc25.tiles import Partition, num_tokens, partition, strip
+from ixc.packing.layout import PrefixGroup, collate
 from ixc.serve.bulk import ROWS_AT_ONCE
 
 PAIRS, CANDIDATES, BATCH, MAX_TOKENS_PER_MICROBATCH = 4096, 4, 256, 16384

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ixc.models.ixc25 import IXCConfig, IXCForRewardModel, PrefixGroup, collate
+from ixc.models.ixc25 import IXCConfig, IXCForRewardModel
 from ixc.models.ixc25.tiles import num_tokens
+from ixc.packing.layout import PrefixGroup, collate
 
 TILE, TILE_TOKENS, VOCABULARY, IMAGE = 224, 8, 1000, 3
 GRIDS = {64: None, 320: (1, 3), 512: (2, 3), 1090: (3, 5), 2048: (4, 7)}

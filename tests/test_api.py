@@ -19,12 +19,13 @@ from torch import Tensor
 
 from ixc.data.media import BadMedia
 from ixc.data.sources.embedded.videos import encode
-from ixc.models.ixc25 import BadCheckpoint, IXCForRewardModel, IXCProcessor, PackedBatch, language
+from ixc.models.ixc25 import BadCheckpoint, IXCForRewardModel, IXCProcessor, language
 from ixc.models.ixc25.folder import save
 from ixc.models.ixc25.processing import BadConversation, BadProcessor, TooLong
 from ixc.models.ixc25.tiles import partition, to_tiles
 from ixc.models.ixc25.tokenizers import is_byte
 from ixc.models.kernels import NoAttention
+from ixc.packing.layout import PackedBatch
 from ixc.serve.api import BadScore, ChatModel, RewardModel, Video, branched, convert
 from ixc.serve.compat import AutoModel, AutoTokenizer, OfficialRewardModel
 from ixc.serve.streaming import Streamed

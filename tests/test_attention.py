@@ -16,7 +16,7 @@ from transformers import DynamicCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ixc.engine.losses import bradley_terry_loss
-from ixc.models.ixc25 import IXCForRewardModel, PrefixGroup, collate
+from ixc.models.ixc25 import IXCForRewardModel
 from ixc.packing import attention
 from ixc.packing.attention import (
     NAME,
@@ -29,6 +29,7 @@ from ixc.packing.attention import (
     segment_attention,
     visible,
 )
+from ixc.packing.layout import PrefixGroup, collate
 
 Ways = Callable[[Tensor, Tensor, Tensor, PackedLayout, float], Tensor]
 Shapes = tuple[tuple[int, tuple[int, ...]], ...]

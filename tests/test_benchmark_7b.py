@@ -13,8 +13,8 @@ from torch import Tensor
 
 from benchmarks.gpu import attention, models, score_7b, train_7b
 from ixc.engine.preference_groups import MicroBatch
-from ixc.models.ixc25 import PrefixGroup, collate
 from ixc.packing.attention import PackedLayout, segment_attention
+from ixc.packing.layout import PrefixGroup, collate
 
 IMAGE = tiny.processor().ids["image"]
 BATCH = MicroBatch([], collate([PrefixGroup([1, IMAGE], [[50, 60], [70]])]))

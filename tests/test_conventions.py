@@ -29,7 +29,7 @@ from ixc.models.ixc25 import (
     IXCProcessor,
     to_official,
 )
-from ixc.models.ixc25.folder import is_ours, save, suppress_control
+from ixc.models.ixc25.folder import is_ours, save
 from ixc.models.ixc25.language import PLoRALinear, WrongImages
 from ixc.models.ixc25.processing import BadConversation
 
@@ -335,7 +335,7 @@ RED = Image.new("RGB", (84, 28), "red")
 def answer_of(**shown: Any) -> str:
     """What the model answers, by hand; control tokens it does not say."""
     model, processor = tiny.causal(), tiny.processor()
-    suppress_control(model, processor)
+    model.suppress_control(processor)
     batch = processor(**shown, for_reward=False)
     ids = model.generate(**batch, **GREEDY)
     return processor.decode(ids[0].tolist())[

@@ -26,9 +26,9 @@ from ixc.metrics import ignore
 from ixc.models.base import BadArchitecture, PolicyModel, Pooling, Processor, ScoringModel
 from ixc.packing.layout import PrefixGroup, Prompt, collate
 from ixc.params import TrainPPOParams, TrainRMParams
-from ixc.rl.rollouts import DomainNorm, Models, roll_out, with_images
+from ixc.rl.rollouts import DomainNorm, Models, prompts_of, roll_out
 from ixc.stages import train_rm
-from ixc.stages.train_ppo import update
+from ixc.stages.train_ppo import learn
 
 
 @dataclass(frozen=True)
@@ -301,18 +301,15 @@ def test_ppo_learns_from_what_was_sampled_and_only_the_trained_weights_move(
         trained.freeze_vision()
     vision_cache = cache(kit, learning.reference, tmp_path)
     vision_cache.prepare(samples)
-    questions = with_images(vision_cache, samples)
-    generator = torch.Generator().manual_seed(0)
-    rollouts = roll_out(
-        params, learning, vision_cache.processor, questions, DomainNorm(5.0), generator
-    )
+    questions = prompts_of(vision_cache, samples)
+    rollouts = roll_out(params, learning, vision_cache, questions, DomainNorm(5.0), step=0)
     for rollout in rollouts:  # the reference has the same weights
         torch.testing.assert_close(rollout.log_probs, rollout.reference_log_probs)
         assert len(rollout.log_probs) == sum(map(len, rollout.group.responses))
 
     actor = Optimizer(learning.policy.parameters(), 1e-2, 4)
     critic = Optimizer(learning.critic.parameters(), 1e-2, 4)
-    numbers = update(params, learning, actor, critic, rollouts, learn_policy=True)
+    numbers = learn(params, learning, vision_cache, actor, critic, rollouts, learn_policy=True)
     assert numbers["clip_fraction"] == 0 and numbers["grad_norm"] > 0
     pairs_of_models = (
         (learning.policy, learning.reference),

@@ -37,14 +37,13 @@ from ixc.models.ixc25 import (
     IXCForRewardModel,
     IXCPreTrainedModel,
     IXCProcessor,
-    PrefixGroup,
-    collate,
     from_official,
 )
 from ixc.models.ixc25.heads import pool
 from ixc.models.ixc25.language import PLoRALinear, rope_tables
 from ixc.models.ixc25.tiles import Geometry, ImageTiles, num_tokens, partition, to_tiles
 from ixc.models.ixc25.vision import image_sequence, merge_patches
+from ixc.packing.layout import PrefixGroup, collate
 from ixc.serve.compat import OfficialRewardModel
 
 PLACEHOLDER = "<ImageHere>"

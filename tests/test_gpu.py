@@ -15,7 +15,7 @@ from ixc.data.samples import Sample
 from ixc.engine.preference_groups import num_pairs, preference_groups, read
 from ixc.engine.sampling import STEPS_AHEAD, sample_tokens
 from ixc.engine.scoring import score
-from ixc.models.ixc25 import IXCForRewardModel, PrefixGroup, collate
+from ixc.models.ixc25 import IXCForRewardModel
 from ixc.models.ixc25.folder import load, save
 from ixc.packing.attention import (
     PackedLayout,
@@ -26,6 +26,7 @@ from ixc.packing.attention import (
     varlen,
     varlen_attention,
 )
+from ixc.packing.layout import PrefixGroup, collate
 from ixc.params import TrainRMParams
 from ixc.rl.rollouts import MicroBatch, token_values
 from ixc.stages.train_rm import learn, optimizer_of

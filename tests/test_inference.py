@@ -13,8 +13,9 @@ from ixc.data.samples import Sample
 from ixc.engine.batching import OverBudget, batched
 from ixc.engine.sampling import generate, sample_ids
 from ixc.engine.scoring import rewards_of, score
-from ixc.models.ixc25 import IXCForCausalLM, IXCPreTrainedModel, PrefixGroup, collate
+from ixc.models.ixc25 import IXCForCausalLM, IXCPreTrainedModel
 from ixc.models.ixc25.folder import load, save
+from ixc.packing.layout import PrefixGroup, collate
 
 END, EOS = (tiny.processor().ids[name] for name in ("turn_end", "eos"))
 

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ixc.models.ixc25 import IXCForCausalLM, IXCForRewardModel, PackedBatch, PrefixGroup, collate
+from ixc.models.ixc25 import IXCForCausalLM, IXCForRewardModel
 from ixc.models.ixc25.heads import pool
+from ixc.packing.layout import PackedBatch, PrefixGroup, collate
 
 IMAGE = tiny.processor().ids["image"]
 CHAT, REWARD = tiny.causal(), tiny.reward()

@@ -12,8 +12,9 @@ from ixc.data.samples import Sample, write_samples
 from ixc.engine.checkpoints import Checkpoints
 from ixc.engine.lora import add_lora, merge_lora
 from ixc.metrics import ignore
-from ixc.models.ixc25 import IXCForRewardModel, PackedBatch, PrefixGroup, collate
+from ixc.models.ixc25 import IXCForRewardModel
 from ixc.models.ixc25.folder import save
+from ixc.packing.layout import PackedBatch, PrefixGroup, collate
 from ixc.params import LoRAParams, TrainRMParams
 from ixc.stages.train_rm import History, run, train
 

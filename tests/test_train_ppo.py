@@ -21,16 +21,10 @@ from ixc.engine.sampling import generate
 from ixc.engine.towers import UnequalModels
 from ixc.engine.vision_cache import VisionCache
 from ixc.metrics import Log, ignore
-from ixc.models.ixc25 import (
-    IXCForCausalLM,
-    IXCForRewardModel,
-    IXCPreTrainedModel,
-    IXCProcessor,
-    PrefixGroup,
-    collate,
-)
+from ixc.models.ixc25 import IXCForCausalLM, IXCForRewardModel, IXCPreTrainedModel, IXCProcessor
 from ixc.models.ixc25.folder import save
 from ixc.models.ixc25.processing import train_tokenizer
+from ixc.packing.layout import PrefixGroup, collate
 from ixc.params import LoRAParams, TrainPPOParams, VisionCacheParams
 from ixc.rl.rollouts import (
     DomainNorm,
@@ -131,7 +125,7 @@ def test_an_answer_without_an_end_gets_the_lowest_reward_of_the_batch():
 def test_an_answer_ends_with_its_turn_or_with_eos():
     processor, eos = tiny.processor(), tiny.processor().ids["eos"]
     endings = [[40, END], [40, eos], [40, 41]]
-    assert [processor.has_ended(processor.as_turn(ids)) for ids in endings] == [True, True, False]
+    assert [processor.has_ended(ids) for ids in endings] == [True, True, False]
     assert processor.as_turn([40, eos]) == [40, END]
 
 

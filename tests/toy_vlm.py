@@ -102,9 +102,9 @@ class ToyProcessor(Processor):
         *text, last = sampled_ids
         return [*text, END if last in (STOP, PAD) else last]
 
-    def has_ended(self, answer_ids: Sequence[int]) -> bool:
-        """Whether `END` is there."""
-        return answer_ids[-1] == END
+    def has_ended(self, sampled_ids: Sequence[int]) -> bool:
+        """Whether an end is there."""
+        return sampled_ids[-1] in (END, STOP, PAD)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The bytes among them."""
@@ -403,10 +403,6 @@ class ToyScorer(ToyModel, ScoringModel):
     def scores(self, states: Tensor) -> Tensor:
         """In fp32."""
         return nn.functional.linear(states.float(), self.score.weight.float()).squeeze(-1)
-
-    def score_head(self) -> nn.Module:
-        """One linear layer."""
-        return self.score
 
 
 class Toy(Family):

@@ -26,8 +26,9 @@ from benchmarks.gpu.models import (
     weights_of_read,
     weights_used,
 )
-from ixc.models.ixc25 import IXCForRewardModel, PrefixGroup, collate
+from ixc.models.ixc25 import IXCForRewardModel
 from ixc.models.ixc25.tiles import num_tokens, partition, to_tiles
+from ixc.packing.layout import PrefixGroup, collate
 
 PROMPT, ANSWER, ANSWERS = 64, 256, (4, 16, 64)
 

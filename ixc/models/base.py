@@ -112,8 +112,8 @@ class Processor(ABC):
         """Sampled ids as `answer` writes them: whichever id ended the answer becomes the end of a turn."""
 
     @abstractmethod
-    def has_ended(self, answer_ids: Sequence[int]) -> bool:
-        """Whether the last id ends a turn; if not, the answer was cut off."""
+    def has_ended(self, sampled_ids: Sequence[int]) -> bool:
+        """Whether the last id ends an answer; if not, it was cut off."""
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
@@ -277,7 +277,7 @@ class VisionLanguageModel(nn.Module, ABC):
 
     @abstractmethod
     def decoder_module(self) -> nn.Module:
-        """What LoRA freezes, and what ZeRO shares out: the language model without a head."""
+        """The language model without a head: what LoRA freezes."""
 
     @abstractmethod
     def lora_layers(self) -> list[nn.Linear]:
@@ -380,10 +380,6 @@ class ScoringModel(VisionLanguageModel):
     @abstractmethod
     def scores(self, states: Float[Tensor, "*R D"]) -> Float[Tensor, "*R"]:
         """The score head's numbers, computed in fp32."""
-
-    @abstractmethod
-    def score_head(self) -> nn.Module:
-        """What is trained beside the decoder."""
 
     def response_scores(
         self, batch: PackedBatch, image_features: Float[Tensor, "P W"] | None = None

@@ -231,9 +231,7 @@ def answer(
                 reference_log_probs=reference_of_prompt[i],
                 values=values_of_prompt[i],
                 rewards=rewards[i],
-                ended=torch.tensor(
-                    [processor.has_ended(processor.as_turn(ids)) for ids in responses]
-                ),
+                ended=torch.tensor([processor.has_ended(ids) for ids in responses]),
             )
         )
     return answers

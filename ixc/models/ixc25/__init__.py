@@ -14,7 +14,6 @@ from ixc.models.ixc25.heads import IXCForCausalLM, IXCForRewardModel, IXCModel
 from ixc.models.ixc25.official import from_official, to_official
 from ixc.models.ixc25.pretrained import IXCPreTrainedModel
 from ixc.models.ixc25.processing import IXCProcessor
-from ixc.packing.layout import PackedBatch, PrefixGroup, collate
 
 __all__ = [
     "BadCheckpoint",
@@ -24,9 +23,6 @@ __all__ = [
     "IXCModel",
     "IXCPreTrainedModel",
     "IXCProcessor",
-    "PackedBatch",
-    "PrefixGroup",
-    "collate",
     "from_official",
     "to_official",
 ]

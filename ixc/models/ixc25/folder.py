@@ -39,7 +39,8 @@ def save(model: IXCPreTrainedModel, processor: IXCProcessor, folder: Path) -> No
         BadProcessor: the processor is another model's.
     """
     agreeing(processor, model, folder)
-    suppress_control(model, processor)
+    if isinstance(model, IXCForCausalLM):
+        model.suppress_control(processor)
     with replacing_folder(folder) as part:
         model.save_pretrained(part)
         processor.save_pretrained(part)
@@ -71,15 +72,10 @@ def load(
         raise BadCheckpoint(f"{folder}: {form}")
     warn_of_slow_precision(model.device, model.dtype)
     processor = processor_of(folder, model)
-    suppress_control(model, processor)
-    use_attention(model, attention)
-    return model, processor
-
-
-def suppress_control(model: IXCPreTrainedModel, processor: IXCProcessor) -> None:
-    """`IXCForCausalLM.suppress_control`, where the model is one."""
     if isinstance(model, IXCForCausalLM):
         model.suppress_control(processor)
+    use_attention(model, attention)
+    return model, processor
 
 
 def processor_of(folder: Path, model: IXCPreTrainedModel) -> IXCProcessor:

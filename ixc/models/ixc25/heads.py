@@ -97,11 +97,6 @@ class IXCForCausalLM(IXCPreTrainedModel, GenerationMixin, ChatModel):
         return frozenset((self.config.eos_token_id, self.config.end_of_turn_token_id))
 
     @property
-    def ends(self) -> tuple[int, ...]:
-        """`end_ids` in order."""
-        return self.config.eos_token_id, self.config.end_of_turn_token_id
-
-    @property
     def unsampled(self) -> list[int]:
         """Ids that are no text and end nothing, which no answer may contain; `suppress_control` finds them.
 
@@ -349,10 +344,6 @@ class IXCForRewardModel(IXCPreTrainedModel, ScoringModel):
         """The score head's numbers, with what an adapter may add to it."""
         with torch.autocast(states.device.type, enabled=False):
             return self.score(states.float()).float().squeeze(-1)
-
-    def score_head(self) -> nn.Module:
-        """A linear layer."""
-        return self.score
 
 
 def pool(

@@ -688,9 +688,9 @@ class IXCProcessor(ProcessorMixin, ChatProcessor):
         *text, last = sampled_ids
         return [*text, self.ids["turn_end"] if last == self.ids["eos"] else last]
 
-    def has_ended(self, answer_ids: Sequence[int]) -> bool:
-        """Whether the turn's end is there."""
-        return answer_ids[-1] == self.ids["turn_end"]
+    def has_ended(self, sampled_ids: Sequence[int]) -> bool:
+        """Whether the turn's end, or `</s>`, is there."""
+        return sampled_ids[-1] in (self.ids["turn_end"], self.ids["eos"])
 
     def prompt(self, turns: Sequence[Turn], num_tokens: Sequence[int]) -> list[int]:
         """Ids from `<s>` to the opening of the assistant's answer.
