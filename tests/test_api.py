@@ -19,8 +19,8 @@ from torch import Tensor
 
 from ixc.data.media import BadMedia
 from ixc.data.sources.embedded.videos import encode
+from ixc.models import save
 from ixc.models.ixc25 import BadCheckpoint, IXCForRewardModel, IXCProcessor, language
-from ixc.models.ixc25.folder import save
 from ixc.models.ixc25.processing import BadConversation, BadProcessor, TooLong
 from ixc.models.ixc25.tiles import partition, to_tiles
 from ixc.models.ixc25.tokenizers import is_byte

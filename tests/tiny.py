@@ -12,6 +12,7 @@ from PIL import Image
 
 from ixc.data.samples import Gold, Media, Sample, Turn, answer
 from ixc.engine.vision_cache import VisionCache
+from ixc.models.base import VisionLanguageModel
 from ixc.models.ixc25 import (
     IXCConfig,
     IXCForCausalLM,
@@ -123,7 +124,7 @@ def match(value: str, *others: str) -> Gold:
     return Gold(check="match", value=value, answer=value, others=others)
 
 
-def vision_cache(model: IXCPreTrainedModel, root: Path) -> VisionCache:
+def vision_cache(model: VisionLanguageModel, root: Path) -> VisionCache:
     """An empty store of image tokens."""
     return VisionCache(model, processor(), root)
 

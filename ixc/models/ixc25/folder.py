@@ -39,8 +39,7 @@ def save(model: IXCPreTrainedModel, processor: IXCProcessor, folder: Path) -> No
         BadProcessor: the processor is another model's.
     """
     agreeing(processor, model, folder)
-    if isinstance(model, IXCForCausalLM):
-        model.suppress_control(processor)
+    _suppress_control(model, processor)
     with replacing_folder(folder) as part:
         model.save_pretrained(part)
         processor.save_pretrained(part)
@@ -72,10 +71,14 @@ def load(
         raise BadCheckpoint(f"{folder}: {form}")
     warn_of_slow_precision(model.device, model.dtype)
     processor = processor_of(folder, model)
-    if isinstance(model, IXCForCausalLM):
-        model.suppress_control(processor)
+    _suppress_control(model, processor)
     use_attention(model, attention)
     return model, processor
+
+
+def _suppress_control(model: IXCPreTrainedModel, processor: IXCProcessor) -> None:
+    if isinstance(model, IXCForCausalLM):
+        model.suppress_control(processor)
 
 
 def processor_of(folder: Path, model: IXCPreTrainedModel) -> IXCProcessor:
