@@ -24,6 +24,7 @@ from ixc.params import BootstrapParams, TrainPPOParams, TrainRMParams
 from ixc.stages import bootstrap, train_ppo, train_rm
 
 ARCHITECTURE = {
+    "family": "ixc25",
     "vocab_size": 320,
     "hidden_size": 16,
     "intermediate_size": 24,

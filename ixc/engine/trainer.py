@@ -191,7 +191,6 @@ def make_optimizer(
     """AdamW, alone or shared out among the processes, or Muon.
 
     Args:
-        model: a `VisionLanguageModel`; with `zero` of 2 or 3, a `ScoringModel`.
         steps: updates of the whole run.
         zero: what is shared out: 0 nothing, 1 the moments, 2 the gradients too, 3 the weights too.
         offload: as in `ShardedOptimizer`.
