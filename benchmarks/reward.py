@@ -45,7 +45,7 @@ class Question:
 
     def rows(self) -> list[Tensor]:
         """Every answer after the whole prompt."""
-        return [torch.tensor(self.group.prefix + response) for response in self.group.responses]
+        return [torch.tensor(self.group.prompt.ids + response) for response in self.group.responses]
 
 
 def model() -> IXCForRewardModel:

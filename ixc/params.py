@@ -169,8 +169,8 @@ class BootstrapParams:
 
 def _variable(name: str) -> str:
     if not re.fullmatch("[A-Z_][A-Z0-9_]*", name):
-        said = "not the name of a variable, in capitals; a key does not belong here: export it, and name the variable"
-        raise PydanticCustomError(SECRET, said)
+        problem = "not the name of a variable, in capitals; a key does not belong here: export it, and name the variable"
+        raise PydanticCustomError(SECRET, problem)
     return name
 
 

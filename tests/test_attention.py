@@ -146,7 +146,7 @@ TREES = st.lists(st.tuples(WORDS, st.lists(WORDS, min_size=2, max_size=4)), min_
 
 def separately(model: IXCForRewardModel, groups: list[PrefixGroup]) -> Tensor:
     """Rewards, each sequence alone in its row."""
-    rows = [group.prefix + response for group in groups for response in group.responses]
+    rows = [group.prompt.ids + response for group in groups for response in group.responses]
     return torch.cat([model(torch.tensor([row])).logits[:, 0] for row in rows])
 
 

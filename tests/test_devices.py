@@ -21,7 +21,7 @@ from ixc.engine.preference_groups import num_pairs, preference_groups, read
 from ixc.engine.sampling import generate
 from ixc.engine.scoring import score
 from ixc.engine.vision_cache import VisionCache
-from ixc.models.ixc25 import IXCPreTrainedModel
+from ixc.models.base import VisionLanguageModel
 from ixc.params import TrainPPOParams, TrainRMParams
 from ixc.rl import rollouts
 from ixc.rl.rollouts import DomainNorm, Models, roll_out, with_images
@@ -88,7 +88,7 @@ def away(model: tiny.Model) -> tiny.Model:
     return model.to("meta")
 
 
-def seen(model: IXCPreTrainedModel, samples: Sequence[Sample], root: Path) -> VisionCache:
+def seen(model: VisionLanguageModel, samples: Sequence[Sample], root: Path) -> VisionCache:
     """The pictures' tokens, made on the CPU, for a model elsewhere."""
     vision_cache = tiny.vision_cache(tiny.causal(), root)
     vision_cache.prepare(samples)

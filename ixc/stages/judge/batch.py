@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import openai
 from openai import OpenAI
 from openai.types import Batch
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import AliasChoices, ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from ixc.clients.replies import (
@@ -76,8 +76,10 @@ class Pending:
     """SHA-256 of its requests."""
     batch: str | None = None
     """Its id; None until the server has given it one."""
-    asked: list[QuestionRef] = field(default_factory=list)
-    """Its questions."""
+    # A batch that was sent under the key's old name is paid for, and read all the same.
+    questions: list[QuestionRef] = Field(
+        default_factory=list, validation_alias=AliasChoices("questions", "asked")
+    )
     paid: dict[str, Paid] = field(default_factory=dict)
     """What earlier replies to the same questions took, by key; so its replies may be read, and stored, twice."""
 
@@ -254,7 +256,7 @@ class _Batches:
 
         # Written down before it is sent: killed in between, the next run finds it by its digest.
         digest = file_sha256(self.requests)
-        pending = self.remember(Pending(digest=digest, asked=refs, paid=paid))
+        pending = self.remember(Pending(digest=digest, questions=refs, paid=paid))
 
         # With its id on disk the next run asks the server no more than for the state of this batch.
         uploaded = self.client.files.create(file=self.requests, purpose="batch")
@@ -340,14 +342,14 @@ class _Batches:
 
     def take(self, batch: Batch, pending: Pending) -> None:
         """Store the replies of a batch; refusals last, when it is known whether there was anything else."""
-        refs = {ref.key: ref for ref in pending.asked}
-        for line in self.lines(batch, len(pending.asked)):
+        refs = {ref.key: ref for ref in pending.questions}
+        for line in self.lines(batch, len(pending.questions)):
             # Taken out, for a server may send a reply twice.
             ref = refs.pop(str(line.get("custom_id")), None)
             if ref is not None:
                 before = pending.paid.get(ref.key, Paid())
                 self.usage.done += self.keep_line(ref, before, line)
-        self.usage.requests += len(pending.asked)
+        self.usage.requests += len(pending.questions)
 
         # Nothing but refusals may be the parameters' fault, and then they are not stored.
         if self.replies or self.works:

@@ -92,14 +92,14 @@ def run(
         }
         with workers(params, benchmarks, num_pairs) as team:
             # Every row is read once and becomes some hundred bytes: a million fit into memory.
-            asked, prompt_signatures = _facts_and_signatures(team, (prompts,))
-            is_val = asked["split"] == "val"
-            held_out = asked.loc[is_val]
+            prompt_facts, prompt_signatures = _facts_and_signatures(team, (prompts,))
+            is_val = prompt_facts["split"] == "val"
+            held_out = prompt_facts.loc[is_val]
             held_out_signatures = prompt_signatures[is_val.to_numpy(), :1]
             del prompt_signatures
             completed = _facts(team, candidates)
             facts, signatures = _facts_and_signatures(team, (judged, public))
-            files = _check_files(_media_of(facts, asked, completed), media, benchmarks)
+            files = _check_files(_media_of(facts, prompt_facts, completed), media, benchmarks)
 
             # Each rule looks only at the pairs that the rules before it have left.
             _object(facts, _to_media(facts, files))
@@ -117,7 +117,7 @@ def run(
 
         # Of the tables as a whole: a fault of many rows is one of the data, not of the rows.
         tables: dict[Suite, pd.DataFrame] = {
-            "prompts": asked,
+            "prompts": prompt_facts,
             "candidates": completed,
             "pairs": facts,
             "written": written,
