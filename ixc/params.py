@@ -169,7 +169,8 @@ class BootstrapParams:
 
 def _variable(name: str) -> str:
     if not re.fullmatch("[A-Z_][A-Z0-9_]*", name):
-        problem = "not the name of a variable, in capitals; a key does not belong here: export it, and name the variable"
+        remedy = "a key does not belong here: export it, and name the variable"
+        problem = f"not the name of a variable, in capitals; {remedy}"
         raise PydanticCustomError(SECRET, problem)
     return name
 
