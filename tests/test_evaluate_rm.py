@@ -233,11 +233,12 @@ class Stopped(Exception):
 def test_models_that_are_only_read_are_loaded_in_the_precision_asked_for(
     stage: Any, params: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def load(folder: Path, kind: type, device: torch.device, dtype: str, attention: str) -> None:
+    def load(folder: Path, device: torch.device, dtype: str, attention: str) -> None:
         assert (dtype, attention) == ("bf16", "sdpa")
         raise Stopped
 
-    monkeypatch.setattr(stage, "load", load)
+    for name in {"load_policy", "load_scorer"} & vars(stage).keys():
+        monkeypatch.setattr(stage, name, load)
     table = [tiny.pair("?", "a", "b", gold=tiny.match("a"), split="val")]
     write_samples(table, tmp_path / "table.parquet")
     folders = [tmp_path / name for name in ("media", "model", "more", "last", "unscored", "scores")]
