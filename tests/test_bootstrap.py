@@ -19,24 +19,6 @@ from ixc.packing.layout import Prompt
 from ixc.params import BootstrapParams
 from ixc.stages.bootstrap import NoModel, build, conversations, group_of, run, target, words_of
 
-ARCHITECTURE = {
-    "family": "ixc25",
-    "vocab_size": 320,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "plora_rank": 2,
-    "initializer_range": 0.1,
-    "tile_size": 28,
-    "patch_size": 14,
-    "vision_hidden_size": 8,
-    "vision_intermediate_size": 12,
-    "vision_num_hidden_layers": 1,
-    "vision_num_attention_heads": 1,
-}
-
 
 def test_a_base_is_trained_from_prompts_and_can_be_loaded(tmp_path: Path):
     red, blue = (tiny.image(tmp_path / "media", colour) for colour in ("red", "blue"))
@@ -47,7 +29,9 @@ def test_a_base_is_trained_from_prompts_and_can_be_loaded(tmp_path: Path):
         tiny.sample("Held out.", id="d", split="val", gold=tiny.match("no")),
     ]
     write_samples(samples, tmp_path / "prompts.parquet")
-    params = BootstrapParams(architecture=ARCHITECTURE, steps=40, batch_size=3, learning_rate=1e-2)
+    params = BootstrapParams(
+        architecture=tiny.ARCHITECTURE, steps=40, batch_size=3, learning_rate=1e-2
+    )
     losses: list[float] = []
     metrics = run(
         params,
@@ -84,7 +68,9 @@ def test_a_killed_training_ends_in_exactly_the_numbers_of_one_that_was_not(tmp_p
                 raise Killed
 
         sizes: dict[str, Any] = {"steps": 8, "batch_size": 3, "noise": 0.5, "noise_from": 0.5}
-        params = BootstrapParams(architecture=ARCHITECTURE, checkpoint_every=2, **(sizes | options))
+        params = BootstrapParams(
+            architecture=tiny.ARCHITECTURE, checkpoint_every=2, **(sizes | options)
+        )
         run(params, tmp_path / "prompts.parquet", tmp_path, tmp_path / name, log=log)
         return curve
 
@@ -129,7 +115,7 @@ def test_a_pretrained_folder_without_a_model_is_refused_by_name(tmp_path: Path):
 
 
 def test_sizes_that_make_no_model_are_named_as_in_params():
-    params = BootstrapParams(architecture={**ARCHITECTURE, "hidden_size": -1, "rank": 2})
+    params = BootstrapParams(architecture={**tiny.ARCHITECTURE, "hidden_size": -1, "rank": 2})
     with pytest.raises(BadArchitecture) as caught:
         build(params, [tiny.sample("What?")])
     assert str(caught.value).splitlines() == [

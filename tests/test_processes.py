@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import tiny
-from test_bootstrap import ARCHITECTURE
 
 from ixc.data.samples import write_samples
 from tasks.processes import in_processes
@@ -59,7 +58,7 @@ def test_the_base_model_learns_the_same_in_two_processes_as_in_one(tmp_path: Pat
     ]
     write_samples([*shown, *texts], tmp_path / "prompts.parquet")
     told = {
-        "architecture": ARCHITECTURE,
+        "architecture": tiny.ARCHITECTURE,
         "steps": 6,
         "batch_size": 3,
         "noise": 0.5,

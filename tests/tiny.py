@@ -27,6 +27,25 @@ TILE, PATCH = 28, 14
 """Pixels; a tile is one merged token, so an image of n tiles in r rows has n + 1 + 1 + r + 1 tokens."""
 Model = TypeVar("Model", bound=torch.nn.Module)
 
+ARCHITECTURE = {
+    "family": "ixc25",
+    "vocab_size": 320,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "plora_rank": 2,
+    "initializer_range": 0.1,
+    "tile_size": 28,
+    "patch_size": 14,
+    "vision_hidden_size": 8,
+    "vision_intermediate_size": 12,
+    "vision_num_hidden_layers": 1,
+    "vision_num_attention_heads": 1,
+}
+"""Sizes of a base model that `bootstrap` trains in seconds."""
+
 
 @cache
 def processor() -> IXCProcessor:

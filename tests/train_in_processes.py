@@ -17,32 +17,17 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+import tiny
+
 from ixc.engine import distributed
 from ixc.engine.zero import import_deepspeed
 from ixc.metrics import Log
 from ixc.params import BootstrapParams, TrainPPOParams, TrainRMParams
 from ixc.stages import bootstrap, train_ppo, train_rm
 
-ARCHITECTURE = {
-    "family": "ixc25",
-    "vocab_size": 320,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "plora_rank": 2,
-    "initializer_range": 0.1,
-    "tile_size": 28,
-    "patch_size": 14,
-    "vision_hidden_size": 8,
-    "vision_intermediate_size": 12,
-    "vision_num_hidden_layers": 1,
-    "vision_num_attention_heads": 1,
-}
 USUAL: dict[str, dict[str, Any]] = {
     "bootstrap": {
-        "architecture": ARCHITECTURE,
+        "architecture": tiny.ARCHITECTURE,
         "steps": 24,
         "batch_size": 3,
         "learning_rate": 1e-2,
